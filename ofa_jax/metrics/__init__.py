@@ -1,0 +1,17 @@
+"""Scores of predictions against truths: numpy only, pure functions over lists.
+
+Stands after post-processing (text, boxes or codes in the units of the data) and before the
+report. One module per family:
+
+  caption         CIDEr-D with cached document frequencies, BLEU-1..4, ROUGE-L
+  vqa             official VQA accuracy with its answer normaliser, and OFA's in-training score
+  grounding       IoU, accuracy at an IoU threshold, mean IoU
+  detection       recall, precision and F1 of labelled boxes
+  classification  accuracy, F1, Matthews correlation, majority baseline
+  text            exact match, edit distance, token accuracy
+  image           code accuracy, PSNR, Frechet distance, Inception score, CLIP score
+
+Scores are shares in [0, 1] unless a docstring says otherwise (CIDEr-D reaches 10, PSNR is in
+decibels). Not here, because dependable packages exist: box mAP (pycocotools), METEOR and SPICE
+(pycocoevalcap), ROUGE-1/2/L with stemming (rouge_score).
+"""

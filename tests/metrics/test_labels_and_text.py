@@ -1,0 +1,78 @@
+"""Classification and text scores against scikit-learn's or hand-made values."""
+
+import pytest
+
+from ofa_jax.metrics import classification, text
+
+PREDICTED = ["yes", "no", "yes", "yes", "no", "maybe", "no", "yes"]
+TRUE = ["yes", "no", "no", "yes", "yes", "no", "no", "yes"]
+
+
+def test_accuracy_f1_and_correlation():
+    assert classification.accuracy(PREDICTED, TRUE) == 5 / 8
+    assert classification.confusion_counts(PREDICTED, TRUE, "yes") == (3, 1, 1, 3)
+    assert classification.f1(PREDICTED, TRUE) == pytest.approx(0.75)
+    assert classification.matthews_correlation(PREDICTED, TRUE) == pytest.approx(0.5)
+
+
+def test_scores_equal_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    binary = ["no" if p == "maybe" else p for p in PREDICTED]
+    mcc = sklearn.matthews_corrcoef(TRUE, binary)
+    assert classification.matthews_correlation(binary, TRUE) == pytest.approx(mcc)
+    f1 = sklearn.f1_score(TRUE, binary, pos_label="yes")
+    assert classification.f1(binary, TRUE) == pytest.approx(f1)
+
+
+def test_degenerate_tables_score_zero():
+    assert classification.matthews_correlation(["yes"] * 4, ["yes", "no"] * 2) == 0
+    assert classification.f1(["no"], ["no"]) == 0
+
+
+def test_majority_baseline():
+    assert classification.majority_baseline(["b", "a", "a", "c"]) == ("a", 0.5)
+    assert classification.majority_baseline(["b", "a"]) == ("b", 0.5)
+
+
+def test_exact_match_ignores_outer_blanks_only():
+    assert text.exact_match([" a b", "a  b", "A b"], ["a b"] * 3) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "edits"),
+    [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "abc", 0), ("ab", "ba", 2), ("", "", 0)],
+)
+def test_edit_distance(a, b, edits):
+    assert text.edit_distance(a, b) == edits
+    assert text.edit_distance(b, a) == edits
+
+
+def test_edit_distance_of_tokens():
+    assert text.edit_distance([1, 2, 3], [1, 3]) == 1
+
+
+def test_edit_similarity():
+    assert text.edit_similarity(["kitten", ""], ["sitting", ""]) == pytest.approx((4 / 7 + 1) / 2)
+
+
+def test_token_accuracy_is_pooled_and_positional():
+    assert text.token_accuracy([[1, 2, 3], [4]], [[1, 9, 3], [4, 5]]) == pytest.approx(3 / 5)
+    assert text.token_accuracy([[1, 2, 3]], [[1, 2]]) == 1.0
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        classification.accuracy,
+        classification.f1,
+        classification.matthews_correlation,
+        text.exact_match,
+        text.edit_similarity,
+        text.token_accuracy,
+    ],
+)
+def test_mismatches_are_named(metric):
+    with pytest.raises(ValueError, match="got 2 and 1"):
+        metric(["a", "b"], ["a"])
+    with pytest.raises(ValueError, match="empty"):
+        metric([], [])
