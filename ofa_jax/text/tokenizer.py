@@ -1,0 +1,386 @@
+"""The one tokenizer of a run: text, `<mask>`, image codes and box bins to ids and back.
+
+Wraps a text vocabulary (`gpt2_bpe`, `bert_wordpiece`, `trained_bpe`) together with the layout of
+the ids. Image codes and bins never enter the BPE: one regular expression finds them, arithmetic
+gives their ids.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from ofa_jax.text.bert_wordpiece import FILES as BERT_FILES
+from ofa_jax.text.bert_wordpiece import BertWordpiece
+from ofa_jax.text.gpt2_bpe import FAIRSEQ_FILES, GPT2BPE, HUGGINGFACE_FILES
+from ofa_jax.text.trained_bpe import FILE_NAME as TRAINED_FILE
+from ofa_jax.text.trained_bpe import TrainedBPE
+from ofa_jax.vocab import EOS_ID, NUM_SPECIALS, SPECIAL_SYMBOLS, UNK_ID, VocabLayout
+
+LAYOUT_FILE = "vocab_layout.json"
+
+# White space in front of a whole token belongs to it, as for the mask of BART; white space behind
+# it belongs to the text that follows, which then starts with a " word" token.
+_WHOLE_TOKEN = re.compile(r"\s*<(?:(bin|code)_(\d+)|mask)>")
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """What a text vocabulary must offer.
+
+    Attributes:
+      num_text: number of text ids, which are 4 .. 3 + num_text.
+      symbols: their names in the vocabulary files.
+    """
+
+    @property
+    def num_text(self) -> int: ...
+
+    @property
+    def symbols(self) -> Sequence[str]: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without BOS and EOS."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids below 4 + num_text; specials stand for nothing."""
+        ...
+
+    def word_starts(self) -> np.ndarray:
+        """bool[4 + num_text]: which ids begin a word."""
+        ...
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        """Writes the vocabulary files to a folder."""
+        ...
+
+
+class Tokenizer:
+    """Ids of everything that a sequence may contain. All ids are internal (pad 0, bos 1).
+
+    Attributes:
+      text_tokenizer: the text vocabulary.
+      layout: where text, codes and bins live.
+    """
+
+    def __init__(self, text_tokenizer: TextTokenizer, layout: VocabLayout | None = None) -> None:
+        """Puts a text vocabulary and a layout together.
+
+        Args:
+          text_tokenizer: the text vocabulary.
+          layout: the layout; by default OFA's 8,192 codes and 1,000 bins after the text.
+
+        Raises:
+          ValueError: text vocabulary and layout disagree about the number of text tokens.
+        """
+        layout = layout or VocabLayout(num_text=text_tokenizer.num_text)
+        if layout.num_text != text_tokenizer.num_text:
+            raise ValueError(
+                f"the layout has {layout.num_text} text tokens but the text vocabulary has "
+                f"{text_tokenizer.num_text}"
+            )
+        self.text_tokenizer = text_tokenizer
+        self.layout = layout
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text in which `<bin_i>`, `<code_i>` and `<mask>` are whole tokens.
+
+        White space before such a token, and after the last one of the text, is dropped. For text
+        from data files that must not be able to spell such tokens use `encode_text`.
+
+        Args:
+          text: any string.
+
+        Returns:
+          ids without BOS and EOS.
+
+        Raises:
+          ValueError: a code or bin does not exist in the layout.
+        """
+        if "<" not in text:
+            return self.text_tokenizer.encode(text)
+        ids: list[int] = []
+        position = 0
+        for match in _WHOLE_TOKEN.finditer(text):
+            if match.start() > position:
+                ids.extend(self.text_tokenizer.encode(text[position : match.start()]))
+            ids.append(self._whole_token_id(match))
+            position = match.end()
+        rest = text[position:]
+        if rest and not (position and rest.isspace()):
+            ids.extend(self.text_tokenizer.encode(rest))
+        return ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of plain text: `<bin_3>` in it is spelt out like any other text (SPEC 3.1)."""
+        return self.text_tokenizer.encode(text)
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """`encode` for each text."""
+        encode = self.encode
+        return [encode(text) for text in texts]
+
+    def encode_symbols(self, text: str) -> list[int]:
+        """Looks up names of tokens separated by white space, as fairseq does without BPE.
+
+        Args:
+          text: symbols as in the dictionary files, `<mask>`, `<code_i>`, `<bin_i>` or specials.
+
+        Returns:
+          ids; `UNK_ID` for names that do not exist.
+        """
+        table = self._symbol_ids
+        return [table.get(symbol, UNK_ID) for symbol in text.split()]
+
+    def symbol(self, token_id: int) -> str:
+        """Name of an id: `<pad>`, a row of the dictionary, `<mask>`, `<code_i>` or `<bin_i>`.
+
+        Raises:
+          ValueError: the id is not in 0 .. layout.size - 1.
+        """
+        layout = self.layout
+        token_id = int(token_id)
+        if not 0 <= token_id < layout.size:
+            raise ValueError(f"id {token_id} is outside of the vocabulary of {layout.size} ids")
+        if token_id < NUM_SPECIALS:
+            return SPECIAL_SYMBOLS[token_id]
+        if token_id < layout.mask_id:
+            return self.text_tokenizer.symbols[token_id - NUM_SPECIALS]
+        if token_id == layout.mask_id:
+            return "<mask>"
+        if token_id < layout.bin_start:
+            return f"<code_{token_id - layout.code_start}>"
+        return f"<bin_{token_id - layout.bin_start}>"
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; pad, bos and eos are dropped, whole tokens written out.
+
+        A space is put in front of each whole token, so `encode(decode(ids))` gives ids back.
+
+        Args:
+          ids: int[t] internal ids.
+
+        Returns:
+          The text.
+
+        Raises:
+          ValueError: an id is outside of the vocabulary.
+        """
+        ids = [i for i in np.asarray(list(ids), np.int64).tolist() if i > EOS_ID]
+        mask_id = self.layout.mask_id
+        if UNK_ID not in ids and max(ids, default=0) < mask_id:
+            return self.text_tokenizer.decode(ids)
+        parts: list[str] = []
+        run: list[int] = []
+        for token_id in ids:
+            if UNK_ID < token_id < mask_id:
+                run.append(token_id)
+                continue
+            if run:
+                parts.append(self._run_text(run, parts))
+                run = []
+            parts.append((" " if parts else "") + self.symbol(token_id))
+        if run:
+            parts.append(self._run_text(run, parts))
+        return "".join(parts)
+
+    def word_starts(self) -> np.ndarray:
+        """bool[4 + num_text]: which ids begin a word (SPEC 4.3.8)."""
+        return self.text_tokenizer.word_starts()
+
+    def encode_box(self, box: Sequence[float] | np.ndarray) -> list[int]:
+        """Four bins of a box (SPEC 4.5).
+
+        Args:
+          box: float[4] x0, y0, x1, y1 in pixels of the model input.
+
+        Returns:
+          The ids of the four bins.
+        """
+        box = np.asarray(box, np.float32)
+        if box.shape != (4,):
+            raise ValueError(f"a box is x0, y0, x1, y1; got an array of shape {box.shape}")
+        return (self.layout.coordinates_to_bins(box) + self.layout.bin_start).tolist()
+
+    def decode_box(self, ids: Iterable[int]) -> np.ndarray | None:
+        """The first four consecutive bins as a box.
+
+        Args:
+          ids: int[t] internal ids, specials allowed in front and behind.
+
+        Returns:
+          float32[4] x0, y0, x1, y1 in pixels of the model input, or None without four bins in a
+          row.
+        """
+        run: list[int] = []
+        for token_id in np.asarray(list(ids), np.int64).tolist():
+            if self.layout.bin_start <= token_id < self.layout.size:
+                run.append(token_id)
+                if len(run) == 4:
+                    return self._box(run)
+            else:
+                run = []
+        return None
+
+    def encode_boxes(self, boxes: np.ndarray, labels: Sequence[str]) -> list[int]:
+        """Target of detection: for each object four bins, then its label (SPEC 4.3.6).
+
+        Args:
+          boxes: float[n, 4] pixels of the model input.
+          labels: n names; a space is put in front of each.
+
+        Returns:
+          ids, objects in the order given, nothing between them.
+
+        Raises:
+          ValueError: the numbers of boxes and labels differ.
+        """
+        boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+        if len(boxes) != len(labels):
+            raise ValueError(f"{len(boxes)} boxes but {len(labels)} labels")
+        ids: list[int] = []
+        for box, label in zip(boxes, labels):
+            ids.extend(self.encode_box(box))
+            ids.extend(self.encode_text(" " + label))
+        return ids
+
+    def decode_objects(self, ids: Iterable[int]) -> list[tuple[np.ndarray, str]]:
+        """Inverse of `encode_boxes`; objects without four bins are left out.
+
+        Args:
+          ids: int[t] internal ids.
+
+        Returns:
+          For each object the box, float32[4] pixels of the model input, and the label. Of a run of
+          more than four bins the last four count.
+        """
+        layout = self.layout
+        objects: list[tuple[np.ndarray, str]] = []
+        bins: list[int] = []
+        words: list[int] = []
+
+        def finish() -> None:
+            if len(bins) >= 4:
+                label = self.text_tokenizer.decode(words).strip()
+                objects.append((self._box(bins[-4:]), label))
+
+        for token_id in np.asarray(list(ids), np.int64).tolist():
+            if layout.bin_start <= token_id < layout.size:
+                if words:
+                    finish()
+                    bins, words = [], []
+                bins.append(token_id)
+            elif UNK_ID < token_id < layout.mask_id:
+                words.append(token_id)
+        finish()
+        return objects
+
+    def encode_codes(self, codes: np.ndarray) -> list[int]:
+        """Ids of image codes.
+
+        Args:
+          codes: int[...] codes, read in row-major order.
+
+        Returns:
+          ids.
+
+        Raises:
+          ValueError: a code does not exist in the layout.
+        """
+        codes = np.asarray(codes, np.int64).reshape(-1)
+        if codes.size and not (0 <= codes.min() and codes.max() < self.layout.num_codes):
+            raise ValueError(
+                f"image codes must be 0 .. {self.layout.num_codes - 1}, "
+                f"got {codes.min()} .. {codes.max()}"
+            )
+        return (codes + self.layout.code_start).tolist()
+
+    def decode_codes(self, ids: Iterable[int]) -> np.ndarray:
+        """Image codes among ids, everything else dropped: int32[k]."""
+        ids = np.asarray(list(ids), np.int64)
+        return (ids[self.layout.is_code(ids)] - self.layout.code_start).astype(np.int32)
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        """Writes the vocabulary files and the layout to a folder for `load_tokenizer`."""
+        directory = pathlib.Path(directory)
+        self.text_tokenizer.save(directory)
+        content = json.dumps(dataclasses.asdict(self.layout), indent=2)
+        (directory / LAYOUT_FILE).write_text(content + "\n", encoding="utf-8")
+
+    def _run_text(self, run: list[int], before: list[str]) -> str:
+        """Text between whole tokens; vocabularies that trim spaces get one back."""
+        text = self.text_tokenizer.decode(run)
+        if before and isinstance(self.text_tokenizer, BertWordpiece):
+            return " " + text
+        return text
+
+    def _box(self, bin_ids: list[int]) -> np.ndarray:
+        return self.layout.bins_to_coordinates(np.array(bin_ids) - self.layout.bin_start)
+
+    def _whole_token_id(self, match: re.Match[str]) -> int:
+        kind, number = match.groups()
+        if kind is None:
+            return self.layout.mask_id
+        if kind == "bin":
+            start, count = self.layout.bin_start, self.layout.num_bins
+        else:
+            start, count = self.layout.code_start, self.layout.num_codes
+        if int(number) >= count:
+            raise ValueError(
+                f"{match.group().strip()} does not exist: the vocabulary has {count} {kind}s"
+                + (f", <{kind}_0> to <{kind}_{count - 1}>" if count else "")
+            )
+        return start + int(number)
+
+    @functools.cached_property
+    def _symbol_ids(self) -> dict[str, int]:
+        return {self.symbol(i): i for i in reversed(range(self.layout.size))}
+
+
+def load_tokenizer(
+    directory: str | pathlib.Path, *, layout: VocabLayout | None = None
+) -> Tokenizer:
+    """Opens a folder of vocabulary files, whatever kind it is.
+
+    Args:
+      directory: folder with a saved `TrainedBPE`, with GPT-2 BPE files (fairseq or HuggingFace
+        layout) or with the files of Chinese BERT.
+      layout: the layout; by default the one saved in the folder, else OFA's 8,192 codes and 1,000
+        bins.
+
+    Returns:
+      The tokenizer.
+
+    Raises:
+      FileNotFoundError: the folder has none of the known sets of files.
+      ValueError: the layout does not fit the vocabulary.
+    """
+    directory = pathlib.Path(directory)
+
+    def has(names: Sequence[str]) -> bool:
+        return all((directory / name).is_file() for name in names)
+
+    text_tokenizer: TextTokenizer
+    if has([TRAINED_FILE]):
+        content = (directory / TRAINED_FILE).read_text(encoding="utf-8")
+        text_tokenizer = TrainedBPE.from_json(content)
+    elif has(FAIRSEQ_FILES) or has(HUGGINGFACE_FILES):
+        text_tokenizer = GPT2BPE(directory)
+    elif has(BERT_FILES):
+        text_tokenizer = BertWordpiece(directory)
+    else:
+        known = (FAIRSEQ_FILES, HUGGINGFACE_FILES, BERT_FILES, (TRAINED_FILE,))
+        choices = "; or ".join(", ".join(names) for names in known)
+        raise FileNotFoundError(f"no vocabulary in {directory}: expected {choices}")
+    if layout is None and has([LAYOUT_FILE]):
+        content = (directory / LAYOUT_FILE).read_text(encoding="utf-8")
+        layout = VocabLayout(**json.loads(content))
+    return Tokenizer(text_tokenizer, layout)
