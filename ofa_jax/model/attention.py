@@ -1,0 +1,133 @@
+"""Multi-head attention with one learned scale per head (SPEC 1.7).
+
+Used three times: encoder self-attention, decoder self-attention, cross-attention. The pieces are
+separate methods, so that incremental decoding can keep projected keys and values in its cache.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ofa_jax.model.config import OFAConfig
+from ofa_jax.model.layers import OFFICIAL_SCALE, Dense, Table, dense_scale, partitioned
+from ofa_jax.ops import attention as attention_ops
+
+
+def split_heads(x: jax.Array, heads: int) -> jax.Array:
+    """Splits float[..., d] into float[..., h, k]."""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
+
+
+def head_projection(config: OFAConfig, name: str | None = None) -> Dense:
+    """A linear map onto all heads: of states (SPEC 1.7) or of normalised positions (SPEC 1.5)."""
+    d = config.width
+    return Dense(
+        d,
+        axes=("embed", "joined_kv"),
+        scale=dense_scale(d, d, d),
+        dtype=jnp.dtype(config.dtype),
+        name=name,
+    )
+
+
+class RelativeTables(nn.Module):
+    """The two relative tables of one layer: text distances and image offsets (SPEC 1.6)."""
+
+    config: OFAConfig
+
+    def setup(self) -> None:
+        cfg = self.config
+        axes = ("relpos_buckets", "heads")
+        self.text = Table(cfg.text_relative_buckets, cfg.num_heads, axes, OFFICIAL_SCALE)
+        self.image = Table(cfg.image_relative_buckets, cfg.num_heads, axes, OFFICIAL_SCALE)
+
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        """Returns float32[text buckets, h] and float32[image buckets, h]."""
+        return self.text(), self.image()
+
+
+class Attention(nn.Module):
+    """Projections around `ofa_jax.ops.attention.attention`."""
+
+    config: OFAConfig
+
+    def setup(self) -> None:
+        cfg = self.config
+        self.query = head_projection(cfg)
+        self.key = head_projection(cfg)
+        self.value = head_projection(cfg)
+        self.output = Dense(
+            cfg.width,
+            axes=("joined_kv", "embed"),
+            scale=dense_scale(cfg.width, cfg.width, cfg.width),
+            dtype=jnp.dtype(cfg.dtype),
+        )
+        self.head_scale = self.param(
+            "head_scale", partitioned(nn.initializers.ones_init(), ("heads",)), (cfg.num_heads,)
+        )
+
+    def project_query(self, x: jax.Array) -> jax.Array:
+        """Maps float[b, t, d] to unscaled queries float[b, t, h, k]."""
+        return self._heads(self.query(x))
+
+    def project_key_value(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Maps float[b, n, d] to keys and values, each float[b, n, h, k]."""
+        return self._heads(self.key(x)), self._heads(self.value(x))
+
+    def merge(self, heads: jax.Array) -> jax.Array:
+        """Scales each head, joins them and projects: float[..., h, k] to float[..., d]."""
+        scaled = heads * self.head_scale.astype(heads.dtype)[:, None]
+        return self.output(scaled.reshape(*scaled.shape[:-2], -1))
+
+    def __call__(
+        self,
+        queries: jax.Array,
+        keys: jax.Array,
+        *,
+        query_position: jax.Array | None = None,
+        key_position: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        key_mask: jax.Array | None = None,
+        causal: bool = False,
+        train: bool = False,
+    ) -> jax.Array:
+        """Attends from `queries` to `keys`.
+
+        Args:
+          queries: float[b, t, d].
+          keys: float[b, n, d], also the source of the values.
+          query_position: float[1 or b, t, h, k] or None.
+          key_position: float[1 or b, n, h, k] or None.
+          bias: float[1 or b, h, t, n] or None.
+          key_mask: bool[b, n], True = keep, or None.
+          causal: whether query i sees only keys 0..i.
+          train: whether attention dropout acts.
+
+        Returns:
+          float[b, t, d].
+        """
+        cfg = self.config
+        query = self.project_query(queries)
+        key, value = self.project_key_value(keys)
+        rate = cfg.attention_dropout if train else 0.0
+        heads = attention_ops.attention(
+            query,
+            key,
+            value,
+            query_position=query_position,
+            key_position=key_position,
+            bias=bias,
+            key_mask=key_mask,
+            causal=causal,
+            dropout_rate=rate,
+            dropout_rng=self.make_rng("dropout") if rate > 0.0 else None,
+            implementation=cfg.attention,
+        )
+        heads = nn.with_logical_constraint(heads, ("batch", "length", "heads", "kv"))
+        return self.merge(heads)
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        x = split_heads(x, self.config.num_heads)
+        return nn.with_logical_constraint(x, ("batch", "length", "heads", "kv"))

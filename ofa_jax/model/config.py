@@ -1,0 +1,322 @@
+"""Configuration of the model and the table of sizes.
+
+One frozen dataclass holds every number that the modules read; the official sizes (SPEC 1.1) and
+the laptop size `nano` differ only in these numbers. Entry points build a configuration with
+`dataclasses.replace(SIZES["base"], dropout=0.1)` and hand it to `ofa_jax.model.ofa.OFA`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+_LAYER_STACKS = ("loop", "scan")
+_REMAT_POLICIES = ("none", "full", "dots")
+_BATCH_NORM_MODES = ("batch", "frozen")
+_DTYPES = ("float32", "bfloat16")
+_ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "fused", "cudnn")
+_CONV_IMPLEMENTATIONS = ("auto", "matmul", "xla")
+
+
+def _require(condition: bool, owner: str, field: str, value: object, wanted: str) -> None:
+    if not condition:
+        raise ValueError(f"{owner}.{field} must be {wanted}, got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """The truncated ResNet that turns pixels into patch features (SPEC 1.3).
+
+    Attributes:
+      stage_blocks: bottleneck blocks per stage.
+      stage_widths: channels inside the bottlenecks of each stage; a stage puts out
+        `expansion` times as many.
+      stage_strides: stride of the first block of each stage.
+      expansion: output channels of a bottleneck divided by its inner channels.
+      stem_width: channels of the first convolution.
+      stem_kernel: side of the first convolution's kernel, pixels.
+      stem_stride: stride of the first convolution, pixels.
+      stem_pool: whether a 3x3 max pooling of stride 2 follows the first convolution.
+    """
+
+    stage_blocks: tuple[int, ...] = (3, 4, 6)
+    stage_widths: tuple[int, ...] = (64, 128, 256)
+    stage_strides: tuple[int, ...] = (1, 2, 2)
+    expansion: int = 4
+    stem_width: int = 64
+    stem_kernel: int = 7
+    stem_stride: int = 2
+    stem_pool: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("stage_blocks", "stage_widths", "stage_strides"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            positive = all(isinstance(v, int) and v > 0 for v in value) and len(value) > 0
+            _require(positive, "ResNetConfig", name, value, "a non-empty tuple of positive ints")
+            _require(
+                len(value) == len(self.stage_blocks),
+                "ResNetConfig",
+                name,
+                value,
+                f"as long as stage_blocks {self.stage_blocks}",
+            )
+        for name in ("expansion", "stem_width", "stem_kernel", "stem_stride"):
+            value = getattr(self, name)
+            _require(value > 0, "ResNetConfig", name, value, "a positive int")
+        _require(
+            self.stem_kernel >= self.stem_stride,
+            "ResNetConfig",
+            "stem_kernel",
+            self.stem_kernel,
+            f"at least stem_stride ({self.stem_stride})",
+        )
+
+    @property
+    def stride(self) -> int:
+        """Side of one patch in pixels (16 for the official sizes)."""
+        return self.stem_stride * (2 if self.stem_pool else 1) * int(np.prod(self.stage_strides))
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the last stage (1024 for the official sizes)."""
+        return self.stage_widths[-1] * self.expansion
+
+
+RESNET50 = ResNetConfig(stage_blocks=(3, 4, 6))
+RESNET101 = ResNetConfig(stage_blocks=(3, 4, 23))
+RESNET152 = ResNetConfig(stage_blocks=(3, 8, 36))
+
+
+@dataclasses.dataclass(frozen=True)
+class OFAConfig:
+    """Every number of the model (SPEC 1).
+
+    Attributes:
+      vocab_size: real ids; logits beyond are masked.
+      padded_vocab_size: rows of the embedding; None rounds `vocab_size` up to a multiple of 128.
+      num_codes: image codes in the vocabulary (not read by the layers; kept for bookkeeping).
+      width: model width d.
+      ffn_dim: inner width f of the feed-forward layers.
+      num_heads: attention heads h; `width` must divide by it.
+      encoder_layers: encoder depth.
+      decoder_layers: decoder depth.
+      resnet: the image stem.
+      token_bucket_size: relative text positions have 2 * this - 1 buckets.
+      token_bucket_range: distance at which the logarithmic text buckets end.
+      image_bucket_size: side of the largest patch grid that has position ids.
+      max_positions: longest text; the position tables have 2 more rows, never used.
+      code_image_size: side in pixels of the generated image.
+      code_stride: pixels per image code side.
+      orig_patch_image_size: side in pixels of the grid that position interpolation starts from.
+      interpolate_position: resize the position table for larger grids instead of reading more ids.
+      scale_resids: learned elementwise scale on the feed-forward residual (never used officially).
+      dropout: rate after embeddings, attention and feed-forward layers.
+      attention_dropout: rate on attention probabilities.
+      activation_dropout: rate after the gelu.
+      encoder_drop_path: rate of the last encoder layer; the rates rise linearly from 0.
+      decoder_drop_path: the same for the decoder.
+      resnet_drop_path: the same per ResNet stage.
+      batch_norm: "batch" (batch statistics while training) or "frozen" (running statistics and
+        constant scale and bias). Both use running statistics in evaluation.
+      batch_norm_eps: added to the variance.
+      batch_norm_momentum: weight of the newest batch in the running statistics.
+      layer_stack: "loop" (one parameter subtree per layer) or "scan" (stacked on axis 0).
+      remat: what the backward pass recomputes: "none", "full" (everything inside a layer) or
+        "dots" (everything but matrix products with weights).
+      dtype: type of the computation; parameters, norms, softmax and logits stay float32.
+      attention: implementation in `ofa_jax.ops.attention`.
+      conv: implementation in `ofa_jax.ops.conv`.
+      sample_patch_num: patches kept per image while training (SPEC 1.4, step 2); 0 keeps all.
+    """
+
+    vocab_size: int = 59457
+    padded_vocab_size: int | None = None
+    num_codes: int = 8192
+    width: int = 768
+    ffn_dim: int = 3072
+    num_heads: int = 12
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    resnet: ResNetConfig = RESNET101
+    token_bucket_size: int = 256
+    token_bucket_range: int = 1024
+    image_bucket_size: int = 42
+    max_positions: int = 1024
+    code_image_size: int = 128
+    code_stride: int = 8
+    orig_patch_image_size: int = 256
+    interpolate_position: bool = False
+    scale_resids: bool = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    encoder_drop_path: float = 0.0
+    decoder_drop_path: float = 0.0
+    resnet_drop_path: float = 0.0
+    batch_norm: str = "batch"
+    batch_norm_eps: float = 1e-5
+    batch_norm_momentum: float = 0.1
+    layer_stack: str = "loop"
+    remat: str = "none"
+    dtype: str = "float32"
+    attention: str = "auto"
+    conv: str = "auto"
+    sample_patch_num: int = 0
+
+    def __post_init__(self) -> None:
+        def require(field: str, condition: bool, wanted: str) -> None:
+            _require(condition, "OFAConfig", field, getattr(self, field), wanted)
+
+        if self.padded_vocab_size is None:
+            object.__setattr__(self, "padded_vocab_size", -(-self.vocab_size // 128) * 128)
+        for field in (
+            "vocab_size",
+            "width",
+            "ffn_dim",
+            "num_heads",
+            "encoder_layers",
+            "decoder_layers",
+            "token_bucket_size",
+            "token_bucket_range",
+            "image_bucket_size",
+            "max_positions",
+            "code_image_size",
+            "code_stride",
+            "orig_patch_image_size",
+        ):
+            require(field, getattr(self, field) > 0, "a positive int")
+        require(
+            "padded_vocab_size",
+            self.padded_vocab_size >= self.vocab_size,
+            f"at least vocab_size ({self.vocab_size})",
+        )
+        require("num_codes", self.num_codes >= 0, "a non-negative int")
+        require("sample_patch_num", self.sample_patch_num >= 0, "a non-negative int (0 = all)")
+        require(
+            "num_heads",
+            self.width % self.num_heads == 0,
+            f"a divisor of width ({self.width})",
+        )
+        require(
+            "token_bucket_range",
+            self.token_bucket_range > self.token_bucket_size // 2,
+            f"above half of token_bucket_size ({self.token_bucket_size})",
+        )
+        require(
+            "code_image_size",
+            self.code_image_size % self.code_stride == 0
+            and self.code_image_size // self.code_stride <= self.image_bucket_size,
+            f"a multiple of code_stride ({self.code_stride}) of at most image_bucket_size "
+            f"({self.image_bucket_size}) codes",
+        )
+        require(
+            "orig_patch_image_size",
+            not self.interpolate_position
+            or self.orig_patch_image_size // self.resnet.stride <= self.image_bucket_size,
+            f"at most {self.image_bucket_size} patches of {self.resnet.stride} pixels",
+        )
+        for field in (
+            "dropout",
+            "attention_dropout",
+            "activation_dropout",
+            "encoder_drop_path",
+            "decoder_drop_path",
+            "resnet_drop_path",
+        ):
+            require(field, 0.0 <= getattr(self, field) < 1.0, "a rate in [0, 1)")
+        require("batch_norm_eps", self.batch_norm_eps > 0, "positive")
+        require("batch_norm_momentum", 0 < self.batch_norm_momentum <= 1, "in (0, 1]")
+        for field, allowed in (
+            ("batch_norm", _BATCH_NORM_MODES),
+            ("layer_stack", _LAYER_STACKS),
+            ("remat", _REMAT_POLICIES),
+            ("dtype", _DTYPES),
+            ("attention", _ATTENTION_IMPLEMENTATIONS),
+            ("conv", _CONV_IMPLEMENTATIONS),
+        ):
+            require(field, getattr(self, field) in allowed, f"one of {allowed}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width k of one attention head."""
+        return self.width // self.num_heads
+
+    @property
+    def code_window(self) -> int:
+        """Image codes per side of a generated image (16 for 128 pixels, 32 for 256)."""
+        return self.code_image_size // self.code_stride
+
+    @property
+    def text_relative_buckets(self) -> int:
+        """Rows of one relative text table (511)."""
+        return 2 * self.token_bucket_size - 1
+
+    @property
+    def image_relative_buckets(self) -> int:
+        """Rows of one relative image table (6892): all grid offsets, and 3 for position id 0."""
+        return (2 * self.image_bucket_size - 1) ** 2 + 3
+
+    @property
+    def image_positions(self) -> int:
+        """Rows of the absolute image position table (1765): the grid, and the reserved id 0."""
+        return self.image_bucket_size**2 + 1
+
+    @property
+    def text_positions(self) -> int:
+        """Rows of the absolute text position table (1026)."""
+        return self.max_positions + 2
+
+
+def _official(
+    width: int, heads: int, encoder_layers: int, decoder_layers: int, resnet: ResNetConfig
+) -> OFAConfig:
+    return OFAConfig(
+        width=width,
+        ffn_dim=4 * width,
+        num_heads=heads,
+        encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers,
+        resnet=resnet,
+    )
+
+
+# nano is the laptop size: the same code at 32x32 pixels and 16 patches, with a stem that has no
+# pooling and few channels, since memory-bound layers at high resolution are what a CPU pays for.
+SIZES: Mapping[str, OFAConfig] = MappingProxyType(
+    {
+        "nano": OFAConfig(
+            vocab_size=600,
+            num_codes=64,
+            width=96,
+            ffn_dim=384,
+            num_heads=4,
+            encoder_layers=2,
+            decoder_layers=2,
+            resnet=ResNetConfig(
+                stage_blocks=(1, 1, 1),
+                stage_widths=(8, 16, 32),
+                stage_strides=(1, 2, 2),
+                stem_width=16,
+                stem_kernel=5,
+                stem_stride=2,
+                stem_pool=False,
+            ),
+            token_bucket_size=64,
+            token_bucket_range=128,
+            image_bucket_size=8,
+            max_positions=128,
+            code_image_size=16,
+            code_stride=4,
+            orig_patch_image_size=32,
+        ),
+        "tiny": _official(256, 4, 4, 4, RESNET50),
+        "medium": _official(512, 8, 4, 4, RESNET101),
+        "base": _official(768, 12, 6, 6, RESNET101),
+        "large": _official(1024, 16, 12, 12, RESNET152),
+        "huge": _official(1280, 16, 24, 12, RESNET152),
+    }
+)

@@ -1,0 +1,38 @@
+"""The feed-forward half of a layer, with NormFormer's inner norm (SPEC 1.8)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ofa_jax.model.config import OFAConfig
+from ofa_jax.model.layers import Dense, LayerNorm, dense_scale, dropout, gelu
+
+
+class FeedForward(nn.Module):
+    """Dense, gelu, norm over f, dense."""
+
+    config: OFAConfig
+
+    def setup(self) -> None:
+        cfg = self.config
+        dtype = jnp.dtype(cfg.dtype)
+        scale = dense_scale(cfg.width, cfg.ffn_dim, cfg.width)
+        self.expand = Dense(cfg.ffn_dim, axes=("embed", "mlp"), scale=scale, dtype=dtype)
+        self.norm = LayerNorm(axis="mlp", dtype=dtype)
+        self.contract = Dense(cfg.width, axes=("mlp", "embed"), scale=scale, dtype=dtype)
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps float[b, n, d] to float[b, n, d].
+
+        Args:
+          x: normalised states.
+          train: whether activation dropout acts.
+        """
+        x = gelu(self.expand(x))
+        if train and self.config.activation_dropout > 0.0:
+            x = dropout(x, self.config.activation_dropout, self.make_rng("dropout"))
+        x = self.norm(x)
+        x = nn.with_logical_constraint(x, ("batch", "length", "mlp"))
+        return self.contract(x)

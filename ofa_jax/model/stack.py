@@ -1,0 +1,82 @@
+"""How the layers of encoder and decoder are stacked: a Python loop or `nn.scan`, with remat.
+
+The loop gives one parameter subtree per layer (`layers_0`, `layers_1`, ...), which is what
+checkpoints of others and tests want. The scan gives one subtree `layers` whose arrays have the
+layer axis in front: it compiles in constant time, which deep models on TPU want.
+`ofa_jax.model.stacking` converts between the two.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from ofa_jax.model.config import OFAConfig
+
+_REMAT_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def drop_path_rates(rate: float, layers: int) -> np.ndarray:
+    """float32[layers] rates that rise linearly from 0 to `rate` (SPEC 1.8)."""
+    return np.linspace(0.0, rate, layers, dtype=np.float32)
+
+
+def wrapped_layer(layer: type[nn.Module], config: OFAConfig) -> type[nn.Module]:
+    """The layer class, rematerialised as `config.remat` says."""
+    if config.remat == "none":
+        return layer
+    return nn.remat(
+        layer,
+        policy=_REMAT_POLICIES[config.remat],
+        prevent_cse=config.layer_stack == "loop",
+        static_argnums=(4,),
+    )
+
+
+def scanned_layer(layer: type[nn.Module], config: OFAConfig, length: int) -> type[nn.Module]:
+    """The layer class, scanned `length` times over stacked parameters.
+
+    Args:
+      layer: module class with `__call__(x, drop_rate, context, train) -> (x, None)`.
+      config: the model's configuration.
+      length: number of layers.
+    """
+    return nn.scan(
+        wrapped_layer(layer, config),
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0, nn.broadcast, nn.broadcast),
+        length=length,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+
+
+def run_layers(
+    layers: list[nn.Module] | nn.Module,
+    x: jax.Array,
+    rates: np.ndarray,
+    context: object,
+    train: bool,
+) -> jax.Array:
+    """Applies a loop of layers or one scanned layer.
+
+    Args:
+      layers: list of modules (loop) or one scanned module.
+      x: float[b, n, d].
+      rates: float32[l] drop-path rates.
+      context: pytree of arrays that all layers share.
+      train: whether dropout acts.
+
+    Returns:
+      float[b, n, d].
+    """
+    if not isinstance(layers, (list, tuple)):
+        return layers(x, jnp.asarray(rates), context, train)[0]
+    for layer, rate in zip(layers, rates, strict=True):
+        x, _ = layer(x, float(rate), context, train)
+    return x

@@ -1,0 +1,1 @@
+"""Operations that a profile says must be special: attention dispatch and convolution."""

@@ -1,0 +1,145 @@
+"""Attention with OFA's position logits, and the choice of its implementation.
+
+OFA's attention logits are content plus absolute position plus a relative bias, where content and
+position each are dot products scaled by (2 * head_dim)^-0.5 (SPEC 1.5, 1.7). Two exact forms:
+
+* concatenation: [q; q_pos] . [k; k_pos] is one dot product of doubled heads with the usual scale,
+  so no [b, h, t, n] bias exists and stock fused kernels fit;
+* shared bias: where the positions are the same for the whole batch (axis of size 1), their logits
+  are [1, h, t, n], and the encoder needs a bias of that shape for the relative tables anyway.
+
+`attention` picks per call. Called by the attention module of `ofa_jax.model.attention`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+# Finite, so that a row without any key to keep gives a mean instead of NaN.
+MASKED_LOGIT = -1e9
+
+
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    query_position: jax.Array | None = None,
+    key_position: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    causal: bool = False,
+    dropout_rate: float = 0.0,
+    dropout_rng: jax.Array | None = None,
+    implementation: str = "auto",
+) -> jax.Array:
+    """Softmax attention over keys, softmax in float32 (SPEC 1.7).
+
+    Args:
+      query: float[b, t, h, k], not yet scaled.
+      key: float[b, n, h, k].
+      value: float[b, n, h, k].
+      query_position: float[1 or b, t, h, k] position queries, not yet scaled, or None.
+      key_position: float[1 or b, n, h, k] position keys, or None.
+      bias: float[1 or b, h, t, n] added to the logits, or None.
+      key_mask: bool[b, n], True = keep, or None.
+      causal: whether query i sees only keys 0..i.
+      dropout_rate: rate on the probabilities; needs `dropout_rng` when above 0.
+      dropout_rng: PRNG key.
+      implementation: "xla" (reference), "fused" (`jax.nn.dot_product_attention`, backend's
+        choice), "cudnn" (the same, cuDNN flash attention required), or "auto" (= "xla").
+
+    Returns:
+      float[b, t, h, k] in the dtype of `query`.
+
+    Raises:
+      ValueError: if the implementation is unknown or only one of the positions is given.
+    """
+    if (query_position is None) != (key_position is None):
+        raise ValueError("query_position and key_position must be given together")
+    scale = (2 * query.shape[-1]) ** -0.5
+    if query_position is not None:
+        if query_position.shape[0] == 1 and key_position.shape[0] == 1:
+            shared = position_bias(query_position, key_position)
+            bias = shared if bias is None else bias + shared.astype(bias.dtype)
+        else:
+            query = jnp.concatenate([query, jnp.broadcast_to(query_position, query.shape)], -1)
+            key = jnp.concatenate([key, jnp.broadcast_to(key_position, key.shape)], -1)
+    if implementation == "auto" or dropout_rate > 0.0:
+        implementation = "xla"
+    if implementation == "xla":
+        return _xla(query, key, value, scale, bias, key_mask, causal, dropout_rate, dropout_rng)
+    if implementation in ("fused", "cudnn"):
+        return _fused(query, key, value, scale, bias, key_mask, causal, implementation)
+    raise ValueError(
+        f"attention implementation must be auto, xla, fused or cudnn, got {implementation!r}"
+    )
+
+
+def position_bias(query_position: jax.Array, key_position: jax.Array) -> jax.Array:
+    """Absolute position logits of one or more position assignments (SPEC 1.5).
+
+    Args:
+      query_position: float[a, t, h, k], not yet scaled.
+      key_position: float[a, n, h, k].
+
+    Returns:
+      float[a, h, t, n].
+    """
+    scale = (2 * query_position.shape[-1]) ** -0.5
+    return jnp.einsum("athk,anhk->ahtn", query_position * scale, key_position)
+
+
+def _xla(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    scale: float,
+    bias: jax.Array | None,
+    key_mask: jax.Array | None,
+    causal: bool,
+    dropout_rate: float,
+    dropout_rng: jax.Array | None,
+) -> jax.Array:
+    logits = jnp.einsum("bthk,bnhk->bhtn", query * scale, key, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias.astype(jnp.float32)
+    if key_mask is not None:
+        logits = jnp.where(key_mask[:, None, None, :], logits, MASKED_LOGIT)
+    if causal:
+        keep = jnp.tril(jnp.ones(logits.shape[-2:], bool))
+        logits = jnp.where(keep, logits, MASKED_LOGIT)
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    if dropout_rate > 0.0:
+        kept = jax.random.bernoulli(dropout_rng, 1.0 - dropout_rate, probabilities.shape)
+        probabilities = jnp.where(kept, probabilities / (1.0 - dropout_rate), 0.0)
+    return jnp.einsum("bhtn,bnhk->bthk", probabilities.astype(value.dtype), value)
+
+
+def _fused(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    scale: float,
+    bias: jax.Array | None,
+    key_mask: jax.Array | None,
+    causal: bool,
+    implementation: str,
+) -> jax.Array:
+    k = value.shape[-1]
+    if query.shape[-1] != k:
+        # Fused kernels want one head size; the zero half of the values costs little beside the
+        # [b, h, t, n] array that the concatenation saves.
+        value = jnp.pad(value, ((0, 0), (0, 0), (0, 0), (0, query.shape[-1] - k)))
+    out = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        bias=None if bias is None else bias.astype(query.dtype),
+        mask=None if key_mask is None else key_mask[:, None, None, :],
+        scale=scale,
+        is_causal=causal,
+        implementation="cudnn" if implementation == "cudnn" else None,
+    )
+    return out[..., :k]
