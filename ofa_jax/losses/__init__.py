@@ -1,0 +1,1 @@
+"""Training losses: pure functions over logits, after the model and before the training step."""

@@ -1,0 +1,67 @@
+"""Self-critical sequence training, the loss part (SPEC 5.5.4, 5.6).
+
+Sampling and rewards happen outside (decoding and metrics); here sampled captions or image codes
+with their advantages become a loss.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ofa_jax.losses.cross_entropy import TokenLosses
+from ofa_jax.losses.vocabulary_terms import allowed_mask, vocabulary_terms
+
+
+def leave_one_out_advantages(rewards: jax.Array) -> jax.Array:
+    """Reward minus the mean reward of the other samples of the same input (SPEC 5.5.3).
+
+    Args:
+      rewards: float[b, k], k samples of each of b inputs.
+
+    Returns:
+      float[b, k].
+
+    Raises:
+      ValueError: if k is 1, since then there are no others.
+    """
+    samples = rewards.shape[1]
+    if samples < 2:
+        raise ValueError("the leave-one-out baseline needs at least 2 samples of each input")
+    others = (jnp.sum(rewards, axis=1, keepdims=True) - rewards) / (samples - 1)
+    return rewards - others
+
+
+def scst_token_losses(
+    logits: jax.Array,
+    targets: jax.Array,
+    counted: jax.Array,
+    advantages: jax.Array,
+    *,
+    vocab_size: int,
+    constraint_range: tuple[int, int] | None = None,
+) -> TokenLosses:
+    """-advantage * log p(token), per token of the sampled sequences (SPEC 5.5.4).
+
+    Args:
+      logits: float[b, t, v] of the teacher-forced samples.
+      targets: int32[b, t] sampled tokens, end of sequence included.
+      counted: [b, t], non-zero for real tokens.
+      advantages: float[b]; no gradient flows into them.
+      vocab_size: number of real ids.
+      constraint_range: (start, stop) of allowed ids (the codes, for images), or None.
+
+    Returns:
+      TokenLosses; `nll` is without the advantage.
+    """
+    allowed = allowed_mask(logits.shape[-1], vocab_size, constraint_range)
+    terms = vocabulary_terms(logits, targets, allowed)
+    counted = counted != 0
+    nll = jnp.where(counted, terms.log_normaliser - terms.target_logit, 0.0)
+    correct = counted & (terms.target_logit >= terms.max_logit)
+    return TokenLosses(
+        loss=jax.lax.stop_gradient(advantages)[:, None] * nll,
+        nll=nll,
+        counted=counted.astype(jnp.float32),
+        correct=correct.astype(jnp.float32),
+    )
