@@ -1,0 +1,242 @@
+"""Unpickling that cannot run code: the first step of reading a foreign checkpoint.
+
+`torch_reader` hands the pickle of a `.pt` file to `load_restricted`. Plain containers and the
+rebuild functions that the caller allows are real; every other class or function named in the
+file becomes an inert placeholder that only remembers what it was given. So a checkpoint whose
+configuration was pickled as omegaconf or argparse objects (SPEC 2.1) can be read without those
+packages, and a hostile file finds nothing to call.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import pickle
+import pickletools
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+_MAX_FIELD_DEPTH = 12
+
+
+class UnsafePickleError(ValueError):
+    """The pickle is damaged, or asks for something no checkpoint needs."""
+
+
+class Inert:
+    """Stands for an object of a class that is unknown here. It never runs code from the file.
+
+    Attributes:
+      path: dotted name of the class in the file, such as "argparse.Namespace".
+      arguments: positional arguments the file gave to the constructor.
+      state: what the file passed to `__setstate__` (often the attribute dict), or None.
+      items: list items and (key, value) pairs the file stored in the object.
+    """
+
+    path = "unknown"
+
+    def __new__(cls, *arguments, **keywords):
+        del keywords
+        self = object.__new__(cls)
+        self.arguments = arguments
+        self.state = None
+        self.items = []
+        return self
+
+    def __init__(self, *arguments, **keywords):
+        del arguments, keywords
+
+    def __call__(self, *arguments, **keywords) -> Inert:
+        del keywords
+        return Inert(*arguments)
+
+    def __setstate__(self, state) -> None:
+        self.state = state
+
+    def __setitem__(self, key, value) -> None:
+        self.items.append((key, value))
+
+    def append(self, item) -> None:
+        """Keeps a list item."""
+        self.items.append(item)
+
+    def extend(self, items) -> None:
+        """Keeps list items."""
+        self.items.extend(items)
+
+    def add(self, item) -> None:
+        """Keeps a set member."""
+        self.items.append(item)
+
+    def __repr__(self) -> str:
+        return f"<inert {self.path}>"
+
+
+class _Allowed:
+    """A function of ours that the pickle may call, without the attributes of a function.
+
+    A pickle can set attributes of what it names; on a bare function that would be its defaults,
+    for the whole process. This wrapper has nothing to set.
+    """
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]):
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments):
+        return self._function(*arguments)
+
+    def __setattr__(self, name, value):
+        raise UnsafePickleError(f"the pickle tries to change {name!r} of a function")
+
+    def __setstate__(self, state):
+        raise UnsafePickleError("the pickle tries to change a function")
+
+
+def _decoded_bytes(text: str, encoding: str = "latin1") -> bytes:
+    """Bytes as pickle protocol 2 writes them: a latin-1 string to be encoded."""
+    if encoding != "latin1":
+        raise UnsafePickleError(f"the pickle asks for the text encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+# Classes written in C whose attributes a pickle cannot set.
+_PLAIN_CLASSES = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    **{
+        (module, cls.__name__): cls
+        for module in ("builtins", "__builtin__")
+        for cls in (set, frozenset, dict, list, tuple)
+    },
+}
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    def __init__(
+        self,
+        stream: BinaryIO,
+        allowed: Mapping[tuple[str, str], Any],
+        persistent_load: Callable[[Any], Any] | None,
+    ):
+        super().__init__(stream, encoding="utf-8")
+        self._allowed = allowed
+        self._persistent_load = persistent_load
+        self._inert_classes: dict[tuple[str, str], type[Inert]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        key = (module, name)
+        if key in _PLAIN_CLASSES:
+            return _PLAIN_CLASSES[key]
+        if key == ("_codecs", "encode"):
+            return _Allowed(_decoded_bytes)
+        if key in self._allowed:
+            value = self._allowed[key]
+            is_function = callable(value) and not isinstance(value, type)
+            return _Allowed(value) if is_function else value
+        if key not in self._inert_classes:
+            self._inert_classes[key] = type("Inert", (Inert,), {"path": f"{module}.{name}"})
+        return self._inert_classes[key]
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self._persistent_load is None:
+            raise UnsafePickleError("the pickle refers to storages, but none are stored here")
+        return self._persistent_load(pid)
+
+
+def pickle_length(stream: BinaryIO) -> int:
+    """Walks one pickle without executing it.
+
+    Args:
+      stream: binary stream that stands at the first byte of a pickle; it is left just behind
+        the pickle.
+
+    Returns:
+      Length of the pickle in bytes.
+
+    Raises:
+      UnsafePickleError: the pickle ends early, has unknown opcodes, or numbers its memo entries
+        so high that an unpickler would allocate a huge table.
+    """
+    start = stream.tell()
+    opcodes = 0
+    largest_memo = 0
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            opcodes += 1
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                largest_memo = max(largest_memo, int(argument))
+    except Exception as error:
+        raise UnsafePickleError(f"the pickle is cut off or damaged ({error})") from error
+    if largest_memo > opcodes + 1024:
+        raise UnsafePickleError(f"the pickle has a memo index of {largest_memo}")
+    return stream.tell() - start
+
+
+def load_restricted(
+    data: bytes,
+    allowed: Mapping[tuple[str, str], Any] | None = None,
+    persistent_load: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Unpickles plain containers, numbers, strings and what `allowed` names; nothing else runs.
+
+    Args:
+      data: one pickle, any protocol.
+      allowed: (module, name) as written in the file -> what to put in its place: a function of
+        ours, or a constant. Everything else becomes an `Inert` class.
+      persistent_load: called with each persistent id (a tensor's storage).
+
+    Returns:
+      The unpickled object, with `Inert` placeholders for unknown classes.
+
+    Raises:
+      UnsafePickleError: the pickle is damaged or misuses what it is allowed to use.
+    """
+    pickle_length(io.BytesIO(data))
+    try:
+        return _RestrictedUnpickler(io.BytesIO(data), allowed or {}, persistent_load).load()
+    except UnsafePickleError:
+        raise
+    except Exception as error:
+        # A damaged pickle can fail in any way (stack underflow, wrong types, recursion).
+        raise UnsafePickleError(
+            f"the pickle is damaged or does more than hold weights ({type(error).__name__}: "
+            f"{error})"
+        ) from error
+
+
+def plain_fields(value: Any) -> Any:
+    """Turns inert configuration objects into plain dicts, lists and scalars, as far as it can.
+
+    Knows argparse's Namespace and dataclasses (an attribute dict) and omegaconf (a `_content`
+    of nodes whose value is `_val`). What it does not know becomes None.
+
+    Args:
+      value: something from an unpickled `args` or `cfg`.
+
+    Returns:
+      Nested dicts and lists of str, int, float, bool and None.
+    """
+    return _plain(value, _MAX_FIELD_DEPTH)
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if depth == 0:
+        return None
+    if isinstance(value, Mapping):
+        return {k: _plain(v, depth - 1) for k, v in value.items() if isinstance(k, str)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, depth - 1) for item in value]
+    if not isinstance(value, Inert):
+        return None
+    state = value.state
+    if isinstance(state, tuple) and state:
+        state = next((part for part in state if isinstance(part, Mapping)), None)
+    if isinstance(state, Mapping):
+        for content in ("_content", "_val"):
+            if content in state:
+                return _plain(state[content], depth - 1)
+        return _plain(state, depth - 1)
+    return None

@@ -1,0 +1,122 @@
+"""Reading PyTorch `.pt`, `.pth` and `.bin` checkpoints without torch: the start of every import.
+
+`torch_archive` opens the file; this module picks the state dict out of fairseq's layout
+(SPEC 2.1) or takes the file as a bare state dict, and collects what the file tells about the
+model. Names and shapes are put in order by `repairs` next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ofa_jax.checkpoint.restricted_pickle import Inert, plain_fields
+from ofa_jax.checkpoint.torch_archive import CheckpointFileError, TorchTensor, read_torch_file
+
+
+class StateDict(Mapping[str, np.ndarray]):
+    """A state dict whose arrays are read from the file when they are asked for.
+
+    Attributes:
+      tensors: name -> tensor still in the file (or any array-like with shape and dtype).
+    """
+
+    def __init__(self, tensors: Mapping[str, Any]):
+        self.tensors = dict(tensors)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self.tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape, without reading the arrays."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def dtypes(self) -> dict[str, str]:
+        """Name -> dtype name, without reading the arrays."""
+        return {name: np.dtype(tensor.dtype).name for name, tensor in self.tensors.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchCheckpoint:
+    """What a `.pt` file holds for us.
+
+    Attributes:
+      path: the file.
+      state_dict: the weights that were asked for, under the names of the file.
+      hints: model arguments found in `args` or `cfg` (encoder_layers, code_dict_size, ...), best
+        effort, plain values only.
+      layout: "fairseq" or "state_dict".
+    """
+
+    path: pathlib.Path
+    state_dict: StateDict
+    hints: dict[str, Any]
+    layout: str
+
+
+def _tensors(value: Any) -> dict[str, TorchTensor]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, TorchTensor)}
+
+
+def _hints(root: Mapping) -> dict[str, Any]:
+    hints: dict[str, Any] = {}
+    for source in (root.get("cfg"), root.get("args")):
+        fields = plain_fields(source)
+        if not isinstance(fields, dict):
+            continue
+        for section in (fields, fields.get("task"), fields.get("model")):
+            if isinstance(section, dict):
+                hints.update({k: v for k, v in section.items() if not isinstance(v, (dict, list))})
+    return hints
+
+
+def read_torch_checkpoint(path: str | os.PathLike, *, ema: bool = False) -> TorchCheckpoint:
+    """Finds the weights in a fairseq checkpoint (SPEC 2.1) or a bare state dict.
+
+    Args:
+      path: the `.pt`, `.pth` or `.bin` file.
+      ema: take the moving average from `extra_state` instead of `model`; where the float32
+        average is stored as well, its tensors come first.
+
+    Returns:
+      The weights and what the file tells about the model.
+
+    Raises:
+      CheckpointFileError: unreadable file, no state dict in it, or no moving average.
+    """
+    path = pathlib.Path(path)
+    root = read_torch_file(path)
+    if not isinstance(root, Mapping):
+        kind = root.path if isinstance(root, Inert) else type(root).__name__
+        raise CheckpointFileError(
+            f"{path}: holds a {kind}, not a state dict (was a whole model object saved?)"
+        )
+    wrapped = next((k for k in ("model", "state_dict", "model_state_dict") if k in root), None)
+    tensors = _tensors(root.get(wrapped)) if wrapped else _tensors(root)
+    if ema:
+        extra = root.get("extra_state")
+        extra = extra if isinstance(extra, Mapping) else {}
+        tensors = _tensors(extra.get("ema")) | _tensors(extra.get("ema_fp32_params"))
+        if not tensors:
+            raise CheckpointFileError(
+                f"{path}: has no moving average (extra_state['ema']); it was trained without "
+                "--store-ema. Import the plain weights instead"
+            )
+    if not tensors:
+        keys = ", ".join(sorted(map(str, root))[:8])
+        raise CheckpointFileError(f"{path}: no tensors by name in it (top-level keys: {keys})")
+    layout = "fairseq" if wrapped == "model" else "state_dict"
+    return TorchCheckpoint(path, StateDict(tensors), _hints(root), layout)
