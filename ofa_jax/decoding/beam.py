@@ -1,0 +1,301 @@
+"""Beam search and greedy search with fairseq's scoring (SPEC 7.1), in fixed shapes.
+
+The official search keeps lists of finished hypotheses and removes finished sentences from the
+batch. Here every sentence keeps its g places to the end: finished hypotheses are written into
+g slots per sentence, and the loop stops as soon as all sentences are done. The numbers are the
+same; see `rules.step_scores` for the few deliberate differences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ofa_jax import vocab
+from ofa_jax.decoding import rules
+from ofa_jax.decoding.constraints import Constraint, advance_state, initial_state
+from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamConfig(rules.DecodingConfig):
+    """Settings of beam search; `DecodingConfig` documents the inherited ones.
+
+    Attributes:
+      beam: hypotheses kept per sentence. 1 is greedy search.
+    """
+
+    beam: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beam < 1:
+            raise ValueError(f"beam must be at least 1, got {self.beam}")
+
+
+class _Live(NamedTuple):
+    """The hypotheses that still grow, best first. t = max length + 1."""
+
+    history: jax.Array  # int32[b, g, t]: BOS, then tokens; also the next decoder inputs
+    totals: jax.Array  # float32[b, g, t]: summed log-probability up to each token
+    total: jax.Array  # float32[b, g]: the last of them; -inf = dead
+    constraint_state: Any
+
+
+class _Finished(NamedTuple):
+    """The hypotheses that ended, in order of arrival."""
+
+    tokens: jax.Array  # int32[b, g, t]
+    totals: jax.Array  # float32[b, g, t]
+    lengths: jax.Array  # int32[b, g]
+    scores: jax.Array  # float32[b, g]
+    count: jax.Array  # int32[b]
+
+
+def beam_search(
+    step_fn: StepFn,
+    cache: Cache,
+    config: BeamConfig,
+    *,
+    batch: int,
+    max_length: int,
+    constraint: Constraint | None = None,
+    prefix: jax.Array | None = None,
+) -> Hypotheses:
+    """Finds the best sequences (SPEC 7.1). Traceable: call it under jit.
+
+    Args:
+      step_fn: the decoder, see `rules`. It is called with positions 0 .. max_length.
+      cache: its state before position 0, with g = config.beam in the leaves of cache["self"].
+      config: the settings. `beam` 1 takes a shorter path with the same result.
+      batch: b.
+      max_length: the longest output without EOS, `config.max_length(source length)`.
+      constraint: what may be generated.
+      prefix: int32[b, p] tokens after BOS that every hypothesis begins with, padded right with
+        0 (a decoder prompt). They are part of the output and of its score.
+
+    Returns:
+      g hypotheses per sentence, best first.
+
+    Raises:
+      ValueError: the vocabulary is too small for 2 * beam candidates, or the prefix is longer
+        than the longest output.
+    """
+    rules.check_prefix(prefix, max_length)
+    if config.beam == 1:
+        return _greedy_search(
+            step_fn,
+            cache,
+            config,
+            batch=batch,
+            max_length=max_length,
+            constraint=constraint,
+            prefix=prefix,
+        )
+    beams, places = config.beam, max_length + 1
+    ranks = jnp.arange(2 * beams)
+
+    def unfinished(carry: tuple[jax.Array, Cache, _Live, _Finished]) -> jax.Array:
+        step, _, live, finished = carry
+        # A sentence whose live hypotheses are all dead (a trie with fewer candidates than
+        # beams) cannot finish another one.
+        waiting = (finished.count < beams) & (live.total.max(axis=1) > NEGATIVE_INFINITY)
+        return (step <= max_length) & waiting.any()
+
+    def extend(
+        carry: tuple[jax.Array, Cache, _Live, _Finished],
+    ) -> tuple[jax.Array, Cache, _Live, _Finished]:
+        step, cache, live, finished = carry
+        inputs = jax.lax.dynamic_index_in_dim(live.history, step, axis=2, keepdims=False)
+        logits, cache = step_fn(cache, inputs, step)
+        forced = rules.forced_tokens(prefix, step, max_length)
+        scores, normalisers = rules.step_scores(
+            logits,
+            config,
+            step=step,
+            max_length=max_length,
+            history=live.history,
+            forced=forced,
+            constraint=constraint,
+            constraint_state=live.constraint_state,
+        )
+        if scores.shape[-1] < 2 * beams:
+            raise ValueError(
+                f"a beam of {beams} needs a vocabulary of at least {2 * beams} ids, got "
+                f"{scores.shape[-1]}"
+            )
+        # The best 2g of each beam contain the best 2g of all, and a vocabulary sharded over a
+        # mesh is never gathered. Both calls put lower indices first among equals.
+        scores, ids = jax.lax.top_k(scores, 2 * beams)
+        totals = live.total[..., None] + rules.log_probabilities(scores, normalisers[..., None])
+        totals = jnp.where(jnp.isnan(totals), NEGATIVE_INFINITY, totals).reshape(batch, -1)
+        candidate_totals, index = jax.lax.top_k(totals, 2 * beams)
+        candidate_beams = index // (2 * beams)
+        candidate_ids = jnp.take_along_axis(ids.reshape(batch, -1), index, axis=1)
+
+        ends = (candidate_ids == vocab.EOS_ID) & (candidate_totals > NEGATIVE_INFINITY)
+        finished = _finish(
+            finished,
+            live,
+            ends[:, :beams],
+            candidate_beams[:, :beams],
+            candidate_totals[:, :beams],
+            step,
+            config,
+        )
+
+        # The first g candidates that do not end, in order of rank.
+        _, chosen = jax.lax.top_k(-(ranks + 2 * beams * ends), beams)
+        parents = jnp.take_along_axis(candidate_beams, chosen, axis=1)
+        tokens = jnp.take_along_axis(candidate_ids, chosen, axis=1)
+        total = jnp.take_along_axis(candidate_totals, chosen, axis=1)
+        live = _Live(
+            history=rules.write_column(rules.take_beams(live.history, parents), tokens, step + 1),
+            totals=rules.write_column(rules.take_beams(live.totals, parents), total, step),
+            total=total,
+            constraint_state=advance_state(
+                constraint,
+                jax.tree.map(lambda leaf: rules.take_beams(leaf, parents), live.constraint_state),
+                tokens,
+                forced,
+            ),
+        )
+        return step + 1, rules.reorder_cache(cache, parents), live, finished
+
+    shape = (batch, beams, places)
+    live = _Live(
+        history=jnp.full(shape, vocab.PAD_ID, jnp.int32).at[..., 0].set(vocab.BOS_ID),
+        totals=jnp.zeros(shape, jnp.float32),
+        # All beams are equal at first, so only one is expanded.
+        total=jnp.broadcast_to(
+            jnp.where(jnp.arange(beams) == 0, 0.0, NEGATIVE_INFINITY), shape[:2]
+        ).astype(jnp.float32),
+        constraint_state=initial_state(constraint, batch, beams),
+    )
+    finished = _Finished(
+        tokens=jnp.full(shape, vocab.PAD_ID, jnp.int32),
+        totals=jnp.zeros(shape, jnp.float32),
+        lengths=jnp.zeros(shape[:2], jnp.int32),
+        scores=jnp.full(shape[:2], NEGATIVE_INFINITY, jnp.float32),
+        count=jnp.zeros(batch, jnp.int32),
+    )
+    *_, finished = jax.lax.while_loop(unfinished, extend, (jnp.int32(0), cache, live, finished))
+    earlier = jnp.pad(finished.totals, ((0, 0), (0, 0), (1, 0)))[..., :-1]
+    is_token = jnp.arange(places) < finished.lengths[..., None]
+    return Hypotheses(
+        tokens=finished.tokens,
+        lengths=finished.lengths,
+        scores=finished.scores,
+        positional_scores=jnp.where(is_token, finished.totals - earlier, 0.0),
+    ).sorted()
+
+
+def _finish(
+    finished: _Finished,
+    live: _Live,
+    ends: jax.Array,
+    parents: jax.Array,
+    totals: jax.Array,
+    step: jax.Array,
+    config: BeamConfig,
+) -> _Finished:
+    """Writes the candidates that end now into the free slots of their sentences.
+
+    Args:
+      finished: the slots.
+      live: the hypotheses before this step.
+      ends: bool[b, g], which of the g best candidates are EOS.
+      parents: int32[b, g], the beam each candidate continues.
+      totals: float32[b, g], summed log-probability of each candidate.
+      step: int32[] tokens before the EOS.
+      config: for the normalisation.
+    """
+    slots = jnp.arange(ends.shape[1])
+    target = finished.count[:, None] + jnp.cumsum(ends, axis=1) - 1
+    enters = ends[:, None, :] & (target[:, None, :] == slots[None, :, None])  # [b, slot, candidate]
+    is_new = enters.any(axis=2)
+    source = jnp.argmax(enters, axis=2)
+    source_parents = jnp.take_along_axis(parents, source, axis=1)
+    source_totals = jnp.take_along_axis(totals, source, axis=1)
+
+    places = jnp.arange(finished.tokens.shape[2])
+    # The history starts with BOS, which the output does not have.
+    tokens = jnp.pad(live.history[..., 1:], ((0, 0), (0, 0), (0, 1)))
+    tokens = rules.take_beams(tokens, source_parents)
+    tokens = jnp.where(
+        places < step, tokens, jnp.where(places == step, vocab.EOS_ID, vocab.PAD_ID)
+    ).astype(jnp.int32)
+    running = rules.take_beams(live.totals, source_parents)
+    running = jnp.where(places == step, source_totals[..., None], running)
+    scores = source_totals
+    if config.normalize_scores:
+        scores = scores / (step + 1).astype(jnp.float32) ** config.length_penalty
+    return _Finished(
+        tokens=jnp.where(is_new[..., None], tokens, finished.tokens),
+        totals=jnp.where(is_new[..., None], running, finished.totals),
+        lengths=jnp.where(is_new, step + 1, finished.lengths),
+        scores=jnp.where(is_new, scores, finished.scores),
+        count=jnp.minimum(finished.count + ends.sum(axis=1), ends.shape[1]),
+    )
+
+
+def _greedy_search(
+    step_fn: StepFn,
+    cache: Cache,
+    config: BeamConfig,
+    *,
+    batch: int,
+    max_length: int,
+    constraint: Constraint | None,
+    prefix: jax.Array | None,
+) -> Hypotheses:
+    """Beam search with one beam: the best id at each step, no reordering, no finished slots."""
+    places = max_length + 1
+
+    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
+        step, *_, done = carry
+        return (step <= max_length) & ~done.all()
+
+    def extend(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        step, cache, history, gains, state, done = carry
+        inputs = jax.lax.dynamic_index_in_dim(history, step, axis=2, keepdims=False)
+        logits, cache = step_fn(cache, inputs, step)
+        forced = rules.forced_tokens(prefix, step, max_length)
+        scores, normalisers = rules.step_scores(
+            logits,
+            config,
+            step=step,
+            max_length=max_length,
+            history=history[..., :-1],
+            forced=forced,
+            constraint=constraint,
+            constraint_state=state,
+        )
+        tokens = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+        best = jnp.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0]
+        gain = rules.log_probabilities(best, normalisers)
+        tokens = jnp.where(done, vocab.PAD_ID, tokens)
+        history = rules.write_column(history, tokens, step + 1)
+        gains = rules.write_column(gains, jnp.where(done, 0.0, gain), step)
+        state = advance_state(constraint, state, tokens, forced)
+        done = done | (tokens == vocab.EOS_ID) | (gain == NEGATIVE_INFINITY)
+        return step + 1, cache, history, gains, state, done
+
+    # One place more than the beams of `beam_search` need: EOS is written too.
+    history = jnp.full((batch, 1, places + 1), vocab.PAD_ID, jnp.int32)
+    _, _, history, gains, _, _ = jax.lax.while_loop(
+        unfinished,
+        extend,
+        (
+            jnp.int32(0),
+            cache,
+            history.at[..., 0].set(vocab.BOS_ID),
+            jnp.zeros((batch, 1, places), jnp.float32),
+            initial_state(constraint, batch, 1),
+            jnp.zeros((batch, 1), bool),
+        ),
+    )
+    return rules.complete_hypotheses(history[..., 1:], gains, config)

@@ -1,0 +1,344 @@
+"""What may be generated: id ranges, a trie of candidate answers, and their combination.
+
+A constraint is a pytree of small tables on the device plus three methods that run inside the
+jitted decoding loop, so a new answer list or a new set of names compiles nothing anew as long as
+its tables keep their shapes. Its state is a pytree with leaves [b, g, ...] which the search moves
+with the beams. Forced prefixes (decoder prompts) are the search's business: constraints see only
+what is generated after them.
+
+Flow: candidate texts -> ids -> `Trie.build` (numpy) -> `rules.step_scores`, `ranking`, and the
+masks of the constrained training loss (`Trie.target_masks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ofa_jax import vocab
+
+
+class Constraint(Protocol):
+    """Says which ids may come next. Implementations are pytrees."""
+
+    def init_state(self, batch: int, beams: int) -> Any:
+        """The state before the first token: a pytree with leaves [b, g, ...]."""
+        ...
+
+    def allowed(self, state: Any, vocab_size: int) -> jax.Array:
+        """bool, broadcastable to [b, g, v]: True = the id may come next."""
+        ...
+
+    def advance(self, state: Any, tokens: jax.Array) -> Any:
+        """The state after `tokens` int32[b, g] were chosen."""
+        ...
+
+
+@struct.dataclass
+class IdRanges:
+    """Ids of some ranges only, for instance box bins or image codes (SPEC 5.1, 7.1).
+
+    The four specials are always allowed, as in the official code: EOS has to be, and the other
+    three therefore take part in the softmax.
+
+    Attributes:
+      ranges: ((start, end), ...), end exclusive. Static: part of what is compiled.
+    """
+
+    ranges: tuple[tuple[int, int], ...] = struct.field(pytree_node=False)
+
+    def __post_init__(self) -> None:
+        if not self.ranges:
+            raise ValueError("IdRanges needs at least one (start, end)")
+        for start, end in self.ranges:
+            if not vocab.NUM_SPECIALS <= start < end:
+                raise ValueError(
+                    f"an id range must have {vocab.NUM_SPECIALS} <= start < end, got ({start}, "
+                    f"{end})"
+                )
+
+    def init_state(self, batch: int, beams: int) -> tuple[()]:
+        """Ranges remember nothing."""
+        del batch, beams
+        return ()
+
+    def allowed(self, state: tuple[()], vocab_size: int) -> jax.Array:
+        """bool[1, 1, v]. Raises ValueError where a range ends beyond the vocabulary."""
+        del state
+        last = max(end for _, end in self.ranges)
+        if last > vocab_size:
+            raise ValueError(f"an id range ends at {last}, the vocabulary at {vocab_size}")
+        mask = np.arange(vocab_size) < vocab.NUM_SPECIALS
+        for start, end in self.ranges:
+            mask[start:end] = True
+        return jnp.asarray(mask)[None, None]
+
+    def advance(self, state: tuple[()], tokens: jax.Array) -> tuple[()]:
+        """Ranges remember nothing."""
+        del tokens
+        return state
+
+
+@struct.dataclass
+class AllOf:
+    """What every one of several constraints allows.
+
+    Attributes:
+      parts: the constraints.
+    """
+
+    parts: tuple[Any, ...]
+
+    def init_state(self, batch: int, beams: int) -> tuple[Any, ...]:
+        """One state for each part."""
+        return tuple(part.init_state(batch, beams) for part in self.parts)
+
+    def allowed(self, state: tuple[Any, ...], vocab_size: int) -> jax.Array:
+        """bool, broadcastable to [b, g, v]."""
+        mask = jnp.ones((1, 1, vocab_size), bool)
+        for part, part_state in zip(self.parts, state, strict=True):
+            mask = mask & part.allowed(part_state, vocab_size)
+        return mask
+
+    def advance(self, state: tuple[Any, ...], tokens: jax.Array) -> tuple[Any, ...]:
+        """Advances each part."""
+        return tuple(
+            part.advance(part_state, tokens)
+            for part, part_state in zip(self.parts, state, strict=True)
+        )
+
+
+@struct.dataclass
+class Trie:
+    """A closed set of token sequences, as compressed tables (SPEC 7.2).
+
+    After a prefix of a candidate its continuations are allowed, after a whole candidate EOS,
+    after anything else only EOS. Node 0 is the root (nothing generated yet), the last node
+    stands for all unknown prefixes.
+
+    The children of a node are the slice `child_starts[n] : child_starts[n + 1]` of two parallel
+    edge tables, sorted by token. Most nodes have few children, and their mask is written edge by
+    edge; the few nodes with many (the root of 3,129 answers has over a thousand) own a ready row
+    of `wide_masks`. So the tables of 21,000 names take a few megabytes instead of
+    nodes x vocabulary.
+
+    Attributes:
+      child_starts: int32[nodes + 1].
+      child_tokens: int32[edges] the id on each edge.
+      child_nodes: int32[edges] the node it leads to.
+      wide_rows: int32[nodes] row of `wide_masks`, -1 for nodes with at most `narrow_width`
+        children.
+      wide_masks: bool[rows, largest id + 1].
+      narrow_width: the most children that are written edge by edge (static).
+      search_steps: halvings that find one child among the most of any node (static).
+    """
+
+    child_starts: jax.Array
+    child_tokens: jax.Array
+    child_nodes: jax.Array
+    wide_rows: jax.Array
+    wide_masks: jax.Array
+    narrow_width: int = struct.field(pytree_node=False)
+    search_steps: int = struct.field(pytree_node=False)
+
+    @classmethod
+    def build(cls, candidates: Sequence[Sequence[int]], *, narrow_width: int = 32) -> Trie:
+        """Compresses candidates, in numpy on the host.
+
+        Args:
+          candidates: internal ids of each candidate, without BOS and EOS (of " " + answer in
+            English, SPEC 7.2).
+          narrow_width: see the class.
+
+        Raises:
+          ValueError: no candidate, an empty one, or one that contains PAD, BOS or EOS.
+        """
+        if not len(candidates):
+            raise ValueError("a trie needs at least one candidate")
+        children: list[dict[int, int]] = [{}]
+        for number, candidate in enumerate(candidates):
+            tokens = [int(token) for token in candidate]
+            if not tokens or min(tokens) < vocab.UNK_ID:
+                raise ValueError(
+                    f"candidate {number} of the trie must be a non-empty list of ids without pad, "
+                    f"bos and eos, got {tokens}"
+                )
+            node = 0
+            for token in [*tokens, vocab.EOS_ID]:
+                following = children[node].setdefault(token, len(children))
+                if following == len(children):
+                    children.append({})
+                node = following
+        unknown = len(children)
+        # EOS after an unknown prefix ends the hypothesis; where it leads is never asked.
+        children.append({vocab.EOS_ID: unknown})
+
+        counts = np.array([len(edges) for edges in children], np.int32)
+        wide = counts > narrow_width
+        edges = [edge for node in children for edge in sorted(node.items())]
+        tokens, nodes = np.array(edges, np.int32).T
+        wide_masks = np.zeros((int(wide.sum()), int(tokens.max()) + 1), bool)
+        for row, node in enumerate(np.flatnonzero(wide)):
+            wide_masks[row, list(children[node])] = True
+        return cls(
+            child_starts=jnp.asarray(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)),
+            child_tokens=jnp.asarray(tokens),
+            child_nodes=jnp.asarray(nodes),
+            wide_rows=jnp.asarray(np.where(wide, np.cumsum(wide) - 1, -1).astype(np.int32)),
+            wide_masks=jnp.asarray(wide_masks),
+            narrow_width=int(counts[~wide].max(initial=1)),
+            search_steps=int(counts.max()).bit_length(),
+        )
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes, the one for unknown prefixes included."""
+        return self.child_starts.shape[0] - 1
+
+    def init_state(self, batch: int, beams: int) -> jax.Array:
+        """int32[b, g]: every beam at the root."""
+        return jnp.zeros((batch, beams), jnp.int32)
+
+    def allowed(self, state: jax.Array, vocab_size: int) -> jax.Array:
+        """Which ids continue a candidate.
+
+        Args:
+          state: int32[b, g] nodes.
+          vocab_size: v.
+
+        Returns:
+          bool[b, g, v].
+
+        Raises:
+          ValueError: the trie contains ids beyond the vocabulary.
+        """
+        width = self.wide_masks.shape[1]
+        if width > vocab_size:
+            raise ValueError(
+                f"the trie contains id {width - 1}, the vocabulary ends at {vocab_size - 1}"
+            )
+        starts = self.child_starts[state]
+        rows = self.wide_rows[state]
+        is_narrow = (rows < 0)[..., None]
+        offsets = jnp.arange(self.narrow_width)
+        is_child = (offsets < (self.child_starts[state + 1] - starts)[..., None]) & is_narrow
+        edges = jnp.minimum(starts[..., None] + offsets, self.child_tokens.shape[0] - 1)
+        tokens = jnp.where(is_child, self.child_tokens[edges], vocab_size)
+
+        if self.wide_masks.shape[0]:
+            mask = ~is_narrow & self.wide_masks[jnp.maximum(rows, 0)]
+            mask = jnp.pad(mask, ((0, 0), (0, 0), (0, vocab_size - width)))
+        else:
+            mask = jnp.zeros((*state.shape, vocab_size), bool)
+        sentences = jnp.arange(state.shape[0])[:, None, None]
+        beams = jnp.arange(state.shape[1])[None, :, None]
+        return mask.at[sentences, beams, tokens].set(True, mode="drop")
+
+    def advance(self, state: jax.Array, tokens: jax.Array) -> jax.Array:
+        """Follows one edge; a token that is no child leads to the node of unknown prefixes.
+
+        Args:
+          state: int32[...] nodes.
+          tokens: int32[...] of the same shape.
+
+        Returns:
+          int32[...] nodes.
+        """
+        end = self.child_starts[state + 1]
+
+        def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            low, high = bounds
+            middle = (low + high) // 2
+            is_before = self._token(middle) < tokens
+            proceed = low < high
+            return (
+                jnp.where(proceed & is_before, middle + 1, low),
+                jnp.where(proceed & ~is_before, middle, high),
+            )
+
+        edge, _ = jax.lax.fori_loop(
+            0, self.search_steps, halve, (self.child_starts[state], end), unroll=True
+        )
+        is_child = (edge < end) & (self._token(edge) == tokens)
+        edge = jnp.minimum(edge, self.child_nodes.shape[0] - 1)
+        return jnp.where(is_child, self.child_nodes[edge], self.num_nodes - 1)
+
+    def nodes_before(self, tokens: jax.Array, prompt_lengths: jax.Array | None = None) -> jax.Array:
+        """The node at which each token of a sequence is chosen.
+
+        Args:
+          tokens: int32[b, t] (no BOS).
+          prompt_lengths: int32[b] tokens at the front that do not belong to the candidate.
+
+        Returns:
+          int32[b, t]; the root within the prompt.
+        """
+        if prompt_lengths is None:
+            prompt_lengths = jnp.zeros(tokens.shape[0], jnp.int32)
+
+        def walk(node: jax.Array, column: tuple[jax.Array, jax.Array]):
+            position, token = column
+            following = jnp.where(position < prompt_lengths, node, self.advance(node, token))
+            return following, node
+
+        root = jnp.zeros(tokens.shape[0], jnp.int32)
+        _, nodes = jax.lax.scan(walk, root, (jnp.arange(tokens.shape[1]), tokens.T))
+        return nodes.T
+
+    def target_masks(
+        self, targets: jax.Array, vocab_size: int, prompt_lengths: jax.Array | None = None
+    ) -> jax.Array:
+        """Allowed ids at each position of a training target (SPEC 7.2, for the loss of 5.1).
+
+        Args:
+          targets: int32[b, t] target tokens, EOS last, padding after it.
+          vocab_size: v.
+          prompt_lengths: int32[b] target positions that repeat the decoder prompt; their rows
+            are all False.
+
+        Returns:
+          bool[b, t, v].
+        """
+        masks = self.allowed(self.nodes_before(targets, prompt_lengths), vocab_size)
+        if prompt_lengths is None:
+            return masks
+        in_prompt = jnp.arange(targets.shape[1]) < prompt_lengths[:, None]
+        return masks & ~in_prompt[..., None]
+
+    def _token(self, edge: jax.Array) -> jax.Array:
+        """The id on an edge; an index past the table reads its last entry."""
+        return self.child_tokens[jnp.minimum(edge, self.child_tokens.shape[0] - 1)]
+
+
+def initial_state(constraint: Constraint | None, batch: int, beams: int) -> Any:
+    """The constraint's first state; () without a constraint."""
+    return () if constraint is None else constraint.init_state(batch, beams)
+
+
+def advance_state(
+    constraint: Constraint | None, state: Any, tokens: jax.Array, forced: jax.Array | None
+) -> Any:
+    """Moves the constraint on by one token, except over forced ones.
+
+    Args:
+      constraint: may be None.
+      state: its state, leaves [b, g, ...].
+      tokens: int32[b, g].
+      forced: int32[b], 0 = the token was free.
+    """
+    if constraint is None:
+        return state
+    following = constraint.advance(state, tokens)
+    if forced is None:
+        return following
+
+    def keep_if_forced(before: jax.Array, after: jax.Array) -> jax.Array:
+        is_forced = (forced != vocab.PAD_ID).reshape(-1, *[1] * (after.ndim - 1))
+        return jnp.where(is_forced, before, after)
+
+    return jax.tree.map(keep_if_forced, state, following)

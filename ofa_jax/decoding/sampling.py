@@ -1,0 +1,148 @@
+"""Ancestral sampling with temperature, top-k and top-p (SPEC 7.9).
+
+Image generation draws `samples` pictures for each caption this way: `top_k=256`, `gen_code`, an
+id range over the image codes, and as many tokens as the picture has codes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ofa_jax import vocab
+from ofa_jax.decoding import rules
+from ofa_jax.decoding.constraints import Constraint, advance_state, initial_state
+from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig(rules.DecodingConfig):
+    """Settings of sampling; `DecodingConfig` documents the inherited ones.
+
+    Attributes:
+      samples: independent samples per sentence.
+      top_k: draw among the k most probable ids; 0 = among all.
+      top_p: draw among the smallest set of most probable ids whose probabilities sum to p or
+        more; 0 = off. It takes precedence over `top_k`.
+    """
+
+    samples: int = 1
+    top_k: int = 0
+    top_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 1 or self.top_k < 0 or not 0 <= self.top_p <= 1:
+            raise ValueError(
+                "samples must be at least 1, top_k not negative, top_p within [0, 1], got "
+                f"{self.samples}, {self.top_k}, {self.top_p}"
+            )
+
+
+def sample(
+    step_fn: StepFn,
+    cache: Cache,
+    config: SamplingConfig,
+    rng: jax.Array,
+    *,
+    batch: int,
+    max_length: int,
+    constraint: Constraint | None = None,
+    prefix: jax.Array | None = None,
+) -> Hypotheses:
+    """Draws sequences token by token. Traceable: call it under jit.
+
+    Args:
+      step_fn: the decoder, see `rules`. It is called with positions 0 .. max_length.
+      cache: its state before position 0, with g = config.samples in cache["self"].
+      config: the settings.
+      rng: key; step i draws with fold_in(rng, i).
+      batch: b.
+      max_length: the longest output without EOS, `config.max_length(source length)`.
+      constraint: what may be generated.
+      prefix: int32[b, p] tokens after BOS that every sample begins with, padded right with 0.
+
+    Returns:
+      g samples per sentence, the most probable first. Scores are log-probabilities under the
+      model (renormalised by the constraint), not under the cut-off distribution, as in the
+      official code.
+
+    Raises:
+      ValueError: the prefix is longer than the longest output.
+    """
+    rules.check_prefix(prefix, max_length)
+    shape = (batch, config.samples)
+    history = jnp.full((*shape, max_length + 2), vocab.PAD_ID, jnp.int32)
+
+    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
+        step, *_, done = carry
+        return (step <= max_length) & ~done.all()
+
+    def extend(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        step, cache, history, gains, state, done = carry
+        inputs = jax.lax.dynamic_index_in_dim(history, step, axis=2, keepdims=False)
+        logits, cache = step_fn(cache, inputs, step)
+        forced = rules.forced_tokens(prefix, step, max_length)
+        scores, normalisers = rules.step_scores(
+            logits,
+            config,
+            step=step,
+            max_length=max_length,
+            history=history[..., :-1],
+            forced=forced,
+            constraint=constraint,
+            constraint_state=state,
+        )
+        log_probs = rules.log_probabilities(scores, normalisers[..., None])
+        tokens, gain = draw(jax.random.fold_in(rng, step), log_probs, config)
+        tokens = jnp.where(done, vocab.PAD_ID, tokens)
+        history = rules.write_column(history, tokens, step + 1)
+        gains = rules.write_column(gains, jnp.where(done, 0.0, gain), step)
+        state = advance_state(constraint, state, tokens, forced)
+        done = done | (tokens == vocab.EOS_ID) | (gain == NEGATIVE_INFINITY)
+        return step + 1, cache, history, gains, state, done
+
+    _, _, history, gains, _, _ = jax.lax.while_loop(
+        unfinished,
+        extend,
+        (
+            jnp.int32(0),
+            cache,
+            history.at[..., 0].set(vocab.BOS_ID),
+            jnp.zeros((*shape, max_length + 1), jnp.float32),
+            initial_state(constraint, *shape),
+            jnp.zeros(shape, bool),
+        ),
+    )
+    return rules.complete_hypotheses(history[..., 1:], gains, config).sorted()
+
+
+def draw(
+    rng: jax.Array, log_probs: jax.Array, config: SamplingConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Draws one id per row.
+
+    Args:
+      rng: key.
+      log_probs: float32[..., v], -inf = forbidden. Need not sum to one.
+      config: `top_k` and `top_p` are read.
+
+    Returns:
+      (ids int32[...], their entries of log_probs float32[...]).
+    """
+    ids = None
+    kept = log_probs
+    if config.top_p > 0:
+        kept, ids = jax.lax.top_k(log_probs, log_probs.shape[-1])
+        before = jnp.cumsum(jnp.exp(kept), axis=-1) - jnp.exp(kept)
+        kept = jnp.where(before < config.top_p, kept, NEGATIVE_INFINITY)
+    elif 0 < config.top_k < log_probs.shape[-1]:
+        kept, ids = jax.lax.top_k(log_probs, config.top_k)
+    places = jax.random.categorical(rng, kept, axis=-1)[..., None]
+    gain = jnp.take_along_axis(kept, places, axis=-1)[..., 0]
+    if ids is not None:
+        places = jnp.take_along_axis(ids, places, axis=-1)
+    return places[..., 0].astype(jnp.int32), gain
