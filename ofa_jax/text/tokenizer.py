@@ -296,7 +296,7 @@ class Tokenizer:
           ValueError: a code does not exist in the layout.
         """
         codes = np.asarray(codes, np.int64).reshape(-1)
-        if codes.size and not (0 <= codes.min() and codes.max() < self.layout.num_codes):
+        if codes.size and not (codes.min() >= 0 and codes.max() < self.layout.num_codes):
             raise ValueError(
                 f"image codes must be 0 .. {self.layout.num_codes - 1}, "
                 f"got {codes.min()} .. {codes.max()}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -172,7 +173,7 @@ def _learn_tokens(words: Mapping[str, int], num_merges: int, min_count: int) -> 
 
 
 def _joined_neighbours(spelling: list[bytes]) -> list[bytes]:
-    return [left + right for left, right in zip(spelling, spelling[1:])]
+    return [left + right for left, right in itertools.pairwise(spelling)]
 
 
 def _merge(spelling: list[bytes], token: bytes) -> list[bytes]:

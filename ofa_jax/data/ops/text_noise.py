@@ -105,7 +105,7 @@ def infill_noise(
     tokens = np.asarray(tokens, np.int32)
     if tokens.ndim != 1:
         raise ValueError(f"tokens must be one sequence, got an array of shape {tokens.shape}")
-    if tokens.size and not (0 <= tokens.min() and tokens.max() < len(word_starts)):
+    if tokens.size and not (tokens.min() >= 0 and tokens.max() < len(word_starts)):
         raise ValueError(
             f"ids {tokens.min()} .. {tokens.max()}, but only text ids 0 .. "
             f"{len(word_starts) - 1} can be noised"

@@ -1,0 +1,222 @@
+"""Random sizes and crops of pretraining, with the boxes that go along (SPEC 4.4).
+
+Each function takes pixels uint8[y, x, 3], and boxes float32[n, 4] where the task has any, and
+returns new ones. `random_augment` changes colours and shapes and is in its own module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ofa_jax.data.ops.boxes import (
+    as_boxes,
+    clip_boxes,
+    has_area,
+    mirror_boxes,
+    scale_boxes,
+    shift_boxes,
+)
+from ofa_jax.data.ops.image import as_rgb, image_size, resize_image
+
+
+def size_for_short_side(
+    width: int, height: int, short_side: int, max_side: int | None = None
+) -> tuple[int, int]:
+    """Size of a picture whose short side is given (SPEC 4.4a).
+
+    Args:
+      width: present width in pixels.
+      height: present height in pixels.
+      short_side: wanted length of the short side.
+      max_side: both sides are cut to this, which squashes very long pictures.
+
+    Returns:
+      New width and height; the long side is rounded down. If the short side has the length already
+      the size is only cut.
+    """
+    if min(width, height) != short_side:
+        if width < height:
+            width, height = short_side, int(short_side * height / width)
+        else:
+            width, height = int(short_side * width / height), short_side
+    if max_side is not None:
+        width, height = min(width, max_side), min(height, max_side)
+    return width, height
+
+
+def random_resize(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    short_sides: Sequence[int],
+    max_side: int | None,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resizes so that the short side has one of several lengths (SPEC 4.4a).
+
+    Args:
+      image: uint8[y, x, 3].
+      boxes: float[n, 4] pixels.
+      short_sides: lengths to choose from, each equally likely.
+      max_side: see `size_for_short_side`.
+      rng: source of randomness.
+
+    Returns:
+      uint8[y', x', 3] and float32[n, 4] pixels of the new picture.
+    """
+    image = as_rgb(image)
+    old = image_size(image)
+    short_side = int(short_sides[rng.integers(len(short_sides))])
+    new = size_for_short_side(*old, short_side, max_side)
+    return resize_image(image, *new), scale_boxes(boxes, old, new)
+
+
+def square_with_boxes(
+    image: np.ndarray, boxes: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stretches to a square: the input of referring expressions (SPEC 8.2).
+
+    Args:
+      image: uint8[y, x, 3].
+      boxes: float[n, 4] pixels.
+      size: side in pixels.
+
+    Returns:
+      uint8[size, size, 3] and float32[n, 4] pixels of the new picture, clipped to it.
+    """
+    image = as_rgb(image)
+    boxes = scale_boxes(boxes, image_size(image), (size, size))
+    return resize_image(image, size, size), clip_boxes(boxes, size, size)
+
+
+def crop(image: np.ndarray, left: int, top: int, width: int, height: int) -> np.ndarray:
+    """A window of the picture; what lies outside is black.
+
+    Args:
+      image: uint8[y, x, 3].
+      left: column of the window's left edge; may be negative.
+      top: row of the window's upper edge; may be negative.
+      width: width of the window in pixels.
+      height: height of the window in pixels.
+
+    Returns:
+      uint8[height, width, 3].
+    """
+    image = as_rgb(image)
+    rows = slice(max(top, 0), max(min(top + height, image.shape[0]), 0))
+    columns = slice(max(left, 0), max(min(left + width, image.shape[1]), 0))
+    inside = image[rows, columns]
+    if inside.shape[:2] == (height, width):
+        return inside
+    window = np.zeros((height, width, 3), np.uint8)
+    if inside.size:
+        y, x = rows.start - top, columns.start - left
+        window[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+    return window
+
+
+def center_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """The middle of the picture, black where it is too small (SPEC 4.4a).
+
+    Args:
+      image: uint8[y, x, 3].
+      size: side of the square window in pixels.
+
+    Returns:
+      uint8[size, size, 3].
+    """
+    image = as_rgb(image)
+    left, top = (_center_offset(length, size) for length in image_size(image))
+    return crop(image, left, top, size, size)
+
+
+def object_center_crop(
+    image: np.ndarray, boxes: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A square window around the middle of the first box, moved into the picture (SPEC 4.4b).
+
+    Boxes are shifted by the exact offset and pixels by the rounded one, as in the official code.
+
+    Args:
+      image: uint8[y, x, 3].
+      boxes: float[n, 4] pixels, n at least 1.
+      size: side of the window in pixels.
+
+    Returns:
+      uint8[size, size, 3] and float32[n, 4] pixels of the window, clipped to it; degenerate boxes
+      are kept.
+
+    Raises:
+      ValueError: there is no box.
+    """
+    image, boxes = as_rgb(image), as_boxes(boxes)
+    if not len(boxes):
+        raise ValueError("object_center_crop needs a box to centre on, got none")
+    x0, y0, x1, y1 = boxes[0].tolist()
+    half = size / 2
+    width, height = image_size(image)
+    center_x, center_y = (x0 + x1) / 2, (y0 + y1) / 2
+    left = max(center_x - half + min(width - center_x - half, 0), 0)
+    top = max(center_y - half + min(height - center_y - half, 0), 0)
+    window = crop(image, round(left), round(top), size, size)
+    return window, clip_boxes(shift_boxes(boxes, left, top), size, size)
+
+
+def random_mirror(
+    image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator, probability: float = 0.5
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mirrors left to right with some probability (SPEC 4.4c). Not for tasks with text on sides.
+
+    Args:
+      image: uint8[y, x, 3].
+      boxes: float[n, 4] pixels.
+      rng: source of randomness.
+      probability: of mirroring.
+
+    Returns:
+      uint8[y, x, 3] and float32[n, 4].
+    """
+    image, boxes = as_rgb(image), as_boxes(boxes)
+    if rng.random() >= probability:
+        return image, boxes
+    return image[:, ::-1], mirror_boxes(boxes, image.shape[1])
+
+
+def large_scale_jitter(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    scale_range: tuple[float, float] = (1.0, 1.5),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Resizes by a random amount and cuts a random square: detection (SPEC 4.4c).
+
+    Args:
+      image: uint8[y, x, 3].
+      boxes: float[n, 4] pixels.
+      size: side of the result in pixels.
+      rng: source of randomness.
+      scale_range: the short side becomes `size` times a number from this range.
+
+    Returns:
+      uint8[size, size, 3]; float32[k, 4] the boxes that are still visible, clipped, in pixels of
+      the result; int64[k] which of the n boxes they are, to choose their labels.
+    """
+    image = as_rgb(image)
+    old = image_size(image)
+    target = round(size * rng.uniform(*scale_range))
+    scale = max(target / old[0], target / old[1])
+    # Rounding must not leave the picture smaller than the window.
+    new = (max(round(old[0] * scale), size), max(round(old[1] * scale), size))
+    left, top = (math.floor(rng.random() * (length - size)) for length in new)
+    window = crop(resize_image(image, *new), left, top, size, size)
+    moved = clip_boxes(shift_boxes(scale_boxes(boxes, old, new), left, top), size, size)
+    visible = np.flatnonzero(has_area(moved))
+    return window, moved[visible], visible
+
+
+def _center_offset(length: int, size: int) -> int:
+    """First pixel of a centred window; torchvision pads too short sides, the odd pixel behind."""
+    return round((length - size) / 2) if length >= size else -((size - length) // 2)
