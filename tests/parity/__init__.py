@@ -1,0 +1,1 @@
+"""Parity with the official models: numbers of their classes against ours."""
