@@ -1,0 +1,271 @@
+"""What an official state dict looks like for a configuration, and the way back.
+
+`expected_shapes` lists every weight of SPEC 2.2 and 2.3 for an `OFAConfig`; `repairs` compares a
+foreign checkpoint against it. `config_from_state_dict` infers the configuration from the shapes
+alone, since the configuration inside fairseq files may be unreadable. The mapping of names onto
+our parameters is in `names`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ofa_jax.model.config import SIZES, OFAConfig, ResNetConfig
+from ofa_jax.vocab import CHINESE, ENGLISH, NUM_SPECIALS
+
+SHARED_EMBEDDING = (
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    "decoder.output_projection.weight",
+)
+RESNET_PREFIX = "encoder.embed_images."
+# The official image_position_idx ends with this many fillers (SPEC 1.9).
+_POSITION_FILLERS = 769
+_IGNORED = re.compile(
+    r"(^|\.)(version|_float_tensor|token_rp_bucket|image_rp_bucket|image_position_idx"
+    r"|num_batches_tracked)$"
+)
+
+
+def is_recomputed(name: str) -> bool:
+    """Whether an entry of a state dict is a constant or counter that no model of ours stores."""
+    return _IGNORED.search(name) is not None
+
+
+def _norm(shapes: dict[str, tuple[int, ...]], name: str, width: int) -> None:
+    shapes[f"{name}.weight"] = (width,)
+    shapes[f"{name}.bias"] = (width,)
+
+
+def _linear(shapes: dict[str, tuple[int, ...]], name: str, out: int, into: int) -> None:
+    shapes[f"{name}.weight"] = (out, into)
+    shapes[f"{name}.bias"] = (out,)
+
+
+def _batch_norm(shapes: dict[str, tuple[int, ...]], name: str, width: int) -> None:
+    for part in ("weight", "bias", "running_mean", "running_var"):
+        shapes[f"{name}.{part}"] = (width,)
+
+
+def resnet_shapes(resnet: ResNetConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the stem's weights, without the prefix (SPEC 2.3: torchvision's names)."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    k = resnet.stem_kernel
+    shapes["conv1.weight"] = (resnet.stem_width, 3, k, k)
+    _batch_norm(shapes, "bn1", resnet.stem_width)
+    channels = resnet.stem_width
+    stages = zip(resnet.stage_blocks, resnet.stage_widths, resnet.stage_strides)
+    for stage, (blocks, width, stride) in enumerate(stages, 1):
+        out = width * resnet.expansion
+        for block in range(blocks):
+            name = f"layer{stage}.{block}"
+            shapes[f"{name}.conv1.weight"] = (width, channels, 1, 1)
+            _batch_norm(shapes, f"{name}.bn1", width)
+            shapes[f"{name}.conv2.weight"] = (width, width, 3, 3)
+            _batch_norm(shapes, f"{name}.bn2", width)
+            shapes[f"{name}.conv3.weight"] = (out, width, 1, 1)
+            _batch_norm(shapes, f"{name}.bn3", out)
+            if block == 0 and (stride != 1 or channels != out):
+                shapes[f"{name}.downsample.0.weight"] = (out, channels, 1, 1)
+                _batch_norm(shapes, f"{name}.downsample.1", out)
+            channels = out
+    return shapes
+
+
+def _layer_shapes(config: OFAConfig, name: str, decoder: bool) -> dict[str, tuple[int, ...]]:
+    d, f = config.width, config.ffn_dim
+    shapes: dict[str, tuple[int, ...]] = {}
+    for attention in ("self_attn", "encoder_attn") if decoder else ("self_attn",):
+        for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            _linear(shapes, f"{name}.{attention}.{projection}", d, d)
+        shapes[f"{name}.{attention}.c_attn"] = (config.num_heads,)
+        _norm(shapes, f"{name}.{attention}_layer_norm", d)
+    for norm in ("self_attn_ln", "cross_attn_ln") if decoder else ("attn_ln",):
+        _norm(shapes, f"{name}.{norm}", d)
+    _linear(shapes, f"{name}.fc1", f, d)
+    _norm(shapes, f"{name}.ffn_layernorm", f)
+    _linear(shapes, f"{name}.fc2", d, f)
+    _norm(shapes, f"{name}.final_layer_norm", d)
+    if config.scale_resids:
+        shapes[f"{name}.w_resid"] = (d,)
+    return shapes
+
+
+def expected_shapes(config: OFAConfig) -> dict[str, tuple[int, ...]]:
+    """Every weight and running statistic of the official model (SPEC 2.2, 2.3).
+
+    Args:
+      config: the model.
+
+    Returns:
+      Official name -> shape, in the official order of modules; the shared embedding under its
+      three names, constant buffers left out (`is_recomputed`).
+    """
+    d = config.width
+    shapes: dict[str, tuple[int, ...]] = {}
+    for side in ("encoder", "decoder"):
+        decoder = side == "decoder"
+        shapes[f"{side}.embed_tokens.weight"] = (config.vocab_size, d)
+        _norm(shapes, f"{side}.layernorm_embedding", d)
+        if decoder:
+            _norm(shapes, "decoder.code_layernorm_embedding", d)
+        else:
+            shapes["encoder.type_embedding.weight"] = (2, d)
+            stem = resnet_shapes(config.resnet)
+            shapes.update({RESNET_PREFIX + name: shape for name, shape in stem.items()})
+            _linear(shapes, "encoder.image_proj", d, config.resnet.out_channels)
+            _norm(shapes, "encoder.patch_layernorm_embedding", d)
+        shapes[f"{side}.embed_positions.weight"] = (config.text_positions, d)
+        shapes[f"{side}.embed_image_positions.weight"] = (config.image_positions, d)
+        _norm(shapes, f"{side}.pos_ln", d)
+        _norm(shapes, f"{side}.image_pos_ln", d)
+        biases = ("self_pos_q", "self_pos_k", "cross_pos_q", "cross_pos_k")
+        for projection in biases if decoder else ("pos_q", "pos_k"):
+            _linear(shapes, f"{side}.{projection}_linear", d, d)
+        layers = config.decoder_layers if decoder else config.encoder_layers
+        for layer in range(layers):
+            shapes.update(_layer_shapes(config, f"{side}.layers.{layer}", decoder))
+        _norm(shapes, f"{side}.layer_norm", d)
+        for table, rows in (
+            ("token_rel_pos_table_list", config.text_relative_buckets),
+            ("image_rel_pos_table_list", config.image_relative_buckets),
+        ):
+            for layer in range(layers):
+                shapes[f"{side}.{table}.{layer}.weight"] = (rows, config.num_heads)
+    shapes["decoder.output_projection.weight"] = (config.vocab_size, d)
+    return shapes
+
+
+def _count(names: Mapping[str, Any], pattern: str) -> int:
+    found = [int(match.group(1)) for name in names if (match := re.match(pattern, name))]
+    return max(found) + 1 if found else 0
+
+
+def infer_resnet(
+    shapes: Mapping[str, tuple[int, ...]], prefix: str = RESNET_PREFIX
+) -> ResNetConfig:
+    """Infers the stem from shapes; strides and pooling, which leave no trace, by known sizes.
+
+    Args:
+      shapes: name -> shape.
+      prefix: of the ResNet's names ("" for torchvision files).
+
+    Raises:
+      ValueError: no bottleneck ResNet under this prefix.
+    """
+    stem = shapes.get(f"{prefix}conv1.weight")
+    blocks, widths = [], []
+    for stage in (1, 2, 3):
+        name = re.escape(f"{prefix}layer{stage}.")
+        blocks.append(_count(shapes, name + r"(\d+)\.conv1\.weight$"))
+        widths.append(shapes.get(f"{prefix}layer{stage}.0.conv1.weight", (0,))[0])
+    last = shapes.get(f"{prefix}layer1.0.conv3.weight")
+    if stem is None or 0 in blocks or last is None:
+        raise ValueError(
+            f"no bottleneck ResNet (50, 101, 152) under {prefix!r}: conv1, layer1 to layer3 with "
+            "conv3 are needed; ResNet-18 and -34 of torchvision have basic blocks and do not fit"
+        )
+    seen = {
+        "stage_blocks": tuple(blocks),
+        "stage_widths": tuple(widths),
+        "expansion": last[0] // widths[0],
+        "stem_width": stem[0],
+        "stem_kernel": stem[2],
+    }
+    for size in SIZES.values():
+        if all(getattr(size.resnet, field) == value for field, value in seen.items()):
+            return size.resnet
+    return ResNetConfig(**seen)
+
+
+def vocabulary_parts(vocab_size: int, hints: Mapping[str, Any] | None = None) -> tuple[int, int]:
+    """How many image codes and box bins a vocabulary of this size has (SPEC 1.2).
+
+    Args:
+      vocab_size: ids in all.
+      hints: `code_dict_size` and `num_bins` of the checkpoint's arguments, where known.
+
+    Returns:
+      (image codes, box bins): from the hints, else the official 8192 and 1000 where the
+      vocabulary can hold them, else (0, 0).
+    """
+    hints = hints or {}
+    codes, bins = hints.get("code_dict_size"), hints.get("num_bins")
+    if vocab_size in (ENGLISH.size, CHINESE.size):
+        return ENGLISH.num_codes, ENGLISH.num_bins
+    official_fits = vocab_size > NUM_SPECIALS + 1 + ENGLISH.num_codes + ENGLISH.num_bins
+    if not isinstance(codes, int):
+        codes = ENGLISH.num_codes if official_fits else 0
+    if not isinstance(bins, int):
+        bins = ENGLISH.num_bins if official_fits else 0
+    if NUM_SPECIALS + 1 + codes + bins > vocab_size:
+        return 0, 0
+    return codes, bins
+
+
+def config_from_state_dict(
+    shapes: Mapping[str, tuple[int, ...]],
+    hints: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> OFAConfig:
+    """Infers the whole configuration from the shapes of a state dict in official names.
+
+    Args:
+      shapes: name -> shape (`StateDict.shapes()`).
+      hints: arguments of the checkpoint, best effort; only what shapes cannot tell is taken from
+        them (code_dict_size, code_image_size, orig_patch_image_size, interpolate_position).
+      **overrides: fields of `OFAConfig` that win over everything.
+
+    Returns:
+      The configuration, with rates and implementation choices at their defaults.
+
+    Raises:
+      ValueError: the names are not those of an OFA model.
+    """
+    hints = hints or {}
+
+    def shape(*names: str) -> tuple[int, ...]:
+        for name in names:
+            if name in shapes:
+                return tuple(shapes[name])
+        raise ValueError(
+            f"not an OFA state dict: it has no {names[0]} (found {len(shapes)} entries such as "
+            f"{', '.join(list(shapes)[:3]) or 'none'})"
+        )
+
+    vocab_size, width = shape(*SHARED_EMBEDDING)
+    heads_from_scale = shapes.get("encoder.layers.0.self_attn.c_attn")
+    text_rows, heads = shape("encoder.token_rel_pos_table_list.0.weight")
+    image_rows = shape("encoder.embed_image_positions.weight")[0]
+    positions = shape("encoder.embed_positions.weight")[0] - 2
+    fields: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "num_codes": vocabulary_parts(vocab_size, hints)[0],
+        "width": width,
+        "ffn_dim": shape("encoder.layers.0.fc1.weight")[0],
+        "num_heads": heads_from_scale[0] if heads_from_scale else heads,
+        "encoder_layers": _count(shapes, r"encoder\.layers\.(\d+)\."),
+        "decoder_layers": _count(shapes, r"decoder\.layers\.(\d+)\."),
+        "resnet": infer_resnet(shapes),
+        "token_bucket_size": (text_rows + 1) // 2,
+        "token_bucket_range": shapes.get("encoder.token_rp_bucket", (positions,))[0],
+        "max_positions": positions,
+        "image_bucket_size": round((image_rows - 1) ** 0.5),
+        "scale_resids": "encoder.layers.0.w_resid" in shapes,
+    }
+    for size in SIZES.values():
+        official = (size.image_bucket_size, size.max_positions)
+        if official == (fields["image_bucket_size"], positions):
+            for field in ("code_image_size", "code_stride", "orig_patch_image_size"):
+                fields[field] = getattr(size, field)
+            break
+    index = shapes.get("decoder.image_position_idx")
+    if index and index[0] > 1 + _POSITION_FILLERS:
+        window = round((index[0] - 1 - _POSITION_FILLERS) ** 0.5)
+        fields["code_image_size"] = window * fields.get("code_stride", 8)
+    for name in ("orig_patch_image_size", "interpolate_position"):
+        if isinstance(hints.get(name), (bool, int)):
+            fields[name] = hints[name]
+    return OFAConfig(**{**fields, **overrides})
