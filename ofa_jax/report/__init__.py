@@ -1,0 +1,17 @@
+"""The report of a run: one HTML page with curves, tables and pictures of held-out answers.
+
+Reads the files that training and evaluation left in a run directory and imports nothing of the
+model, so it works on any machine, also long after the run. In reading order:
+
+  collect    files -> `RunRecord`; says what is missing, refuses what is malformed
+  labels     names and numbers as people read them
+  examples   what kind of answer a task gives, which rows are right, which to show
+  pictures   boxes and labels on upscaled pictures, contact sheets
+  plots      loss, evaluation and throughput curves
+  tables     Markdown, CSV and HTML tables; comparison of several runs
+  cards      HTML of one held-out example
+  page       the whole page
+  build      all of it, in order, to RUN_DIR/report.html
+
+`python -m ofa_jax.report RUN_DIR` is the command.
+"""

@@ -1,0 +1,56 @@
+"""Command line of the report: `python -m ofa_jax.report RUN_DIR`.
+
+With --compare it prints one table of several runs instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ofa_jax.report import build, tables
+from ofa_jax.report.collect import RecordError, collect
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ofa_jax.report", description="Writes RUN_DIR/report.html."
+    )
+    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="directory of a run")
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=build.DEFAULT_EXAMPLES,
+        metavar="N",
+        help="most examples per task (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--compare",
+        choices=("markdown", "csv"),
+        help="print a table of the runs' scores instead of writing pages",
+    )
+    parser.add_argument("--split", help="split that --compare looks at (default: main scores)")
+    parser.add_argument("--reference", help="run name that --compare takes differences against")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.compare:
+            table = tables.runs_comparison(
+                [collect(path) for path in arguments.run_dirs],
+                split=arguments.split,
+                reference=arguments.reference,
+            )
+            text = table.to_csv() if arguments.compare == "csv" else table.to_markdown()
+            sys.stdout.write(text)
+        else:
+            for path in arguments.run_dirs:
+                print(build.build_report(path, examples=arguments.examples))
+    except (RecordError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""HTML of held-out examples: one card each, and the section of a task around them.
+
+A card says three things in the same places: the picture, whether the answer is right (by word,
+icon, frame and colour), and input, prediction and truth in words.
+"""
+
+from __future__ import annotations
+
+import difflib
+import html
+import pathlib
+import re
+from collections.abc import Sequence
+
+from ofa_jax.metrics.detection import match_objects
+from ofa_jax.report import labels
+from ofa_jax.report.collect import RunRecord, TaskScores
+from ofa_jax.report.examples import (
+    IOU_THRESHOLD,
+    Judgement,
+    Kind,
+    Row,
+    Verdict,
+    choose,
+    judge_all,
+    region_box,
+    task_kind,
+)
+from ofa_jax.report.pictures import DrawnBox, data_uri, draw_boxes, enlarge, load_picture
+
+_ICONS = {
+    Verdict.RIGHT: '<path d="M4.5 8.5l2.4 2.4 4.8-5.2"/>',
+    Verdict.WRONG: '<path d="M5.2 5.2l5.6 5.6M10.8 5.2l-5.6 5.6"/>',
+    Verdict.PARTLY: '<path d="M4.6 8h6.8"/>',
+}
+_BINS = re.compile(r"(?:&lt;bin_(\d+)&gt;\s*)+")
+_CODES = re.compile(r"(?:&lt;code_(\d+)&gt;\s*)+")
+_BOX_LEGEND = (
+    '<span class="key"><i class="solid"></i>true box</span>'
+    '<span class="key"><i class="dashed"></i>predicted box</span>'
+)
+_REGION_LEGEND = '<span class="key"><i class="solid"></i>the region that the input names</span>'
+_WORDS_LEGEND = (
+    '<span class="key"><del>word</del> predicted, not in the target</span>'
+    '<span class="key"><ins>word</ins> in the target, not predicted</span>'
+)
+_LEGENDS = {
+    Kind.GROUNDING: _BOX_LEGEND,
+    Kind.DETECTION: _BOX_LEGEND,
+    Kind.REGION: _REGION_LEGEND,
+    Kind.TEXT_INFILLING: _WORDS_LEGEND,
+}
+_INFILLING_PICTURES = (
+    ("image", "Original"),
+    ("masked_image", "Input"),
+    ("infilled_image", "Prediction"),
+    ("target_image", "Codebook ceiling"),
+)
+
+
+def icon(verdict: Verdict) -> str:
+    """A small round sign: tick, cross or dash."""
+    if verdict is Verdict.NONE:
+        return ""
+    return (
+        f'<svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="8"/>'
+        f"{_ICONS[verdict]}</svg>"
+    )
+
+
+def text_html(text: object) -> str:
+    """Escapes text; masks, runs of bins and runs of codes become small labels."""
+
+    def region(match: re.Match) -> str:
+        bins = " ".join(re.findall(r"\d+", match.group(0)))
+        return f'<span class="pill" title="box bins">&#9633; {bins}</span> '
+
+    def codes(match: re.Match) -> str:
+        count = len(re.findall(r"code_", match.group(0)))
+        return f'<span class="pill">{count} image codes</span> '
+
+    escaped = html.escape(str(text)).strip()
+    escaped = escaped.replace("&lt;mask&gt;", '<span class="pill mask">mask</span>')
+    return _CODES.sub(codes, _BINS.sub(region, escaped))
+
+
+def difference_html(predicted: str, target: str) -> tuple[str, str]:
+    """Prediction and target with the words that differ marked.
+
+    Returns:
+      HTML of the prediction (extra words in <del>) and of the target (missed words in <ins>).
+    """
+    left, right = predicted.split(), target.split()
+    matcher = difflib.SequenceMatcher(a=left, b=right, autojunk=False)
+    said, wanted = [], []
+    for operation, a0, a1, b0, b1 in matcher.get_opcodes():
+        a, b = text_html(" ".join(left[a0:a1])), text_html(" ".join(right[b0:b1]))
+        equal = operation == "equal"
+        if a:
+            said.append(a if equal else f"<del>{a}</del>")
+        if b:
+            wanted.append(b if equal else f"<ins>{b}</ins>")
+    return " ".join(said), " ".join(wanted)
+
+
+def _box_text(box: Sequence[float] | None) -> str:
+    if box is None:
+        return '<span class="muted">no box</span>'
+    return f'<span class="mono">{", ".join(f"{value:.1f}" for value in box)}</span>'
+
+
+def _figure(uri: str | None, alt: str, caption: str = "") -> str:
+    shown = (
+        f'<img src="{uri}" alt="{html.escape(alt, quote=True)}" loading="lazy" decoding="async">'
+        if uri
+        else '<div class="blank">picture missing</div>'
+    )
+    return f"<figure>{shown}{f'<figcaption>{caption}</figcaption>' if caption else ''}</figure>"
+
+
+def _boxes(kind: Kind, row: Row) -> list[DrawnBox]:
+    """What to draw on the picture of an example."""
+    if kind is Kind.GROUNDING:
+        pairs = ((row.get("true_box"), False), (row.get("predicted_box"), True))
+        return [DrawnBox(box, predicted) for box, predicted in pairs if box]  # type: ignore[arg-type]
+    if kind is Kind.REGION:
+        box = region_box(row)
+        return [DrawnBox(box, False)] if box else []
+    if kind is Kind.DETECTION:
+        predicted, true = row.get("predicted_objects") or [], row.get("true_objects") or []
+        found = {t for _, t, _ in match_objects(predicted, true, threshold=IOU_THRESHOLD)}
+        drawn = [
+            DrawnBox(item["box"], False, "" if index in found else f"missed: {item['label']}")
+            for index, item in enumerate(true)
+        ]
+        return drawn + [DrawnBox(item["box"], True, str(item["label"])) for item in predicted]
+    return []
+
+
+def _picture(record: RunRecord, kind: Kind, row: Row) -> str:
+    name = f"example {row.get('example_id', '')}"
+    if kind is Kind.IMAGE_INFILLING:
+        figures = []
+        for key, caption in _INFILLING_PICTURES:
+            path = row.get(key)
+            image = load_picture(record.path / str(path)) if path else None
+            uri = data_uri(enlarge(image, 256)) if image else None
+            figures.append(_figure(uri, f"{name}, {caption.lower()}", caption))
+        return f'<div class="four">{"".join(figures)}</div>'
+    path = row.get("image")
+    if not path:
+        return ""
+    image = load_picture(record.path / str(path))
+    if image is None:
+        return _figure(None, name)
+    size = row.get("image_size")
+    return _figure(data_uri(draw_boxes(image, _boxes(kind, row), size)), name)  # type: ignore[arg-type]
+
+
+def _object_list(objects: Sequence[dict]) -> str:
+    return text_html(", ".join(str(item["label"]) for item in objects)) or "nothing"
+
+
+def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
+    """(name, HTML) of the lines below a picture."""
+    lines = []
+    if row.get("input_text"):
+        lines.append(("Input", text_html(row["input_text"])))
+    predicted, target = str(row.get("prediction_text", "")), str(row.get("target_text", ""))
+    references = [str(r) for r in row.get("references") or []]  # type: ignore[union-attr]
+    if kind is Kind.GROUNDING:
+        lines.append(("Predicted", _box_text(row.get("predicted_box"))))
+        lines.append(("True", _box_text(row.get("true_box"))))
+    elif kind is Kind.DETECTION:
+        lines.append(("Predicted", _object_list(row.get("predicted_objects") or [])))
+        lines.append(("True", _object_list(row.get("true_objects") or [])))
+    elif kind is Kind.TEXT_INFILLING:
+        said, wanted = difference_html(predicted, target)
+        lines += [("Predicted", said or "—"), ("Target", wanted)]
+    elif kind is not Kind.IMAGE_INFILLING:
+        lines.append(("Predicted", f'<b class="said">{text_html(predicted) or "—"}</b>'))
+        if kind is Kind.CAPTIONING and references:
+            items = "".join(f"<li>{text_html(r)}</li>" for r in references[:5])
+            lines.append(("References", f"<ul>{items}</ul>"))
+        else:
+            others = [r for r in dict.fromkeys(references) if r != target]
+            also = f' <span class="muted">(also {text_html(", ".join(others[:5]))})</span>'
+            lines.append(("Target", text_html(target) + (also if others else "")))
+    return lines
+
+
+def card_html(record: RunRecord, kind: Kind, row: Row, judgement: Judgement) -> str:
+    """One example as a card."""
+    verdict = judgement.verdict
+    lines = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in _lines(kind, row))
+    head = (
+        f'<div class="verdict">{icon(verdict)}<span>{judgement.word}</span>'
+        f'<span class="measure">{html.escape(judgement.measure)}</span></div>'
+    )
+    return (
+        f'<article class="card {verdict.value}">{_picture(record, kind, row)}'
+        f'<div class="body">{head}<dl>{lines}</dl></div></article>'
+    )
+
+
+def _tally(judgements: Sequence[Judgement]) -> str:
+    """A bar of how many predictions are right, partly right and wrong, with the counts."""
+    total = len(judgements)
+    parts, words = [], []
+    for verdict, word in (
+        (Verdict.RIGHT, "correct"),
+        (Verdict.PARTLY, "partly"),
+        (Verdict.WRONG, "wrong"),
+    ):
+        count = sum(j.verdict is verdict for j in judgements)
+        if count:
+            parts.append(f'<i class="{verdict.value}" style="flex:{count}"></i>')
+            words.append(
+                f'<span class="{verdict.value}">{icon(verdict)}{count:,} {word}'
+                f" ({100 * count / total:.0f}%)</span>"
+            )
+    if not parts:
+        return ""
+    return f'<div class="tally"><div class="bar">{"".join(parts)}</div>{"".join(words)}</div>'
+
+
+def _filter(anchor: str) -> str:
+    options = "".join(
+        f'<label><input type="radio" name="{anchor}" class="show-{value}"{checked}>'
+        f"<span>{word}</span></label>"
+        for value, word, checked in (
+            ("all", "All", " checked"),
+            ("right", "Correct", ""),
+            ("wrong", "Not correct", ""),
+        )
+    )
+    return f'<div class="filter" role="group" aria-label="Which examples">{options}</div>'
+
+
+def _score_line(scores: TaskScores | None) -> str:
+    if scores is None or scores.primary is None:
+        return '<p class="score muted">no score in metrics.json</p>'
+    value = labels.format_metric(scores.primary, scores.value)
+    extras = [
+        f"{name} {labels.format_metric(scores.primary, baseline)}"
+        for name, baseline in scores.baselines.items()
+    ]
+    if scores.n:
+        extras.append(f"{scores.n:,} examples")
+    more = f'<span class="muted">{" · ".join(extras)}</span>' if extras else ""
+    metric = html.escape(labels.metric_label(scores.primary))
+    return f'<p class="score"><b>{value}</b> <span>{metric}</span> {more}</p>'
+
+
+def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: int) -> str:
+    """The section of a task: its score, a tally of all predictions, and chosen examples.
+
+    Args:
+      record: the run.
+      task: task name.
+      title: readable name.
+      anchor: id of the section.
+      limit: largest number of examples.
+
+    Returns:
+      HTML.
+    """
+    rows = record.predictions.get(task, ())
+    head = f"<header><h2>{html.escape(title)}</h2>{_score_line(record.tasks.get(task))}</header>"
+    if not rows:
+        missing = pathlib.PurePosixPath("predictions") / f"{task}.jsonl"
+        body = f'<p class="empty">No examples: {html.escape(str(missing))} is missing or empty.</p>'
+        return f'<section id="{anchor}" class="task">{head}{body}</section>'
+    kind = task_kind(task, rows)
+    judgements = judge_all(kind, rows)
+    chosen = choose(rows, judgements, limit)
+    graded = any(judgements[i].verdict is not Verdict.NONE for i in chosen)
+    how = (
+        "correct and not correct in turn, so the mixture here is not the score"
+        if graded
+        else "from the best to the worst"
+    )
+    note = f"Here {kind.value}. {len(chosen)} of {len(rows):,} shown, {how}."
+    legend = f'<p class="legend">{_LEGENDS[kind]}</p>' if kind in _LEGENDS else ""
+    cards = "".join(card_html(record, kind, rows[i], judgements[i]) for i in chosen)
+    shape = {Kind.IMAGE_INFILLING: " wide", Kind.TEXT_INFILLING: " text"}.get(kind, "")
+    return (
+        f'<section id="{anchor}" class="task">{head}{_tally(judgements)}'
+        f'<div class="bar-line"><p class="note">{note}</p>{_filter(anchor) if graded else ""}</div>'
+        f'{legend}<div class="grid{shape}">{cards}</div></section>'
+    )

@@ -1,0 +1,173 @@
+"""Pictures of held-out examples: upscaled, with boxes and labels, encoded for the page.
+
+Small pictures are enlarged by a whole factor without interpolation, so that a pixel of the model
+input stays a visible square. True boxes are solid and dark, predicted boxes dashed and magenta:
+the two differ also without colour, and a white halo keeps both visible on any background.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import io
+import pathlib
+from collections.abc import Sequence
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+TRUE_COLOUR = "#0b1f3a"
+PREDICTED_COLOUR = "#d6006c"
+_HALO = "#ffffff"
+_SIDE = 384  # drawn side in pixels; shown at about half of it, sharp on dense screens
+_LARGEST = 384  # photographs are reduced to this side
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnBox:
+    """A box to draw.
+
+    Attributes:
+      box: (x0, y0, x1, y1) in pixels of the original picture.
+      predicted: predicted (dashed) or true (solid).
+      label: text of a tag on the box, or "".
+    """
+
+    box: Sequence[float]
+    predicted: bool
+    label: str = ""
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    path = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
+    return ImageFont.truetype(str(path), size)
+
+
+def load_picture(path: pathlib.Path) -> Image.Image | None:
+    """Reads a picture as RGB; None where it is missing or cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError:
+        return None
+
+
+def enlarge(image: Image.Image, side: int = _SIDE) -> Image.Image:
+    """Brings a picture to about `side` pixels: whole factors without interpolation, or reduced.
+
+    Args:
+      image: any mode, [y, x].
+      side: wanted length of the longer side, in pixels.
+
+    Returns:
+      The picture itself where it has a fitting size already.
+    """
+    longer = max(image.size)
+    factor = round(side / longer)
+    if factor > 1:
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    if longer > _LARGEST:
+        shape = [max(1, round(length * _LARGEST / longer)) for length in image.size]
+        return image.resize((shape[0], shape[1]), Image.Resampling.LANCZOS)
+    return image
+
+
+def _dashes(start: float, end: float, dash: int) -> list[tuple[float, float]]:
+    """Dashes from start to end with gaps of about the same length, one at each end."""
+    count = max(1, round((end - start) / (2 * dash)))
+    step = (end - start) / (2 * count + 1)
+    return [(start + 2 * i * step, start + (2 * i + 1) * step) for i in range(count + 1)]
+
+
+def _draw_frame(draw: ImageDraw.ImageDraw, box: Sequence[float], drawn: DrawnBox, w: int) -> None:
+    x0, y0, x1, y1 = box
+    outer = (x0 - w, y0 - w, x1 + w, y1 + w)
+    if not drawn.predicted:
+        draw.rectangle(outer, outline=_HALO, width=3 * w)
+        draw.rectangle((x0, y0, x1, y1), outline=TRUE_COLOUR, width=w)
+        return
+    dash = 4 * w
+    for a, b in _dashes(x0, x1, dash):
+        for y in (y0, y1):
+            draw.line((a, y, b, y), fill=_HALO, width=3 * w)
+            draw.line((a, y, b, y), fill=PREDICTED_COLOUR, width=w + 1)
+    for a, b in _dashes(y0, y1, dash):
+        for x in (x0, x1):
+            draw.line((x, a, x, b), fill=_HALO, width=3 * w)
+            draw.line((x, a, x, b), fill=PREDICTED_COLOUR, width=w + 1)
+
+
+def _draw_tag(
+    draw: ImageDraw.ImageDraw, size: tuple[int, int], box: Sequence[float], drawn: DrawnBox
+) -> None:
+    font = _font(max(11, round(max(size) / 22)))
+    left, top, right, bottom = draw.textbbox((0, 0), drawn.label, font=font)
+    width, height = right - left + 10, bottom - top + 8
+    x = min(max(box[0], 0), max(size[0] - width, 0))
+    y = box[1] - height - 3 if box[1] - height - 3 >= 0 else min(box[3] + 4, size[1] - height)
+    colour = PREDICTED_COLOUR if drawn.predicted else TRUE_COLOUR
+    draw.rectangle((x - 1, y - 1, x + width + 1, y + height + 1), fill=_HALO)
+    draw.rectangle((x, y, x + width, y + height), fill=colour)
+    draw.text((x + 5 - left, y + 4 - top), drawn.label, fill=_HALO, font=font)
+
+
+def draw_boxes(
+    image: Image.Image,
+    boxes: Sequence[DrawnBox],
+    image_size: Sequence[float] | None = None,
+) -> Image.Image:
+    """Enlarges a picture and draws boxes on it, true ones below predicted ones, tags on top.
+
+    Args:
+      image: the picture as stored.
+      boxes: boxes in pixels of a picture of `image_size`.
+      image_size: (width, height) that the boxes refer to; None means the stored picture's.
+
+    Returns:
+      A new RGB picture.
+    """
+    width, height = image_size or image.size
+    canvas = enlarge(image).copy()
+    x_scale, y_scale = canvas.width / width, canvas.height / height
+    draw = ImageDraw.Draw(canvas)
+    line = max(2, round(max(canvas.size) / 110))
+    scaled = []
+    for drawn in sorted(boxes, key=lambda item: item.predicted):
+        x0, y0, x1, y1 = drawn.box
+        x0, x1 = sorted((x0 * x_scale, x1 * x_scale))
+        y0, y1 = sorted((y0 * y_scale, y1 * y_scale))
+        # Boxes at the border stay visible.
+        box = (
+            min(max(x0, line), canvas.width - 2 * line),
+            min(max(y0, line), canvas.height - 2 * line),
+            min(max(x1, 2 * line), canvas.width - line - 1),
+            min(max(y1, 2 * line), canvas.height - line - 1),
+        )
+        _draw_frame(draw, box, drawn, line)
+        scaled.append((box, drawn))
+    for box, drawn in scaled:
+        if drawn.label:
+            _draw_tag(draw, canvas.size, box, drawn)
+    return canvas
+
+
+def data_uri(image: Image.Image) -> str:
+    """Encodes a picture for an HTML page: a palette PNG where it has few colours, else WebP.
+
+    Args:
+      image: RGB.
+
+    Returns:
+      "data:image/...;base64,...".
+    """
+    buffer = io.BytesIO()
+    if image.getcolors(maxcolors=256) is not None:
+        palette = image.convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
+        palette.save(buffer, "PNG", compress_level=9)
+        kind = "png"
+    else:
+        image.save(buffer, "WEBP", quality=82, method=2)
+        kind = "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

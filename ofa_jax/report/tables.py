@@ -1,0 +1,285 @@
+"""Tables of scores as Markdown, CSV and HTML; the comparison of several runs.
+
+One `Table` holds text and, where there is one, the number behind it; the three writers only
+differ in syntax.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import html
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+from ofa_jax.report import labels
+from ofa_jax.report.collect import RunRecord, TaskScores
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+      text: what is read.
+      value: the number behind it, for CSV; None for words.
+      strong: emphasised (the best of a row).
+      note: small text after it ("±2.1").
+      tint: background strength in [-1, 1]; 0 is none, negative is a loss.
+    """
+
+    text: str
+    value: float | None = None
+    strong: bool = False
+    note: str = ""
+    tint: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table with a head.
+
+    Attributes:
+      columns: names of the columns; the first column is text, the others are numbers.
+      rows: rows of as many cells.
+      caption: one sentence about the table, or "".
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        for index, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"row {index} has {len(row)} cells, the table has {len(self.columns)} columns"
+                )
+
+    def to_markdown(self) -> str:
+        """GitHub Markdown; strong cells are bold."""
+
+        def write(cell: Cell) -> str:
+            text = cell.text.replace("|", "\\|")
+            text = f"**{text}**" if cell.strong else text
+            return f"{text} {cell.note}".strip()
+
+        lines = [f"| {' | '.join(self.columns)} |"]
+        lines.append("|" + "|".join([" --- ", *[" ---: "] * (len(self.columns) - 1)]) + "|")
+        lines += [f"| {' | '.join(write(cell) for cell in row)} |" for row in self.rows]
+        if self.caption:
+            lines += ["", self.caption]
+        return "\n".join(lines) + "\n"
+
+    def to_csv(self) -> str:
+        """Comma-separated values with full precision; missing numbers are empty."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in self.rows:
+            writer.writerow(
+                [
+                    repr(cell.value) if cell.value is not None else cell.text.replace("–", "")
+                    for cell in row
+                ]
+            )
+        return buffer.getvalue()
+
+    def to_html(self, css_class: str = "") -> str:
+        """An HTML table in a container that scrolls sideways."""
+        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in self.columns)
+        body = []
+        for row in self.rows:
+            first = f'<th scope="row">{html.escape(row[0].text)}{_note(row[0])}</th>'
+            rest = "".join(
+                f"<td{_tint(cell)}>{_emphasis(cell)}{_note(cell)}</td>" for cell in row[1:]
+            )
+            body.append(f"<tr>{first}{rest}</tr>")
+        caption = f'<p class="note">{html.escape(self.caption)}</p>' if self.caption else ""
+        return (
+            f'<div class="scroll"><table class="{css_class}"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{''.join(body)}</tbody></table></div>{caption}"
+        )
+
+
+def _emphasis(cell: Cell) -> str:
+    text = html.escape(cell.text)
+    return f"<b>{text}</b>" if cell.strong else text
+
+
+def _note(cell: Cell) -> str:
+    return f" <small>{html.escape(cell.note)}</small>" if cell.note else ""
+
+
+def _tint(cell: Cell) -> str:
+    if abs(cell.tint) < 0.02:
+        return ""
+    colour = "194,65,12" if cell.tint < 0 else "15,123,77"
+    return f' style="background:rgba({colour},{min(abs(cell.tint), 1) * 0.28:.3f})"'
+
+
+def _metric_cell(metric: str | None, value: float | None, **options) -> Cell:
+    if metric is None or value is None:
+        return Cell("–")
+    return Cell(labels.format_metric(metric, value), value, **options)
+
+
+def _error_note(scores: TaskScores) -> str:
+    if scores.value is None or not scores.n or not labels.is_proportion(str(scores.primary)):
+        return ""
+    return f"±{100 * labels.sampling_error(scores.value, scores.n):.1f}"
+
+
+def score_table(record: RunRecord) -> Table:
+    """Primary metric of each task against the best answer without a model, floor and aim.
+
+    Floor and aim columns appear only where any task has them.
+
+    Args:
+      record: the run.
+
+    Returns:
+      One row per task.
+    """
+    names = labels.task_labels(record.tasks)
+    with_floor = any(task.floor is not None for task in record.tasks.values())
+    with_aim = any(task.aim is not None for task in record.tasks.values())
+    columns = ["Task", "Metric", "Score", "Chance", "Majority", "Above baseline"]
+    columns += ["Floor"] * with_floor + ["Aim"] * with_aim + ["Examples"]
+    rows = []
+    for name, task in record.tasks.items():
+        metric = task.primary
+        majority = task.baselines.get("majority", task.baselines.get("baseline"))
+        gain = None if None in (task.value, task.baseline) else task.value - task.baseline
+        row = [
+            Cell(names[name]),
+            Cell(labels.metric_label(metric) if metric else "–"),
+            _metric_cell(metric, task.value, strong=True, note=_error_note(task)),
+            _metric_cell(metric, task.baselines.get("chance")),
+            _metric_cell(metric, majority),
+            Cell("–") if gain is None else Cell(labels.format_difference(str(metric), gain), gain),
+        ]
+        for shown, bound in ((with_floor, task.floor), (with_aim, task.aim)):
+            if shown:
+                row.append(_bound_cell(metric, task.value, bound))
+        row.append(Cell(f"{task.n:,}", float(task.n)) if task.n else Cell("–"))
+        rows.append(tuple(row))
+    return Table(
+        tuple(columns),
+        tuple(rows),
+        "± is the 95% sampling error of the share, as if the examples were independent.",
+    )
+
+
+def _bound_cell(metric: str | None, value: float | None, bound: float | None) -> Cell:
+    if metric is None or bound is None:
+        return Cell("–")
+    mark = "" if value is None else ("✓ met" if value >= bound else "✗ below")
+    return _metric_cell(metric, bound, note=mark)
+
+
+def all_metrics_table(record: RunRecord) -> Table:
+    """Every metric of every task, one row each."""
+    names = labels.task_labels(record.tasks)
+    rows = []
+    for name, task in record.tasks.items():
+        for metric, value in task.metrics.items():
+            rows.append(
+                (
+                    Cell(names[name]),
+                    Cell(labels.metric_label(metric)),
+                    _metric_cell(metric, value, strong=metric == task.primary),
+                )
+            )
+    return Table(("Task", "Metric", "Score"), tuple(rows), "Bold: the metric that counts.")
+
+
+def split_table(record: RunRecord) -> Table | None:
+    """Primary metric of each task on each split, with the difference to the first split.
+
+    Args:
+      record: the run.
+
+    Returns:
+      One row per task, None where the run has no splits.
+    """
+    if not record.splits:
+        return None
+    tasks = list(dict.fromkeys(name for scores in record.splits.values() for name in scores))
+    names = labels.task_labels(tasks)
+    splits = list(record.splits)
+    rows = []
+    for name in tasks:
+        by_split = [record.splits[split].get(name) for split in splits]
+        known = record.tasks.get(name) or next(s for s in by_split if s is not None)
+        metric = known.primary
+        first = by_split[0].metrics.get(str(metric)) if by_split[0] else None
+        row = [Cell(names[name], note=labels.metric_label(metric) if metric else "")]
+        for scores in by_split:
+            value = scores.metrics.get(str(metric)) if scores else None
+            if value is None or first is None or scores is by_split[0]:
+                row.append(_metric_cell(metric, value))
+                continue
+            difference = value - first
+            scale = 0.5 if labels.is_share(str(metric)) else max(abs(first), 1e-9)
+            note = labels.format_difference(str(metric), difference)
+            row.append(_metric_cell(metric, value, note=note, tint=difference / scale))
+        rows.append(tuple(row))
+    heads = ("Task", *[split.replace("_", " ").capitalize() for split in splits])
+    return Table(heads, tuple(rows), f"Small: difference to {splits[0].replace('_', ' ')}.")
+
+
+def runs_comparison(
+    records: Mapping[str, RunRecord] | Sequence[RunRecord],
+    *,
+    split: str | None = None,
+    reference: str | None = None,
+) -> Table:
+    """Primary metrics of several runs side by side, the best of each task in bold.
+
+    Args:
+      records: runs by name, or runs under their own names.
+      split: split to compare; None for the main scores.
+      reference: name of the run that differences are taken against; None for no differences.
+
+    Returns:
+      One row per task that any run has, one column per run.
+
+    Raises:
+      ValueError: where two runs have one name, or `reference` is not among them.
+    """
+    if not isinstance(records, Mapping):
+        named = {record.name: record for record in records}
+        if len(named) != len(records):
+            raise ValueError(f"runs must have different names, got {[r.name for r in records]}")
+        records = named
+    if reference is not None and reference not in records:
+        raise ValueError(f"reference {reference!r} is not among the runs: {', '.join(records)}")
+    scores = {
+        run: record.tasks if split is None else record.splits.get(split, {})
+        for run, record in records.items()
+    }
+    tasks = list(dict.fromkeys(name for per_run in scores.values() for name in per_run))
+    names = labels.task_labels(tasks)
+    rows = []
+    for name in tasks:
+        metric = next(s[name].primary for s in scores.values() if name in s)
+        values = {
+            run: s[name].metrics.get(str(metric)) if name in s else None
+            for run, s in scores.items()
+        }
+        best = max((v for v in values.values() if v is not None), default=math.nan)
+        base = values.get(reference) if reference is not None else None
+        row = [Cell(names[name]), Cell(labels.metric_label(metric) if metric else "–")]
+        for run, value in values.items():
+            note = ""
+            if base is not None and value is not None and run != reference:
+                note = labels.format_difference(str(metric), value - base)
+            strong = value == best and len(values) > 1
+            row.append(_metric_cell(metric, value, strong=strong, note=note))
+        rows.append(tuple(row))
+    caption = "Bold: best of the row."
+    if reference is not None:
+        caption += f" Small: difference to {reference}."
+    return Table(("Task", "Metric", *records), tuple(rows), caption)
