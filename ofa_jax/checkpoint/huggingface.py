@@ -1,0 +1,301 @@
+"""Folders and hub repositories in HuggingFace's format (SPEC 2.5).
+
+A folder holds config.json, weights as model.safetensors or pytorch_model.bin (in one file or in
+shards with an index) and vocabulary files. Reading gives the official names, so the rest of the
+import is the same as for fairseq files; no torch and no transformers are needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from ofa_jax.checkpoint.huggingface_names import (
+    CONFIG_FIELDS,
+    INFERABLE_FIELDS,
+    config_from_huggingface,
+    config_to_huggingface,
+    from_huggingface_name,
+    to_huggingface_name,
+)
+from ofa_jax.checkpoint.layout import config_from_state_dict
+from ofa_jax.checkpoint.repairs import CheckpointMismatchError
+from ofa_jax.checkpoint.torch_archive import CheckpointFileError
+from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint
+from ofa_jax.checkpoint.torch_writer import write_torch_file
+from ofa_jax.model.config import OFAConfig
+
+CONFIG_FILE = "config.json"
+SAFETENSORS_FILE = "model.safetensors"
+TORCH_FILE = "pytorch_model.bin"
+# Most trustworthy first: safetensors cannot carry code and maps without unpickling.
+_WEIGHT_FILES = (SAFETENSORS_FILE, f"{SAFETENSORS_FILE}.index.json", TORCH_FILE)
+_WEIGHT_FILES += (f"{TORCH_FILE}.index.json",)
+VOCABULARY_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "encoder.json",
+    "vocab.bpe",
+    "dict.txt",
+)
+_REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+class _SafeTensor:
+    """One tensor of a safetensors file, read when it is asked for."""
+
+    _DTYPES = {  # noqa: RUF012 - constant
+        "F64": "float64",
+        "F32": "float32",
+        "F16": "float16",
+        "BF16": "bfloat16",
+        "I64": "int64",
+        "I32": "int32",
+        "I16": "int16",
+        "I8": "int8",
+        "U8": "uint8",
+        "BOOL": "bool",
+    }
+
+    def __init__(self, handle: Any, path: pathlib.Path, name: str):
+        piece = handle.get_slice(name)
+        dtype = piece.get_dtype()
+        if dtype not in self._DTYPES:
+            raise CheckpointFileError(f"{path}: {name} has the unsupported dtype {dtype}")
+        dtype = self._DTYPES[dtype]
+        self._handle, self._name = handle, name
+        self.shape = tuple(piece.get_shape())
+        self.dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        del copy  # always a fresh array
+        values = self._handle.get_tensor(self._name)
+        return values if dtype is None else values.astype(dtype)
+
+
+def read_safetensors(path: str | os.PathLike) -> StateDict:
+    """Reads a safetensors file, tensors one at a time.
+
+    Args:
+      path: the file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      CheckpointFileError: it is cut off or no safetensors file.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint file")
+    try:
+        handle = safetensors.safe_open(path, "numpy")
+        return StateDict({name: _SafeTensor(handle, path, name) for name in handle.keys()})  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise CheckpointFileError(
+            f"{path}: not a whole safetensors file ({error}); most likely an interrupted download, "
+            "or a Git LFS pointer that was never fetched"
+        ) from error
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointFileError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointFileError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _read_one(path: pathlib.Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path).tensors
+    return read_torch_checkpoint(path).state_dict.tensors
+
+
+def _read_weights(folder: pathlib.Path) -> StateDict:
+    found = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise CheckpointFileError(
+            f"{folder}: no weights in this folder (looked for {', '.join(_WEIGHT_FILES)})"
+        )
+    if found.suffix != ".json":
+        return StateDict(_read_one(found))
+    index = _read_json(found).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise CheckpointFileError(f"{found}: has no weight_map, so it is no index of shards")
+    tensors: dict[str, Any] = {}
+    for shard in sorted(set(index.values())):
+        path = folder / str(shard)
+        if path.parent != folder or not path.is_file():
+            raise CheckpointFileError(f"{found}: names the shard {shard!r}, which is not there")
+        tensors.update(_read_one(path))
+    missing = [name for name in index if name not in tensors]
+    if missing:
+        raise CheckpointFileError(
+            f"{found}: {len(missing)} tensors such as {missing[0]} are in no shard"
+        )
+    return StateDict(tensors)
+
+
+@dataclasses.dataclass(frozen=True)
+class HuggingFaceCheckpoint:
+    """A folder in HuggingFace's format.
+
+    Attributes:
+      folder: where it lies.
+      state_dict: official names; arrays are read when they are asked for.
+      config: from config.json, checked against the weights; from the weights where it is absent.
+      vocabulary_files: vocabulary files found in the folder.
+    """
+
+    folder: pathlib.Path
+    state_dict: StateDict
+    config: OFAConfig
+    vocabulary_files: tuple[pathlib.Path, ...]
+
+
+def read_huggingface_folder(folder: str | os.PathLike) -> HuggingFaceCheckpoint:
+    """Reads config.json, weights and the list of vocabulary files.
+
+    Args:
+      folder: a local folder.
+
+    Returns:
+      The checkpoint in official names.
+
+    Raises:
+      CheckpointFileError: no weights, or unreadable files.
+      CheckpointMismatchError: config.json and weights contradict each other.
+      ValueError: config.json describes a model that does not exist here.
+    """
+    folder = pathlib.Path(folder)
+    weights = _read_weights(folder)
+    tensors = {from_huggingface_name(name): t for name, t in weights.tensors.items()}
+    state_dict = StateDict(tensors)
+    if (folder / CONFIG_FILE).is_file():
+        fields = _read_json(folder / CONFIG_FILE)
+        config = config_from_huggingface(fields)
+        seen = config_from_state_dict(state_dict.shapes(), fields)
+        for ours in INFERABLE_FIELDS:
+            said, true = getattr(config, ours), getattr(seen, ours)
+            theirs = CONFIG_FIELDS.get(ours, ("resnet_type",))[0]
+            if said != true:
+                raise CheckpointMismatchError(
+                    f"{folder}: config.json says {theirs} = {fields.get(theirs, said)!r}, but the "
+                    f"weights have {true!r}; they belong to different models"
+                )
+    else:
+        config = config_from_state_dict(state_dict.shapes())
+    vocabulary = tuple(folder / name for name in VOCABULARY_FILES if (folder / name).is_file())
+    return HuggingFaceCheckpoint(folder, state_dict, config, vocabulary)
+
+
+def write_huggingface_folder(
+    folder: str | os.PathLike,
+    state_dict: Mapping[str, Any],
+    config: OFAConfig,
+    *,
+    weights: Iterable[str] = (SAFETENSORS_FILE, TORCH_FILE),
+    vocabulary_files: Iterable[str | os.PathLike] = (),
+) -> None:
+    """Writes a folder that HuggingFace's OFA classes and `read_huggingface_folder` read.
+
+    Args:
+      folder: target; created where missing.
+      state_dict: official names -> array-likes. `*.version` entries are left out.
+      config: the model.
+      weights: which weight files to write, of "model.safetensors" and "pytorch_model.bin". Tied
+        embeddings share one storage in the latter and are repeated in the former.
+      vocabulary_files: copied into the folder.
+
+    Raises:
+      ValueError: an unknown weight file.
+      FileNotFoundError: a vocabulary file is missing.
+    """
+    folder = pathlib.Path(folder)
+    weights = tuple(weights)
+    if unknown := set(weights) - {SAFETENSORS_FILE, TORCH_FILE}:
+        raise ValueError(f"weights may name {SAFETENSORS_FILE} and {TORCH_FILE}, not {unknown}")
+    vocabulary = [pathlib.Path(path) for path in vocabulary_files]
+    for path in vocabulary:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such vocabulary file")
+    folder.mkdir(parents=True, exist_ok=True)
+    source = getattr(state_dict, "tensors", state_dict)
+    renamed = {
+        to_huggingface_name(name): tensor
+        for name, tensor in source.items()
+        if not name.endswith(".version")
+    }
+    if TORCH_FILE in weights:
+        write_torch_file(folder / TORCH_FILE, renamed)
+    if SAFETENSORS_FILE in weights:
+        unfinished = folder / f"{SAFETENSORS_FILE}.unfinished"
+        arrays = {name: np.ascontiguousarray(np.asarray(t)) for name, t in renamed.items()}
+        # Scalars: ascontiguousarray makes them vectors of one entry.
+        arrays = {name: a.reshape(renamed[name].shape) for name, a in arrays.items()}
+        safetensors.numpy.save_file(arrays, unfinished, metadata={"format": "pt"})
+        unfinished.replace(folder / SAFETENSORS_FILE)
+    text = json.dumps(config_to_huggingface(config), indent=2, sort_keys=True)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    for path in vocabulary:
+        if path.resolve() != (folder / path.name).resolve():
+            shutil.copyfile(path, folder / path.name)
+
+
+def is_repository_id(source: str) -> bool:
+    """Whether a string looks like "owner/name" and is no local path."""
+    return bool(_REPOSITORY_ID.fullmatch(source)) and not pathlib.Path(source).exists()
+
+
+def fetch_repository(
+    repository: str, *, revision: str | None = None, local_files_only: bool = False
+) -> pathlib.Path:
+    """Downloads a model repository of the HuggingFace hub, or finds it in the local cache.
+
+    Args:
+      repository: "owner/name".
+      revision: branch, tag or commit.
+      local_files_only: never touch the network.
+
+    Returns:
+      The local folder.
+
+    Raises:
+      CheckpointFileError: the repository cannot be had; the message says what to do.
+    """
+    # Imported here: it takes a second, and only downloads need it.
+    import huggingface_hub
+
+    patterns = [CONFIG_FILE, "*.safetensors", "*.bin", "*.index.json", *VOCABULARY_FILES]
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repository,
+            revision=revision,
+            local_files_only=local_files_only,
+            allow_patterns=patterns,
+        )
+    except Exception as error:
+        # The hub's client raises errors of several libraries; all mean that there are no files.
+        raise CheckpointFileError(
+            f"{repository}: cannot be downloaded from the HuggingFace hub and is not in the local "
+            f"cache ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). "
+            "Without a network, download the repository elsewhere and give its folder."
+        ) from error
+    return pathlib.Path(folder)
