@@ -1,0 +1,128 @@
+"""Decoding with the real model: encode once, cache, search; one compiled program.
+
+The way from a batch of the input pipeline to token ids. A program is compiled once per model,
+settings, and shapes; weights, constraint tables and prefixes are ordinary arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ofa_jax.decoding.beam import BeamConfig, beam_search
+from ofa_jax.decoding.constraints import Constraint
+from ofa_jax.decoding.rules import Cache, Hypotheses, StepFn
+from ofa_jax.decoding.sampling import SamplingConfig, sample
+from ofa_jax.model.ofa import OFA
+
+Batch = Mapping[str, jax.Array]
+
+INPUT_KEYS = (
+    "encoder_input_tokens",
+    "encoder_images",
+    "encoder_image_masks",
+    "encoder_image_holes",
+    "decoder_code_masks",
+)
+
+
+def generate(
+    model: OFA,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    config: BeamConfig | SamplingConfig,
+    *,
+    constraint: Constraint | None = None,
+    prefix: jax.Array | None = None,
+    rng: jax.Array | None = None,
+) -> Hypotheses:
+    """Generates outputs for a batch, in evaluation mode.
+
+    Args:
+      model: OFA.
+      variables: {"params": ..., "batch_stats": ...}.
+      batch: the encoder's entries and, if present, "decoder_code_masks" bool[b]; without it all
+        targets are of the kind that `config.gen_code` says, as in the official code. Further
+        entries are ignored.
+      config: `BeamConfig` searches, `SamplingConfig` draws.
+      constraint: what may be generated.
+      prefix: int32[b, p] forced tokens after BOS, padded right with 0 (a decoder prompt).
+      rng: key, needed for sampling only.
+
+    Returns:
+      g hypotheses per sentence, best first.
+
+    Raises:
+      ValueError: sampling without `rng`.
+    """
+    if isinstance(config, SamplingConfig) and rng is None:
+        raise ValueError("sampling needs rng, a jax.random key")
+    inputs = {key: batch[key] for key in INPUT_KEYS if key in batch}
+    return _generate(model, config, variables, inputs, constraint, prefix, rng)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config"))
+def _generate(
+    model: OFA,
+    config: BeamConfig | SamplingConfig,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    constraint: Constraint | None,
+    prefix: jax.Array | None,
+    rng: jax.Array | None,
+) -> Hypotheses:
+    size, source_length = batch["encoder_input_tokens"].shape
+    max_length = config.max_length(source_length)
+    beams = config.samples if isinstance(config, SamplingConfig) else config.beam
+    step_fn, cache = start(
+        model, variables, batch, beams=beams, places=max_length + 1, gen_code=config.gen_code
+    )
+    settings = {
+        "batch": size,
+        "max_length": max_length,
+        "constraint": constraint,
+        "prefix": prefix,
+    }
+    if isinstance(config, SamplingConfig):
+        return sample(step_fn, cache, config, rng, **settings)
+    return beam_search(step_fn, cache, config, **settings)
+
+
+def start(
+    model: OFA,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    *,
+    beams: int,
+    places: int,
+    gen_code: bool = False,
+) -> tuple[StepFn, Cache]:
+    """Encodes a batch and prepares its decoder. Traceable.
+
+    Args:
+      model: OFA.
+      variables: {"params": ..., "batch_stats": ...}.
+      batch: see `generate`.
+      beams: g.
+      places: decoder input positions t, BOS included.
+      gen_code: the kind of all targets where `batch` does not have "decoder_code_masks".
+
+    Returns:
+      (step function, cache before position 0), see `rules`.
+    """
+    code_masks = batch.get("decoder_code_masks")
+    if code_masks is None:
+        code_masks = jnp.full(batch["encoder_input_tokens"].shape[0], gen_code)
+    encoder_output = model.apply(variables, batch, method="encode")
+    cache = model.apply(
+        variables, encoder_output, code_masks, beams=beams, max_length=places, method="init_cache"
+    )
+
+    def step_fn(cache: Cache, tokens: jax.Array, position: jax.Array) -> tuple[jax.Array, Cache]:
+        return model.apply(variables, cache, tokens, position, method="decode_step")
+
+    return step_fn, cache
