@@ -73,6 +73,10 @@ class LossConfig:
             )
         if self.normalisation == "group" and not self.task_groups:
             raise ValueError("LossConfig.normalisation 'group' needs task_groups, one per task")
+        if self.normalisation == "group" and (self.drop_worst_ratio or self.drop_best_ratio):
+            raise ValueError(
+                "LossConfig: dropping tokens and normalisation 'group' exclude each other"
+            )
         if self.task_groups and min(self.task_groups) < 0:
             raise ValueError(f"LossConfig.task_groups must not be negative: {self.task_groups}")
 

@@ -1,0 +1,73 @@
+"""Exponential moving average of the weights (SPEC 6.3).
+
+Covers parameters and batch-norm statistics, kept in float32 in the train state; evaluation reads
+it instead of the raw weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class EMAConfig:
+    """Settings of the average.
+
+    Attributes:
+      decay: weight of the old average per update.
+      start_step: updates before this one copy the weights instead.
+    """
+
+    decay: float = 0.9999
+    start_step: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"EMAConfig.decay must be in [0, 1), got {self.decay}")
+        if self.start_step < 0:
+            raise ValueError(f"EMAConfig.start_step must not be negative, got {self.start_step}")
+
+
+def initial_ema(params: Any, batch_stats: Any) -> dict[str, Any]:
+    """A copy of the weights in float32.
+
+    Args:
+      params: parameters.
+      batch_stats: batch-norm statistics, possibly empty.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} of new arrays; integers keep their type.
+    """
+
+    def copy(leaf):
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.array(leaf, dtype=jnp.float32 if floating else leaf.dtype, copy=True)
+
+    return jax.tree.map(copy, {"params": params, "batch_stats": batch_stats})
+
+
+def update_ema(ema: dict[str, Any], params: Any, batch_stats: Any, step, config: EMAConfig):
+    """decay * average + (1 - decay) * weights (SPEC 6.3).
+
+    Args:
+      ema: from `initial_ema` or the previous update.
+      params: parameters after the update.
+      batch_stats: statistics after the update.
+      step: int scalar, finished updates including this one.
+      config: the settings.
+
+    Returns:
+      The new average; integer leaves are copied.
+    """
+    decay = jnp.where(step < config.start_step, 0.0, config.decay).astype(jnp.float32)
+
+    def average(old, new):
+        if not jnp.issubdtype(new.dtype, jnp.floating):
+            return new
+        return decay * old + (1.0 - decay) * new.astype(jnp.float32)
+
+    return jax.tree.map(average, ema, {"params": params, "batch_stats": batch_stats})

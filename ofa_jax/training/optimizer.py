@@ -1,0 +1,258 @@
+"""The official optimiser as optax transformations (SPEC 6.1).
+
+Gradient, then clipping by global norm, then fairseq's Adam, then decoupled weight decay, then the
+learning rate. All states are optax's own types, which t5x knows how to shard and which hold only
+arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ofa_jax.training.schedule import ScheduleConfig, build_schedule
+
+CLIP_EPSILON = 1e-6
+TRAINED, FROZEN = "trained", "frozen"
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Settings of the optimiser.
+
+    Attributes:
+      schedule: the learning rate.
+      beta1: decay of the first moment.
+      beta2: decay of the second moment.
+      eps: added to the square root of the uncorrected second moment.
+      weight_decay: decoupled, times the learning rate.
+      clip_norm: largest global gradient norm; 0 does not clip. 5 in pretraining, 1 elsewhere.
+      frozen: regular expressions; parameters whose path has a match are never changed and have
+        no moments. Paths look like "decoder/layers_0/self_attn/query/kernel".
+      no_decay: regular expressions of parameters without weight decay; officially none.
+      learning_rate_factors: (regular expression, factor); the first match scales the rate.
+    """
+
+    schedule: ScheduleConfig
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    frozen: tuple[str, ...] = ()
+    no_decay: tuple[str, ...] = ()
+    learning_rate_factors: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"OptimizerConfig.{name} must be in [0, 1): {getattr(self, name)}")
+        if self.eps <= 0:
+            raise ValueError(f"OptimizerConfig.eps must be positive, got {self.eps}")
+        for name in ("weight_decay", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"OptimizerConfig.{name} must not be negative, got {getattr(self, name)}"
+                )
+        for name in ("frozen", "no_decay"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"OptimizerConfig.{name} must be a tuple of strings")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        factors = [pattern for pattern, _ in self.learning_rate_factors]
+        for pattern in (*self.frozen, *self.no_decay, *factors):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+
+
+def parameter_path(path: Sequence[Any]) -> str:
+    """A tree path as "encoder/layers_0/ffn_in/kernel".
+
+    Args:
+      path: key path from `jax.tree_util`; the box of a partitioned parameter adds no name.
+
+    Returns:
+      The dictionary keys joined by slashes.
+    """
+    return "/".join(str(key.key) for key in path if hasattr(key, "key"))
+
+
+def matching_paths(tree: Any, patterns: Sequence[str]) -> Any:
+    """Which leaves' paths contain a match of any pattern.
+
+    Args:
+      tree: parameters, as dict, FrozenDict or boxed.
+      patterns: regular expressions.
+
+    Returns:
+      The same containers with bool leaves.
+    """
+    compiled = [re.compile(pattern) for pattern in patterns]
+
+    def matches(path, _):
+        name = parameter_path(path)
+        return any(pattern.search(name) for pattern in compiled)
+
+    return jax.tree_util.tree_map_with_path(matches, tree)
+
+
+def check_patterns(params: Any, config: OptimizerConfig) -> None:
+    """Finds expressions that match no parameter, which are typing errors.
+
+    Args:
+      params: the parameters or their shapes.
+      config: the settings.
+
+    Raises:
+      ValueError: naming the first such expression and some parameter paths.
+    """
+    paths = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    factors = [pattern for pattern, _ in config.learning_rate_factors]
+    for pattern in (*config.frozen, *config.no_decay, *factors):
+        if not any(re.search(pattern, path) for path in paths):
+            raise ValueError(
+                f"{pattern!r} matches no parameter; there are for example "
+                f"{', '.join(paths[:: max(1, len(paths) // 4)])}"
+            )
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """Euclidean norm over all leaves, float32 scalar."""
+    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares, jnp.float32(0.0)))
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Scales by max_norm / (norm + 1e-6) where the norm is larger (SPEC 6.1).
+
+    Args:
+      max_norm: the largest norm.
+
+    Returns:
+      A stateless transformation.
+    """
+
+    def update(updates, state, params=None):
+        del params
+        factor = jnp.minimum(1.0, max_norm / (global_norm(updates) + CLIP_EPSILON))
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _one_minus_power(beta: float, steps: jax.Array) -> jax.Array:
+    """1 - beta^steps, keeping the digits that float32 loses for beta near 1."""
+    if beta == 0.0:
+        return jnp.ones_like(steps)
+    return -jnp.expm1(steps * math.log(beta))
+
+
+def scale_by_fairseq_adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
+    """Adam with eps on the uncorrected second moment (SPEC 6.1).
+
+    The update is sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps); optax's and PyTorch's
+    own Adam divide by sqrt(v / (1 - beta2^t)) + eps, which weighs eps differently in early steps.
+
+    Args:
+      beta1: decay of the first moment.
+      beta2: decay of the second moment.
+      eps: see above.
+
+    Returns:
+      A transformation with `optax.ScaleByAdamState`; moments are float32.
+    """
+
+    def init(params):
+        def zeros():
+            return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=jnp.float32), params)
+
+        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros(), nu=zeros())
+
+    def update(updates, state, params=None):
+        del params
+        count = optax.safe_increment(state.count)
+        updates = jax.tree.map(lambda g: g.astype(jnp.float32), updates)
+        mu = jax.tree.map(lambda m, g: beta1 * m + (1.0 - beta1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: beta2 * v + (1.0 - beta2) * g * g, state.nu, updates)
+        steps = count.astype(jnp.float32)
+        correction = jnp.sqrt(_one_minus_power(beta2, steps)) / _one_minus_power(beta1, steps)
+        updates = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu)
+        return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_by_path(factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """Multiplies updates by the factor of the first expression that matches their path.
+
+    Args:
+      factors: (regular expression, factor) pairs.
+
+    Returns:
+      A stateless transformation.
+    """
+    compiled = [(re.compile(pattern), factor) for pattern, factor in factors]
+
+    def scale(path, update):
+        name = parameter_path(path)
+        for pattern, factor in compiled:
+            if pattern.search(name):
+                return update * factor
+        return update
+
+    def apply(updates, state, params=None):
+        del params
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), apply)
+
+
+def build_optimizer(
+    config: OptimizerConfig,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The whole update rule (SPEC 6.1) and its schedule.
+
+    OFA-NOTE: SPEC 6.1. Parameters that a batch does not touch have gradient zero here and are
+    decayed, as in the official half-precision runs with flat gradients; an official float32 run
+    leaves parameters without a gradient alone.
+
+    Args:
+      config: the settings.
+
+    Returns:
+      The optax transformation, whose updates are to be added to the parameters, and the schedule
+      from finished updates to learning rate.
+    """
+    schedule = build_schedule(config.schedule)
+    parts = []
+    if config.clip_norm:
+        parts.append(clip_by_global_norm(config.clip_norm))
+    parts.append(scale_by_fairseq_adam(config.beta1, config.beta2, config.eps))
+    if config.weight_decay:
+        mask = None
+        if config.no_decay:
+
+            def mask(params):
+                return jax.tree.map(lambda m: not m, matching_paths(params, config.no_decay))
+
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask))
+    if config.learning_rate_factors:
+        parts.append(scale_by_path(config.learning_rate_factors))
+    parts.append(optax.scale_by_schedule(lambda count: -schedule(count)))
+    tx = optax.chain(*parts)
+    if config.frozen:
+
+        def labels(params):
+            frozen = matching_paths(params, config.frozen)
+            return jax.tree.map(lambda is_frozen: FROZEN if is_frozen else TRAINED, frozen)
+
+        tx = optax.multi_transform({TRAINED: tx, FROZEN: optax.set_to_zero()}, labels)
+    return tx, schedule

@@ -1,0 +1,104 @@
+"""Learning-rate schedules (SPEC 6.2).
+
+A schedule is a pure function of the number of finished updates; the optimiser and the log lines
+call the same one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+SHAPES = ("polynomial", "cosine", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """Settings of the learning rate.
+
+    Attributes:
+      peak: learning rate after the warm-up.
+      shape: "polynomial" (official), "cosine" or "constant".
+      total_steps: updates until `end` is reached; not read by "constant" unless `warmup_ratio`
+        is set.
+      warmup_steps: updates of linear warm-up from 0.
+      warmup_ratio: the same as a share of `total_steps`; set one of the two.
+      end: final learning rate.
+      power: exponent of the polynomial.
+    """
+
+    peak: float
+    shape: str = "polynomial"
+    total_steps: int | None = None
+    warmup_steps: int = 0
+    warmup_ratio: float = 0.0
+    end: float = 0.0
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ValueError(f"schedule shape {self.shape!r} is none of {SHAPES}")
+        if self.peak < 0 or self.end < 0:
+            raise ValueError(f"learning rates must not be negative: peak {self.peak}, {self.end}")
+        if self.warmup_steps < 0 or not 0 <= self.warmup_ratio < 1:
+            raise ValueError(
+                f"warm-up must be at least 0 steps or a share in [0, 1), got {self.warmup_steps} "
+                f"steps and ratio {self.warmup_ratio}"
+            )
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError("set warmup_steps or warmup_ratio, not both")
+        needs_total = self.shape != "constant" or self.warmup_ratio > 0
+        if needs_total and (self.total_steps is None or self.total_steps < 1):
+            raise ValueError(
+                f"the {self.shape} schedule needs total_steps >= 1, got {self.total_steps}"
+            )
+        if needs_total and self.warmup > self.total_steps:
+            raise ValueError(
+                f"warm-up of {self.warmup} steps is longer than the {self.total_steps} steps of "
+                "training"
+            )
+
+    @property
+    def warmup(self) -> int:
+        """Warm-up in updates: int(total * ratio), as the official code computes it."""
+        if self.warmup_ratio:
+            return int(self.total_steps * self.warmup_ratio)
+        return self.warmup_steps
+
+
+def build_schedule(config: ScheduleConfig) -> optax.Schedule:
+    """The learning rate as a function of finished updates (SPEC 6.2).
+
+    With W warm-up updates the rate after n of them is peak * n / W, so the very first update has
+    rate 0. After `total_steps` the rate stays at `end`.
+
+    Args:
+      config: the settings.
+
+    Returns:
+      Function from an int scalar (finished updates) to a float32 scalar.
+    """
+    warmup = config.warmup
+
+    def schedule(count) -> jax.Array:
+        count = jnp.asarray(count, jnp.float32)
+        if config.shape == "constant":
+            rate = jnp.full_like(count, config.peak)
+        else:
+            progress = (count - warmup) / max(1, config.total_steps - warmup)
+            progress = jnp.clip(progress, 0.0, 1.0)
+            if config.shape == "cosine":
+                remaining = 0.5 * (1.0 + jnp.cos(math.pi * progress))
+            else:
+                remaining = (1.0 - progress) ** config.power
+            rate = config.end + (config.peak - config.end) * remaining
+            rate = jnp.where(count >= config.total_steps, config.end, rate)
+        if warmup:
+            rate = jnp.where(count <= warmup, config.peak * count / warmup, rate)
+        return rate
+
+    return schedule
