@@ -19,7 +19,7 @@ from PIL import Image
 MAX_PIXELS = 89_478_485
 
 # Formats of photographs. Others that Pillow knows start outside programs (EPS) or are vectors.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

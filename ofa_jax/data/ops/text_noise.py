@@ -30,8 +30,8 @@ class InfillingNoise:
     def __post_init__(self) -> None:
         if not 0.0 <= self.mask_ratio <= 1.0:
             raise ValueError(f"mask_ratio must be in [0, 1], got {self.mask_ratio}")
-        if not self.mean_span > 0:
-            raise ValueError(f"mean_span must be positive, got {self.mean_span}")
+        if not self.mean_span >= 0.1:
+            raise ValueError(f"mean_span must be at least 0.1 words, got {self.mean_span}")
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,0 +1,145 @@
+"""Random sizes, crops and flips, with their boxes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ofa_jax.data.ops.augment import (
+    center_crop,
+    crop,
+    large_scale_jitter,
+    object_center_crop,
+    random_mirror,
+    random_resize,
+    size_for_short_side,
+)
+from ofa_jax.data.ops.image import image_size
+
+
+def marked(width: int, height: int, box: tuple[int, int, int, int]) -> np.ndarray:
+    """A black picture with a white box."""
+    image = np.zeros((height, width, 3), np.uint8)
+    x0, y0, x1, y1 = box
+    image[y0:y1, x0:x1] = 255
+    return image
+
+
+def white_box(image: np.ndarray) -> list[int]:
+    """Bounds of what is bright."""
+    rows, columns = np.nonzero(image[:, :, 0] > 127)
+    return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "longest", "expected"),
+    [
+        ((640, 480), 384, 672, (512, 384)),
+        ((480, 640), 384, 672, (384, 512)),
+        ((100, 333), 50, None, (50, 166)),  # rounded down
+        ((1000, 200), 384, 672, (672, 384)),  # the long side is cut, not scaled
+        ((384, 1000), 384, 672, (384, 672)),  # the short side is right already
+        ((500, 500), 512, 512, (512, 512)),
+        ((640, 480), 512, 512, (512, 512)),  # referring expressions: a stretched square
+    ],
+)
+def test_rule_for_the_size(size, short, longest, expected):
+    assert size_for_short_side(*size, short, longest) == expected
+
+
+def test_random_resize_draws_every_length():
+    image = marked(60, 40, (6, 4, 30, 20))
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(60):
+        resized, boxes = random_resize(image, [[6, 4, 30, 20]], range(20, 25), 672, rng)
+        seen.add(min(image_size(resized)))
+        np.testing.assert_allclose(boxes[0], white_box(resized), atol=1)
+    assert seen == set(range(20, 25))
+
+
+def test_center_crop():
+    image = np.arange(5 * 7, dtype=np.uint8).reshape(5, 7)[:, :, None].repeat(3, axis=2)
+    np.testing.assert_array_equal(center_crop(image, 3), image[1:4, 2:5])
+    # Half pixels round to the even offset: (7 - 4) / 2 = 1.5 -> 2, (5 - 4) / 2 = 0.5 -> 0.
+    np.testing.assert_array_equal(center_crop(image, 4), image[0:4, 2:6])
+    padded = center_crop(image, 8)
+    assert padded.shape == (8, 8, 3)
+    np.testing.assert_array_equal(padded[1:6, 0:7], image)
+    assert padded[0].max() == padded[6:].max() == padded[:, 7].max() == 0
+
+
+def test_crop_outside_is_black():
+    image = np.full((4, 4, 3), 9, np.uint8)
+    assert crop(image, 10, 10, 3, 3).max() == 0
+    window = crop(image, -2, 3, 4, 4)
+    assert window[0, 2:].min() == 9
+    assert window.sum() == 9 * 2 * 3
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(64, 120), st.integers(64, 120), st.data())
+def test_object_center_crop_keeps_the_object_in_view(width, height, data):
+    x0 = data.draw(st.integers(0, width - 10))
+    y0 = data.draw(st.integers(0, height - 10))
+    box = (x0, y0, x0 + data.draw(st.integers(1, 10)), y0 + data.draw(st.integers(1, 10)))
+    window, boxes = object_center_crop(marked(width, height, box), [box], 64)
+    assert window.shape == (64, 64, 3)
+    # Pixels are shifted by whole numbers, boxes by the exact offset.
+    np.testing.assert_allclose(boxes[0], white_box(window), atol=0.51)
+    # Either centred, or the window touches an edge of the picture.
+    centre = (boxes[0][:2] + boxes[0][2:]) / 2
+    left_or_right = x0 < 32 or box[2] > width - 32
+    assert abs(centre[0] - 32) < 0.51 or left_or_right
+
+
+def test_object_center_crop_needs_a_box():
+    with pytest.raises(ValueError, match="needs a box"):
+        object_center_crop(np.zeros((9, 9, 3), np.uint8), [], 4)
+
+
+def test_mirrored_half_of_the_time():
+    box = (5, 10, 20, 30)
+    image = marked(60, 40, box)
+    rng = np.random.default_rng(0)
+    flips = 0
+    for _ in range(400):
+        mirrored, boxes = random_mirror(image, [box], rng)
+        flips += boxes[0][0] == 40
+        assert white_box(mirrored) == boxes[0].tolist()
+    assert 160 < flips < 240
+    assert random_mirror(image, [box], rng, probability=0)[1].tolist() == [list(box)]
+    assert random_mirror(image, [box], rng, probability=1)[1].tolist() == [[40, 10, 55, 30]]
+
+
+def test_large_scale_jitter_moves_boxes_with_pixels():
+    box = (40, 30, 80, 70)
+    image = marked(150, 100, box)
+    rng = np.random.default_rng(0)
+    sides, lost = [], 0
+    for _ in range(200):
+        window, boxes, kept = large_scale_jitter(image, [box, (5, 5, 5, 9)], 64, rng)
+        assert window.shape == (64, 64, 3)
+        assert 1 not in kept  # no width, always dropped
+        if not len(kept):
+            lost += 1
+            continue
+        assert kept.tolist() == [0]
+        assert boxes.min() >= 0
+        assert boxes.max() <= 64
+        if boxes[0][0] > 0 and boxes[0][2] < 64:
+            sides.append((boxes[0][2] - boxes[0][0]) / 40 * 100 / 64)
+        if (boxes[0][2:] - boxes[0][:2]).min() > 3:
+            np.testing.assert_allclose(boxes[0], white_box(window), atol=1.01)
+    assert lost < 100
+    # Short side 1.0 to 1.5 times the window.
+    assert 0.98 < min(sides) < 1.1
+    assert 1.35 < max(sides) < 1.53
+
+
+def test_the_same_seed_gives_the_same_window():
+    image = np.random.default_rng(3).integers(0, 256, (80, 90, 3), dtype=np.uint8)
+    first = large_scale_jitter(image, [], 64, np.random.default_rng(5))
+    again = large_scale_jitter(image, [], 64, np.random.default_rng(5))
+    np.testing.assert_array_equal(first[0], again[0])
+    assert first[1].shape == (0, 4)
