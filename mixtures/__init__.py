@@ -1,0 +1,1 @@
+"""Mixture declarations: which tasks are trained together, at which rates, and why."""

@@ -1,0 +1,30 @@
+"""Mixtures over the embedded `scenes` world.
+
+`scenes_quickstart` is what `make quickstart` trains; `scenes_pretrain` reproduces the official
+sample ratios (SPEC 4.2); `scenes_without_<family>` leave one of the eight tasks out of the
+quickstart's mixture. The same for the larger worlds `scenes_small` and `scenes_base`.
+"""
+
+import tasks.scenes  # noqa: F401  (registers the tasks)
+from mixtures.rates import FAMILIES, of_tasks, official_rates, without
+from ofa_jax.data.registration import add_mixture
+
+# Equal rates, but more matching: its one-word changes are learnt last and only from seeing many;
+# and less of what is learnt first (docs/quickstart.md has the sweep).
+QUICKSTART_RATES = {
+    "visual_grounding": 1.0,
+    "grounded_captioning": 1.0,
+    "vqa": 1.0,
+    "image_text_matching": 1.5,
+    "captioning": 1.0,
+    "detection": 1.0,
+    "image_infilling": 0.6,
+    "text_infilling": 0.9,
+}
+
+for _prefix in ("scenes", "scenes_small", "scenes_base"):
+    add_mixture(f"{_prefix}_quickstart", of_tasks(QUICKSTART_RATES, _prefix))
+    add_mixture(f"{_prefix}_pretrain", of_tasks(official_rates(), _prefix))
+    for _family in FAMILIES:
+        _rates = without(QUICKSTART_RATES, _family)
+        add_mixture(f"{_prefix}_without_{_family}", of_tasks(_rates, _prefix))

@@ -1,0 +1,1 @@
+"""Behind the entry points: the only place that knows gin."""

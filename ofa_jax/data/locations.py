@@ -1,0 +1,45 @@
+"""Named folders of a run: where data sets and vocabulary files lie.
+
+Task declarations write `{DATA_DIR}/vision_language_examples.tsv`; the name is resolved when the
+file is opened. Names come from gin (`train_script.train.locations`) or from the environment
+(`OFA_DATA_DIR`); they are kept in the environment, so that worker processes see them too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+_PREFIX = "OFA_"
+_NAME = re.compile(r"\{([A-Z_]+)\}")
+
+
+def assign(name: str, path: str) -> None:
+    """Gives a name such as `DATA_DIR` its folder, for this process and its workers."""
+    os.environ[_PREFIX + name] = os.path.expanduser(path)
+
+
+def resolve(template: str) -> str:
+    """Replaces each `{NAME}` of a path by its folder.
+
+    Args:
+      template: a path, for example `{DATA_DIR}/text_examples.tsv`.
+
+    Returns:
+      The path.
+
+    Raises:
+      ValueError: a name has no folder; the message says how to give it one.
+    """
+
+    def folder(match: re.Match[str]) -> str:
+        name = match.group(1)
+        path = os.environ.get(_PREFIX + name)
+        if not path:
+            raise ValueError(
+                f"{template}: no folder is set for {name}; set train_script.train.locations = "
+                f"{{'{name}': 'FOLDER'}} in gin or the environment variable {_PREFIX}{name}"
+            )
+        return path
+
+    return _NAME.sub(folder, template)

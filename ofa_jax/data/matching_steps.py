@@ -1,0 +1,106 @@
+"""Preparation steps of image-text matching over official data: right and wrong pairs (SPEC 4.3.2).
+
+Wrong captions and answers come from the files of the folder `negative_sample`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import numpy as np
+
+from ofa_jax.data import locations
+from ofa_jax.data.instruction import Example
+from ofa_jax.data.ops import negatives
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchCaption:
+    """Keeps the caption or, half of the time, replaces it; sets `answer` to yes or no.
+
+    Attributes:
+      folder: holds `all_captions.txt` and `object.txt`.
+    """
+
+    folder: str
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        if rng.random() < 0.5:
+            return {**example, "answer": "yes"}
+        caption = negatives.negative_caption(
+            example["caption"],
+            example.get("objects", ()),
+            _lines(self.folder, "all_captions.txt"),
+            _lines(self.folder, "object.txt"),
+            rng,
+        )
+        return {**example, "caption": caption, "answer": "no"}
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchAnswer:
+    """Sets `candidate` to the best answer or a wrong one, `answer` to yes or no.
+
+    Attributes:
+      folder: holds `type2ans.json`.
+    """
+
+    folder: str
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        right = example["answer"]
+        if rng.random() < 0.5:
+            return {**example, "candidate": right, "answer": "yes"}
+        by_type, types = _answers(self.folder)
+        wrong = negatives.negative_answer(right, example["confidence"], by_type, types, rng)
+        return {**example, "candidate": wrong, "answer": "no"}
+
+
+@dataclasses.dataclass(frozen=True)
+class BestAnswer:
+    """Sets `answer` to the reference of highest confidence and `confidence` to that number."""
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        del rng
+        best = int(np.argmax(example["answer_conf"]))
+        return {
+            **example,
+            "answer": example["answers"][best],
+            "confidence": float(example["answer_conf"][best]),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class SkipNoisyStart:
+    """Leaves the first two target tokens of one data set out of the loss (SPEC 4.3.1)."""
+
+    dataset: str = "cc12m"
+    tokens: int = 2
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        del rng
+        if example.get("dataset") != self.dataset:
+            return example
+        return {**example, "loss_skip_prefix": self.tokens}
+
+
+def _open_folder(folder: str, name: str) -> pathlib.Path:
+    path = pathlib.Path(locations.resolve(folder)) / name
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; image-text matching draws wrong pairs from it")
+    return path
+
+
+@functools.lru_cache(maxsize=8)
+def _lines(folder: str, name: str) -> tuple[str, ...]:
+    text = _open_folder(folder, name).read_text(encoding="utf-8")
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+@functools.lru_cache(maxsize=8)
+def _answers(folder: str) -> tuple[dict[str, list[str]], dict[str, str]]:
+    by_type = json.loads(_open_folder(folder, "type2ans.json").read_text(encoding="utf-8"))
+    return by_type, negatives.types_of_answers(by_type)

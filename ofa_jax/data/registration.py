@@ -1,0 +1,286 @@
+"""Puts OFA tasks and mixtures into the seqio registry, the only declaration of either.
+
+`add_task` wraps an `OFATask` as a seqio Task whose whole chain runs in one stateless
+`tf.numpy_function`, so stock seqio and t5x input, evaluation and caching work; the grain executor
+(`ofa_jax.data.pipeline`) takes the `OFATask` itself back out of the registry with `lookup`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from ofa_jax.data.instruction import Instruction
+from ofa_jax.data.task import OFATask, Source, Step
+from ofa_jax.text.tokenizer import Tokenizer
+
+SPLITS = ("train", "validation", "test")
+
+FEATURE_KEYS = (
+    "inputs",
+    "targets",
+    "image",
+    "image_mask",
+    "image_hole",
+    "code_mask",
+    "loss_weights",
+)
+_DTYPES = {
+    "inputs": tf.int32,
+    "targets": tf.int32,
+    "image": tf.uint8,
+    "image_mask": tf.bool,
+    "image_hole": tf.int32,
+    "code_mask": tf.bool,
+    "loss_weights": tf.float32,
+}
+_RANKS = {"image": 3}
+
+
+class SeqioVocabulary(seqio.Vocabulary):
+    """The run's tokenizer as a seqio vocabulary: pad 0, eos 2, unk 3; loaded on first use."""
+
+    def __init__(self, tokenizer: Callable[[], Tokenizer]):
+        super().__init__(extra_ids=0)
+        self.tokenizer = tokenizer
+
+    @property
+    def bos_id(self) -> int:
+        return 1
+
+    @property
+    def eos_id(self) -> int:
+        return 2
+
+    @property
+    def unk_id(self) -> int:
+        return 3
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.tokenizer().layout.size
+
+    def _encode(self, s: str) -> list[int]:
+        return self.tokenizer().encode(s)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer().decode(np.asarray(ids))
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        def encode(text: bytes) -> np.ndarray:
+            return np.array(self._encode(text.decode("utf-8")), np.int32)
+
+        ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
+        ids.set_shape([None])
+        return ids
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        def decode(row: np.ndarray) -> bytes:
+            return self._decode(row).encode("utf-8")
+
+        return tf.numpy_function(decode, [ids], tf.string, stateful=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SeqioVocabulary) and self.tokenizer == other.tokenizer
+
+    def __hash__(self) -> int:
+        return hash(self.tokenizer)
+
+
+class RecordSource(seqio.DataSource):
+    """seqio's view of a random-access source: a data set of record numbers.
+
+    The records themselves are read inside the numpy function of `_chain`, so shuffling moves
+    numbers, not images, and iterator checkpoints stay small.
+    """
+
+    def __init__(self, task: OFATask, splits: Sequence[str]):
+        self.task = task
+        super().__init__(splits=splits)
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    def list_shards(self, split: str) -> list[str]:
+        return [split]
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        *,
+        sequence_length: Mapping[str, int] | None = None,
+        use_cached: bool = False,
+        num_epochs: int | None = 1,
+    ) -> tf.data.Dataset:
+        """A data set of {"index", "split"}; sharded by record number, shuffled completely."""
+        del sequence_length, use_cached, num_epochs
+        size = len(self.task.source.open(split))
+        dataset = tf.data.Dataset.range(size)
+        if shard_info is not None and shard_info.num_shards > 1:
+            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
+        if shuffle:
+            dataset = dataset.shuffle(size, seed=seed, reshuffle_each_iteration=True)
+        return dataset.map(lambda index: {"index": index, "split": tf.constant(split)})
+
+    def num_input_examples(self, split: str) -> int:
+        return len(self.task.source.open(split))
+
+
+@functools.lru_cache(maxsize=64)
+def _open(source: Source, split: str) -> Any:
+    return source.open(split)
+
+
+def _chain(task: OFATask) -> Callable[..., tf.data.Dataset]:
+    @seqio.map_over_dataset(num_seeds=1)
+    def preprocess(
+        element: Mapping[str, tf.Tensor], seed: tf.Tensor, sequence_length: Mapping[str, int]
+    ) -> dict[str, tf.Tensor]:
+        def read(index: np.ndarray, split: bytes, example_seed: np.ndarray) -> list[np.ndarray]:
+            name = split.decode()
+            features = task.read(
+                _open(task.source, name),
+                int(index),
+                sequence_length,
+                seed=int(example_seed.astype(np.uint32)[0]),
+                train=name == "train",
+            )
+            return [features[key] for key in FEATURE_KEYS]
+
+        values = tf.numpy_function(
+            read,
+            [element["index"], element["split"], seed],
+            [_DTYPES[key] for key in FEATURE_KEYS],
+            stateful=False,
+        )
+        size = sequence_length["image"]
+        shapes = {"image": [size, size, 3], "image_mask": [1], "image_hole": [4], "code_mask": [1]}
+        for key, value in zip(FEATURE_KEYS, values):
+            value.set_shape(shapes.get(key, [None]))
+        return dict(zip(FEATURE_KEYS, values))
+
+    def preprocessor(
+        dataset: tf.data.Dataset, sequence_length: Mapping[str, int]
+    ) -> tf.data.Dataset:
+        return preprocess(dataset, sequence_length=sequence_length)
+
+    return preprocessor
+
+
+def _output_features(tokenizer: Callable[[], Tokenizer]) -> dict[str, seqio.Feature]:
+    vocabulary = SeqioVocabulary(tokenizer)
+    features: dict[str, seqio.Feature] = {}
+    for key in FEATURE_KEYS:
+        tokens = key in ("inputs", "targets")
+        features[key] = seqio.Feature(
+            vocabulary=vocabulary if tokens else seqio.PassThroughVocabulary(1),
+            add_eos=False,
+            dtype=_DTYPES[key],
+            rank=_RANKS.get(key, 1),
+        )
+    return features
+
+
+def add_task(
+    name: str,
+    instruction: str | Sequence[str],
+    *,
+    family: str,
+    source: Source,
+    tokenizer: Callable[[], Tokenizer],
+    prepare: Sequence[Step] = (),
+    eval_prepare: Sequence[Step] | None = None,
+    scorer: str = "exact_match",
+    loss_weight: float = 1.0,
+    splits: Sequence[str] = SPLITS,
+) -> OFATask:
+    """Declares a task and registers it with seqio.
+
+    Args:
+      name: registered name.
+      instruction: a line of the instruction language, or several wordings of it.
+      family: name under which results are reported.
+      source: where the examples come from.
+      tokenizer: cached module-level function that returns the tokenizer.
+      prepare: steps of training, see `OFATask.prepare`.
+      eval_prepare: steps of evaluation; None means `prepare`.
+      scorer: name in `ofa_jax.evaluation.scoring`.
+      loss_weight: weight of each target token.
+      splits: names that `source.open` knows.
+
+    Returns:
+      The task.
+
+    Raises:
+      InstructionError: the instruction does not parse.
+      ValueError: the name is taken.
+    """
+    lines = [instruction] if isinstance(instruction, str) else list(instruction)
+    task = OFATask(
+        name=name,
+        family=family,
+        instructions=tuple(Instruction.parse(line) for line in lines),
+        source=source,
+        tokenizer=tokenizer,
+        prepare=tuple(prepare),
+        eval_prepare=None if eval_prepare is None else tuple(eval_prepare),
+        scorer=scorer,
+        loss_weight=loss_weight,
+    )
+    seqio.TaskRegistry.add(
+        name,
+        source=RecordSource(task, splits),
+        preprocessors=[_chain(task)],
+        output_features=_output_features(tokenizer),
+        metric_fns=[],
+    )
+    return task
+
+
+def add_mixture(name: str, rates: Mapping[str, float]) -> None:
+    """Registers a mixture of tasks by rate; rates need not sum to one.
+
+    Raises:
+      ValueError: the name is taken, or a task is unknown.
+    """
+    seqio.MixtureRegistry.add(name, list(rates.items()))
+
+
+def lookup(name: str) -> list[tuple[OFATask, float]]:
+    """The OFA tasks behind a registered task or mixture, with their rates.
+
+    Args:
+      name: name of a task (rate 1) or of a mixture.
+
+    Returns:
+      Tasks of positive rate, in registration order.
+
+    Raises:
+      ValueError: an unknown name (the message lists the nearest), or no task of positive rate.
+    """
+    registered = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+    if name not in registered:
+        near = difflib.get_close_matches(name, sorted(registered), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"MIXTURE_OR_TASK_NAME: no task or mixture named {name!r}{hint}")
+    mixture = seqio.get_mixture_or_task(name)
+    if isinstance(mixture, seqio.Task):
+        return [(mixture.source.task, 1.0)]
+    tasks = [(task.source.task, float(mixture.get_rate(task))) for task in mixture.tasks]
+    positive = [(task, rate) for task, rate in tasks if rate > 0]
+    if not positive:
+        raise ValueError(
+            f"mixture {name!r}: every rate is zero ({', '.join(task.name for task, _ in tasks)}); "
+            "give at least one task a positive rate"
+        )
+    return positive

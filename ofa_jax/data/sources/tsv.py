@@ -1,0 +1,170 @@
+"""The official OFA TSV files (SPEC 4.1): one example a line, images as base64.
+
+Random access by byte offset: opening a file scans it once for line starts (and, for the
+vision-language file, the type in the last column), reading an example seeks to its line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import mmap
+import pathlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ofa_jax.data import locations
+from ofa_jax.data.instruction import Example
+from ofa_jax.data.ops import image as image_ops
+
+
+class TsvFormatError(ValueError):
+    """A line that does not have the columns of its layout; names file and line."""
+
+
+def _vision_language(columns: list[str]) -> Example:
+    identifier, image, caption, question, refs, objects, dataset, kind = columns
+    example: Example = {
+        "image_id": identifier,
+        "image": image_ops.decode_base64(image),
+        "captions": [caption],
+        "caption": caption,
+        "question": question,
+        "objects": [name for name in objects.split("&&") if name],
+        "dataset": dataset,
+        "type": kind,
+    }
+    if kind == "qa":
+        pairs = [item.split("|!+", 1) for item in refs.split("&&")]
+        example["answers"] = [answer for _, answer in pairs]
+        example["answer_conf"] = [float(confidence) for confidence, _ in pairs]
+    elif kind == "visual_grounding":
+        example["boxes"] = np.array([[float(value) for value in refs.split(",")]], np.float32)
+        example["refexps"] = [caption]
+        example["refexp_box_index"] = [0]
+        example["region_captions"] = [caption]
+    return example
+
+
+def _text(columns: list[str]) -> Example:
+    return {"image_id": columns[0], "text": columns[1], "type": "text"}
+
+
+def _image(columns: list[str]) -> Example:
+    return {
+        "image_id": columns[0],
+        "image": image_ops.decode_base64(columns[1]),
+        "image_codes": np.array(columns[2].split(), np.int32),
+        "type": "image",
+    }
+
+
+def _detection(columns: list[str]) -> Example:
+    fields = [item.split(",", 5) for item in columns[2].split("&&")]
+    return {
+        "image_id": columns[0],
+        "image": image_ops.decode_base64(columns[1]),
+        "boxes": np.array([[float(value) for value in item[:4]] for item in fields], np.float32),
+        "labels": [item[5] for item in fields],
+        "type": "detection",
+    }
+
+
+# Layout name -> number of columns and the function that reads them.
+LAYOUTS: Mapping[str, tuple[int, Callable[[list[str]], Example]]] = {
+    "vision_language": (8, _vision_language),
+    "text": (2, _text),
+    "image": (3, _image),
+    "detection": (3, _detection),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TsvSource:
+    """Examples of official TSV files, one file per split.
+
+    Attributes:
+      paths: split to path; paths may hold `{DATA_DIR}`. A split without a path of its own
+        reads that of `train`.
+      layout: key of `LAYOUTS`.
+      types: rows of these types only (last column of `vision_language`); empty means all.
+    """
+
+    paths: tuple[tuple[str, str], ...]
+    layout: str
+    types: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"unknown TSV layout {self.layout!r}; known: {', '.join(LAYOUTS)}")
+
+    def open(self, split: str) -> TsvRecords:
+        """Opens the file of a split.
+
+        Raises:
+          ValueError: no such file; the message names it.
+        """
+        paths = dict(self.paths)
+        path = pathlib.Path(locations.resolve(paths.get(split, paths["train"])))
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; it should hold {self.layout} rows (SPEC 4.1)")
+        return TsvRecords(str(path), self.layout, self.types)
+
+
+@dataclasses.dataclass(frozen=True)
+class TsvRecords:
+    """Random access to the rows of one file.
+
+    Attributes:
+      path: the file.
+      layout: key of `LAYOUTS`.
+      types: rows of these types only.
+    """
+
+    path: str
+    layout: str
+    types: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(_offsets(self.path, self.types))
+
+    def __getitem__(self, index: int) -> Example:
+        start, end = _offsets(self.path, self.types)[index]
+        line = _memory(self.path)[start:end]
+        count, read = LAYOUTS[self.layout]
+        try:
+            columns = line.decode("utf-8").rstrip("\r\n").split("\t")
+            if len(columns) != count:
+                raise TsvFormatError(
+                    f"{len(columns)} columns, layout {self.layout!r} has {count}"
+                )
+            return read(columns)
+        except (ValueError, IndexError) as error:
+            raise TsvFormatError(f"{self.path}, byte {start}: {error}") from error
+
+
+@functools.lru_cache(maxsize=32)
+def _memory(path: str) -> mmap.mmap:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@functools.lru_cache(maxsize=64)
+def _offsets(path: str, types: tuple[str, ...]) -> np.ndarray:
+    """int64[rows, 2]: first and last byte of each line, those of the wanted types."""
+    if pathlib.Path(path).stat().st_size == 0:
+        raise TsvFormatError(f"{path} is empty")
+    wanted = {kind.encode() for kind in types}
+    memory = _memory(path)
+    spans = []
+    start = 0
+    while start < len(memory):
+        newline = memory.find(b"\n", start)
+        end = len(memory) if newline < 0 else newline
+        if end > start:
+            tab = memory.rfind(b"\t", start, end)
+            if not wanted or memory[tab + 1 : end].rstrip(b"\r") in wanted:
+                spans.append((start, end))
+        start = end + 1
+    return np.array(spans, np.int64).reshape(-1, 2)

@@ -1,0 +1,178 @@
+"""Preparation steps of tasks: pure `fn(example, rng) -> example` over the flat schema.
+
+Each function here takes the names it works on and returns a step (a small picklable value).
+A step picks what an instruction's slots name: one caption of several, a region and its text, a
+matching or a wrong caption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ofa_jax.data.image_tokenizer import ImageTokenizer
+from ofa_jax.data.instruction import Example, InstructionError
+from ofa_jax.text import cleaning
+
+
+def _pick(rng: np.random.Generator, values: Any, what: str, example: Example) -> Any:
+    if len(values) == 0:
+        raise InstructionError(f"example {example.get('image_id', '?')!r} has no {what}")
+    return values[int(rng.integers(len(values)))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choose:
+    """Sets `target` to a uniformly drawn entry of the list in `source`."""
+
+    source: str
+    target: str
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        return {**example, self.target: _pick(rng, example[self.source], self.source, example)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ChooseReferring:
+    """Sets `caption` to a drawn referring expression and `region` to the box that it names."""
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        number = _pick(rng, range(len(example["refexps"])), "referring expression", example)
+        box = np.asarray(example["boxes"][example["refexp_box_index"][number]], np.float32)
+        return {**example, "caption": example["refexps"][number], "region": box}
+
+
+@dataclasses.dataclass(frozen=True)
+class ChooseRegion:
+    """Sets `region` to a drawn box and `caption` to its description."""
+
+    captions: str = "region_captions"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        number = _pick(rng, range(len(example["boxes"])), "box", example)
+        box = np.asarray(example["boxes"][number], np.float32)
+        return {**example, "region": box, "caption": example[self.captions][number]}
+
+
+@dataclasses.dataclass(frozen=True)
+class ChooseQuestion:
+    """Sets `question`, `answer` and `question_kind` from the list `qa`.
+
+    Kinds are drawn uniformly first, then a question of that kind, so that no kind dominates
+    because it has more questions.
+    """
+
+    source: str = "qa"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        kinds = sorted({entry["kind"] for entry in example[self.source]})
+        kind = _pick(rng, kinds, "question", example)
+        entry = _pick(
+            rng, [e for e in example[self.source] if e["kind"] == kind], "question", example
+        )
+        chosen = {"question": entry["question"], "answer": entry["answer"], "question_kind": kind}
+        return {**example, **chosen}
+
+
+@dataclasses.dataclass(frozen=True)
+class ChooseRegionQuestion:
+    """Sets `question`, `answer` and `region` from the list `region_qa`."""
+
+    source: str = "region_qa"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        entry = _pick(rng, example[self.source], "question about a region", example)
+        box = np.asarray(example["boxes"][entry["box_index"]], np.float32)
+        return {
+            **example,
+            "question": entry["question"],
+            "answer": entry["answer"],
+            "candidates": entry.get("candidates", ()),
+            "region": box,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ChooseMatch:
+    """Sets `caption` to a true or, half of the time, a false caption; `answer` to yes or no.
+
+    Attributes:
+      positives: field of true captions.
+      negatives: field of false captions, each a one-word change.
+    """
+
+    positives: str = "captions"
+    negatives: str = "negatives"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        matches = bool(rng.integers(2))
+        captions = example[self.positives if matches else self.negatives]
+        caption = _pick(rng, captions, "caption", example)
+        return {**example, "caption": caption, "answer": "yes" if matches else "no"}
+
+
+@dataclasses.dataclass(frozen=True)
+class CleanText:
+    """Official clean-up of a text field (SPEC 3.3), cut to `max_words` words.
+
+    Attributes:
+      field: the text.
+      clean: function of `ofa_jax.text.cleaning` that takes the text and the number of words.
+      max_words: words kept.
+    """
+
+    field: str
+    clean: Callable[[str, int], str]
+    max_words: int
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        del rng
+        text = self.clean(str(example[self.field]), self.max_words)
+        if not text:
+            raise InstructionError(
+                f"field {self.field!r} of example {example.get('image_id', '?')!r} is empty "
+                "after clean-up"
+            )
+        return {**example, self.field: text}
+
+
+def clean_caption(field: str = "caption", *, max_words: int = 30) -> CleanText:
+    """Caption clean-up; 30 words in a target, 80 in a source (SPEC 4.3)."""
+    return CleanText(field, cleaning.pre_caption, max_words)
+
+
+def clean_question(field: str = "question", *, max_words: int = 80) -> CleanText:
+    """Question clean-up (SPEC 4.3.3); no question mark is appended in pretraining."""
+    return CleanText(field, cleaning.pre_question, max_words)
+
+
+@dataclasses.dataclass(frozen=True)
+class LowerCase:
+    """Strips and lower-cases a text (SPEC 4.3.8)."""
+
+    field: str = "text"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        del rng
+        return {**example, self.field: str(example[self.field]).strip().lower()}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeCentre:
+    """Sets `image_codes` to the codes of the central half of the image, in row-major order.
+
+    Attributes:
+      tokenizer: cached module-level function that returns the image tokenizer.
+    """
+
+    tokenizer: Callable[[], ImageTokenizer]
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        del rng
+        image = example["image"]
+        low, high = image.shape[0] // 4, image.shape[0] // 4 * 3
+        codes = self.tokenizer().encode(image[low:high, low:high])
+        return {**example, "image_codes": codes.reshape(-1)}

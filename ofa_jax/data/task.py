@@ -1,0 +1,198 @@
+"""A task: one instruction over one source, with what prepares and what scores its examples.
+
+Tasks are plain, picklable values without TensorFlow, so that input workers start fast.
+`ofa_jax.data.registration` puts them into the seqio registry, the only list of tasks; both
+executors (grain and tf.data) call `OFATask.read`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from ofa_jax.data.instruction import Example, Features, Instruction, InstructionError
+from ofa_jax.text.tokenizer import Tokenizer
+
+Step = Callable[[Example, np.random.Generator], Example]
+Lengths = Mapping[str, int]
+
+# Key under which the pixels per side of the model input stand in an example during preparation.
+IMAGE_SIZE = "model_image_size"
+
+
+class Records(Protocol):
+    """One split of a source, with random access."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class Source(Protocol):
+    """Where examples come from. Picklable; opens its files on demand."""
+
+    def open(self, split: str) -> Records:
+        """Random access to the examples of one split.
+
+        Raises:
+          ValueError: the source has no such split, or its files are missing.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class OFATask:
+    """An instruction-formatted task.
+
+    Attributes:
+      name: name in the seqio registry.
+      family: one of the eight pretraining tasks, or another name under which results are
+        reported (`visual_grounding`, `vqa`, ...).
+      instructions: wordings; training draws one per example, evaluation uses the first.
+      source: where the examples come from.
+      tokenizer: returns the tokenizer; a cached module-level function, so that tasks pickle.
+      prepare: steps `fn(example, rng) -> example` of training, in order.
+      eval_prepare: steps of evaluation; None means the same as training.
+      scorer: name of the scoring function in `ofa_jax.evaluation.scoring`.
+      loss_weight: weight of every target token (SPEC 4.6: 2 for text infilling, image infilling
+        and detection); an example's own "confidence" multiplies it.
+    """
+
+    name: str
+    family: str
+    instructions: tuple[Instruction, ...]
+    source: Source
+    tokenizer: Callable[[], Tokenizer]
+    prepare: tuple[Step, ...] = ()
+    eval_prepare: tuple[Step, ...] | None = None
+    scorer: str = "exact_match"
+    loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.instructions:
+            raise ValueError(f"task {self.name!r} has no instruction")
+        kinds = {instruction.target_slot.modality for instruction in self.instructions}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"task {self.name!r}: all wordings must ask for one modality, got {sorted(kinds)}"
+            )
+
+    @property
+    def target_modality(self) -> str:
+        """Modality of the target slot: TEXT, BOX, BOXES or CODE."""
+        return self.instructions[0].target_slot.modality
+
+    def prepared(
+        self, record: Example, rng: np.random.Generator, lengths: Lengths, *, train: bool
+    ) -> Example:
+        """Runs the preparation steps on a copy of a record.
+
+        Args:
+          record: as the source yields it.
+          rng: the example's own generator.
+          lengths: task feature lengths; `image` is the pixels per side of the model input.
+          train: whether to use `prepare` or `eval_prepare`.
+
+        Returns:
+          The prepared example.
+        """
+        example = {**record, IMAGE_SIZE: lengths["image"]}
+        steps = self.prepare if train or self.eval_prepare is None else self.eval_prepare
+        for step in steps:
+            example = step(example, rng)
+        return example
+
+    def features(
+        self, example: Example, rng: np.random.Generator, lengths: Lengths, *, train: bool
+    ) -> Features:
+        """Encodes a prepared example, unpadded.
+
+        Returns:
+          The features of `Instruction.encode` and `loss_weights` float32[t].
+        """
+        instruction = self.instructions[0]
+        if train and len(self.instructions) > 1:
+            instruction = self.instructions[rng.integers(len(self.instructions))]
+        features = instruction.encode(
+            example,
+            self.tokenizer(),
+            rng,
+            image_size=lengths["image"],
+            max_text_tokens=lengths["targets"] - 1,
+        )
+        weights = np.full(
+            features["targets"].shape, self.loss_weight * example.get("confidence", 1.0), np.float32
+        )
+        if skipped := example.get("loss_skip_prefix", 0):
+            # SPEC 4.3.1: the last target token (eos) is trained even where the prefix covers it.
+            last = weights[-1]
+            weights[:skipped] = 0.0
+            weights[-1] = last
+        features["loss_weights"] = weights
+        return features
+
+    def rng(self, seed: int, epoch: int, index: int) -> np.random.Generator:
+        """Generator of one example: a pure function of seed, task, epoch and record index.
+
+        OFA-NOTE: SPEC 4.4. The official code gives every example of an epoch the same draws.
+        """
+        entropy = (seed, zlib.crc32(self.name.encode()), epoch, index)
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+
+    def read(
+        self,
+        records: Records,
+        index: int,
+        lengths: Lengths,
+        *,
+        seed: int,
+        epoch: int = 0,
+        train: bool = True,
+    ) -> Features:
+        """Reads, prepares and encodes one record.
+
+        Raises:
+          InstructionError: the example does not fit the task; the message names task and record.
+        """
+        rng = self.rng(seed, epoch, index)
+        try:
+            example = self.prepared(records[index], rng, lengths, train=train)
+            return self.features(example, rng, lengths, train=train)
+        except (InstructionError, ValueError, KeyError) as error:
+            raise InstructionError(f"task {self.name!r}, record {index}: {error}") from error
+
+
+def check_lengths(
+    task: OFATask, lengths: Lengths, *, split: str, seed: int, samples: int = 32
+) -> None:
+    """Fails early where a task's sequences do not fit.
+
+    Args:
+      task: the task.
+      lengths: task feature lengths.
+      split: the split to look at.
+      seed: seed of the examples.
+      samples: how many records to encode.
+
+    Raises:
+      ValueError: the target of a task that cannot be shortened (boxes, codes) or the typical
+        input is longer than its length; the message names both and what would fit.
+    """
+    records = task.source.open(split)
+    longest = {"inputs": 0, "targets": 0}
+    for index in np.linspace(0, len(records) - 1, min(samples, len(records))).astype(int):
+        features = task.read(records, int(index), lengths, seed=seed)
+        for key in longest:
+            longest[key] = max(longest[key], len(features[key]))
+    for key, needed in longest.items():
+        if needed > lengths[key]:
+            raise ValueError(
+                f"TASK_FEATURE_LENGTHS[{key!r}] = {lengths[key]} is too short for task "
+                f"{task.name!r}: its {key} need {needed} tokens or more"
+            )
+
+

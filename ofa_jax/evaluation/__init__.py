@@ -1,0 +1,1 @@
+"""Predict, post-process, score: from a trained model to metrics and prediction files."""

@@ -1,0 +1,221 @@
+"""Runs a model over the evaluation examples of tasks: predict, decode, score, write.
+
+Generation itself is a function the caller gives (`Generate`): rows of a batch in, token ids out.
+Predictions go to `predictions/<name>.jsonl`, the pictures of the first examples to
+`examples/<name>/`; the report reads only those files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ofa_jax.data.image_tokenizer import ImageTokenizer
+from ofa_jax.data.instruction import Example, trim_at_eos
+from ofa_jax.data.features import Row
+from ofa_jax.data.pipeline import evaluation_rows, fill_batch
+from ofa_jax.data.task import Lengths, OFATask
+from ofa_jax.evaluation import scoring
+
+Generate = Callable[[OFATask, Row], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a model said about one task's examples.
+
+    Attributes:
+      task: the task.
+      ids: record numbers.
+      examples: prepared examples, with the truth.
+      inputs: source token ids without padding, one int32[s] per example.
+      values: decoded predictions, see `Instruction.decode`.
+      tokens: generated ids, one int32[t] per example.
+    """
+
+    task: OFATask
+    ids: list[int]
+    examples: list[Example]
+    inputs: list[np.ndarray]
+    values: list[Any]
+    tokens: list[np.ndarray]
+
+
+def predict(
+    task: OFATask,
+    generate: Generate,
+    lengths: Lengths,
+    *,
+    split: str,
+    count: int,
+    batch_size: int,
+    seed: int = 0,
+) -> Predictions:
+    """Generates predictions for the first `count` examples of a split.
+
+    Args:
+      task: the task.
+      generate: maps (task, batch) to generated ids int32[b, t].
+      lengths: task feature lengths.
+      split: split of the task's source.
+      count: at most this many examples.
+      batch_size: examples per call of `generate`; the last batch is filled up.
+      seed: seed of the examples.
+
+    Returns:
+      The predictions.
+
+    Raises:
+      ValueError: the split is empty.
+    """
+    predictions = Predictions(task, [], [], [], [], [])
+    pending: list[Row] = []
+
+    def flush() -> None:
+        generated = np.asarray(generate(task, fill_batch(pending, batch_size)))
+        for ids in generated[: len(pending)]:
+            predictions.tokens.append(trim_at_eos(ids))
+            predictions.values.append(task.instructions[0].decode(ids, task.tokenizer()))
+        pending.clear()
+
+    for index, example, row in evaluation_rows(
+        task, lengths, split=split, seed=seed, count=count
+    ):
+        predictions.ids.append(index)
+        predictions.examples.append(example)
+        predictions.inputs.append(row["encoder_input_tokens"])
+        pending.append(row)
+        if len(pending) == batch_size:
+            flush()
+    if pending:
+        flush()
+    if not predictions.ids:
+        raise ValueError(f"task {task.name!r} has no examples in split {split!r}")
+    return predictions
+
+
+def score(predictions: Predictions) -> scoring.Result:
+    """Scores predictions with the task's scorer."""
+    return scoring.SCORERS[predictions.task.scorer](predictions.values, predictions.examples)
+
+
+def write_predictions(
+    predictions: Predictions,
+    result: scoring.Result,
+    run_dir: str | pathlib.Path,
+    *,
+    name: str,
+    pictures: int = 48,
+    image_tokenizer: ImageTokenizer | None = None,
+) -> pathlib.Path:
+    """Writes `predictions/<name>.jsonl` and the pictures of the first examples.
+
+    Args:
+      predictions: what the model said.
+      result: its scores.
+      run_dir: folder of the run.
+      name: file name without suffix, the task's family.
+      pictures: examples whose images are written.
+      image_tokenizer: turns codes into pixels; needed for image infilling.
+
+    Returns:
+      Path of the jsonl file.
+    """
+    root = pathlib.Path(run_dir)
+    folder = root / "examples" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    path = root / "predictions" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    with temporary.open("w", encoding="utf-8") as file:
+        for number in range(len(predictions.ids)):
+            row = _row(predictions, number, result.scores[number])
+            if number < pictures:
+                row |= _pictures(predictions, number, folder, root, image_tokenizer)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def _row(predictions: Predictions, number: int, value: float) -> dict[str, Any]:
+    task, example = predictions.task, predictions.examples[number]
+    tokenizer = task.tokenizer()
+    guess = predictions.values[number]
+    row: dict[str, Any] = {
+        "example_id": str(example.get("image_id") or predictions.ids[number]),
+        "input_text": tokenizer.decode(trim_at_eos(predictions.inputs[number])).strip(),
+        "image": None,
+        "prediction_text": tokenizer.decode(predictions.tokens[number]).strip(),
+        "score": float(value),
+    }
+    slot = task.instructions[0].target_slot
+    if any(getattr(piece, "modality", "") == "BOX" for piece in task.instructions[0].source):
+        row["true_box"] = _floats(example["region"])
+    if slot.modality == "BOX":
+        row["true_box"] = _floats(example[slot.field])
+        row["predicted_box"] = None if guess is None else _floats(guess)
+    elif slot.modality == "BOXES":
+        row["predicted_objects"] = [
+            {"box": _floats(box), "label": label} for box, label in guess
+        ]
+        row["true_objects"] = scoring.true_objects(example)
+    elif slot.modality == "TEXT":
+        row["target_text"] = str(example[slot.field])
+        if task.scorer in ("true_caption", "reference_caption"):
+            row["references"] = list(example.get("captions", ()))
+    return row
+
+
+def _pictures(
+    predictions: Predictions,
+    number: int,
+    folder: pathlib.Path,
+    root: pathlib.Path,
+    image_tokenizer: ImageTokenizer | None,
+) -> dict[str, Any]:
+    task, example = predictions.task, predictions.examples[number]
+    if task.instructions[0].image_slot is None:
+        return {}
+    image = np.asarray(example[task.instructions[0].image_slot.field])
+    index = predictions.ids[number]
+
+    def write(pixels: np.ndarray, suffix: str = "") -> str:
+        path = folder / f"{index}{suffix}.png"
+        Image.fromarray(pixels).save(path)
+        return str(path.relative_to(root))
+
+    row: dict[str, Any] = {"image_size": [image.shape[1], image.shape[0]]}
+    row["image"] = write(image)
+    if task.target_modality == "CODE" and image_tokenizer is not None:
+        codes = scoring.fit_codes(predictions.values[number], len(example["image_codes"]))
+        row["masked_image"] = write(_with_centre(image, None), "_masked")
+        row["infilled_image"] = write(
+            _with_centre(image, _pixels(codes, image_tokenizer)), "_infilled"
+        )
+        truth = np.asarray(example["image_codes"])
+        row["target_image"] = write(
+            _with_centre(image, _pixels(truth, image_tokenizer)), "_target"
+        )
+    return row
+
+
+def _pixels(codes: np.ndarray, image_tokenizer: ImageTokenizer) -> np.ndarray:
+    side = int(round(len(codes) ** 0.5))
+    return image_tokenizer.decode(np.maximum(codes, 0).reshape(side, side))
+
+
+def _with_centre(image: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
+    composed = image.copy()
+    low, high = image.shape[0] // 4, image.shape[0] // 4 * 3
+    composed[low:high, low:high] = 127 if centre is None else centre
+    return composed
+
+
+def _floats(values: Sequence[float]) -> list[float]:
+    return [round(float(value), 3) for value in values]

@@ -1,0 +1,241 @@
+"""Scores of each kind of task, with what guessing would get.
+
+A scorer takes the predictions of one task and the prepared examples (which hold the truth) and
+returns a `Result`. Tasks name their scorer; `SCORERS` is the table. Metrics themselves live in
+`ofa_jax.metrics`; here is only what a task's truth means. Numpy only.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ofa_jax.data.instruction import Example
+from ofa_jax.metrics import caption as caption_metrics
+from ofa_jax.metrics import classification, detection, grounding, text
+from ofa_jax.metrics import image as image_metrics
+from ofa_jax.scenes.truth import truth
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Scores of one task on one split.
+
+    Attributes:
+      primary: name of the headline metric.
+      metrics: name to value, the headline metric included.
+      baseline: what the best constant answer reaches on the headline metric.
+      scores: one number per example; 1 is right.
+    """
+
+    primary: str
+    metrics: dict[str, float]
+    baseline: float
+    scores: list[float]
+
+    def entry(self) -> dict[str, Any]:
+        """The row of `metrics.json`."""
+        return {
+            **self.metrics,
+            "primary": self.primary,
+            "baseline": self.baseline,
+            "n": len(self.scores),
+        }
+
+
+Scorer = Callable[[Sequence[Any], Sequence[Example]], Result]
+
+
+def region(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
+    """Boxes: Acc@0.5. Baseline: the best of the true boxes, given for every picture."""
+    true = [example["region"] for example in examples]
+    overlaps = grounding.paired_ious(predictions, true)
+    constants = grounding.iou(np.asarray(true)[:, None], np.asarray(true)[None, :])
+    return Result(
+        primary="accuracy_at_0.5",
+        metrics={
+            "accuracy_at_0.5": float(np.mean(overlaps >= 0.5)),
+            "mean_iou": float(np.mean(overlaps)),
+            "valid_boxes": float(np.mean([box is not None for box in predictions])),
+        },
+        baseline=float((constants >= 0.5).mean(axis=0).max()),
+        scores=overlaps.tolist(),
+    )
+
+
+def _labels(predictions: Sequence[str], true: Sequence[str], primary: str) -> Result:
+    hits = [float(guess == answer) for guess, answer in zip(predictions, true)]
+    return Result(
+        primary=primary,
+        metrics={primary: classification.accuracy(predictions, true)},
+        baseline=classification.majority_baseline(true)[1],
+        scores=hits,
+    )
+
+
+def answer(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
+    """Answers: accuracy. Baseline: the most frequent answer."""
+    return _labels(predictions, [example["answer"] for example in examples], "accuracy")
+
+
+def answer_by_kind(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
+    """Answers: accuracy, also per kind of question. Baseline: the best answer of each kind."""
+    result = answer(predictions, examples)
+    groups = collections.defaultdict(list)
+    for index, example in enumerate(examples):
+        groups[example.get("question_kind", "all")].append(index)
+    correct = 0.0
+    metrics = dict(result.metrics)
+    for kind, indices in sorted(groups.items()):
+        answers = [examples[index]["answer"] for index in indices]
+        correct += classification.majority_baseline(answers)[1] * len(indices)
+        metrics[f"accuracy_{kind}"] = float(np.mean([result.scores[index] for index in indices]))
+    return dataclasses.replace(result, metrics=metrics, baseline=correct / len(examples))
+
+
+def region_answer(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
+    """Answers about a region. Baseline: a uniform guess among the possible answers."""
+    result = answer(predictions, examples)
+    chance = [1.0 / max(1, len(example.get("candidates", ()))) for example in examples]
+    possible = [
+        float(guess in example.get("candidates", ()))
+        for guess, example in zip(predictions, examples)
+    ]
+    metrics = {**result.metrics, "possible_answers": float(np.mean(possible))}
+    return dataclasses.replace(result, metrics=metrics, baseline=float(np.mean(chance)))
+
+
+def description(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
+    """A description with one right wording: exact match. Baseline: the most frequent one."""
+    return _labels(predictions, [example["caption"] for example in examples], "exact_match")
+
+
+def true_caption(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
+    """Captions of scenes: the share that the truth checker accepts, and CIDEr-D.
+
+    Baseline: of the 50 most frequent reference captions, the one true of the most scenes.
+    """
+    scenes = [example["scene"] for example in examples]
+    verdicts = [float(truth(scene, guess)) for scene, guess in zip(scenes, predictions)]
+    references = [list(example["captions"]) for example in examples]
+    frequent = collections.Counter(line for group in references for line in group)
+    constant = max(
+        float(np.mean([truth(scene, line) for scene in scenes]))
+        for line, _ in frequent.most_common(50)
+    )
+    cider = caption_metrics.cider_d(list(predictions), references)
+    return Result(
+        primary="true",
+        metrics={
+            "true": float(np.mean(verdicts)),
+            "cider_d": float(np.mean(cider)),
+            "distinct": len(set(predictions)) / len(predictions),
+        },
+        baseline=constant,
+        scores=verdicts,
+    )
+
+
+def reference_caption(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
+    """Captions with references: CIDEr-D, BLEU-4, ROUGE-L. Baseline: one reference for all."""
+    references = [list(example.get("captions") or [example["caption"]]) for example in examples]
+    cider = caption_metrics.cider_d(list(predictions), references)
+    constant = caption_metrics.cider_d([references[0][0]] * len(references), references)
+    return Result(
+        primary="cider_d",
+        metrics={
+            "cider_d": float(np.mean(cider)),
+            "bleu_4": float(caption_metrics.bleu(list(predictions), references)[3]),
+            "rouge_l": float(caption_metrics.rouge_l(list(predictions), references)),
+        },
+        baseline=float(np.mean(constant)),
+        scores=[float(value) for value in cider],
+    )
+
+
+def objects(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
+    """Detected objects: recall, precision, F1 at IoU 0.5 with equal labels.
+
+    Baseline: the most frequent label in the best constant box, for every picture.
+    """
+    predicted = [[{"box": box, "label": label} for box, label in guess] for guess in predictions]
+    true = [true_objects(example) for example in examples]
+    metrics = {
+        f"{name}_at_0.5": float(value)
+        for name, value in detection.detection_scores(predicted, true).items()
+        if name in ("recall", "precision", "f1")
+    }
+    boxes = np.array([item["box"] for group in true for item in group])
+    overlaps = grounding.iou(boxes[:, None], boxes[None, :])
+    label = collections.Counter(item["label"] for group in true for item in group).most_common(1)
+    constant = [{"box": boxes[(overlaps >= 0.5).sum(axis=0).argmax()], "label": label[0][0]}]
+    baseline = detection.detection_scores([constant] * len(true), true)["recall"]
+    scores = []
+    for guess, group in zip(predicted, true):
+        matched = len(detection.match_objects(guess, group))
+        scores.append(2 * matched / max(1, len(guess) + len(group)))
+    return Result("recall_at_0.5", metrics, float(baseline), scores)
+
+
+def codes(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
+    """Image codes: share of equal codes. Baseline: the most frequent code at each position."""
+    true = [np.asarray(example["image_codes"]) for example in examples]
+    padded = [fit_codes(np.asarray(guess), len(answer)) for guess, answer in zip(predictions, true)]
+    scores = [float(np.mean(guess == answer)) for guess, answer in zip(padded, true)]
+    stacked = np.stack(true)
+    frequent = [np.bincount(column).max() / len(column) for column in stacked.T]
+    return Result(
+        primary="code_accuracy",
+        metrics={
+            "code_accuracy": image_metrics.code_accuracy(padded, true),
+            "all_codes_equal": float(np.mean([score == 1.0 for score in scores])),
+        },
+        baseline=float(np.mean(frequent)),
+        scores=scores,
+    )
+
+
+def filled_text(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
+    """Infilled texts: exact match and similarity by words. Baseline: the most frequent text."""
+    true = [example["text"].strip() for example in examples]
+    result = _labels(predictions, true, "exact_match")
+    similarity = [
+        1.0 - text.edit_distance(guess.split(), answer.split())
+        / max(1, len(guess.split()), len(answer.split()))
+        for guess, answer in zip(predictions, true)
+    ]
+    metrics = {**result.metrics, "word_similarity": float(np.mean(similarity))}
+    return dataclasses.replace(result, metrics=metrics)
+
+
+def true_objects(example: Example) -> list[dict[str, Any]]:
+    """The example's objects as {"box", "label"}, in pixels of the model input."""
+    return [
+        {"box": np.asarray(box, float).tolist(), "label": label}
+        for box, label in zip(example["boxes"], example["labels"])
+    ]
+
+
+def fit_codes(values: np.ndarray, length: int) -> np.ndarray:
+    """int64[length]: codes cut, or filled up with -1, to the length of the truth."""
+    fitted = np.full(length, -1, np.int64)
+    fitted[: min(length, len(values))] = values[:length]
+    return fitted
+
+
+SCORERS: dict[str, Scorer] = {
+    "region": region,
+    "answer": answer,
+    "answer_by_kind": answer_by_kind,
+    "region_answer": region_answer,
+    "description": description,
+    "true_caption": true_caption,
+    "reference_caption": reference_caption,
+    "objects": objects,
+    "codes": codes,
+    "filled_text": filled_text,
+}

@@ -1,0 +1,190 @@
+"""The training loop, to be read in one sitting.
+
+The order never changes: step, maybe log, maybe evaluate, maybe save, next batch. A batch is taken
+only after the save, so a checkpoint at step n resumes with batch n. Every pause is charged to a
+named timer. The loop knows nothing about gin, files or TensorFlow: it calls what it is given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+Metrics = Mapping[str, Any]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+class Progress(Protocol):
+    """Shows where the run is: a bar on a terminal, one line per interval in a log."""
+
+    def update(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Periods:
+    """How often the loop pauses; every period counts steps, 0 means never.
+
+    Attributes:
+      total: train until this step.
+      log: fetch metrics, write a line.
+      evaluate: call `evaluate`.
+      save: call `save`.
+    """
+
+    total: int
+    log: int = 100
+    evaluate: int = 0
+    save: int = 0
+
+    def __post_init__(self) -> None:
+        if self.total < 1 or self.log < 1 or self.evaluate < 0 or self.save < 0:
+            raise ValueError(f"periods must count steps, got {self}")
+
+    def due(self, period: int, step: int) -> bool:
+        """Whether a pause of this period falls on `step`."""
+        return period > 0 and (step % period == 0 or step == self.total)
+
+
+class Timers:
+    """Wall-clock seconds by name, since the start and since the last `interval` call."""
+
+    def __init__(self) -> None:
+        self.total: dict[str, float] = {}
+        self._interval: dict[str, float] = {}
+        self._interval_start = time.perf_counter()
+
+    def charge(self, name: str, seconds: float) -> None:
+        """Adds seconds to a name."""
+        self.total[name] = self.total.get(name, 0.0) + seconds
+        self._interval[name] = self._interval.get(name, 0.0) + seconds
+
+    def measure(self, name: str, call: Callable[[], Any]) -> Any:
+        """Calls and charges the time it takes, also when it raises."""
+        start = time.perf_counter()
+        try:
+            return call()
+        finally:
+            self.charge(name, time.perf_counter() - start)
+
+    def interval(self) -> tuple[float, dict[str, float]]:
+        """Seconds since the last call, and how they were charged; starts the next interval."""
+        now = time.perf_counter()
+        elapsed, charged = now - self._interval_start, self._interval
+        self._interval_start, self._interval = now, {}
+        return elapsed, charged
+
+
+@dataclasses.dataclass
+class _Window:
+    """Metrics of the steps since the last log line; they stay on the device until then."""
+
+    task_names: Sequence[str]
+    pending: list[Metrics] = dataclasses.field(default_factory=list)
+
+    def drain(self) -> dict[str, float]:
+        fetched = jax.device_get(self.pending)
+        self.pending = []
+        values = {
+            key: float(np.mean([step[key] for step in fetched]))
+            for key in ("loss", "nll", "gradient_norm", "accuracy")
+            if key in fetched[0]
+        }
+        values["learning_rate"] = float(fetched[-1]["learning_rate"])
+        values["param_norm"] = float(fetched[-1]["param_norm"])
+        sums = np.sum([step["task_loss_sum"] for step in fetched], axis=0)
+        counts = np.sum([step["task_tokens"] for step in fetched], axis=0)
+        for name, loss_sum, tokens in zip(self.task_names, sums, counts):
+            if tokens > 0:
+                values[f"loss/{name}"] = float(loss_sum / tokens)
+        return values
+
+
+def run(
+    state: Any,
+    *,
+    train_step: Callable[[Any, Any, jax.Array], tuple[Any, Metrics]],
+    batches: Iterator[Mapping[str, np.ndarray]],
+    place: Callable[[Mapping[str, np.ndarray]], Any],
+    rng: jax.Array,
+    periods: Periods,
+    batch_size: int,
+    task_names: Sequence[str],
+    log: Callable[[int, dict[str, float]], None],
+    evaluate: Callable[[int, Any], None],
+    save: Callable[[int, Any], None],
+    stop_requested: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+    timers: Timers | None = None,
+) -> Any:
+    """Trains from `state.step` to `periods.total`.
+
+    Args:
+      state: train state with an integer `step`.
+      train_step: jitted (state, batch, rng) -> (state, metrics); metrics hold `loss`,
+        `learning_rate`, `param_norm`, `task_loss_sum` and `task_tokens` (float32[tasks]).
+      batches: yields batch number `state.step`, then the following ones.
+      place: puts a host batch onto the devices.
+      rng: base key; the step folds in its number.
+      periods: when to pause.
+      batch_size: global examples per step, for the rate.
+      task_names: names behind the task axis of the metrics.
+      log: receives (step, values).
+      evaluate: called with (step, state).
+      save: called with (step, state).
+      stop_requested: asked after every step; True saves and returns.
+      progress: shows the interval's values.
+      timers: where pauses are charged.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      NonFiniteLossError: the mean loss of an interval is NaN or infinite.
+    """
+    timers = timers or Timers()
+    window = _Window(task_names)
+    step = int(state.step)
+    last_log = step
+    timers.interval()
+    while step < periods.total:
+        batch = timers.measure("data", lambda: place(next(batches)))
+        state, metrics = timers.measure("step", lambda: train_step(state, batch, rng))  # noqa: B023
+        window.pending.append(metrics)
+        step += 1
+
+        if periods.due(periods.log, step):
+            values = timers.measure("step", window.drain)
+            elapsed, charged = timers.interval()
+            training = elapsed - charged.get("evaluate", 0.0) - charged.get("save", 0.0)
+            values["examples_per_second"] = (step - last_log) * batch_size / training
+            values["data_wait"] = charged.get("data", 0.0) / training
+            last_log = step
+            log(step, values)
+            if progress:
+                progress.update(step, values)
+            if not math.isfinite(values["loss"]):
+                raise NonFiniteLossError(
+                    f"the loss is {values['loss']} between steps {step - periods.log} and {step}; "
+                    "lower the learning rate, or look at the batch that this step reads"
+                )
+        stopping = stop_requested()
+        if periods.due(periods.evaluate, step):
+            timers.measure("evaluate", lambda: evaluate(step, state))  # noqa: B023
+        if periods.due(periods.save, step) or (stopping and step < periods.total):
+            timers.measure("save", lambda: save(step, state))  # noqa: B023
+        if stopping:
+            break
+    if progress:
+        progress.close()
+    return state

@@ -1,0 +1,108 @@
+"""The eight pretraining tasks, and one that is never trained, over the embedded `scenes` world."""
+
+import functools
+
+from ofa_jax.data.registration import add_task
+from ofa_jax.data.steps import (
+    Choose,
+    ChooseMatch,
+    ChooseQuestion,
+    ChooseReferring,
+    ChooseRegion,
+    ChooseRegionQuestion,
+    EncodeCentre,
+)
+from ofa_jax.scenes.tokenizers import scenes_codebook, scenes_tokenizer
+from ofa_jax.scenes.source import ScenesSplits
+from tasks import instructions
+
+# Their words become single tokens, beside those of the grammar.
+INSTRUCTIONS = (
+    instructions.VISUAL_GROUNDING,
+    instructions.GROUNDED_CAPTIONING,
+    instructions.IMAGE_TEXT_MATCHING,
+    instructions.CAPTIONING,
+    instructions.DETECTION,
+    instructions.IMAGE_INFILLING,
+    instructions.TEXT_INFILLING,
+)
+SPLITS = ("train", "validation", "test", "compositions", "unseen_style")
+
+
+def add_scenes_tasks(prefix: str, preset: str) -> None:
+    """Registers `<prefix>_visual_grounding` and so on over one preset of the world."""
+    add = functools.partial(
+        add_task,
+        source=ScenesSplits(preset),
+        tokenizer=functools.partial(scenes_tokenizer, preset, INSTRUCTIONS),
+        splits=SPLITS,
+    )
+    add(
+        f"{prefix}_visual_grounding",
+        instructions.VISUAL_GROUNDING,
+        family="visual_grounding",
+        prepare=[ChooseReferring()],
+        scorer="region",
+    )
+    add(
+        f"{prefix}_grounded_captioning",
+        instructions.GROUNDED_CAPTIONING,
+        family="grounded_captioning",
+        prepare=[ChooseRegion()],
+        scorer="description",
+    )
+    add(
+        f"{prefix}_vqa",
+        instructions.VQA,
+        family="vqa",
+        prepare=[ChooseQuestion()],
+        scorer="answer_by_kind",
+    )
+    add(
+        f"{prefix}_image_text_matching",
+        instructions.IMAGE_TEXT_MATCHING,
+        family="image_text_matching",
+        prepare=[ChooseMatch()],
+        scorer="answer",
+    )
+    add(
+        f"{prefix}_captioning",
+        instructions.CAPTIONING,
+        family="captioning",
+        prepare=[Choose("captions", "caption")],
+        scorer="true_caption",
+    )
+    add(
+        f"{prefix}_detection",
+        instructions.DETECTION,
+        family="detection",
+        scorer="objects",
+        loss_weight=2.0,
+    )
+    add(
+        f"{prefix}_image_infilling",
+        instructions.IMAGE_INFILLING,
+        family="image_infilling",
+        prepare=[EncodeCentre(functools.partial(scenes_codebook, preset))],
+        scorer="codes",
+        loss_weight=2.0,
+    )
+    add(
+        f"{prefix}_text_infilling",
+        instructions.TEXT_INFILLING,
+        family="text_infilling",
+        scorer="filled_text",
+        loss_weight=2.0,
+    )
+    add(
+        f"{prefix}_grounded_vqa",
+        instructions.GROUNDED_VQA,
+        family="grounded_vqa",
+        prepare=[ChooseRegionQuestion()],
+        scorer="region_answer",
+    )
+
+
+add_scenes_tasks("scenes", "tiny")
+add_scenes_tasks("scenes_small", "small")
+add_scenes_tasks("scenes_base", "base")
