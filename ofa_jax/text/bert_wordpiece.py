@@ -124,8 +124,7 @@ class BertWordpiece:
 
     def word_starts(self) -> np.ndarray:
         """bool[4 + num_text]: True for the specials and for pieces without "##" in front."""
-        starts = [not symbol.startswith("##") for symbol in self.symbols]
-        return np.array([True] * NUM_SPECIALS + starts)
+        return self._word_starts
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Copies the vocabulary files to another folder."""
@@ -153,6 +152,13 @@ class BertWordpiece:
             else:
                 return ["[UNK]"]
         return pieces
+
+    @functools.cached_property
+    def _word_starts(self) -> np.ndarray:
+        starts = [not symbol.startswith("##") for symbol in self.symbols]
+        starts = np.array([True] * NUM_SPECIALS + starts)
+        starts.setflags(write=False)
+        return starts
 
     @functools.cached_property
     def _pieces(self) -> frozenset[str]:

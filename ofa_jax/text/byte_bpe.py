@@ -7,6 +7,7 @@ the model.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -122,6 +123,12 @@ class ByteBPE:
 
         Returns:
           bool[4 + num_text]: True for the specials, for tokens whose text begins with a space, and
-          for ids without text.
+          for ids without text. Read-only: computed once, handed out for every example.
         """
-        return np.array([not token or token.startswith(b" ") for token in self._bytes])
+        return self._word_starts
+
+    @functools.cached_property
+    def _word_starts(self) -> np.ndarray:
+        starts = np.array([not token or token.startswith(b" ") for token in self._bytes])
+        starts.setflags(write=False)
+        return starts

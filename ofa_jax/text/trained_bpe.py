@@ -64,9 +64,9 @@ class TrainedBPE:
         """
         if (num_merges is None) == (vocab_size is None):
             raise ValueError("give either num_merges or vocab_size")
-        if num_merges is None:
+        if vocab_size is not None:
             num_merges = vocab_size - 256
-        if num_merges < 0:
+        if num_merges is None or num_merges < 0:
             raise ValueError(f"vocab_size must be at least 256 (all bytes), got {vocab_size}")
         words = collections.Counter()
         split = regex.compile(SPLIT_PATTERN)

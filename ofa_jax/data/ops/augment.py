@@ -68,7 +68,7 @@ def random_resize(
     """
     image = as_rgb(image)
     old = image_size(image)
-    short_side = int(short_sides[rng.integers(len(short_sides))])
+    short_side = short_sides[int(rng.integers(len(short_sides)))]
     new = size_for_short_side(*old, short_side, max_side)
     return resize_image(image, *new), scale_boxes(boxes, old, new)
 
