@@ -102,12 +102,26 @@ def captions(scene: Scene, config: ScenesConfig, dice: Dice) -> list[Sentence]:
       the background. The others come in random order.
     """
     first, *others = config.caption_forms
+    forms = [first, *dice.shuffled(others)]
+    if len(scene.objects) > 1:
+        # Once more: another object, another relation.
+        forms += dice.shuffled(others)
     found: dict[str, Sentence] = {}
-    for form in [first, *dice.shuffled(others), *dice.shuffled(others)]:
+    for form in forms:
         caption = _caption(form, scene, dice)
-        if caption is not None and len(found) < config.num_captions:
+        if caption is not None:
             found.setdefault(str(caption), caption)
+            if len(found) == config.num_captions:
+                break
     return list(found.values())
+
+
+def any_caption(scene: Scene, config: ScenesConfig, dice: Dice) -> Sentence:
+    """One true caption of a scene, of a form drawn by lot."""
+    while True:
+        caption = _caption(dice.pick(config.caption_forms), scene, dice)
+        if caption is not None:
+            return caption
 
 
 def _other(names: Sequence[str], current: str, dice: Dice) -> str:
@@ -195,7 +209,7 @@ def easy_negative(scene: Scene, config: ScenesConfig, split: str, dice: Dice) ->
     """A false caption that is true of another, imaginary scene of the same split."""
     while True:
         other = world.draw_scene(config, dice, split)
-        caption = dice.pick(captions(other, config, dice))
+        caption = any_caption(other, config, dice)
         if not holds(caption, scene):
             return caption
 
@@ -220,20 +234,20 @@ def negatives(
         are captions of other scenes. A curriculum may raise it from 0 to 1.
 
     Returns:
-      `config.num_negatives` pairs (caption, "hard" or "easy"); none of them is true.
+      `config.num_negatives` different pairs (caption, "hard" or "easy"); no caption is true.
     """
     forbidden = config.forbidden_pairs(split)
-    found: list[tuple[Sentence, str]] = []
-    for _ in range(config.num_negatives):
+    found: dict[Sentence, str] = {}
+    while len(found) < config.num_negatives:
         mutant = None
         if dice.chance(hardness):
             caption = dice.pick(true_captions)
             mutant = hard_negative(scene, caption, config, forbidden, dice)
         if mutant is not None:
-            found.append((mutant, "hard"))
+            found.setdefault(mutant, "hard")
         else:
-            found.append((easy_negative(scene, config, split, dice), "easy"))
-    return found
+            found.setdefault(easy_negative(scene, config, split, dice), "easy")
+    return list(found.items())
 
 
 def _attribute_nouns(thing: SceneObject) -> list[list[Noun]]:
@@ -331,7 +345,7 @@ def statement(config: ScenesConfig, split: str, dice: Dice) -> Sentence:
     scene = world.draw_scene(config, dice, split)
     kind = dice.random()
     if kind < 0.5:
-        return dice.pick(captions(scene, config, dice))
+        return any_caption(scene, config, dice)
     nouns = [shortest_noun(scene, index, dice) for index in range(len(scene.objects))]
     known = [index for index, noun in enumerate(nouns) if noun is not None]
     if kind < 0.65 or len(known) < 2:
@@ -341,7 +355,7 @@ def statement(config: ScenesConfig, split: str, dice: Dice) -> Sentence:
         if referents(Reference(subject), scene) == [index]:
             field = "size" if thing.size and dice.chance(0.5) else "color"
             return Attribution(Reference(subject), field, getattr(thing, field))
-        return dice.pick(captions(scene, config, dice))
+        return any_caption(scene, config, dice)
     first, second = dice.shuffled(known)[:2]
     relation = world.main_relation(scene.objects[first], scene.objects[second])
     premise = Assertion(nouns[first], relation, nouns[second])

@@ -46,6 +46,9 @@ class ScenesConfig:
       num_questions: questions per scene at most.
       num_negatives: false captions per scene.
       gap: free pixels between any two boxes.
+      grid: boxes begin and end on multiples of this many pixels. The tasks' box bins are as wide,
+        and the fewer phases an edge has against the patches of the image codes, the better a
+        small codebook fits.
       brightness_jitter: largest change of an object's three channels (0..255 scale).
       patch: side in pixels of the patch of one image code.
       num_codes: entries of the patch codebook.
@@ -67,9 +70,10 @@ class ScenesConfig:
     num_questions: int = 3
     num_negatives: int = 2
     gap: int = 1
+    grid: int = 2
     brightness_jitter: int = 0
     patch: int = 4
-    num_codes: int = 64
+    num_codes: int = 128
 
     def __post_init__(self) -> None:
         known = {
@@ -106,8 +110,15 @@ class ScenesConfig:
                 f"ScenesConfig.sizes: two objects of side {largest} do not fit beside each other "
                 f"in {self.pixels} pixels"
             )
-        if self.pixels % (4 * self.patch):
-            raise ValueError("ScenesConfig.pixels must be a multiple of four patches")
+        if any(low % self.grid or low > high for _, low, high in self.sizes):
+            raise ValueError(
+                f"ScenesConfig.sizes: sides must begin at a multiple of the grid, {self.grid} "
+                "pixels, and the smallest must not exceed the largest"
+            )
+        if self.pixels % (4 * self.patch) or self.pixels % self.grid:
+            raise ValueError(
+                "ScenesConfig.pixels must be a multiple of four patches and of the grid"
+            )
 
     @functools.cached_property
     def all_pairs(self) -> tuple[tuple[str, str], ...]:
@@ -164,7 +175,7 @@ PRESETS: dict[str, ScenesConfig] = {
         colors=_ALL_COLORS[:6],
         shapes=world.SHAPES[:4],
         backgrounds=("white", "gray", "black"),
-        sizes=(("", 11, 15),),
+        sizes=(("", 10, 14),),
         styles=("solid",),
         unseen_styles=("outlined", "hatched"),
         held_out=_HELD_OUT_8X6[:4],
@@ -178,14 +189,13 @@ PRESETS: dict[str, ScenesConfig] = {
         colors=_ALL_COLORS,
         shapes=world.SHAPES,
         backgrounds=("white", "gray", "black", "beige"),
-        sizes=(("small", 11, 15), ("large", 20, 26)),
+        sizes=(("small", 12, 16), ("large", 22, 28)),
         styles=("solid", "shaded"),
         unseen_styles=("outlined", "hatched"),
         held_out=_HELD_OUT_8X6,
         split_sizes=_split_sizes(100_000, 2_048),
-        gap=2,
         brightness_jitter=8,
-        num_codes=128,
+        num_codes=256,
     ),
     "base": ScenesConfig(
         name="base",
@@ -194,12 +204,12 @@ PRESETS: dict[str, ScenesConfig] = {
         colors=_ALL_COLORS,
         shapes=world.SHAPES,
         backgrounds=tuple(world.BACKGROUNDS),
-        sizes=(("small", 14, 22), ("large", 32, 46)),
+        sizes=(("small", 14, 22), ("large", 32, 48)),
         styles=("solid", "shaded", "rimmed"),
         unseen_styles=("outlined", "hatched"),
         held_out=_HELD_OUT_8X6,
         split_sizes=_split_sizes(500_000, 4_096),
-        gap=3,
+        gap=2,
         brightness_jitter=12,
         patch=8,
         num_codes=256,

@@ -29,7 +29,7 @@ def _star() -> np.ndarray:
 
 
 def _heart() -> np.ndarray:
-    t = np.linspace(0, 2 * np.pi, 80, endpoint=False)
+    t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     x = 16 * np.sin(t) ** 3
     y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
     return np.stack([x, y], axis=1)
@@ -49,7 +49,7 @@ def _outline(shape: str) -> np.ndarray:
     elif shape == "triangle":
         corners = np.array([(0.5, 0), (1, 1), (0, 1)], np.float64)
     elif shape == "circle":
-        angles = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+        angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
         corners = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     else:
         corners = {"cross": _cross, "star": _star, "heart": _heart}[shape]()
@@ -146,7 +146,8 @@ def render(scene: world.Scene) -> np.ndarray:
         coverage, light = shape_layers(o.shape, x1 - x0, scene.style)
         paint = np.array(world.COLORS[o.color], np.float32) + np.float32(o.brightness)
         if scene.style in _LIT_STYLES:
-            paint = np.minimum(paint * light, 255)
+            paint = paint * light
+        paint = np.clip(paint, 0, 255)
         region = canvas[y0:y1, x0:x1]
         region += (paint - region) * coverage
     canvas += 0.5

@@ -27,6 +27,9 @@ Example = dict[str, Any]
 # streams go to the end.
 _STREAMS = ("scene", "captions", "questions", "regions", "references", "negatives", "text")
 
+# What an example takes in memory beside its picture, rounded up (measured: 5 to 7 kB).
+_BYTES_OF_WORDS = 7_500
+
 
 class ScenesSource:
     """One split of `scenes`.
@@ -37,7 +40,7 @@ class ScenesSource:
       seed: seed of the data set.
       hardness: share of false captions that are one-word changes (see `annotations.negatives`).
       cache_size: number of examples kept in memory (least recently used go first); 0 keeps none.
-        An example of `tiny` takes about 10 kB.
+        An example of `tiny` takes 8 kB, of `small` 19 kB, of `base` 58 kB.
     """
 
     def __init__(
@@ -166,7 +169,9 @@ class ScenesSource:
 
 
 @functools.lru_cache(maxsize=32)
-def _shared(config: ScenesConfig, split: str, seed: int, hardness: float, cache_size: int):
+def _shared(
+    config: ScenesConfig, split: str, seed: int, hardness: float, cache_size: int
+) -> ScenesSource:
     return ScenesSource(config, split, seed, hardness=hardness, cache_size=cache_size)
 
 
@@ -181,13 +186,14 @@ class ScenesSplits:
       preset: name in `presets.PRESETS`, or a configuration.
       seed: seed of the data set.
       hardness: see `ScenesSource`.
-      cache_size: see `ScenesSource`.
+      cache_megabytes: upper limit of the memory that the examples of one split may fill; the
+        default holds all of `tiny`. 0 keeps none.
     """
 
     preset: str | ScenesConfig = "tiny"
     seed: int = 0
     hardness: float = 1.0
-    cache_size: int = 0
+    cache_megabytes: int = 256
 
     def open(self, split: str) -> ScenesSource:
         """The source of one split.
@@ -196,7 +202,9 @@ class ScenesSplits:
           ValueError: for an unknown preset or split.
         """
         config = preset(self.preset)
-        return _shared(config, split, self.seed, self.hardness, self.cache_size)
+        bytes_per_example = 3 * config.pixels**2 + _BYTES_OF_WORDS
+        cache_size = self.cache_megabytes * 1_000_000 // bytes_per_example
+        return _shared(config, split, self.seed, self.hardness, cache_size)
 
 
 def corpus(

@@ -231,14 +231,15 @@ def _separate(a: tuple[int, int, int, int], b: tuple[int, int, int, int], gap: i
     return a[2] + gap <= b[0] or b[2] + gap <= a[0] or a[3] + gap <= b[1] or b[3] + gap <= a[1]
 
 
-def _place(sides: Sequence[int], pixels: int, gap: int, dice: Dice) -> list[tuple] | None:
+def _place(sides: Sequence[int], config: ScenesConfig, dice: Dice) -> list[tuple] | None:
     """Boxes of the given sides that do not overlap, or None if the lot was unlucky."""
     boxes: list[tuple[int, int, int, int]] = []
     for side in sides:
         for _ in range(_PLACEMENT_TRIES):
-            x, y = dice.below(pixels - side + 1), dice.below(pixels - side + 1)
+            places = (config.pixels - side) // config.grid + 1
+            x, y = dice.below(places) * config.grid, dice.below(places) * config.grid
             box = (x, y, x + side, y + side)
-            if all(_separate(box, other, gap) for other in boxes):
+            if all(_separate(box, other, config.gap) for other in boxes):
                 boxes.append(box)
                 break
         else:
@@ -273,8 +274,9 @@ def draw_scene(config: ScenesConfig, dice: Dice, split: str = "train") -> Scene:
         kinds = [(pair, size[0]) for pair, size in zip(pairs, sizes)]
         if all(kinds.count(kind) > 1 for kind in kinds):
             continue
-        sides = [low + dice.below(high - low + 1) for _, low, high in sizes]
-        boxes = _place(sides, config.pixels, config.gap, dice)
+        grid = config.grid
+        sides = [low + dice.below((high - low) // grid + 1) * grid for _, low, high in sizes]
+        boxes = _place(sides, config, dice)
     jitter = config.brightness_jitter
     objects = [
         SceneObject(
