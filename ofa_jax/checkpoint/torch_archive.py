@@ -93,7 +93,9 @@ class _Storage:
         items = numpy_dtype(dtype)
         raw = self.archive.storage_bytes(self.key, self.count * numpy_dtype(self.dtype).itemsize)
         if raw.nbytes % items.itemsize:
-            raise UnsafePickleError(f"storage {self.key} is not a whole number of {dtype} elements")
+            raise CheckpointFileError(
+                f"{self.archive.path}: storage {self.key} is no whole number of {dtype} elements"
+            )
         values = raw.view(items.newbyteorder(self.archive.byte_order))
         return values if values.dtype.isnative else values.astype(items)
 
@@ -225,6 +227,8 @@ class _Archive:
 
     def mapped(self, start: int, size: int, what: str) -> np.ndarray:
         """uint8[size]: a read-only piece of the file."""
+        if start < 0:
+            raise CheckpointFileError(f"{self.path}: {what} lies before the file; it is damaged")
         if start + size > len(self.data):
             raise CheckpointFileError(
                 f"{self.path}: {what} should reach byte {start + size}, but the file has "
@@ -254,11 +258,13 @@ class _ZipArchive(_Archive):
         super().__init__(path, data)
         try:
             self.zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as e:
+        except Exception as error:
+            # A damaged directory fails in many ways (BadZipFile, struct.error, text encoding).
             raise CheckpointFileError(
                 f"{path}: starts like a torch zip archive, but its directory at the end cannot be "
-                f"read ({e}); the file is cut off, most likely by an interrupted download or copy"
-            ) from e
+                f"read ({error}); the file is cut off, most likely by an interrupted download or "
+                "copy"
+            ) from error
         names = [n for n in self.zip.namelist() if n == "data.pkl" or n.endswith("/data.pkl")]
         if len(names) != 1:
             raise CheckpointFileError(
