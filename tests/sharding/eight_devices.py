@@ -1,0 +1,106 @@
+"""Process of `test_eight_devices`: prints losses with and without sharding as one JSON line."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+
+from ofa_jax.losses.cross_entropy import LossConfig
+from ofa_jax.model.config import SIZES
+from ofa_jax.model.ofa import OFA
+from ofa_jax.sharding.mesh import build_mesh, mesh_context
+from ofa_jax.sharding.placement import (
+    batch_sharding,
+    check_batch_size,
+    create_sharded,
+    place_batch,
+    placement_report,
+)
+from ofa_jax.sharding.rules import rules_by_name
+from ofa_jax.training.ema import EMAConfig
+from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer
+from ofa_jax.training.schedule import ScheduleConfig
+from ofa_jax.training.state import TrainState
+from ofa_jax.training.step import make_train_step
+from tests.training.standin import VOCAB_SIZE, StandIn, make_batch
+
+RNG = jax.random.key(0)
+
+
+def nano_batch(size=8):
+    rng = np.random.default_rng(0)
+    batch = make_batch(size)
+    batch["encoder_images"] = rng.integers(0, 256, (size, 32, 32, 3)).astype(np.uint8)
+    batch["encoder_image_masks"] = np.arange(size) % 4 != 3
+    batch["decoder_code_masks"] = np.zeros(size, bool)
+    return batch
+
+
+def two_steps(model, vocab_size, batch, mesh_spec, rules_name, devices=None):
+    frozen = ("bias$",)
+    config = OptimizerConfig(ScheduleConfig(peak=0.01, shape="constant"), frozen=frozen)
+    tx, schedule = build_optimizer(config)
+
+    def create(rng):
+        return TrainState.create(model, tx, rng, batch, ema=True)
+
+    mesh, rules = build_mesh(mesh_spec, devices), rules_by_name(rules_name)
+    check_batch_size(len(batch["task_ids"]), mesh)
+    state, shardings = create_sharded(create, RNG, mesh=mesh, rules=rules)
+    local = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    share = local / sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    step = make_train_step(
+        model,
+        tx,
+        schedule,
+        LossConfig(label_smoothing=0.1),
+        vocab_size=vocab_size,
+        num_tasks=2,
+        ema=EMAConfig(),
+        frozen=frozen,
+        state_shardings=shardings,
+        batch_shardings=batch_sharding(mesh),
+    )
+    with mesh_context(mesh, rules):
+        placed = place_batch(batch, mesh)
+        state, first = step(state, placed, RNG)
+        state, second = step(state, placed, RNG)
+    report = placement_report(jax.eval_shape(create, RNG), mesh, rules)
+    return {
+        "loss": float(first["loss"]),
+        "second_loss": float(second["loss"]),
+        "gradient_norm": float(first["gradient_norm"]),
+        "share": share,
+        "report": report,
+    }
+
+
+def main():
+    jax.config.update("jax_threefry_partitionable", True)
+    one = jax.devices()[:1]
+    standin = (StandIn(width=16), VOCAB_SIZE, make_batch())
+    nano_config = dataclasses.replace(SIZES["nano"], dropout=0.1, layer_stack="scan")
+    nano = (OFA(nano_config), nano_config.vocab_size, nano_batch())
+    cases = {
+        "standin data_parallel": (standin, "replica=2,data=4"),
+        "standin fsdp": (standin, "data=8"),
+        "standin tensor_parallel": (standin, "data=4,model=2"),
+        "standin fsdp_tensor": (standin, "data=4,model=2"),
+        "nano fsdp_tensor": (nano, "data=4,model=2"),
+    }
+    references = {
+        id(setting): two_steps(*setting, "", "data_parallel", one) for setting in (standin, nano)
+    }
+    results = {}
+    for case, (setting, mesh_spec) in cases.items():
+        result = two_steps(*setting, mesh_spec, case.split()[1])
+        reference = references[id(setting)]
+        for name in ("loss", "second_loss", "gradient_norm"):
+            result[f"reference_{name}"] = reference[name]
+        results[case] = result
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
