@@ -53,6 +53,9 @@ VOCABULARY_FILES = (
     "encoder.json",
     "vocab.bpe",
     "dict.txt",
+    # Saved by our own tokenizers.
+    "trained_bpe.json",
+    "vocab_layout.json",
 )
 _REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -206,6 +209,26 @@ def read_huggingface_folder(folder: str | os.PathLike) -> HuggingFaceCheckpoint:
     return HuggingFaceCheckpoint(folder, state_dict, config, vocabulary)
 
 
+def copy_vocabulary(files: Iterable[str | os.PathLike], folder: str | os.PathLike) -> None:
+    """Copies vocabulary files into a folder, which is created where missing.
+
+    Args:
+      files: paths of existing files.
+      folder: target.
+
+    Raises:
+      FileNotFoundError: one of the files is missing; nothing is copied then.
+    """
+    paths, folder = [pathlib.Path(path) for path in files], pathlib.Path(folder)
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such vocabulary file")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        if path.resolve() != (folder / path.name).resolve():
+            shutil.copyfile(path, folder / path.name)
+
+
 def write_huggingface_folder(
     folder: str | os.PathLike,
     state_dict: Mapping[str, Any],
@@ -232,11 +255,7 @@ def write_huggingface_folder(
     weights = tuple(weights)
     if unknown := set(weights) - {SAFETENSORS_FILE, TORCH_FILE}:
         raise ValueError(f"weights may name {SAFETENSORS_FILE} and {TORCH_FILE}, not {unknown}")
-    vocabulary = [pathlib.Path(path) for path in vocabulary_files]
-    for path in vocabulary:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such vocabulary file")
-    folder.mkdir(parents=True, exist_ok=True)
+    copy_vocabulary(vocabulary_files, folder)
     source = getattr(state_dict, "tensors", state_dict)
     renamed = {
         to_huggingface_name(name): tensor
@@ -254,9 +273,6 @@ def write_huggingface_folder(
         unfinished.replace(folder / SAFETENSORS_FILE)
     text = json.dumps(config_to_huggingface(config), indent=2, sort_keys=True)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-    for path in vocabulary:
-        if path.resolve() != (folder / path.name).resolve():
-            shutil.copyfile(path, folder / path.name)
 
 
 def is_repository_id(source: str) -> bool:

@@ -215,7 +215,8 @@ def config_from_state_dict(
     Args:
       shapes: name -> shape (`StateDict.shapes()`).
       hints: arguments of the checkpoint, best effort; only what shapes cannot tell is taken from
-        them (code_dict_size, code_image_size, orig_patch_image_size, interpolate_position).
+        them (code_dict_size, orig_patch_image_size, interpolate_position, sync_bn,
+        freeze_resnet).
       **overrides: fields of `OFAConfig` that win over everything.
 
     Returns:
@@ -261,6 +262,9 @@ def config_from_state_dict(
             for field in ("code_image_size", "code_stride", "orig_patch_image_size"):
                 fields[field] = getattr(size, field)
             break
+    # The official 128 pixels, unless the position grid is too small for them.
+    side = OFAConfig.code_stride * fields["image_bucket_size"]
+    fields.setdefault("code_image_size", min(OFAConfig.code_image_size, side))
     index = shapes.get("decoder.image_position_idx")
     if index and index[0] > 1 + _POSITION_FILLERS:
         window = round((index[0] - 1 - _POSITION_FILLERS) ** 0.5)
@@ -268,4 +272,8 @@ def config_from_state_dict(
     for name in ("orig_patch_image_size", "interpolate_position"):
         if isinstance(hints.get(name), (bool, int)):
             fields[name] = hints[name]
+    if hints.get("sync_bn") is True:
+        fields["batch_norm_eps"] = 1e-3  # SPEC 1.3: another eps than without synchronisation
+    if hints.get("freeze_resnet") is True:
+        fields["batch_norm"] = "frozen"
     return OFAConfig(**{**fields, **overrides})

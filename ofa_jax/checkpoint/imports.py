@@ -1,0 +1,324 @@
+"""Any checkpoint to our variables: fairseq, HuggingFace, state dicts, our own folders.
+
+`import_checkpoint` finds out what a path or repository holds, reads it (`torch_reader`,
+`huggingface`, `orbax_weights`), repairs it (`repairs`) and maps it (`names`). The dtypes of the
+source travel along in a `SourceRecord`, so that `exports` can give back every tensor bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from ofa_jax.checkpoint import orbax_weights
+from ofa_jax.checkpoint.huggingface import (
+    VOCABULARY_FILES,
+    fetch_repository,
+    is_repository_id,
+    read_huggingface_folder,
+    read_safetensors,
+)
+from ofa_jax.checkpoint.huggingface_names import from_huggingface_name, is_huggingface_naming
+from ofa_jax.checkpoint.layout import (
+    RESNET_PREFIX,
+    config_from_state_dict,
+    infer_resnet,
+    resnet_shapes,
+)
+from ofa_jax.checkpoint.names import to_params, to_state_dict
+from ofa_jax.checkpoint.orbax_weights import SourceRecord
+from ofa_jax.checkpoint.repairs import (
+    CheckpointMismatchError,
+    canonical_names,
+    repair_state_dict,
+)
+from ofa_jax.checkpoint.torch_archive import CheckpointFileError
+from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint
+from ofa_jax.model.config import OFAConfig
+from ofa_jax.model.ofa import OFA
+from ofa_jax.vocab import CHINESE
+
+Progress = Callable[[str], None]
+
+
+def _silent(line: str) -> None:
+    del line
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedCheckpoint:
+    """Weights in our form, with what is known about them.
+
+    Attributes:
+      variables: {"params", "batch_stats"}: nested dicts of float32 numpy arrays in
+        `config.layer_stack`.
+      config: the model they belong to.
+      record: how they were stored, for an exact export.
+      vocabulary_files: vocabulary files that lay beside them.
+    """
+
+    variables: dict[str, Any]
+    config: OFAConfig
+    record: SourceRecord
+    vocabulary_files: tuple[pathlib.Path, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _ForeignWeights:
+    state_dict: StateDict
+    format: str
+    hints: Mapping[str, Any]
+    config: OFAConfig | None = None
+    vocabulary_files: tuple[pathlib.Path, ...] = ()
+
+
+def initial_variables(config: OFAConfig, seed: int = 0) -> dict[str, Any]:
+    """Freshly initialised variables as numpy arrays.
+
+    Args:
+      config: the model.
+      seed: of the random numbers.
+
+    Returns:
+      {"params", "batch_stats"}.
+    """
+    side = config.resnet.stride
+    batch = {
+        "encoder_input_tokens": np.ones((1, 2), np.int32),
+        "encoder_images": np.zeros((1, side, side, 3), np.uint8),
+        "decoder_input_tokens": np.ones((1, 2), np.int32),
+        "decoder_code_masks": np.zeros((1,), bool),
+    }
+    variables = jax.jit(OFA(config).init)(jax.random.key(seed), batch)
+    return jax.tree.map(np.asarray, nn.unbox(dict(variables)))
+
+
+def _vocabulary_beside(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    return tuple(folder / name for name in VOCABULARY_FILES if (folder / name).is_file())
+
+
+def _read_foreign(path: pathlib.Path, ema: bool) -> _ForeignWeights:
+    if path.is_dir():
+        if ema:
+            raise CheckpointFileError(f"{path}: HuggingFace folders have no moving average")
+        folder = read_huggingface_folder(path)
+        return _ForeignWeights(
+            folder.state_dict, "huggingface", {}, folder.config, folder.vocabulary_files
+        )
+    if path.suffix == ".safetensors":
+        if ema:
+            raise CheckpointFileError(f"{path}: safetensors files have no moving average")
+        state_dict, layout, hints = read_safetensors(path), "state_dict", {}
+    else:
+        checkpoint = read_torch_checkpoint(path, ema=ema)
+        state_dict, layout, hints = checkpoint.state_dict, checkpoint.layout, checkpoint.hints
+    if is_huggingface_naming(state_dict):
+        tensors = state_dict.tensors.items()
+        state_dict = StateDict({from_huggingface_name(name): t for name, t in tensors})
+        layout = "huggingface"
+    beside = _vocabulary_beside(path.parent)
+    return _ForeignWeights(state_dict, layout, hints, None, beside)
+
+
+def read_stem(path: str | os.PathLike) -> StateDict:
+    """Reads an ImageNet ResNet in torchvision's names, as OFA's stem (SPEC 2.3).
+
+    Args:
+      path: `.pth` or `.safetensors` file with a state dict.
+
+    Returns:
+      Official names (with prefix) -> arrays; layer4 and fc are left out.
+
+    Raises:
+      CheckpointMismatchError: not a bottleneck ResNet.
+    """
+    path = pathlib.Path(path)
+    if path.suffix == ".safetensors":
+        state_dict = read_safetensors(path)
+    else:
+        state_dict = read_torch_checkpoint(path).state_dict
+    tensors, _ = canonical_names(state_dict)
+    try:
+        stem = infer_resnet({name: tuple(t.shape) for name, t in tensors.items()}, prefix="")
+    except ValueError as error:
+        raise CheckpointMismatchError(f"{path}: {error}") from error
+    wanted = resnet_shapes(stem)
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        raise CheckpointMismatchError(f"{path}: lacks {missing[0]} of a ResNet {stem.stage_blocks}")
+    return StateDict({RESNET_PREFIX + name: tensors[name] for name in wanted})
+
+
+def _with_stem(tensors: Mapping[str, Any], stem: StateDict, config: OFAConfig) -> dict[str, Any]:
+    """Replaces the stem's tensors; the shapes must be those of the configuration."""
+    for name, shape in resnet_shapes(config.resnet).items():
+        tensor = stem.tensors.get(RESNET_PREFIX + name)
+        if tensor is None or tuple(tensor.shape) != shape:
+            found = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
+            raise CheckpointMismatchError(
+                f"{name} of the stem is {found}, the model needs {shape}; its ResNet has "
+                f"{config.resnet.stage_blocks} blocks"
+            )
+    rest = {name: t for name, t in tensors.items() if not name.startswith(RESNET_PREFIX)}
+    return {**rest, **stem.tensors}
+
+
+def _described(config: OFAConfig) -> str:
+    return (
+        f"a model of width {config.width}, {config.encoder_layers}+{config.decoder_layers} layers, "
+        f"{config.vocab_size} ids, ResNet {config.resnet.stage_blocks}"
+    )
+
+
+def _import_foreign(
+    path: pathlib.Path,
+    name: str,
+    config: OFAConfig | None,
+    *,
+    ema: bool,
+    tolerant: bool,
+    stem: StateDict | None,
+    layer_stack: str | None,
+    seed: int,
+    progress: Progress,
+) -> ImportedCheckpoint:
+    foreign = _read_foreign(path, ema)
+    tensors, renamed = canonical_names(foreign.state_dict)
+    state_dict = StateDict(tensors)
+    if config is None:
+        config = foreign.config or config_from_state_dict(state_dict.shapes(), foreign.hints)
+    elif state_dict.shapes().get("encoder.embed_tokens.weight", (0,))[0] == CHINESE.size:
+        config = dataclasses.replace(config, vocab_size=CHINESE.size, padded_vocab_size=None)
+    config = _with_layer_stack(config, layer_stack)
+    progress(f"repairing names and shapes for {_described(config)}")
+    dtypes = state_dict.dtypes()
+    if stem is not None:
+        state_dict = StateDict(_with_stem(tensors, stem, config))
+    repaired, report = repair_state_dict(
+        state_dict,
+        config,
+        initial=lambda: to_state_dict(initial_variables(config, seed), config),
+        tolerant=tolerant,
+        seed=seed,
+    )
+    report.renamed = renamed
+    lines = report.lines()
+    if "float64" in dtypes.values():
+        lines.append("float64 tensors are rounded to float32")
+    for line in lines:
+        progress(f"  {line}")
+    progress("mapping onto parameters")
+    record = SourceRecord(foreign.format, name, dtypes, report.batches_tracked, tuple(lines))
+    return ImportedCheckpoint(to_params(repaired, config), config, record, foreign.vocabulary_files)
+
+
+def _with_layer_stack(config: OFAConfig, layer_stack: str | None) -> OFAConfig:
+    if layer_stack is None:
+        return config
+    return dataclasses.replace(config, layer_stack=layer_stack)
+
+
+def _import_own(
+    path: pathlib.Path, config: OFAConfig | None, ema: bool, layer_stack: str | None
+) -> ImportedCheckpoint:
+    # The configuration lies in the run's folder; the path may be a checkpoint inside.
+    homes = (path, path.absolute().parent)
+    saved = next((c for c in map(orbax_weights.read_model_config, homes) if c is not None), None)
+    config = config or saved
+    if config is None:
+        raise CheckpointFileError(
+            f"{path}: has no {orbax_weights.CONFIG_FILE}; say which model it is (--size)"
+        )
+    config = _with_layer_stack(config, layer_stack)
+    record = next((r for r in map(orbax_weights.read_source_record, homes) if r is not None), None)
+    variables = orbax_weights.read_weights(path, ema=ema)
+    stacked = "layers" in variables["params"].get("encoder", {})
+    if stacked != (config.layer_stack == "scan"):
+        variables = to_params(to_state_dict(variables, config), config)
+    vocabulary = next((v for v in map(_vocabulary_beside, homes) if v), ())
+    return ImportedCheckpoint(
+        variables, config, record or SourceRecord("orbax", path.name), vocabulary
+    )
+
+
+def import_checkpoint(
+    source: str | os.PathLike | None,
+    *,
+    config: OFAConfig | None = None,
+    ema: bool = False,
+    tolerant: bool = False,
+    stem: str | os.PathLike | None = None,
+    layer_stack: str | None = None,
+    revision: str | None = None,
+    seed: int = 0,
+    progress: Progress = _silent,
+) -> ImportedCheckpoint:
+    """Reads a checkpoint of any known kind.
+
+    Args:
+      source: a fairseq `.pt` or bare state dict, a `.safetensors` file, a HuggingFace folder or
+        repository id, one of our folders; None starts from initialisation and needs `config`.
+      config: the model to be filled; None takes it from the source. The Chinese vocabulary of a
+        foreign source is recognised and needs no other configuration.
+      ema: take the moving average.
+      tolerant: see `repair_state_dict`.
+      stem: torchvision ResNet weights that replace the stem.
+      layer_stack: "loop" or "scan"; None keeps that of the configuration.
+      revision: of a hub repository.
+      seed: of whatever has to be initialised.
+      progress: called with one line per stage.
+
+    Returns:
+      The weights in our form.
+
+    Raises:
+      FileNotFoundError: no such path.
+      CheckpointFileError: the source cannot be read.
+      CheckpointMismatchError: the weights do not fit the configuration.
+      ValueError: neither source nor configuration, or an impossible configuration.
+    """
+    stem_weights = None if stem is None else read_stem(stem)
+    if source is None:
+        if config is None:
+            raise ValueError("without a source, a configuration (--size) is needed")
+        config = _with_layer_stack(config, layer_stack)
+        progress(f"initialising {_described(config)}")
+        record = SourceRecord("initialised", "initialised")
+        imported = ImportedCheckpoint(initial_variables(config, seed), config, record)
+    else:
+        path, name = pathlib.Path(source), pathlib.Path(source).name
+        if is_repository_id(str(source)):
+            progress(f"looking for {source} on the HuggingFace hub")
+            path, name = fetch_repository(str(source), revision=revision), str(source)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{source}: no such file or folder, and not a repository id (owner/name) either"
+            )
+        progress(f"reading {path}")
+        if orbax_weights.step_folder(path) is None:
+            return _import_foreign(
+                path,
+                name,
+                config,
+                ema=ema,
+                tolerant=tolerant,
+                stem=stem_weights,
+                layer_stack=layer_stack,
+                seed=seed,
+                progress=progress,
+            )
+        imported = _import_own(path, config, ema, layer_stack)
+    if stem_weights is None:
+        return imported
+    state_dict = to_state_dict(imported.variables, imported.config)
+    state_dict = _with_stem(state_dict, stem_weights, imported.config)
+    return dataclasses.replace(
+        imported, variables=to_params(StateDict(state_dict), imported.config)
+    )

@@ -1,0 +1,246 @@
+"""Weights alone in our own folders: what conversion writes and inference reads.
+
+The layout is that of training checkpoints (T5X 4), `<folder>/checkpoint_<step>/state` with the
+parameters under `target`, so a converted folder is a run's starting point. Beside it lie
+`model_config.json`, without which weights cannot be used, and `source.json`, which remembers what
+a later export needs to give back every tensor bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ofa_jax.checkpoint.torch_archive import CheckpointFileError
+from ofa_jax.model.config import OFAConfig, ResNetConfig
+
+CONFIG_FILE = "model_config.json"
+RECORD_FILE = "source.json"
+_STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
+# How much orbax may hold in flight; it bounds the memory that saving needs beyond the weights.
+_CONCURRENT_GB = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceRecord:
+    """Where weights came from and how they were stored there.
+
+    Attributes:
+      format: "fairseq", "state_dict", "huggingface" or "initialised".
+      name: name of the file, folder or repository (no local path).
+      dtypes: official tensor name -> dtype name in the source.
+      batches_tracked: BatchNorm counters of the source.
+      repairs: what was changed on the way in, one line each.
+    """
+
+    format: str
+    name: str
+    dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    batches_tracked: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    repairs: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict; the most frequent dtype is written once."""
+        default = Counter(self.dtypes.values()).most_common(1)
+        default = default[0][0] if default else None
+        return {
+            "format": self.format,
+            "name": self.name,
+            "default_dtype": default,
+            "dtypes": {name: dtype for name, dtype in self.dtypes.items() if dtype != default},
+            "tensors": [name for name, dtype in self.dtypes.items() if dtype == default],
+            "batches_tracked": dict(self.batches_tracked),
+            "repairs": list(self.repairs),
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> SourceRecord:
+        """Inverse of `to_json`."""
+        dtypes = dict.fromkeys(fields.get("tensors", ()), fields.get("default_dtype"))
+        return cls(
+            fields["format"],
+            fields["name"],
+            {**dtypes, **fields.get("dtypes", {})},
+            fields.get("batches_tracked", {}),
+            tuple(fields.get("repairs", ())),
+        )
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointFileError(f"{path}: is not JSON ({error})") from error
+
+
+def write_model_config(folder: str | os.PathLike, config: OFAConfig) -> None:
+    """Saves a configuration as `model_config.json`.
+
+    Args:
+      folder: the run's or the converted model's folder; created where missing.
+      config: the model.
+    """
+    _write_json(pathlib.Path(folder) / CONFIG_FILE, dataclasses.asdict(config))
+
+
+def read_model_config(folder: str | os.PathLike) -> OFAConfig | None:
+    """Reads `model_config.json` of a folder.
+
+    Args:
+      folder: where `write_model_config` wrote.
+
+    Returns:
+      The configuration, or None where the folder has no such file.
+
+    Raises:
+      CheckpointFileError: the file has unknown fields or impossible values.
+    """
+    path = pathlib.Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        return None
+    fields = _read_json(path)
+    try:
+        return OFAConfig(**{**fields, "resnet": ResNetConfig(**fields["resnet"])})
+    except (TypeError, KeyError, ValueError) as error:
+        raise CheckpointFileError(f"{path}: is no model configuration ({error})") from error
+
+
+def step_folder(folder: str | os.PathLike, step: int | None = None) -> pathlib.Path | None:
+    """The checkpoint folder of a step, or of the last step.
+
+    Args:
+      folder: a run's folder, or itself a folder `checkpoint_<step>`.
+      step: which one; None = the last.
+
+    Returns:
+      The folder that has `state` in it, or None.
+    """
+    folder = pathlib.Path(folder)
+    if _STEP_FOLDER.fullmatch(folder.name) and (folder / "state").is_dir():
+        return folder
+    found = {
+        int(match.group(1)): child
+        for child in (folder.iterdir() if folder.is_dir() else ())
+        if (match := _STEP_FOLDER.fullmatch(child.name)) and (child / "state").is_dir()
+    }
+    if step is not None:
+        return found.get(step)
+    return found[max(found)] if found else None
+
+
+def write_weights(
+    folder: str | os.PathLike,
+    variables: Mapping[str, Any],
+    config: OFAConfig,
+    record: SourceRecord,
+    *,
+    step: int = 0,
+) -> pathlib.Path:
+    """Writes weights as a checkpoint without optimiser state.
+
+    Args:
+      folder: target; gets `checkpoint_<step>`, `model_config.json` and `source.json`.
+      variables: {"params", "batch_stats"} of arrays, unboxed.
+      config: the model.
+      record: where the weights came from.
+      step: number of the checkpoint.
+
+    Returns:
+      The checkpoint's folder.
+    """
+    folder = pathlib.Path(folder).absolute()
+    tree = {
+        "target": variables["params"],
+        "state": {"step": np.int32(step)},
+        "flax_mutables": {"batch_stats": variables["batch_stats"]},
+    }
+    options = ocp.CheckpointManagerOptions(
+        step_prefix="checkpoint", create=True, enable_async_checkpointing=False
+    )
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, save_concurrent_gb=_CONCURRENT_GB)
+    with ocp.CheckpointManager(
+        folder, options=options, item_handlers={"state": handler}
+    ) as manager:
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))
+        manager.wait_until_finished()
+    write_model_config(folder, config)
+    _write_json(folder / RECORD_FILE, record.to_json())
+    return folder / f"checkpoint_{step}"
+
+
+def read_weights(
+    folder: str | os.PathLike, *, step: int | None = None, ema: bool = False
+) -> dict[str, Any]:
+    """Reads parameters and batch statistics, and nothing else, from a checkpoint.
+
+    Args:
+      folder: a run's folder or a folder `checkpoint_<step>`.
+      step: which checkpoint; None = the last.
+      ema: read the moving average instead.
+
+    Returns:
+      {"params", "batch_stats"}: nested dicts of numpy arrays, in the layer layout they were
+      saved in.
+
+    Raises:
+      CheckpointFileError: no checkpoint there, a damaged one, or one without moving average.
+    """
+    checkpoint = step_folder(folder, step)
+    if checkpoint is None:
+        wanted = "checkpoint_<step>" if step is None else f"checkpoint_{step}"
+        raise CheckpointFileError(f"{folder}: no {wanted} with a state in it")
+    state = checkpoint.absolute() / "state"
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, restore_concurrent_gb=_CONCURRENT_GB)
+    with ocp.Checkpointer(handler) as reader:
+        try:
+            tree = reader.metadata(state).item_metadata.tree
+        except Exception as error:
+            raise CheckpointFileError(f"{state}: cannot be read ({error})") from error
+        if ema and "ema" not in tree:
+            raise CheckpointFileError(f"{checkpoint}: has no moving average")
+        if "target" not in tree:
+            raise CheckpointFileError(f"{state}: has no parameters ('target') in it")
+        wanted = {"ema": tree["ema"]} if ema else {"target": tree["target"]}
+        if not ema and "flax_mutables" in tree:
+            wanted["flax_mutables"] = tree["flax_mutables"]
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        try:
+            found = reader.restore(
+                state,
+                args=ocp.args.PyTreeRestore(
+                    item=wanted, restore_args=as_numpy, partial_restore=True
+                ),
+            )
+        except Exception as error:
+            raise CheckpointFileError(
+                f"{state}: cannot be restored, most likely an incomplete copy ({error})"
+            ) from error
+    if ema:
+        return dict(found["ema"])
+    return {
+        "params": found["target"],
+        "batch_stats": found.get("flax_mutables", {}).get("batch_stats", {}),
+    }
+
+
+def read_source_record(folder: str | os.PathLike) -> SourceRecord | None:
+    """Reads `source.json`, or None where the weights were trained here."""
+    path = pathlib.Path(folder) / RECORD_FILE
+    return SourceRecord.from_json(_read_json(path)) if path.is_file() else None

@@ -1,0 +1,108 @@
+"""Converts checkpoints between fairseq, HuggingFace and our own format.
+
+    python -m ofa_jax.convert --source ofa_base.pt --target runs/ofa_base --target_format orbax
+    python -m ofa_jax.convert --source OFA-Sys/ofa-base --target ofa_base.pt \
+        --target_format fairseq
+    python -m ofa_jax.convert --size base --stem resnet101.pth --target runs/start \
+        --target_format orbax
+
+The source is recognised by its content. Import and export give back every tensor bit for bit:
+folders of ours keep float32 and note the dtypes of the source, which `--dtype source` restores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+from ofa_jax.checkpoint.exports import EXPORT_DTYPES, TARGET_FORMATS, export_checkpoint
+from ofa_jax.checkpoint.huggingface import VOCABULARY_FILES
+from ofa_jax.checkpoint.imports import import_checkpoint
+from ofa_jax.model.config import SIZES
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ofa_jax.convert",
+        description="Convert OFA checkpoints between fairseq, HuggingFace and orbax.",
+    )
+    add = parser.add_argument
+    add("--source", help=".pt file, HuggingFace folder or repository id, or a folder of ours")
+    add("--target", required=True, help=".pt file (fairseq) or a new folder")
+    add("--target_format", required=True, choices=TARGET_FORMATS)
+    add("--ema", action="store_true", help="take the moving average of the weights")
+    add(
+        "--tolerant",
+        action="store_true",
+        help="keep what the source lacks at initialisation and drop what is unknown, and say so",
+    )
+    add("--size", choices=sorted(SIZES), help="the model; by default taken from the source")
+    add("--dtype", default="source", choices=EXPORT_DTYPES, help="of exported tensors")
+    add("--stem", help="torchvision ResNet weights that replace the image stem")
+    add("--layer_stack", choices=("loop", "scan"), help="layout of the layers (orbax)")
+    add("--revision", help="branch, tag or commit of a HuggingFace repository")
+    add("--vocabulary", help="folder whose vocabulary files are copied to the target")
+    add("--legacy", action="store_true", help="fairseq: the file format of torch before 1.6")
+    add("--seed", type=int, default=0, help="of whatever is initialised")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one conversion.
+
+    Args:
+      arguments: command line without the program name; None = `sys.argv`.
+
+    Returns:
+      Exit status: 0, or 1 after an error message.
+    """
+    parser = _arguments()
+    args = parser.parse_args(arguments)
+    if args.source is None and args.size is None:
+        parser.error("--source is needed (or --size, to start from initialisation)")
+    start = time.monotonic()
+
+    def progress(line: str) -> None:
+        print(f"[{time.monotonic() - start:6.1f} s] {line}", flush=True)
+
+    try:
+        vocabulary = None
+        if args.vocabulary is not None:
+            folder = pathlib.Path(args.vocabulary)
+            vocabulary = [folder / n for n in VOCABULARY_FILES if (folder / n).is_file()]
+            if not vocabulary:
+                raise FileNotFoundError(
+                    f"{folder}: no vocabulary files (looked for {', '.join(VOCABULARY_FILES)})"
+                )
+        imported = import_checkpoint(
+            args.source,
+            config=SIZES[args.size] if args.size else None,
+            ema=args.ema,
+            tolerant=args.tolerant,
+            stem=args.stem,
+            layer_stack=args.layer_stack,
+            revision=args.revision,
+            seed=args.seed,
+            progress=progress,
+        )
+        export_checkpoint(
+            imported,
+            args.target,
+            args.target_format,
+            dtype=args.dtype,
+            vocabulary_files=vocabulary,
+            legacy=args.legacy,
+            progress=progress,
+        )
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    progress("done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
