@@ -6,10 +6,11 @@ model, so it works on any machine, also long after the run. In reading order:
   collect    files -> `RunRecord`; says what is missing, refuses what is malformed
   labels     names and numbers as people read them
   examples   what kind of answer a task gives, which rows are right, which to show
-  pictures   boxes and labels on upscaled pictures, contact sheets
+  pictures   boxes and labels on upscaled pictures
   plots      loss, evaluation and throughput curves
   tables     Markdown, CSV and HTML tables; comparison of several runs
   cards      HTML of one held-out example
+  gallery    one sheet of examples of all tasks
   page       the whole page
   build      all of it, in order, to RUN_DIR/report.html
 

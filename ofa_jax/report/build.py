@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 from ofa_jax.report import plots, tables
 from ofa_jax.report.collect import RunRecord, collect
-from ofa_jax.report.page import page_html
+from ofa_jax.report.gallery import save_gallery
+from ofa_jax.report.page import Charts, page_html
 
 DEFAULT_EXAMPLES = 24
 MAX_PAGE_BYTES = 8_000_000
 
 
-def _fitting_page(record: RunRecord, groups: dict[str, plots.PanelGroup], examples: int) -> str:
-    """The page with as many examples as fit: halved until the page is small enough."""
+def _fitting_page(record: RunRecord, charts: Sequence[Charts], examples: int) -> str:
+    """The page with as many examples as fit: fewer per task until the page is small enough."""
     limit = examples
-    page = page_html(record, groups, limit)
-    while len(page.encode("utf-8")) > MAX_PAGE_BYTES and limit > 1:
-        limit //= 2
+    page = page_html(record, charts, limit)
+    while (size := len(page.encode("utf-8"))) > MAX_PAGE_BYTES and limit > 1:
+        limit = max(1, min(limit - 1, int(0.9 * limit * MAX_PAGE_BYTES / size)))
         notice = f"Only {limit} examples per task are shown, to keep the page small."
         page = page_html(
-            dataclasses.replace(record, notices=(*record.notices, notice)), groups, limit
+            dataclasses.replace(record, notices=(*record.notices, notice)), charts, limit
         )
     return page
 
@@ -29,8 +31,8 @@ def _fitting_page(record: RunRecord, groups: dict[str, plots.PanelGroup], exampl
 def build_report(run_dir: str | pathlib.Path, *, examples: int = DEFAULT_EXAMPLES) -> pathlib.Path:
     """Writes the report of a run.
 
-    Beside RUN_DIR/report.html, the folder RUN_DIR/report/ gets the curves as PNG, and the scores
-    as Markdown and CSV.
+    Beside RUN_DIR/report.html, the folder RUN_DIR/report/ gets the curves and a sheet of
+    examples as PNG, and the scores as Markdown and CSV.
 
     Args:
       run_dir: directory of the run (see `collect.collect` for its files).
@@ -46,13 +48,10 @@ def build_report(run_dir: str | pathlib.Path, *, examples: int = DEFAULT_EXAMPLE
     if examples < 1:
         raise ValueError(f"examples must be positive, got {examples}")
     record = collect(run_dir)
-    groups = {
-        "loss": plots.loss_group(record),
-        "scores": plots.score_group(record),
-        "speed": plots.speed_group(record),
-    }
+    groups = [plots.score_group(record), plots.loss_group(record), plots.speed_group(record)]
     folder = record.path / "report"
-    plots.save_groups(list(groups.values()), folder)
+    plots.save_groups(groups, folder)
+    save_gallery(record, folder / "examples.png")
     if record.tasks:
         (folder / "scores.csv").write_text(tables.score_table(record).to_csv(), encoding="utf-8")
         pieces = [f"# {record.name}", "## Scores", tables.score_table(record).to_markdown()]
@@ -62,5 +61,6 @@ def build_report(run_dir: str | pathlib.Path, *, examples: int = DEFAULT_EXAMPLE
             (folder / "splits.csv").write_text(splits.to_csv(), encoding="utf-8")
         (folder / "scores.md").write_text("\n\n".join(pieces), encoding="utf-8")
     page = record.path / "report.html"
-    page.write_text(_fitting_page(record, groups, examples), encoding="utf-8")
+    charts = [(group, tuple(plots.panel_svg(panel) for panel in group.panels)) for group in groups]
+    page.write_text(_fitting_page(record, charts, examples), encoding="utf-8")
     return page

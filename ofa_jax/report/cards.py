@@ -12,6 +12,8 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from PIL import Image
+
 from ofa_jax.metrics.detection import match_objects
 from ofa_jax.report import labels
 from ofa_jax.report.collect import RunRecord, TaskScores
@@ -50,6 +52,7 @@ _LEGENDS = {
     Kind.REGION: _REGION_LEGEND,
     Kind.TEXT_INFILLING: _WORDS_LEGEND,
 }
+_GRIDS = {Kind.IMAGE_INFILLING: "wide", Kind.TEXT_INFILLING: "text", Kind.CAPTIONING: "side"}
 _INFILLING_PICTURES = (
     ("image", "Original"),
     ("masked_image", "Input"),
@@ -106,19 +109,21 @@ def difference_html(predicted: str, target: str) -> tuple[str, str]:
 def _box_text(box: Sequence[float] | None) -> str:
     if box is None:
         return '<span class="muted">no box</span>'
-    return f'<span class="mono">{", ".join(f"{value:.1f}" for value in box)}</span>'
+    return f'<span class="pixels">{" ".join(f"{value:.1f}" for value in box)}</span>'
 
 
-def _figure(uri: str | None, alt: str, caption: str = "") -> str:
-    shown = (
-        f'<img src="{uri}" alt="{html.escape(alt, quote=True)}" loading="lazy" decoding="async">'
-        if uri
-        else '<div class="blank">picture missing</div>'
-    )
+def _figure(image: Image.Image | None, alt: str, caption: str = "") -> str:
+    if image is None:
+        shown = '<div class="blank">picture missing</div>'
+    else:
+        shown = (
+            f'<img src="{data_uri(image)}" alt="{html.escape(alt, quote=True)}" '
+            f'width="{image.width}" height="{image.height}" decoding="async">'
+        )
     return f"<figure>{shown}{f'<figcaption>{caption}</figcaption>' if caption else ''}</figure>"
 
 
-def _boxes(kind: Kind, row: Row) -> list[DrawnBox]:
+def drawn_boxes(kind: Kind, row: Row) -> list[DrawnBox]:
     """What to draw on the picture of an example."""
     if kind is Kind.GROUNDING:
         pairs = ((row.get("true_box"), False), (row.get("predicted_box"), True))
@@ -137,24 +142,35 @@ def _boxes(kind: Kind, row: Row) -> list[DrawnBox]:
     return []
 
 
-def _picture(record: RunRecord, kind: Kind, row: Row) -> str:
-    name = f"example {row.get('example_id', '')}"
+def pictures_of(record: RunRecord, kind: Kind, row: Row) -> list[tuple[str, Image.Image | None]]:
+    """The pictures of an example, drawn on.
+
+    Returns:
+      (caption, picture or None where its file is missing); four for image infilling, one for
+      other tasks with a picture, none for text.
+    """
     if kind is Kind.IMAGE_INFILLING:
-        figures = []
+        pictures = []
         for key, caption in _INFILLING_PICTURES:
             path = row.get(key)
             image = load_picture(record.path / str(path)) if path else None
-            uri = data_uri(enlarge(image, 256)) if image else None
-            figures.append(_figure(uri, f"{name}, {caption.lower()}", caption))
-        return f'<div class="four">{"".join(figures)}</div>'
+            pictures.append((caption, enlarge(image, 256) if image else None))
+        return pictures
     path = row.get("image")
     if not path:
-        return ""
+        return []
     image = load_picture(record.path / str(path))
-    if image is None:
-        return _figure(None, name)
     size = row.get("image_size")
-    return _figure(data_uri(draw_boxes(image, _boxes(kind, row), size)), name)  # type: ignore[arg-type]
+    return [("", draw_boxes(image, drawn_boxes(kind, row), size) if image else None)]  # type: ignore[arg-type]
+
+
+def _picture(record: RunRecord, kind: Kind, row: Row) -> str:
+    name = f"example {row.get('example_id', '')}"
+    figures = [
+        _figure(image, f"{name}, {caption.lower()}" if caption else name, caption)
+        for caption, image in pictures_of(record, kind, row)
+    ]
+    return f'<div class="four">{"".join(figures)}</div>' if len(figures) > 1 else "".join(figures)
 
 
 def _object_list(objects: Sequence[dict]) -> str:
@@ -164,8 +180,6 @@ def _object_list(objects: Sequence[dict]) -> str:
 def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
     """(name, HTML) of the lines below a picture."""
     lines = []
-    if row.get("input_text"):
-        lines.append(("Input", text_html(row["input_text"])))
     predicted, target = str(row.get("prediction_text", "")), str(row.get("target_text", ""))
     references = [str(r) for r in row.get("references") or []]  # type: ignore[union-attr]
     if kind is Kind.GROUNDING:
@@ -189,17 +203,21 @@ def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
     return lines
 
 
-def card_html(record: RunRecord, kind: Kind, row: Row, judgement: Judgement) -> str:
-    """One example as a card."""
+def card_html(
+    record: RunRecord, kind: Kind, row: Row, judgement: Judgement, *, prompt: bool = True
+) -> str:
+    """One example as a card, with or without its input text."""
     verdict = judgement.verdict
-    lines = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in _lines(kind, row))
+    lines = "".join(f"<dt>{name}</dt><dd>{line}</dd>" for name, line in _lines(kind, row))
+    text = row.get("input_text") if prompt else None
+    asked = f'<p class="asked">{text_html(text)}</p>' if text else ""
     head = (
         f'<div class="verdict">{icon(verdict)}<span>{judgement.word}</span>'
         f'<span class="measure">{html.escape(judgement.measure)}</span></div>'
     )
     return (
         f'<article class="card {verdict.value}">{_picture(record, kind, row)}'
-        f'<div class="body">{head}<dl>{lines}</dl></div></article>'
+        f'<div class="body">{head}{asked}<dl>{lines}</dl></div></article>'
     )
 
 
@@ -275,17 +293,19 @@ def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: i
     judgements = judge_all(kind, rows)
     chosen = choose(rows, judgements, limit)
     graded = any(judgements[i].verdict is not Verdict.NONE for i in chosen)
-    how = (
-        "correct and not correct in turn, so the mixture here is not the score"
-        if graded
-        else "from the best to the worst"
-    )
-    note = f"Here {kind.value}. {len(chosen)} of {len(rows):,} shown, {how}."
+    how = "correct and not correct in turn" if graded else "from the best to the worst"
+    note = f"{kind.value.capitalize()}. {len(chosen)} of {len(rows):,} shown, {how}."
     legend = f'<p class="legend">{_LEGENDS[kind]}</p>' if kind in _LEGENDS else ""
-    cards = "".join(card_html(record, kind, rows[i], judgements[i]) for i in chosen)
-    shape = {Kind.IMAGE_INFILLING: " wide", Kind.TEXT_INFILLING: " text"}.get(kind, "")
+    prompts = {str(rows[i].get("input_text") or "") for i in chosen}
+    common = len(prompts) == 1 and len(chosen) > 1
+    asked = ""
+    if common and (text := text_html(prompts.pop())):
+        asked = f'<p class="common">Input of all examples: <q>{text}</q></p>'
+    cards = "".join(
+        card_html(record, kind, rows[i], judgements[i], prompt=not common) for i in chosen
+    )
     return (
         f'<section id="{anchor}" class="task">{head}{_tally(judgements)}'
         f'<div class="bar-line"><p class="note">{note}</p>{_filter(anchor) if graded else ""}</div>'
-        f'{legend}<div class="grid{shape}">{cards}</div></section>'
+        f'{asked}{legend}<div class="grid {_GRIDS.get(kind, "")}">{cards}</div></section>'
     )

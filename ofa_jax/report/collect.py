@@ -132,21 +132,21 @@ def read_json(path: pathlib.Path) -> dict:
     return value
 
 
-def read_json_lines(path: pathlib.Path) -> tuple[list[dict], str | None]:
+def read_json_lines(path: pathlib.Path) -> tuple[list[tuple[int, dict]], str | None]:
     """Reads one JSON object per line; blank lines are skipped.
 
     A last line without a line break that does not parse is what a killed writer leaves; it is
     dropped with a notice, not an error.
 
     Returns:
-      The objects, and the notice or None.
+      (line number, object) per line, and the notice or None.
 
     Raises:
       RecordError: naming file and line, where any other line is not a JSON object.
     """
     text = _read_text(path)
     lines = text.split("\n")
-    rows: list[dict] = []
+    rows: list[tuple[int, dict]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -163,7 +163,7 @@ def read_json_lines(path: pathlib.Path) -> tuple[list[dict], str | None]:
             raise RecordError(
                 f"{path}, line {number}: must be a JSON object, not a {type(row).__name__}"
             )
-        rows.append(row)
+        rows.append((number, row))
     return rows, None
 
 
@@ -209,13 +209,48 @@ def _mapping(path: pathlib.Path, key: str, value: object) -> dict:
     return value
 
 
-def _sorted_history(path: pathlib.Path, rows: Iterable[dict]) -> tuple[dict, ...]:
+def _sorted_history(path: pathlib.Path, rows: Iterable[tuple[int, dict]]) -> tuple[dict, ...]:
     merged: dict[float, dict] = {}
-    for number, row in enumerate(rows, start=1):
+    for number, row in rows:
         if not _is_finite_number(row.get("step")):
-            raise RecordError(f'{path}, entry {number}: needs a number "step", has {sorted(row)}')
+            raise RecordError(f'{path}, line {number}: needs a number "step", has {sorted(row)}')
         merged.setdefault(row["step"], {}).update(row)
     return tuple(merged[step] for step in sorted(merged))
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_finite_number, value))
+
+
+def _checked_prediction(path: pathlib.Path, number: int, row: dict) -> dict:
+    """The row, or an error that says which field of which line cannot be drawn."""
+
+    def check(key: str, good: bool, wanted: str) -> None:
+        if not good:
+            got = json.dumps(row[key])[:60]
+            raise RecordError(f'{path}, line {number}: "{key}" must be {wanted}, got {got}')
+
+    for key, value in row.items():
+        if value is None:
+            continue
+        if key.endswith("_box"):
+            check(key, _is_box(value), "4 numbers (x0, y0, x1, y1) or null")
+        elif key.endswith("_objects"):
+            good = isinstance(value, list) and all(
+                isinstance(item, dict) and "label" in item and _is_box(item.get("box"))
+                for item in value
+            )
+            check(key, good, 'a list of {"box": 4 numbers, "label": text}')
+        elif key == "image_size":
+            good = isinstance(value, list) and len(value) == 2
+            good = good and all(_is_finite_number(v) and v > 0 for v in value)
+            check(key, good, "2 positive numbers (width, height)")
+        elif key == "references":
+            check(key, isinstance(value, list), "a list of texts")
+        elif key == "score":
+            number_like = isinstance(value, (int, float))
+            check(key, number_like, "a number")
+    return row
 
 
 def collect(run_dir: str | pathlib.Path) -> RunRecord:
@@ -274,7 +309,7 @@ def collect(run_dir: str | pathlib.Path) -> RunRecord:
     predictions: dict[str, tuple[dict, ...]] = {}
     for path in sorted((run_dir / "predictions").glob("*.jsonl")):
         rows, notice = read_json_lines(path)
-        predictions[path.stem] = tuple(rows)
+        predictions[path.stem] = tuple(_checked_prediction(path, n, row) for n, row in rows)
         if notice:
             notices.append(f"predictions/{notice}")
     without = [name for name in tasks if not predictions.get(name)]

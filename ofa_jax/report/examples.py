@@ -47,7 +47,7 @@ class Judgement:
 
     Attributes:
       verdict: right, partly, wrong, or none.
-      word: what the page says ("Correct", "False of the picture").
+      word: what the page says ("Correct", "False of the image").
       measure: the number behind it, formatted ("IoU 0.82"), or "".
       rank: sorts predictions from bad to good.
     """
@@ -123,10 +123,10 @@ def judge(kind: Kind, row: Row, *, binary: bool) -> Judgement:
         predicted = row.get("predicted_objects") or []
         true = row.get("true_objects") or []
         found = len(match_objects(predicted, true, threshold=IOU_THRESHOLD))
-        measure = f"{found} of {len(true)} found"
+        measure = f"{found}/{len(true)} found"
         extra = len(predicted) - found
         if extra:
-            measure += f", {extra} extra"
+            measure += f" · {extra} extra"
         total = len(predicted) + len(true)
         f1 = 2 * found / total if total else 1.0
         if f1 == 1.0:
@@ -135,12 +135,12 @@ def judge(kind: Kind, row: Row, *, binary: bool) -> Judgement:
             return Judgement(Verdict.PARTLY, "Partly", measure, f1)
         return Judgement(Verdict.WRONG, "Wrong", measure, 0.0)
     if kind is Kind.IMAGE_INFILLING:
-        measure = f"{100 * value:.0f}% of codes" if np.isfinite(value) else ""
+        measure = f"{100 * value:.0f}% of codes equal" if np.isfinite(value) else ""
         return Judgement(Verdict.NONE, "", measure, value)
 
     true_word, false_word = "Correct", "Wrong"
     if kind is Kind.CAPTIONING:
-        true_word, false_word = "True of the picture", "False of the picture"
+        true_word, false_word = "True of the image", "False of the image"
     correct = row.get("correct")
     if isinstance(correct, bool):
         word = true_word if correct else false_word

@@ -91,10 +91,13 @@ def format_count(value: float) -> str:
 
 
 def format_tick(value: float) -> str:
-    """A number on an axis, short: "500", "12k", "1.5M"."""
+    """A number on an axis, short: "500", "12k", "1.5M", "3e-4"."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
+    if 0 < abs(value) < 0.01:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:.3g}"
 
 

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from ofa_jax.report import labels, tables
 from ofa_jax.report.cards import task_section
 from ofa_jax.report.collect import RunRecord, TaskScores
-from ofa_jax.report.plots import PanelGroup, panel_svg
+from ofa_jax.report.plots import PanelGroup
 from ofa_jax.report.style import CSS
+
+Charts = tuple[PanelGroup, Sequence[str]]
 
 # Keys of the run's information that the header shows, with their headings; the rest goes into
 # the table of settings. Where several keys are given, the first that exists is taken.
@@ -142,18 +144,16 @@ def _section(anchor: str, title: str, body: str) -> str:
     return f'<section id="{anchor}"><h2>{html.escape(title)}</h2>{body}</section>'
 
 
-def _charts_section(group: PanelGroup, missing: str) -> str:
-    if not group.panels:
-        return _section(f"curves-{group.name}", group.title, f'<p class="empty">{missing}</p>')
+def _charts_section(group: PanelGroup, images: Sequence[str]) -> str:
+    anchor = f"curves-{group.name}"
+    if not images:
+        return _section(anchor, group.title, '<p class="empty">metrics.jsonl has none.</p>')
     figures = "".join(
-        f'<figure><img src="{panel_svg(panel)}" alt="{html.escape(panel.description, quote=True)}">'
-        "</figure>"
-        for panel in group.panels
+        f'<figure><img src="{image}" alt="{html.escape(panel.description, quote=True)}"></figure>'
+        for panel, image in zip(group.panels, images)
     )
     note = f'<p class="note">{group.note}</p>' if group.note else ""
-    return _section(
-        f"curves-{group.name}", group.title, f'{note}<div class="charts">{figures}</div>'
-    )
+    return _section(anchor, group.title, f'{note}<div class="charts">{figures}</div>')
 
 
 def _splits_section(record: RunRecord) -> str:
@@ -200,14 +200,16 @@ def _missing(record: RunRecord) -> str:
     return f'<div class="missing" role="note"><b>Not in this report</b><ul>{items}</ul></div>'
 
 
-def _navigation(record: RunRecord, titles: dict[str, str], anchors: dict[str, str]) -> str:
+def _navigation(
+    record: RunRecord,
+    charts: Sequence[Charts],
+    titles: dict[str, str],
+    anchors: dict[str, str],
+    has_details: bool,
+) -> str:
     links = [("top", "Overview"), ("scores", "Scores")]
     links += [("splits", "Splits")] if record.splits else []
-    links += [
-        ("curves-scores", "Over training"),
-        ("curves-loss", "Training loss"),
-        ("curves-speed", "Speed"),
-    ]
+    links += [(f"curves-{group.name}", group.title) for group, _ in charts]
     general = "".join(f'<a href="#{a}"><span>{t}</span></a>' for a, t in links)
     per_task = ""
     for name in record.task_names:
@@ -217,18 +219,16 @@ def _navigation(record: RunRecord, titles: dict[str, str], anchors: dict[str, st
             f'<a href="#{anchors[name]}"><span>{html.escape(titles[name])}</span>'
             f"<span>{value}</span></a>"
         )
-    return (
-        f'<nav aria-label="Contents"><b>Run</b>{general}<b>Examples</b>{per_task}'
-        '<b>More</b><a href="#details"><span>Details</span></a></nav>'
-    )
+    more = '<b>More</b><a href="#details"><span>Details</span></a>' if has_details else ""
+    return f'<nav aria-label="Contents"><b>Run</b>{general}<b>Examples</b>{per_task}{more}</nav>'
 
 
-def page_html(record: RunRecord, groups: dict[str, PanelGroup], limit: int) -> str:
+def page_html(record: RunRecord, charts: Sequence[Charts], limit: int) -> str:
     """The whole page as one self-contained HTML document.
 
     Args:
       record: the run.
-      groups: "loss", "scores" and "speed" curves.
+      charts: groups of curves, each with the data URIs of its panels.
       limit: largest number of examples per task.
 
     Returns:
@@ -236,25 +236,25 @@ def page_html(record: RunRecord, groups: dict[str, PanelGroup], limit: int) -> s
     """
     titles = labels.task_labels(record.task_names)
     anchors = {name: "task-" + re.sub(r"[^\w-]", "-", name) for name in record.task_names}
+    details = _details_section(record)
     body = [
         _header(record),
         _missing(record),
         _scores_section(record, titles, anchors),
         _splits_section(record),
-        _charts_section(groups["scores"], "metrics.jsonl has no evaluations."),
-        _charts_section(groups["loss"], "metrics.jsonl has no losses."),
-        _charts_section(groups["speed"], "metrics.jsonl has no throughput."),
+        *(_charts_section(group, images) for group, images in charts),
         *(
             task_section(record, name, titles[name], anchors[name], limit)
             for name in record.task_names
         ),
-        _details_section(record),
+        details,
     ]
+    navigation = _navigation(record, charts, titles, anchors, bool(details))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{html.escape(record.name)}: run report</title><style>{CSS}</style></head><body>"
-        f'<div class="shell">{_navigation(record, titles, anchors)}<main>{"".join(body)}'
+        f'<div class="shell">{navigation}<main>{"".join(body)}'
         "<footer>Made by ofa_jax.report from the files of the run. The tables and the curves also "
         "lie beside this page in report/.</footer></main></div></body></html>\n"
     )

@@ -40,8 +40,10 @@ class DrawnBox:
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    path = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
+def font(size: int, bold: bool = True) -> ImageFont.FreeTypeFont:
+    """The font that matplotlib ships, `size` pixels high: the same on every machine."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    path = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     return ImageFont.truetype(str(path), size)
 
 
@@ -86,7 +88,7 @@ def _draw_frame(draw: ImageDraw.ImageDraw, box: Sequence[float], drawn: DrawnBox
     outer = (x0 - w, y0 - w, x1 + w, y1 + w)
     if not drawn.predicted:
         draw.rectangle(outer, outline=_HALO, width=3 * w)
-        draw.rectangle((x0, y0, x1, y1), outline=TRUE_COLOUR, width=w)
+        draw.rectangle((x0, y0, x1, y1), outline=TRUE_COLOUR, width=w + 1)
         return
     dash = 4 * w
     for a, b in _dashes(x0, x1, dash):
@@ -102,15 +104,23 @@ def _draw_frame(draw: ImageDraw.ImageDraw, box: Sequence[float], drawn: DrawnBox
 def _draw_tag(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], box: Sequence[float], drawn: DrawnBox
 ) -> None:
-    font = _font(max(11, round(max(size) / 22)))
-    left, top, right, bottom = draw.textbbox((0, 0), drawn.label, font=font)
-    width, height = right - left + 10, bottom - top + 8
+    face = font(max(11, round(max(size) / 22)))
+    width, height = round(face.getlength(drawn.label)) + 10, round(1.35 * face.size)
     x = min(max(box[0], 0), max(size[0] - width, 0))
-    y = box[1] - height - 3 if box[1] - height - 3 >= 0 else min(box[3] + 4, size[1] - height)
+    above, below = box[1] - height - 5, box[3] + 6
+    fits_above, fits_below = above >= 0, below + height < size[1]
+    # Predicted tags stand above their box and true ones below, so that a wrong label and the
+    # label that it missed do not cover each other.
+    if drawn.predicted:
+        y = above if fits_above or not fits_below else below
+    else:
+        y = below if fits_below or not fits_above else above
+    y = min(max(y, 0), size[1] - height - 1)
     colour = PREDICTED_COLOUR if drawn.predicted else TRUE_COLOUR
     draw.rectangle((x - 1, y - 1, x + width + 1, y + height + 1), fill=_HALO)
     draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + 5 - left, y + 4 - top), drawn.label, fill=_HALO, font=font)
+    middle = (x + 5, y + height / 2 + 1)
+    draw.text(middle, drawn.label, fill=_HALO, font=face, anchor="lm")
 
 
 def draw_boxes(

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from ofa_jax.report import labels
-from ofa_jax.report.collect import BASELINE_KEYS, RunRecord
+from ofa_jax.report.collect import RunRecord
 
 _INK = "#16202e"
 _MUTED = "#5b6776"
@@ -119,18 +119,30 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _steps_axis(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: labels.format_tick(v)))
+    axes.set_xlim(left=0)
     axes.set_xlabel("step", labelpad=1)
 
 
-def _title(axes: Axes, title: str, latest: str) -> None:
-    axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold", pad=7)
-    axes.set_title(latest, loc="right", fontsize=9.5, color=_LINE, fontweight="bold", pad=7)
+def _title(axes: Axes, title: str, unit: str, latest: str) -> None:
+    """Title and latest value above the panel; the unit of y below the title, read level."""
+    axes.set_title(title, loc="left", x=-0.09, fontsize=9.5, fontweight="bold", pad=17)
+    axes.set_title(latest, loc="right", fontsize=9.5, color=_LINE, fontweight="bold", pad=17)
+    axes.annotate(
+        unit,
+        (-0.09, 1.0),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        xytext=(0, 6),
+        fontsize=8,
+        color=_MUTED,
+    )
 
 
 def _loss_panel(title: str, steps: np.ndarray, values: np.ndarray) -> Panel:
     window = max(5, len(values) // 25)
     smoothed = smooth(values, window)
     positive = bool((values > 0).all())
+    last = f"{smoothed[-1]:.3g}"
 
     def draw(axes: Axes) -> None:
         axes.plot(*_thin(steps, values), color=_FAINT, linewidth=0.8)
@@ -144,9 +156,8 @@ def _loss_panel(title: str, steps: np.ndarray, values: np.ndarray) -> Panel:
             low, high = values.min(), values.max()
             if high / low < 2.5:  # too narrow for 1-2-5 ticks
                 axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.set_ylabel("nats per token", labelpad=2)
         _steps_axis(axes)
-        _title(axes, title, f"{smoothed[-1]:.3g}")
+        _title(axes, title, "nats per token, log scale" if positive else "nats per token", last)
 
     text = f"{title}: loss from {values[0]:.3g} to {smoothed[-1]:.3g} over {steps[-1]:.0f} steps"
     return Panel(title, text, draw)
@@ -159,9 +170,9 @@ def _score_panel(record: RunRecord, task: str, title: str, key: str) -> Panel:
     factor = 100.0 if labels.is_share(metric) else 1.0
     lines = []
     if scores is not None and scores.primary == metric:
-        for name in BASELINE_KEYS:
-            if name in scores.baselines:
-                lines.append((name, scores.baselines[name], _BASELINE, (0, (4, 3))))
+        if scores.baselines:
+            name = max(scores.baselines, key=scores.baselines.__getitem__)
+            lines.append((name, scores.baselines[name], _BASELINE, (0, (4, 3))))
         if scores.aim is not None:
             lines.append(("aim", scores.aim, _AIM, (0, (1, 2))))
 
@@ -184,10 +195,9 @@ def _score_panel(record: RunRecord, task: str, title: str, key: str) -> Panel:
         top, bottom = max(levels), min(0.0, *levels)
         axes.set_ylim(bottom, top + 0.14 * (top - bottom or 1.0))
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.set_ylabel(labels.metric_label(metric) + (", %" if factor == 100 else ""), labelpad=2)
-        axes.set_xlim(left=0)
         _steps_axis(axes)
-        _title(axes, title, labels.format_metric(metric, values[-1]))
+        unit = labels.metric_label(metric) + (", %" if factor == 100 else "")
+        _title(axes, title, unit, labels.format_metric(metric, values[-1]))
 
     text = f"{title}: {labels.metric_label(metric)} {labels.format_metric(metric, values[-1])}"
     return Panel(title, f"{text} after {steps[-1]:.0f} steps", draw)
@@ -210,9 +220,8 @@ def _plain_panel(
         axes.set_ylim(0, max(float(np.quantile(settled, 0.995)) * 1.15, 1e-12))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: labels.format_tick(v)))
-        axes.set_ylabel(unit, labelpad=2)
         _steps_axis(axes)
-        _title(axes, title, f"{labels.format_tick(middle)} median" if smoothed else "")
+        _title(axes, title, unit, f"{labels.format_tick(middle)} median" if smoothed else "")
 
     return Panel(title, f"{title}: median {middle:.3g} {unit}", draw)
 
@@ -246,7 +255,7 @@ def score_group(record: RunRecord) -> PanelGroup:
         key = primary if primary in keys else keys[0]
         panels.append(_score_panel(record, task, names[task], key))
     note = "Scores on held-out examples while training ran. Dashed: what needs no model."
-    return PanelGroup("scores", "Held-out scores over training", note, tuple(panels))
+    return PanelGroup("scores", "Scores over training", note, tuple(panels))
 
 
 def speed_group(record: RunRecord) -> PanelGroup:
@@ -262,14 +271,14 @@ def speed_group(record: RunRecord) -> PanelGroup:
         steps, values = record.series(key)
         if len(steps):
             panels.append(_plain_panel(title, unit, steps, values, share=share, smoothed=smoothed))
-    return PanelGroup("speed", "Speed and optimisation", "", tuple(panels))
+    return PanelGroup("speed", "Speed", "", tuple(panels))
 
 
 def panel_svg(panel: Panel) -> str:
     """One panel as a data URI of an SVG that uses the page's fonts."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=_PANEL_SIZE)
-        figure.subplots_adjust(left=0.155, right=0.97, top=0.86, bottom=0.19)
+        figure.subplots_adjust(left=0.115, right=0.97, top=0.81, bottom=0.19)
         panel.draw(figure.add_subplot())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -286,12 +295,12 @@ def save_group(group: PanelGroup, path: pathlib.Path) -> None:
         width, height = columns * _PANEL_SIZE[0], rows * _PANEL_SIZE[1]
         figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
         figure.subplots_adjust(
-            left=0.155 * _PANEL_SIZE[0] / width,
+            left=0.115 * _PANEL_SIZE[0] / width,
             right=1 - 0.03 * _PANEL_SIZE[0] / width,
-            top=1 - 0.14 * _PANEL_SIZE[1] / height,
+            top=1 - 0.19 * _PANEL_SIZE[1] / height,
             bottom=0.19 * _PANEL_SIZE[1] / height,
-            wspace=0.185 / 0.815,
-            hspace=0.33 / 0.67,
+            wspace=0.145 / 0.855,
+            hspace=0.38 / 0.62,
         )
         for index, panel in enumerate(group.panels):
             panel.draw(figure.add_subplot(rows, columns, index + 1))

@@ -7,7 +7,7 @@ CSS = """
 --sans:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
 --mono:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 *{box-sizing:border-box}
-html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
+html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 var(--sans);
 font-variant-numeric:tabular-nums}
 h1,h2,h3,p,figure,dl,dd,ul{margin:0}
@@ -18,7 +18,7 @@ a{color:inherit;text-decoration:none}
 small{font-size:.82em;color:var(--muted);font-weight:400}
 .muted,.note{color:var(--muted)}
 .note{font-size:13.5px;margin-top:6px}
-.mono{font-family:var(--mono);font-size:12px}
+.pixels{font-size:12px;word-spacing:.12em}
 .shell{display:grid;grid-template-columns:224px minmax(0,1fr);max-width:1560px;margin:0 auto}
 nav{position:sticky;top:0;align-self:start;height:100vh;overflow:auto;padding:28px 12px 28px 24px;
 font-size:13.5px}
@@ -100,25 +100,37 @@ gap:8px 20px;margin-top:8px}
 .key i{display:inline-block;width:20px;height:13px;margin-right:7px;vertical-align:-2px}
 .key .solid{border:2px solid var(--true)}
 .key .dashed{border:2px dashed var(--said)}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(212px,100%),1fr));gap:14px;
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(188px,100%),1fr));gap:14px;
 margin-top:16px}
 .grid.wide{grid-template-columns:repeat(auto-fill,minmax(min(440px,100%),1fr))}
 .grid.text{grid-template-columns:repeat(auto-fill,minmax(min(340px,100%),1fr))}
+.common{font-size:13.5px;margin-top:8px}
 .card{display:flex;flex-direction:column;border:1px solid var(--line);border-radius:11px;
 overflow:hidden;background:#fff;border-top:3px solid #c4cbd4}
 .card.right{border-top-color:var(--right)}
 .card.partly{border-top:3px dashed #c08a00}
 .card.wrong{border-top:3px dashed var(--wrong)}
 .card>figure{background:#eef0f3;display:flex;justify-content:center}
-.card figure img{display:block;width:100%;max-height:300px;object-fit:contain;
+.card figure img{display:block;width:100%;height:auto;max-height:300px;object-fit:contain;
 image-rendering:auto}
 .four{display:grid;grid-template-columns:repeat(4,1fr);gap:1px;background:var(--line)}
 .four figure{background:#fff}
 .four figcaption{font-size:12px;color:var(--muted);text-align:center;padding:4px 2px}
 .blank{padding:40px 10px;color:var(--muted);font-size:13px;text-align:center;width:100%}
-.body{padding:10px 13px 13px}
+.grid.side{grid-template-columns:repeat(auto-fill,minmax(min(330px,100%),1fr))}
+.side .card{flex-direction:row;border-top-width:1px;border-left:3px solid #c4cbd4}
+.side .card.right{border-color:var(--line);border-left-color:var(--right)}
+.side .card.wrong{border:1px solid var(--line);border-left:3px dashed var(--wrong)}
+.side .card>figure{flex:0 0 40%;align-items:flex-start;background:none;padding:12px 0 12px 12px}
+.side .card img{border-radius:7px;box-shadow:0 0 0 1px var(--line)}
+.side .body{min-width:0;flex:1}
+.side dl,.text dl{grid-template-columns:minmax(0,1fr)!important;gap:1px!important}
+.side dt,.text dt{margin-top:6px}
+.body{padding:9px 12px 12px}
 .verdict{display:flex;align-items:center;gap:7px;font-weight:650;font-size:13.5px}
-.verdict .measure{margin-left:auto;color:var(--muted);font-weight:500;text-align:right}
+.verdict .measure{margin-left:auto;color:var(--muted);font-weight:500;font-size:12.5px;
+text-align:right}
+.none .measure{margin-left:0;font-size:14px;color:var(--ink);font-weight:600}
 .icon{width:16px;height:16px;flex:none}
 .icon path{fill:none;stroke:#fff;stroke-width:1.9;stroke-linecap:round;stroke-linejoin:round}
 .right .icon,.icon.right{fill:var(--right)}
@@ -127,8 +139,10 @@ image-rendering:auto}
 .right .verdict span:first-of-type,.tally .right{color:var(--right)}
 .wrong .verdict span:first-of-type,.tally .wrong{color:var(--wrong)}
 .partly .verdict span:first-of-type,.tally .partly{color:var(--partly)}
-.card dl{display:grid;gap:6px;margin-top:8px;font-size:14px;line-height:1.4}
-.card dt{font-size:11.5px;color:var(--muted);margin-bottom:-6px}
+.asked{color:var(--muted);font-size:12.5px;line-height:1.4;margin-top:6px;overflow-wrap:anywhere}
+.card dl{display:grid;grid-template-columns:auto minmax(0,1fr);gap:4px 9px;margin-top:8px;
+font-size:13.5px;line-height:1.4;align-items:baseline}
+.card dt{font-size:11.5px;color:var(--muted)}
 .card dd{overflow-wrap:anywhere}
 .card ul{padding-left:16px;font-size:13px;color:#384454}
 .wrong .said{text-decoration:underline wavy var(--wrong) 1px;text-underline-offset:4px}
@@ -150,7 +164,7 @@ footer{color:var(--muted);font-size:13px;padding:4px 8px}
 @media (max-width:1080px){.shell{display:block}nav{display:none}main{padding:16px 14px 60px}}
 @media (max-width:620px){h1{font-size:25px}section,.hero{padding:18px 15px;border-radius:11px}
 .grid{grid-template-columns:repeat(2,minmax(0,1fr));gap:10px}
-.grid.wide,.grid.text{grid-template-columns:minmax(0,1fr)}
+.grid.wide,.grid.text,.grid.side{grid-template-columns:minmax(0,1fr)}
 .row{grid-template-columns:minmax(0,1fr) 76px;gap:4px 12px}.row .track{grid-row:2;grid-column:1/3}}
 @media print{nav,.filter{display:none}.shell{display:block}section{break-inside:avoid-page}}
 """

@@ -164,7 +164,7 @@ def _curves(rng: np.random.Generator, steps: int) -> list[dict[str, object]]:
     return rows
 
 
-def write_run(folder: pathlib.Path, *, rows_per_task: int = 96, steps: int = 4760) -> pathlib.Path:
+def write_run(folder: pathlib.Path, *, rows_per_task: int = 96, steps: int = 4800) -> pathlib.Path:
     """Writes a complete run directory.
 
     Args:
@@ -222,7 +222,7 @@ def write_run(folder: pathlib.Path, *, rows_per_task: int = 96, steps: int = 476
     (folder / "metrics.json").write_text(json.dumps(record, indent=1))
     curves = "\n".join(json.dumps(row) for row in _curves(rng, steps))
     (folder / "metrics.jsonl").write_text(curves + "\n")
-    (folder / "config.gin").write_text("MODEL = 'nano'\nTRAIN_STEPS = 4760\nBATCH_SIZE = 64\n")
+    (folder / "config.gin").write_text("MODEL = 'nano'\nTRAIN_STEPS = 4800\nBATCH_SIZE = 64\n")
     return folder
 
 

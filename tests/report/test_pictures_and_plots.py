@@ -1,0 +1,114 @@
+"""Drawing: boxes land where they belong, curves keep their numbers."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ofa_jax.report import pictures, plots
+from ofa_jax.report.collect import collect
+
+
+def _noise(width, height):
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_small_pictures_are_enlarged_without_interpolation():
+    image = _noise(32, 24)
+    large = pictures.enlarge(image)
+    assert large.size == (384, 288)
+    np.testing.assert_array_equal(np.asarray(large)[::12, ::12], np.asarray(image))
+
+
+def test_large_pictures_are_reduced():
+    assert pictures.enlarge(_noise(800, 400)).size == (384, 192)
+    assert pictures.enlarge(_noise(384, 100)).size == (384, 100)
+
+
+def _has(image, colour, x, y, reach=3):
+    """Whether a colour occurs within `reach` pixels of a place."""
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    part = np.asarray(image)[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
+    return bool((part == wanted).all(axis=-1).any())
+
+
+def test_boxes_are_drawn_at_their_places():
+    image = Image.new("RGB", (32, 32), "#808080")
+    boxes = [
+        pictures.DrawnBox((4, 8, 12, 16), predicted=False),
+        pictures.DrawnBox((20, 20, 28, 30), predicted=True),
+    ]
+    drawn = pictures.draw_boxes(image, boxes)
+    assert _has(drawn, pictures.TRUE_COLOUR, 48, 140)
+    assert _has(drawn, pictures.TRUE_COLOUR, 144, 100)
+    assert _has(drawn, pictures.PREDICTED_COLOUR, 240, 240, reach=6)
+    assert _has(drawn, pictures.PREDICTED_COLOUR, 336, 360, reach=6)
+    assert not _has(drawn, pictures.PREDICTED_COLOUR, 48, 140)
+    assert not _has(drawn, pictures.TRUE_COLOUR, 290, 300)
+    # The same box, in pixels of a picture of twice the size.
+    doubled = [pictures.DrawnBox([2 * v for v in b.box], b.predicted) for b in boxes]
+    assert pictures.draw_boxes(image, doubled, (64, 64)).tobytes() == drawn.tobytes()
+
+
+def test_boxes_beyond_the_border_are_drawn_at_it():
+    image = Image.new("RGB", (32, 32), "#808080")
+    box = pictures.DrawnBox((-50, -50, 90, 90), predicted=False, label="everything")
+    drawn = pictures.draw_boxes(image, [box])
+    assert drawn.size == (384, 384)
+    assert _has(drawn, pictures.TRUE_COLOUR, 4, 200)
+    assert _has(drawn, pictures.TRUE_COLOUR, 379, 200)
+
+
+def test_flat_pictures_are_encoded_without_loss():
+    image = pictures.enlarge(Image.new("RGB", (4, 4), "#12ab9f"))
+    uri = pictures.data_uri(image)
+    head, body = uri.split(",")
+    assert head == "data:image/png;base64"
+    decoded = Image.open(io.BytesIO(base64.b64decode(body))).convert("RGB")
+    assert decoded.tobytes() == image.tobytes()
+    assert pictures.data_uri(_noise(64, 64)).startswith("data:image/webp;base64,")
+
+
+def test_unreadable_picture_is_none(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert pictures.load_picture(tmp_path / "broken.png") is None
+    assert pictures.load_picture(tmp_path / "absent.png") is None
+
+
+def test_smoothing_keeps_lines_and_means():
+    line = np.arange(20.0)
+    np.testing.assert_allclose(plots.smooth(line, 5)[2:-2], line[2:-2])
+    np.testing.assert_allclose(plots.smooth(np.array([0.0, 3.0, 0.0]), 3), [1.5, 1.0, 1.5])
+
+
+def test_panels_of_a_run(run_dir):
+    record = collect(run_dir)
+    loss, scores, speed = (
+        make(record) for make in (plots.loss_group, plots.score_group, plots.speed_group)
+    )
+    assert len(loss.panels) == 11
+    assert loss.panels[0].title == "All tasks"
+    assert [panel.title for panel in scores.panels][:3] == [
+        "Visual grounding",
+        "Grounded captioning",
+        "VQA",
+    ]
+    assert "79.0% after 4800 steps" in scores.panels[2].description
+    assert len(speed.panels) == 4
+
+
+@pytest.mark.parametrize("values", [[1.0], [-1.0, -2.0], [2.0] * 6, [0.0, 0.0], [1e-9, 1e9]])
+def test_odd_curves_can_be_drawn(tmp_path, values):
+    lines = [f'{{"step": {i}, "loss": {v}, "gradient_norm": {v}}}' for i, v in enumerate(values)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    record = collect(tmp_path)
+    groups = [plots.loss_group(record), plots.speed_group(record)]
+    paths = plots.save_groups(groups, tmp_path / "report")
+    assert [path.name for path in paths] == ["loss.png", "speed.png"]
+    assert all(Image.open(path).size[0] > 300 for path in paths)
+    svg = base64.b64decode(plots.panel_svg(groups[0].panels[0]).split(",")[1]).decode()
+    assert "system-ui" in svg
+    assert "DejaVu" not in svg
