@@ -32,6 +32,8 @@ Pairs = Collection[tuple[str, str]]
 _LISTED = 3
 _PROBABILITY_OF_SIZE = 0.5
 _MUTATION_TRIES = 12
+# More words in its two nouns would make an inference longer than 17 words.
+_INFERENCE_WORDS = 3
 
 
 def describe(thing: SceneObject, *, sized: bool = True) -> Noun:
@@ -328,11 +330,11 @@ def referring_expressions(scene: Scene, dice: Dice) -> list[tuple[Reference, int
 
 
 def statement(config: ScenesConfig, split: str, dice: Dice) -> Sentence:
-    """A sentence about an imaginary scene, for text infilling.
+    """A sentence about an imaginary scene of several objects, for text infilling.
 
-    Half are captions. The others name objects as "the ...": attributions, plain relations, and
-    inferences, which say the same thing twice ("... left of ... so ... right of ..."), so that
-    what is masked can be worked out.
+    Half are captions. Of the others most are inferences, which say the same thing twice ("the
+    circle is left of the square so the square is right of the circle"), so that what is masked
+    can be worked out; the rest are plain relations and attributions.
 
     Args:
       config: the world.
@@ -340,26 +342,28 @@ def statement(config: ScenesConfig, split: str, dice: Dice) -> Sentence:
       dice: source of chance.
 
     Returns:
-      The sentence; true of the imaginary scene.
+      The sentence, of 17 words at most if it is no caption; true of the imaginary scene.
     """
+    several = min(2, max(config.object_counts))
     scene = world.draw_scene(config, dice, split)
+    while len(scene.objects) < several:
+        scene = world.draw_scene(config, dice, split)
     kind = dice.random()
-    if kind < 0.5:
-        return any_caption(scene, config, dice)
     nouns = [shortest_noun(scene, index, dice) for index in range(len(scene.objects))]
     known = [index for index, noun in enumerate(nouns) if noun is not None]
-    if kind < 0.65 or len(known) < 2:
-        index = dice.pick(known)
-        thing = scene.objects[index]
-        subject = Noun("", thing.shape)
-        if referents(Reference(subject), scene) == [index]:
+    if kind < 0.4 and len(known) > 1:
+        first, second = dice.shuffled(known)[:2]
+        relation = world.main_relation(scene.objects[first], scene.objects[second])
+        premise = Assertion(nouns[first], relation, nouns[second])
+        words = f"{nouns[first]} {nouns[second]}".split()
+        if kind < 0.1 or len(words) > _INFERENCE_WORDS:
+            return premise
+        conclusion = Assertion(nouns[second], world.OPPOSITES[relation], nouns[first])
+        return Inference(premise, conclusion)
+    if kind < 0.5:
+        thing = scene.objects[dice.pick(known)]
+        subject = Reference(Noun("", thing.shape))
+        if len(referents(subject, scene)) == 1:
             field = "size" if thing.size and dice.chance(0.5) else "color"
-            return Attribution(Reference(subject), field, getattr(thing, field))
-        return any_caption(scene, config, dice)
-    first, second = dice.shuffled(known)[:2]
-    relation = world.main_relation(scene.objects[first], scene.objects[second])
-    premise = Assertion(nouns[first], relation, nouns[second])
-    if kind < 0.75:
-        return premise
-    conclusion = Assertion(nouns[second], world.OPPOSITES[relation], nouns[first])
-    return Inference(premise, conclusion)
+            return Attribution(subject, field, getattr(thing, field))
+    return any_caption(scene, config, dice)
