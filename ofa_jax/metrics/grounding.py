@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ofa_jax.metrics.pairing import check_pairs
 
 _EPSILON = 1e-6
 
 
-def _as_boxes(boxes: Sequence, name: str) -> np.ndarray:
+def _as_boxes(boxes: ArrayLike, name: str) -> np.ndarray:
     """float64[..., 4] of `boxes`, or a ValueError that says what is wrong."""
     array = np.asarray(boxes, dtype=np.float64)
     if array.ndim == 0 or array.shape[-1] != 4:
@@ -25,7 +26,7 @@ def _as_boxes(boxes: Sequence, name: str) -> np.ndarray:
     return array
 
 
-def iou(boxes_a: Sequence, boxes_b: Sequence) -> np.ndarray:
+def iou(boxes_a: ArrayLike, boxes_b: ArrayLike) -> np.ndarray:
     """Intersection over union, element by element with broadcasting.
 
     Formula of the official RefCOCO score (SPEC 7.6): area(A and B) / (area(A) + area(B) -

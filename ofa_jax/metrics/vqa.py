@@ -42,7 +42,7 @@ you'd've
 
 def _spellings() -> dict[str, str]:
     """Misspelt contraction -> the spelling that the benchmark counts."""
-    table = {
+    table: dict[str, str] = {
         word[:i] + word[i + 1 :]: word
         for word in _CONTRACTED
         for i, letter in enumerate(word)

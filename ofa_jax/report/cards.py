@@ -127,7 +127,7 @@ def drawn_boxes(kind: Kind, row: Row) -> list[DrawnBox]:
     """What to draw on the picture of an example."""
     if kind is Kind.GROUNDING:
         pairs = ((row.get("true_box"), False), (row.get("predicted_box"), True))
-        return [DrawnBox(box, predicted) for box, predicted in pairs if box]  # type: ignore[arg-type]
+        return [DrawnBox(box, predicted) for box, predicted in pairs if box]
     if kind is Kind.REGION:
         box = region_box(row)
         return [DrawnBox(box, False)] if box else []
@@ -161,7 +161,7 @@ def pictures_of(record: RunRecord, kind: Kind, row: Row) -> list[tuple[str, Imag
         return []
     image = load_picture(record.path / str(path))
     size = row.get("image_size")
-    return [("", draw_boxes(image, drawn_boxes(kind, row), size) if image else None)]  # type: ignore[arg-type]
+    return [("", draw_boxes(image, drawn_boxes(kind, row), size) if image else None)]
 
 
 def _picture(record: RunRecord, kind: Kind, row: Row) -> str:
@@ -181,7 +181,7 @@ def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
     """(name, HTML) of the lines below a picture."""
     lines = []
     predicted, target = str(row.get("prediction_text", "")), str(row.get("target_text", ""))
-    references = [str(r) for r in row.get("references") or []]  # type: ignore[union-attr]
+    references = [str(r) for r in row.get("references") or []]
     if kind is Kind.GROUNDING:
         lines.append(("Predicted", _box_text(row.get("predicted_box"))))
         lines.append(("True", _box_text(row.get("true_box"))))

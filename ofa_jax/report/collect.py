@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,12 @@ class TaskScores:
         return None if self.primary is None else self.metrics[self.primary]
 
     @property
+    def gain(self) -> float | None:
+        """How far the primary metric is above the best answer without a model."""
+        value, baseline = self.value, self.baseline
+        return None if value is None or baseline is None else value - baseline
+
+    @property
     def baseline(self) -> float | None:
         """The best value that needs no model: the largest of the baselines."""
         return max(self.baselines.values(), default=None)
@@ -74,11 +81,11 @@ class RunRecord:
     """
 
     path: pathlib.Path
-    info: Mapping[str, object]
+    info: Mapping[str, Any]
     tasks: Mapping[str, TaskScores]
     splits: Mapping[str, Mapping[str, TaskScores]]
-    history: tuple[Mapping[str, object], ...]
-    predictions: Mapping[str, tuple[Mapping[str, object], ...]]
+    history: tuple[Mapping[str, Any], ...]
+    predictions: Mapping[str, tuple[Mapping[str, Any], ...]]
     config_text: str | None
     notices: tuple[str, ...]
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ofa_jax.metrics.detection import match_objects
 from ofa_jax.metrics.grounding import iou
 
-Row = Mapping[str, object]
+Row = Mapping[str, Any]
 
 IOU_THRESHOLD = 0.5
 
@@ -60,7 +61,7 @@ class Judgement:
 
 def region_box(row: Row) -> Sequence[float] | None:
     """The region that an example's input names: "region_box", else "true_box"; pixels xyxy."""
-    return row.get("region_box") or row.get("true_box")  # type: ignore[return-value]
+    return row.get("region_box") or row.get("true_box")
 
 
 def task_kind(name: str, rows: Sequence[Row]) -> Kind:

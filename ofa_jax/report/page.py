@@ -49,10 +49,10 @@ def _headlines(record: RunRecord) -> list[tuple[str, str]]:
     """(number, words) of what to know first."""
     tiles = []
     scored = [task for task in record.tasks.values() if task.value is not None]
-    compared = [task for task in scored if task.baseline is not None]
-    if compared:
-        above = sum(task.value > task.baseline for task in compared)
-        tiles.append((f"{above} of {len(compared)}", "tasks above chance and majority"))
+    gains = [task.gain for task in scored if task.gain is not None]
+    if gains:
+        above = sum(gain > 0 for gain in gains)
+        tiles.append((f"{above} of {len(gains)}", "tasks above chance and majority"))
     for word, bound in (("floor", "floor"), ("aim", "aim")):
         bounded = [task for task in scored if getattr(task, bound) is not None]
         if bounded:
@@ -92,7 +92,8 @@ def _header(record: RunRecord) -> str:
 
 def _board_row(task: TaskScores, title: str, anchor: str) -> str:
     metric, value = str(task.primary), task.value
-    assert value is not None
+    if value is None:
+        return ""
     marks = [task.baseline, task.floor, task.aim]
     known = [value, *(m for m in marks if m is not None)]
     full = 1.0 if labels.is_share(metric) else 1.15 * max(*known, 1e-9)
@@ -100,7 +101,7 @@ def _board_row(task: TaskScores, title: str, anchor: str) -> str:
     def place(number: float) -> str:
         return f"{100 * min(max(number / full, 0.0), 1.0):.2f}%"
 
-    below = task.baseline is not None and value <= task.baseline
+    below = task.gain is not None and task.gain <= 0
     bar = f'<div class="fill{" below" if below else ""}" style="width:{place(value)}"></div>'
     for name, css, mark in (
         ("without a model", "", task.baseline),
@@ -124,7 +125,7 @@ def _scores_section(record: RunRecord, titles: dict[str, str], anchors: dict[str
         return _section("scores", "Scores", '<p class="empty">metrics.json has no scores.</p>')
     rows = "".join(_board_row(task, titles[task.name], anchors[task.name]) for task in scored)
     keys = ['<span><i class="fill"></i>score on held-out examples</span>']
-    if any(t.baseline is not None and t.value <= t.baseline for t in scored):  # type: ignore[operator]
+    if any(t.gain is not None and t.gain <= 0 for t in scored):
         keys.append('<span><i class="fill below"></i>score not above the baseline</span>')
     if any(t.baseline is not None for t in scored):
         keys.append('<span><i class="tick"></i>chance or majority, whichever is higher</span>')

@@ -21,7 +21,8 @@ TRUE_COLOUR = "#0b1f3a"
 PREDICTED_COLOUR = "#d6006c"
 _HALO = "#ffffff"
 _SIDE = 384  # drawn side in pixels; shown at about half of it, sharp on dense screens
-_LARGEST = 384  # photographs are reduced to this side
+_LARGEST = 384  # longer sides are reduced
+_PHOTOGRAPH_SIDE = 320  # to this, so that 24 photographs for each of ten tasks fit on a page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ def enlarge(image: Image.Image, side: int = _SIDE) -> Image.Image:
     if factor > 1:
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     if longer > _LARGEST:
-        shape = [max(1, round(length * _LARGEST / longer)) for length in image.size]
+        shape = [max(1, round(length * _PHOTOGRAPH_SIDE / longer)) for length in image.size]
         return image.resize((shape[0], shape[1]), Image.Resampling.LANCZOS)
     return image
 
@@ -102,8 +103,13 @@ def _draw_frame(draw: ImageDraw.ImageDraw, box: Sequence[float], drawn: DrawnBox
 
 
 def _draw_tag(
-    draw: ImageDraw.ImageDraw, size: tuple[int, int], box: Sequence[float], drawn: DrawnBox
+    draw: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    box: Sequence[float],
+    drawn: DrawnBox,
+    placed: list[tuple[float, float, float, float]],
 ) -> None:
+    """Draws the label of a box beside it, clear of the labels in `placed`; adds itself there."""
     face = font(max(11, round(max(size) / 22)))
     width, height = round(face.getlength(drawn.label)) + 10, round(1.35 * face.size)
     x = min(max(box[0], 0), max(size[0] - width, 0))
@@ -116,6 +122,11 @@ def _draw_tag(
     else:
         y = below if fits_below or not fits_above else above
     y = min(max(y, 0), size[1] - height - 1)
+    step = -height - 3 if y > size[1] / 2 else height + 3
+    for _ in placed:
+        if any(x < r and x + width > q and y < b and y + height > t for q, t, r, b in placed):
+            y = min(max(y + step, 0), size[1] - height - 1)
+    placed.append((x, y, x + width, y + height))
     colour = PREDICTED_COLOUR if drawn.predicted else TRUE_COLOUR
     draw.rectangle((x - 1, y - 1, x + width + 1, y + height + 1), fill=_HALO)
     draw.rectangle((x, y, x + width, y + height), fill=colour)
@@ -157,14 +168,15 @@ def draw_boxes(
         )
         _draw_frame(draw, box, drawn, line)
         scaled.append((box, drawn))
+    placed: list[tuple[float, float, float, float]] = []
     for box, drawn in scaled:
         if drawn.label:
-            _draw_tag(draw, canvas.size, box, drawn)
+            _draw_tag(draw, canvas.size, box, drawn, placed)
     return canvas
 
 
 def data_uri(image: Image.Image) -> str:
-    """Encodes a picture for an HTML page: a palette PNG where it has few colours, else WebP.
+    """Encodes a picture for an HTML page: a palette PNG where it has few colours, else JPEG.
 
     Args:
       image: RGB.
@@ -178,6 +190,6 @@ def data_uri(image: Image.Image) -> str:
         palette.save(buffer, "PNG", compress_level=9)
         kind = "png"
     else:
-        image.save(buffer, "WEBP", quality=82, method=2)
-        kind = "webp"
+        image.save(buffer, "JPEG", quality=80)
+        kind = "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

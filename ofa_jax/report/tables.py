@@ -151,7 +151,7 @@ def score_table(record: RunRecord) -> Table:
     for name, task in record.tasks.items():
         metric = task.primary
         majority = task.baselines.get("majority", task.baselines.get("baseline"))
-        gain = None if None in (task.value, task.baseline) else task.value - task.baseline
+        gain = task.gain
         row = [
             Cell(names[name]),
             Cell(labels.metric_label(metric) if metric else "–"),
