@@ -1,6 +1,6 @@
 """The language of `scenes`: every sentence as a small tree, and its one wording.
 
-`annotations` and `questions` build trees from scenes and write them with `str`; `truth` reads
+`descriptions` and `questions` build trees from scenes and write them with `str`; `truth` reads
 text back into trees and checks them. Writing and reading are inverse: parse(str(tree)) == tree.
 
     Listing      a red circle and two blue squares on a gray background

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from ofa_jax.scenes import world
-from ofa_jax.scenes.annotations import Pairs, describe, related_reference
+from ofa_jax.scenes.descriptions import Pairs, describe, related_reference
 from ofa_jax.scenes.grammar import Noun, Reference, plural
 from ofa_jax.scenes.presets import ScenesConfig
 from ofa_jax.scenes.truth import matches, referents

@@ -177,6 +177,7 @@ def contact_sheet(
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * width + border, rows * height + border), "white")
     for i, image in enumerate(images):
-        tile = Image.fromarray(image).resize((width - border, height - border), Image.NEAREST)
+        size = (width - border, height - border)
+        tile = Image.fromarray(image).resize(size, Image.Resampling.NEAREST)
         sheet.paste(tile, (border + i % columns * width, border + i // columns * height))
     return sheet

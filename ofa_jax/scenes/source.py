@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.scenes import annotations, world
-from ofa_jax.scenes.annotations import label, region_caption
+from ofa_jax.scenes import descriptions, world
+from ofa_jax.scenes.descriptions import label, region_caption
 from ofa_jax.scenes.presets import ScenesConfig, preset
 from ofa_jax.scenes.questions import questions, region_questions
 from ofa_jax.scenes.renderer import render
@@ -38,7 +38,7 @@ class ScenesSource:
       config: the world.
       split: name in `world.SPLITS`.
       seed: seed of the data set.
-      hardness: share of false captions that are one-word changes (see `annotations.negatives`).
+      hardness: share of false captions that are one-word changes (see `descriptions.negatives`).
       cache_size: number of examples kept in memory (least recently used go first); 0 keeps none.
         An example of `tiny` takes 8 kB, of `small` 19 kB, of `base` 58 kB.
     """
@@ -139,11 +139,11 @@ class ScenesSource:
         config, split = self.config, self.split
         dice = dict(zip(_STREAMS, map(Dice, self._dice(index))))
         scene = world.sample_scene(config, split, dice["scene"])
-        captions = annotations.captions(scene, config, dice["captions"])
-        false = annotations.negatives(
+        captions = descriptions.captions(scene, config, dice["captions"])
+        false = descriptions.negatives(
             scene, captions, config, split, dice["negatives"], self.hardness
         )
-        references = annotations.referring_expressions(scene, dice["references"])
+        references = descriptions.referring_expressions(scene, dice["references"])
         qa = questions(scene, config, split, dice["questions"])
         return {
             "image": render(scene),
@@ -163,7 +163,7 @@ class ScenesSource:
             "answers": [qa[0]["answer"]],
             "answer_conf": [1.0],
             "region_qa": region_questions(scene, config, dice["regions"]),
-            "text": str(annotations.statement(config, split, dice["text"])),
+            "text": str(descriptions.statement(config, split, dice["text"])),
             "scene": scene.to_dict(),
         }
 

@@ -169,20 +169,20 @@ class _Reader:
             self.demand("background")
             self.demand("with")
             return Listing(self.phrases(), color, "with")
-        opening = ""
         if self.take("there"):
-            opening = "there"
             verb = self.choice(("is", "are"))
             if not verb:
                 raise self.fail("'is' or 'are'")
+            first = self.phrase()
+            if verb != ("is" if first.count == 1 else "are"):
+                raise GrammarError(f"'there {verb}' does not go with {str(first)!r}")
+            return Listing(self.phrases(first), self.background(), "there")
         first = self.phrase()
-        if opening and verb != ("is" if first.count == 1 else "are"):
-            raise GrammarError(f"'there {verb}' does not go with {str(first)!r}")
-        relation = self.relation() if not opening and first.count == 1 else ""
+        relation = self.relation() if first.count == 1 else ""
         if relation:
             self.article()
             return Related(first.noun, relation, self.noun(), self.background())
-        return Listing(self.phrases(first), self.background(), opening)
+        return Listing(self.phrases(first), self.background())
 
 
 def parse(text: str) -> Sentence:

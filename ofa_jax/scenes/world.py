@@ -1,7 +1,7 @@
 """The world of `scenes`: what a scene is made of and how one is drawn by lot.
 
 First station of the embedded data set: `presets` chooses a world, this module samples a scene
-graph, `renderer` paints it, `annotations` and `questions` talk about it, `truth` judges what a
+graph, `renderer` paints it, `descriptions` and `questions` talk about it, `truth` judges what a
 model says about it. A scene is a pure function of (preset, seed, split, index): no files, any
 order, exact resume.
 """
@@ -247,6 +247,34 @@ def _place(sides: Sequence[int], config: ScenesConfig, dice: Dice) -> list[tuple
     return boxes
 
 
+def _draw_objects(
+    config: ScenesConfig, dice: Dice, split: str, count: int
+) -> list[SceneObject] | None:
+    """Objects of a scene, or None if the lot was unlucky."""
+    if split == "compositions":
+        pairs = [dice.pick(config.held_out)]
+        pairs += [dice.pick(config.all_pairs) for _ in range(count - 1)]
+    else:
+        pairs = [dice.pick(config.seen_pairs) for _ in range(count)]
+    sizes = [dice.pick(config.sizes) for _ in range(count)]
+    # Something must be describable without ambiguity, for grounding and for questions.
+    kinds = [(pair, size[0]) for pair, size in zip(pairs, sizes)]
+    if all(kinds.count(kind) > 1 for kind in kinds):
+        return None
+    grid = config.grid
+    sides = [low + dice.below((high - low) // grid + 1) * grid for _, low, high in sizes]
+    boxes = _place(sides, config, dice)
+    if boxes is None:
+        return None
+    jitter = config.brightness_jitter
+    return [
+        SceneObject(
+            color, shape, size[0], box, dice.below(2 * jitter + 1) - jitter if jitter else 0
+        )
+        for (color, shape), size, box in zip(pairs, sizes, boxes)
+    ]
+
+
 def draw_scene(config: ScenesConfig, dice: Dice, split: str = "train") -> Scene:
     """Draws a scene from the distribution of a split, whether or not it belongs to that split.
 
@@ -261,30 +289,11 @@ def draw_scene(config: ScenesConfig, dice: Dice, split: str = "train") -> Scene:
       A scene. In "compositions" at least one object has a held-out colour-shape pair, in the
       other splits none has. At least one object differs from all others in colour, shape or size.
     """
+    drawn = None
     count = dice.pick(config.object_counts)
-    boxes = None
-    while boxes is None:
-        if split == "compositions":
-            pairs = [dice.pick(config.held_out)]
-            pairs += [dice.pick(config.all_pairs) for _ in range(count - 1)]
-        else:
-            pairs = [dice.pick(config.seen_pairs) for _ in range(count)]
-        sizes = [dice.pick(config.sizes) for _ in range(count)]
-        # Something must be describable without ambiguity, for grounding and for questions.
-        kinds = [(pair, size[0]) for pair, size in zip(pairs, sizes)]
-        if all(kinds.count(kind) > 1 for kind in kinds):
-            continue
-        grid = config.grid
-        sides = [low + dice.below((high - low) // grid + 1) * grid for _, low, high in sizes]
-        boxes = _place(sides, config, dice)
-    jitter = config.brightness_jitter
-    objects = [
-        SceneObject(
-            color, shape, size[0], box, dice.below(2 * jitter + 1) - jitter if jitter else 0
-        )
-        for (color, shape), size, box in zip(pairs, sizes, boxes)
-    ]
-    objects.sort(key=lambda o: o.box)
+    while drawn is None:
+        drawn = _draw_objects(config, dice, split, count)
+    objects = sorted(drawn, key=lambda o: o.box)
     styles = config.unseen_styles if split == "unseen_style" else config.styles
     return Scene(config.pixels, dice.pick(config.backgrounds), dice.pick(styles), tuple(objects))
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ofa_jax.scenes import annotations, world
+from ofa_jax.scenes import descriptions, world
 from ofa_jax.scenes.grammar import Listing, Noun, Phrase, Related
 from ofa_jax.scenes.presets import PRESETS, preset
 from ofa_jax.scenes.source import ScenesSource
@@ -164,7 +164,7 @@ def test_generated_sentences_read_back_and_are_judged_right(name, split):
             assert scene.objects[number].color in caption
         assert str(parse(example["text"])) == example["text"]
         imaginary = world.draw_scene(config, Dice(index), split)
-        sentence = annotations.any_caption(imaginary, config, Dice(index))
+        sentence = descriptions.any_caption(imaginary, config, Dice(index))
         assert parse(str(sentence)) == sentence
         assert holds(sentence, imaginary)
 
@@ -174,7 +174,7 @@ def test_statements_are_true_of_some_scene():
     config = preset("small")
     inferences = 0
     for number in range(2000):
-        text = str(annotations.statement(config, "train", Dice(number)))
+        text = str(descriptions.statement(config, "train", Dice(number)))
         if " so " in text:
             inferences += 1
             found = re.fullmatch(r"the (.*) is (.*) the (.*) so the (.*) is (.*) the (.*)", text)

@@ -28,6 +28,7 @@ from ofa_jax.scenes.truth import holds, matches, referents
 from ofa_jax.scenes.world import Dice, Scene, SceneObject
 
 Pairs = Collection[tuple[str, str]]
+Caption = Listing | Related
 
 _LISTED = 3
 _PROBABILITY_OF_SIZE = 0.5
@@ -74,7 +75,7 @@ def _relation(scene: Scene, sized: bool, background: str, dice: Dice) -> Related
     return Related(nouns[i], relation, nouns[j], background)
 
 
-def _caption(form: str, scene: Scene, dice: Dice) -> Sentence | None:
+def _caption(form: str, scene: Scene, dice: Dice) -> Caption | None:
     sized = dice.chance(_PROBABILITY_OF_SIZE)
     background = scene.background if form.endswith("_background") else ""
     if form.startswith("relation"):
@@ -90,7 +91,7 @@ def _caption(form: str, scene: Scene, dice: Dice) -> Sentence | None:
     return Listing(everything, background)
 
 
-def captions(scene: Scene, config: ScenesConfig, dice: Dice) -> list[Sentence]:
+def captions(scene: Scene, config: ScenesConfig, dice: Dice) -> list[Caption]:
     """True captions of a scene, all different.
 
     Args:
@@ -108,7 +109,7 @@ def captions(scene: Scene, config: ScenesConfig, dice: Dice) -> list[Sentence]:
     if len(scene.objects) > 1:
         # Once more: another object, another relation.
         forms += dice.shuffled(others)
-    found: dict[str, Sentence] = {}
+    found: dict[str, Caption] = {}
     for form in forms:
         caption = _caption(form, scene, dice)
         if caption is not None:
@@ -118,7 +119,7 @@ def captions(scene: Scene, config: ScenesConfig, dice: Dice) -> list[Sentence]:
     return list(found.values())
 
 
-def any_caption(scene: Scene, config: ScenesConfig, dice: Dice) -> Sentence:
+def any_caption(scene: Scene, config: ScenesConfig, dice: Dice) -> Caption:
     """One true caption of a scene, of a form drawn by lot."""
     while True:
         caption = _caption(dice.pick(config.caption_forms), scene, dice)
@@ -135,7 +136,7 @@ def _mutated_noun(noun: Noun, field: str, config: ScenesConfig, dice: Dice) -> N
     return dataclasses.replace(noun, **{field: _other(names, getattr(noun, field), dice)})
 
 
-def _mutations(caption: Listing | Related, config: ScenesConfig) -> list[tuple[int, str]]:
+def _mutations(caption: Caption, config: ScenesConfig) -> list[tuple[int, str]]:
     """The words of a caption that can be exchanged: (position of the noun or -1, field)."""
     slots = [(-1, "background")] if caption.background and len(config.backgrounds) > 1 else []
     if isinstance(caption, Related):
@@ -147,9 +148,7 @@ def _mutations(caption: Listing | Related, config: ScenesConfig) -> list[tuple[i
     return slots
 
 
-def _mutate(
-    caption: Listing | Related, slot: tuple[int, str], config: ScenesConfig, dice: Dice
-) -> Listing | Related:
+def _mutate(caption: Caption, slot: tuple[int, str], config: ScenesConfig, dice: Dice) -> Caption:
     """The caption with one word exchanged."""
     position, field = slot
     if field == "background":
@@ -161,9 +160,10 @@ def _mutate(
             # kinds that occur once.
             opposite = world.OPPOSITES[caption.relation]
             return dataclasses.replace(caption, relation=opposite)
-        name = ("first", "second")[position]
-        noun = _mutated_noun(getattr(caption, name), field, config, dice)
-        return dataclasses.replace(caption, **{name: noun})
+        noun = _mutated_noun((caption.first, caption.second)[position], field, config, dice)
+        if position == 0:
+            return dataclasses.replace(caption, first=noun)
+        return dataclasses.replace(caption, second=noun)
     phrases = list(caption.phrases)
     phrase = phrases[position]
     if field == "count":
@@ -176,15 +176,15 @@ def _mutate(
     return dataclasses.replace(caption, phrases=tuple(phrases))
 
 
-def _speakable(sentence: Sentence, forbidden: Pairs) -> bool:
+def _speakable(sentence: Caption, forbidden: Pairs) -> bool:
     """Whether a caption names no forbidden pair and no kind twice, as true captions never do."""
     nouns = list(sentence.nouns())
     return len(set(nouns)) == len(nouns) and not any(noun.pair in forbidden for noun in nouns)
 
 
 def hard_negative(
-    scene: Scene, caption: Sentence, config: ScenesConfig, forbidden: Pairs, dice: Dice
-) -> Sentence | None:
+    scene: Scene, caption: Caption, config: ScenesConfig, forbidden: Pairs, dice: Dice
+) -> Caption | None:
     """A false caption that differs from a true one in one word (and perhaps in its article).
 
     The word is a colour, shape, size, number, relation or background, each occurrence as likely.
@@ -207,7 +207,7 @@ def hard_negative(
     return None
 
 
-def easy_negative(scene: Scene, config: ScenesConfig, split: str, dice: Dice) -> Sentence:
+def easy_negative(scene: Scene, config: ScenesConfig, split: str, dice: Dice) -> Caption:
     """A false caption that is true of another, imaginary scene of the same split."""
     while True:
         other = world.draw_scene(config, dice, split)
@@ -218,12 +218,12 @@ def easy_negative(scene: Scene, config: ScenesConfig, split: str, dice: Dice) ->
 
 def negatives(
     scene: Scene,
-    true_captions: Sequence[Sentence],
+    true_captions: Sequence[Caption],
     config: ScenesConfig,
     split: str,
     dice: Dice,
     hardness: float = 1.0,
-) -> list[tuple[Sentence, str]]:
+) -> list[tuple[Caption, str]]:
     """False captions for image-text matching.
 
     Args:
@@ -239,7 +239,7 @@ def negatives(
       `config.num_negatives` different pairs (caption, "hard" or "easy"); no caption is true.
     """
     forbidden = config.forbidden_pairs(split)
-    found: dict[Sentence, str] = {}
+    found: dict[Caption, str] = {}
     while len(found) < config.num_negatives:
         mutant = None
         if dice.chance(hardness):
@@ -349,8 +349,12 @@ def statement(config: ScenesConfig, split: str, dice: Dice) -> Sentence:
     while len(scene.objects) < several:
         scene = world.draw_scene(config, dice, split)
     kind = dice.random()
-    nouns = [shortest_noun(scene, index, dice) for index in range(len(scene.objects))]
-    known = [index for index, noun in enumerate(nouns) if noun is not None]
+    nouns: dict[int, Noun] = {}
+    for index in range(len(scene.objects)):
+        noun = shortest_noun(scene, index, dice)
+        if noun is not None:
+            nouns[index] = noun
+    known = list(nouns)
     if kind < 0.4 and len(known) > 1:
         first, second = dice.shuffled(known)[:2]
         relation = world.main_relation(scene.objects[first], scene.objects[second])
