@@ -84,10 +84,13 @@ def task_kind(name: str, rows: Sequence[Row]) -> Kind:
     if has("predicted_objects", "true_objects"):
         return Kind.DETECTION
     if has("predicted_box", "true_box", "region_box"):
-        answers_in_text = "caption" in lower or "vqa" in lower or "question" in lower
-        if has("predicted_box") or not (has("region_box") or answers_in_text):
+        if has("predicted_box"):
             return Kind.GROUNDING
-        return Kind.REGION
+        # Rows that never name a predicted box were given one. Where all of them are null, either
+        # the model never wrote a box or the writer fills in every field: the name decides.
+        answers_in_text = "caption" in lower or "vqa" in lower or "question" in lower
+        boxes_wanted = any("predicted_box" in row for row in rows) and not has("region_box")
+        return Kind.GROUNDING if boxes_wanted and not answers_in_text else Kind.REGION
     if any("<mask>" in str(row.get("input_text", "")) for row in rows):
         return Kind.TEXT_INFILLING
     return Kind.CAPTIONING if "caption" in lower else Kind.ANSWER

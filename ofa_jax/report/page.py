@@ -52,7 +52,7 @@ def _headlines(record: RunRecord) -> list[tuple[str, str]]:
     gains = [task.gain for task in scored if task.gain is not None]
     if gains:
         above = sum(gain > 0 for gain in gains)
-        tiles.append((f"{above} of {len(gains)}", "tasks above chance and majority"))
+        tiles.append((f"{above} of {len(gains)}", "tasks above their baseline"))
     for word, bound in (("floor", "floor"), ("aim", "aim")):
         bounded = [task for task in scored if getattr(task, bound) is not None]
         if bounded:
@@ -104,7 +104,7 @@ def _board_row(task: TaskScores, title: str, anchor: str) -> str:
     below = task.gain is not None and task.gain <= 0
     bar = f'<div class="fill{" below" if below else ""}" style="width:{place(value)}"></div>'
     for name, css, mark in (
-        ("without a model", "", task.baseline),
+        ("best answer without a model", "", task.baseline),
         ("floor", " floor", task.floor),
         ("aim", " aim", task.aim),
     ):
@@ -128,7 +128,7 @@ def _scores_section(record: RunRecord, titles: dict[str, str], anchors: dict[str
     if any(t.gain is not None and t.gain <= 0 for t in scored):
         keys.append('<span><i class="fill below"></i>score not above the baseline</span>')
     if any(t.baseline is not None for t in scored):
-        keys.append('<span><i class="tick"></i>chance or majority, whichever is higher</span>')
+        keys.append('<span><i class="tick"></i>best answer without a model</span>')
     for word in ("floor", "aim"):
         if any(getattr(t, word) is not None for t in scored):
             keys.append(f'<span><i class="tick {word}"></i>{word}</span>')

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ofa_jax.report import labels
-from ofa_jax.report.collect import RunRecord, TaskScores
+from ofa_jax.report.collect import BASELINE_KEYS, RunRecord, TaskScores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,21 +145,23 @@ def score_table(record: RunRecord) -> Table:
     names = labels.task_labels(record.tasks)
     with_floor = any(task.floor is not None for task in record.tasks.values())
     with_aim = any(task.aim is not None for task in record.tasks.values())
-    columns = ["Task", "Metric", "Score", "Chance", "Majority", "Above baseline"]
+    known = [k for k in BASELINE_KEYS if any(k in t.baselines for t in record.tasks.values())]
+    columns = ["Task", "Metric", "Score", *(key.capitalize() for key in known)]
+    columns += ["Above"] * bool(known)
     columns += ["Floor"] * with_floor + ["Aim"] * with_aim + ["Examples"]
     rows = []
     for name, task in record.tasks.items():
         metric = task.primary
-        majority = task.baselines.get("majority", task.baselines.get("baseline"))
         gain = task.gain
         row = [
             Cell(names[name]),
             Cell(labels.metric_label(metric) if metric else "–"),
             _metric_cell(metric, task.value, strong=True, note=_error_note(task)),
-            _metric_cell(metric, task.baselines.get("chance")),
-            _metric_cell(metric, majority),
-            Cell("–") if gain is None else Cell(labels.format_difference(str(metric), gain), gain),
+            *(_metric_cell(metric, task.baselines.get(key)) for key in known),
         ]
+        if known:
+            text = "–" if gain is None else labels.format_difference(str(metric), gain)
+            row.append(Cell(text, gain))
         for shown, bound in ((with_floor, task.floor), (with_aim, task.aim)):
             if shown:
                 row.append(_bound_cell(metric, task.value, bound))
@@ -168,7 +170,8 @@ def score_table(record: RunRecord) -> Table:
     return Table(
         tuple(columns),
         tuple(rows),
-        "± is the 95% sampling error of the share, as if the examples were independent.",
+        "± is the 95% sampling error of the share, as if the examples were independent. Above: "
+        "points above the best answer without a model (chance, majority or other baseline).",
     )
 
 

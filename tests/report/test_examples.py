@@ -29,6 +29,12 @@ def test_grounding_without_any_box_is_still_grounding():
     assert judge(Kind.GROUNDING, rows[0], binary=True).word == "No box"
 
 
+def test_region_tasks_never_name_a_predicted_box():
+    assert task_kind("colours", [{"true_box": [0, 0, 1, 1]}]) is Kind.REGION
+    filled_in = [{"true_box": [0, 0, 1, 1], "predicted_box": None}]
+    assert task_kind("grounded_vqa", filled_in) is Kind.REGION
+
+
 @pytest.mark.parametrize(
     ("shift", "verdict"), [(0, Verdict.RIGHT), (3, Verdict.RIGHT), (4, Verdict.WRONG)]
 )
