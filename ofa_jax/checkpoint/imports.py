@@ -96,7 +96,9 @@ def initial_variables(config: OFAConfig, seed: int = 0) -> dict[str, Any]:
         "decoder_input_tokens": np.ones((1, 2), np.int32),
         "decoder_code_masks": np.zeros((1,), bool),
     }
-    variables = jax.jit(OFA(config).init)(jax.random.key(seed), batch)
+    # The default generator takes minutes to compile for hundreds of parameters; this one seconds.
+    key = jax.random.key(seed, impl="rbg")
+    variables = jax.jit(OFA(config).init)(key, batch)
     return jax.tree.map(np.asarray, nn.unbox(dict(variables)))
 
 

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ofa_jax.checkpoint.fingerprint import FINGERPRINT_FILE
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.model.config import OFAConfig, ResNetConfig
 
@@ -101,21 +102,26 @@ def write_model_config(folder: str | os.PathLike, config: OFAConfig) -> None:
 
 
 def read_model_config(folder: str | os.PathLike) -> OFAConfig | None:
-    """Reads `model_config.json` of a folder.
+    """Reads the configuration that lies beside checkpoints.
 
     Args:
-      folder: where `write_model_config` wrote.
+      folder: where `write_model_config` wrote, or the folder of a training run, whose fingerprint
+        has the configuration in its section "model".
 
     Returns:
-      The configuration, or None where the folder has no such file.
+      The configuration, or None where the folder has neither file.
 
     Raises:
       CheckpointFileError: the file has unknown fields or impossible values.
     """
     path = pathlib.Path(folder) / CONFIG_FILE
-    if not path.is_file():
-        return None
-    fields = _read_json(path)
+    if path.is_file():
+        fields = _read_json(path)
+    else:
+        path = pathlib.Path(folder) / FINGERPRINT_FILE
+        fields = _read_json(path).get("model") if path.is_file() else None
+        if fields is None:
+            return None
     try:
         return OFAConfig(**{**fields, "resnet": ResNetConfig(**fields["resnet"])})
     except (TypeError, KeyError, ValueError) as error:

@@ -1,0 +1,295 @@
+"""The command line: every format to every other, bit for bit, and its error messages."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from ofa_jax.checkpoint import imports, orbax_weights
+from ofa_jax.checkpoint.exports import export_checkpoint, official_state_dict
+from ofa_jax.checkpoint.huggingface import read_huggingface_folder, write_huggingface_folder
+from ofa_jax.checkpoint.imports import import_checkpoint, initial_variables, read_stem
+from ofa_jax.checkpoint.layout import (
+    RESNET_PREFIX,
+    SHARED_EMBEDDING,
+    is_recomputed,
+    resnet_shapes,
+)
+from ofa_jax.checkpoint.names import to_params, to_state_dict
+from ofa_jax.checkpoint.torch_reader import read_torch_checkpoint
+from ofa_jax.checkpoint.torch_writer import write_fairseq_checkpoint, write_torch_file
+from ofa_jax.convert import main
+from ofa_jax.model.config import SIZES
+from ofa_jax.vocab import swap_official_ids
+from tests.checkpoint.official import SMALL, fixture_state_dict, random_state_dict
+from tests.shared import requires_shared
+
+
+def convert(source, target, target_format, *more) -> int:
+    arguments = ["--target", str(target), "--target_format", target_format, *map(str, more)]
+    return main([*(("--source", str(source)) if source else ()), *arguments])
+
+
+def assert_same_tensors(found, expected):
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        assert found[name].shape == value.shape, name
+        assert found[name].tobytes() == np.ascontiguousarray(value).tobytes(), name
+
+
+@pytest.fixture
+def small_source(tmp_path):
+    """A HuggingFace-like folder is the only format that carries the odd sizes of SMALL."""
+    folder = tmp_path / "small"
+    write_huggingface_folder(folder, random_state_dict(), SMALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def initial():
+    """Initialised once, since compiling takes most of these tests' time."""
+    return initial_variables(SMALL)
+
+
+@pytest.fixture
+def initialised_once(monkeypatch, initial):
+    def variables(config, seed=0):
+        return initial if config == SMALL else small_variables(config)
+
+    monkeypatch.setattr(imports, "initial_variables", variables)
+
+
+def small_variables(config=SMALL):
+    return to_params(random_state_dict(config), config)
+
+
+@requires_shared
+def test_official_weights_survive_every_format_bit_for_bit(tmp_path, capsys):
+    original, task = fixture_state_dict()
+    source = tmp_path / "mini.pt"
+    write_fairseq_checkpoint(source, original, cfg={"model": {}, "task": task})
+    assert convert(source, tmp_path / "ours", "orbax") == 0
+    assert convert(tmp_path / "ours", tmp_path / "back.pt", "fairseq") == 0
+    assert_same_tensors(read_torch_checkpoint(tmp_path / "back.pt").state_dict, original)
+
+    assert convert(tmp_path / "ours", tmp_path / "hub", "huggingface") == 0
+    without_version = {k: v for k, v in original.items() if not k.endswith(".version")}
+    assert_same_tensors(read_huggingface_folder(tmp_path / "hub").state_dict, without_version)
+    assert convert(tmp_path / "hub", tmp_path / "again.pt", "fairseq") == 0
+    again = dict(read_torch_checkpoint(tmp_path / "again.pt").state_dict)
+    assert_same_tensors(
+        {k: v for k, v in again.items() if not k.endswith(".version")}, without_version
+    )
+    tensors = read_torch_checkpoint(tmp_path / "back.pt").state_dict.tensors
+    assert all(
+        tensors[name].shares_storage_with(tensors[SHARED_EMBEDDING[0]]) for name in SHARED_EMBEDDING
+    )
+    config = orbax_weights.read_model_config(tmp_path / "ours")
+    assert (config.width, config.num_codes, config.vocab_size) == (64, 64, 289)
+    printed = capsys.readouterr().out
+    for stage in ("reading", "repairing names and shapes", "mapping", "writing", "done"):
+        assert stage in printed
+
+
+@requires_shared
+def test_scanned_layers_and_embedding_rows(tmp_path):
+    original, task = fixture_state_dict()
+    source = tmp_path / "mini.pt"
+    write_fairseq_checkpoint(source, original, cfg={"task": task}, legacy=True)
+    assert convert(source, tmp_path / "scan", "orbax", "--layer_stack", "scan") == 0
+    imported = import_checkpoint(tmp_path / "scan")
+    assert imported.config.layer_stack == "scan"
+    params = imported.variables["params"]
+    assert set(params["encoder"]) >= {"layers"}
+    rows = params["token_embedding"]["embedding"]
+    assert rows.shape == (384, 64)
+    assert rows.dtype == np.float32
+    order = swap_official_ids(np.arange(289))
+    np.testing.assert_array_equal(rows[:289][order], original[SHARED_EMBEDDING[0]])
+    loop = import_checkpoint(tmp_path / "scan", layer_stack="loop")
+    assert set(loop.variables["params"]["encoder"]) >= {"layers_0", "layers_1"}
+    assert convert(tmp_path / "scan", tmp_path / "back.pt", "fairseq", "--legacy") == 0
+    assert_same_tensors(read_torch_checkpoint(tmp_path / "back.pt").state_dict, original)
+
+
+def test_mixed_dtypes_and_bfloat16_come_back(tmp_path):
+    import ml_dtypes
+
+    original = random_state_dict()
+    for index, name in enumerate(sorted(original)):
+        kind = (np.float32, np.float16, ml_dtypes.bfloat16)[index % 3]
+        original[name] = original[name].astype(kind)
+    original |= dict.fromkeys(SHARED_EMBEDDING, original[SHARED_EMBEDDING[0]])
+    source = tmp_path / "mixed.pt"
+    write_torch_file(source, original)
+    imported = import_checkpoint(source, config=SMALL)
+    export_checkpoint(imported, tmp_path / "ours", "orbax")
+    again = import_checkpoint(tmp_path / "ours" / "checkpoint_0")
+    assert again.record == imported.record
+    found = official_state_dict(again)
+    weights = {k: v for k, v in found.items() if not is_recomputed(k)}
+    assert_same_tensors(weights, original)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_dtype_of_the_export_can_be_chosen(tmp_path, small_source, dtype):
+    assert convert(small_source, tmp_path / "out.pt", "fairseq", "--dtype", dtype) == 0
+    found = read_torch_checkpoint(tmp_path / "out.pt").state_dict.dtypes()
+    assert found.pop("encoder.token_rp_bucket") == "int64"
+    assert {v for k, v in found.items() if not is_recomputed(k)} == {dtype}
+
+
+def test_moving_average_is_imported_on_request(tmp_path):
+    model = random_state_dict()
+    average = {name: value + 1 for name, value in model.items()}
+    average |= dict.fromkeys(SHARED_EMBEDDING, average[SHARED_EMBEDDING[0]])
+    source = tmp_path / "ema.pt"
+    write_fairseq_checkpoint(source, model, ema=average)
+    for ema, expected in ((False, model), (True, average)):
+        imported = import_checkpoint(source, config=SMALL, ema=ema)
+        found = official_state_dict(imported)
+        np.testing.assert_array_equal(found[SHARED_EMBEDDING[1]], expected[SHARED_EMBEDDING[0]])
+    variables = small_variables()
+    folder = tmp_path / "run"
+    orbax_weights.write_weights(
+        folder, variables, SMALL, orbax_weights.SourceRecord("initialised", "x")
+    )
+    with pytest.raises(ValueError, match="has no moving average"):
+        import_checkpoint(folder, ema=True)
+
+
+def test_orbax_layout_is_that_of_t5x(tmp_path, small_source):
+    assert convert(small_source, tmp_path / "ours", "orbax") == 0
+    state = tmp_path / "ours" / "checkpoint_0" / "state"
+    assert state.is_dir()
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True)) as reader:
+        tree = reader.metadata(state).item_metadata.tree
+    assert set(tree) == {"target", "state", "flax_mutables"}
+    assert set(tree["flax_mutables"]) == {"batch_stats"}
+    assert set(tree["state"]) == {"step"}
+    assert json.loads((tmp_path / "ours" / "source.json").read_text())["format"] == "huggingface"
+
+
+def test_tolerant_import_keeps_initial_values_and_says_so(
+    tmp_path, small_source, initial, initialised_once
+):
+    tensors = dict(read_huggingface_folder(small_source).state_dict.tensors)
+    lost = "decoder.layers.0.fc1.bias"
+    del tensors[lost]
+    tensors["extra.weight"] = np.zeros(3, np.float32)
+    source = tmp_path / "lacking.pt"
+    write_torch_file(source, tensors)
+    with pytest.raises(ValueError, match=r"decoder\.layers\.0\.fc1\.bias is missing"):
+        import_checkpoint(source, config=SMALL)
+    lines = []
+    imported = import_checkpoint(source, config=SMALL, tolerant=True, progress=lines.append)
+    assert any(lost in line and "kept at initialisation" in line for line in lines)
+    assert any("extra.weight" in line and "dropped" in line for line in lines)
+    assert any(lost in line for line in imported.record.repairs)
+    expected = to_state_dict(initial, SMALL)[lost]
+    np.testing.assert_array_equal(official_state_dict(imported)[lost], expected)
+
+
+def test_torchvision_stem(tmp_path, small_source, initialised_once):
+    rng = np.random.default_rng(3)
+    stem = {
+        name: rng.standard_normal(shape).astype(np.float32)
+        for name, shape in resnet_shapes(SMALL.resnet).items()
+    }
+    extra = {
+        "layer4.0.conv1.weight": np.zeros((8, 32, 1, 1), np.float32),
+        "fc.weight": np.zeros((10, 32), np.float32),
+        "bn1.num_batches_tracked": np.array(3),
+    }
+    path = tmp_path / "resnet.pth"
+    write_torch_file(path, {**stem, **extra})
+    assert set(read_stem(path)) == {RESNET_PREFIX + name for name in stem}
+    assert convert(small_source, tmp_path / "ours", "orbax", "--stem", path) == 0
+    found = official_state_dict(import_checkpoint(tmp_path / "ours"))
+    before = official_state_dict(import_checkpoint(small_source))
+    for name, value in found.items():
+        if name.removeprefix(RESNET_PREFIX) in stem:
+            value_before = stem[name.removeprefix(RESNET_PREFIX)]
+        else:
+            value_before = before[name]
+        np.testing.assert_array_equal(value, value_before, err_msg=name)
+    # On a fresh model and on a folder of ours too; a stem of other depth is refused.
+    fresh = import_checkpoint(None, config=SMALL, stem=path)
+    kernel = fresh.variables["params"]["encoder"]["resnet"]["stem"]["kernel"]
+    np.testing.assert_array_equal(kernel, stem["conv1.weight"].transpose(2, 3, 1, 0))
+    deeper = dataclasses.replace(SMALL.resnet, stage_blocks=(1, 2, 1))
+    with pytest.raises(ValueError, match=r"layer2\.1\.conv1\.weight of the stem is missing"):
+        import_checkpoint(None, config=dataclasses.replace(SMALL, resnet=deeper), stem=path)
+    write_torch_file(path, {"conv1.weight": np.zeros((4, 3, 7, 7), np.float32)})
+    with pytest.raises(ValueError, match=r"resnet\.pth: no bottleneck ResNet"):
+        read_stem(path)
+
+
+def test_size_of_another_model_is_a_clear_error(tmp_path, small_source, capsys):
+    assert convert(small_source, tmp_path / "x", "orbax", "--size", "tiny") == 1
+    message = capsys.readouterr().err
+    assert "has shape" in message
+    assert "another model size than width 256" in message
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere.pt", "nowhere.pt: no such file or folder"),
+        ("empty", "no weights in this folder"),
+        ("broken.pt", "broken.pt: the file is empty"),
+    ],
+)
+def test_bad_sources_end_with_one_line(tmp_path, capsys, source, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.pt").write_bytes(b"")
+    assert convert(tmp_path / source, tmp_path / "out", "orbax") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_existing_targets_are_not_overwritten(tmp_path, small_source, capsys):
+    for target_format, name in (("orbax", "a"), ("fairseq", "b.pt"), ("huggingface", "c")):
+        assert convert(small_source, tmp_path / name, target_format) == 0
+        assert convert(small_source, tmp_path / name, target_format) == 1
+        assert "exists; give another target" in capsys.readouterr().err
+
+
+def test_weights_without_configuration_ask_for_the_size(tmp_path, capsys):
+    folder = tmp_path / "run"
+    record = orbax_weights.SourceRecord("initialised", "x")
+    config = SIZES["nano"]
+    orbax_weights.write_weights(folder, small_variables(config), config, record, step=7)
+    (folder / "model_config.json").unlink()
+    assert convert(folder, tmp_path / "x.pt", "fairseq") == 1
+    assert "--size" in capsys.readouterr().err
+    assert convert(folder, tmp_path / "x.pt", "fairseq", "--size", "nano") == 0
+    settings = {"model": dataclasses.asdict(config), "vocabulary": {}}
+    (folder / "model_fingerprint.json").write_text(json.dumps(settings))
+    assert orbax_weights.read_model_config(folder) == config
+    folder.joinpath("model_config.json").write_text('{"width": 3}')
+    assert convert(folder, tmp_path / "y.pt", "fairseq") == 1
+    assert "no model configuration" in capsys.readouterr().err
+
+
+def test_vocabulary_files_travel_along(tmp_path, small_source, capsys):
+    (small_source / "vocab.json").write_text("{}")
+    (small_source / "merges.txt").write_text("#")
+    assert convert(small_source, tmp_path / "ours", "orbax") == 0
+    assert convert(tmp_path / "ours", tmp_path / "hub", "huggingface") == 0
+    assert (tmp_path / "hub" / "merges.txt").read_text() == "#"
+    other = tmp_path / "other"
+    other.mkdir()
+    assert convert(small_source, tmp_path / "z", "orbax", "--vocabulary", other) == 1
+    assert "no vocabulary files" in capsys.readouterr().err
+    (other / "dict.txt").write_text("a 1")
+    assert convert(small_source, tmp_path / "z", "orbax", "--vocabulary", other) == 0
+    assert (tmp_path / "z" / "dict.txt").is_file()
+    assert not (tmp_path / "z" / "vocab.json").exists()
