@@ -231,8 +231,9 @@ class Trie:
         tokens = jnp.where(is_child, self.child_tokens[edges], vocab_size)
 
         if self.wide_masks.shape[0]:
-            mask = ~is_narrow & self.wide_masks[jnp.maximum(rows, 0)]
-            mask = jnp.pad(mask, ((0, 0), (0, 0), (0, vocab_size - width)))
+            # One more row, all False, for the narrow nodes.
+            wide_masks = jnp.pad(self.wide_masks, ((0, 1), (0, vocab_size - width)))
+            mask = wide_masks[rows]
         else:
             mask = jnp.zeros((*state.shape, vocab_size), bool)
         sentences = jnp.arange(state.shape[0])[:, None, None]

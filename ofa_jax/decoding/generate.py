@@ -1,7 +1,8 @@
-"""Decoding with the real model: encode once, cache, search; one compiled program.
+"""Decoding with the real model: encode once, cache, search.
 
-The way from a batch of the input pipeline to token ids. A program is compiled once per model,
-settings, and shapes; weights, constraint tables and prefixes are ordinary arguments.
+The way from a batch of the input pipeline to token ids, in two compiled programs: the encoder
+(once per model and shapes) and the search (once per model, settings and shapes). Weights,
+constraint tables and prefixes are ordinary arguments.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from ofa_jax.decoding.beam import BeamConfig, beam_search
 from ofa_jax.decoding.constraints import Constraint
 from ofa_jax.decoding.rules import Cache, Hypotheses, StepFn
 from ofa_jax.decoding.sampling import SamplingConfig, sample
+from ofa_jax.model.encoder import EncoderOutput
 from ofa_jax.model.ofa import OFA
 
 Batch = Mapping[str, jax.Array]
 
-INPUT_KEYS = (
+ENCODER_KEYS = (
     "encoder_input_tokens",
     "encoder_images",
     "encoder_image_masks",
     "encoder_image_holes",
-    "decoder_code_masks",
 )
 
 
@@ -61,63 +62,59 @@ def generate(
     """
     if isinstance(config, SamplingConfig) and rng is None:
         raise ValueError("sampling needs rng, a jax.random key")
-    inputs = {key: batch[key] for key in INPUT_KEYS if key in batch}
-    return _generate(model, config, variables, inputs, constraint, prefix, rng)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "config"))
-def _generate(
-    model: OFA,
-    config: BeamConfig | SamplingConfig,
-    variables: Mapping[str, Any],
-    batch: Batch,
-    constraint: Constraint | None,
-    prefix: jax.Array | None,
-    rng: jax.Array | None,
-) -> Hypotheses:
-    size, source_length = batch["encoder_input_tokens"].shape
-    max_length = config.max_length(source_length)
-    beams = config.samples if isinstance(config, SamplingConfig) else config.beam
-    step_fn, cache = start(
-        model, variables, batch, beams=beams, places=max_length + 1, gen_code=config.gen_code
+    encoder_output, code_masks = encode(model, variables, batch, gen_code=config.gen_code)
+    source_length = batch["encoder_input_tokens"].shape[1]
+    return _generate(
+        model, config, source_length, variables, encoder_output, code_masks, constraint, prefix, rng
     )
-    settings = {
-        "batch": size,
-        "max_length": max_length,
-        "constraint": constraint,
-        "prefix": prefix,
-    }
-    if isinstance(config, SamplingConfig):
-        return sample(step_fn, cache, config, rng, **settings)
-    return beam_search(step_fn, cache, config, **settings)
 
 
-def start(
-    model: OFA,
-    variables: Mapping[str, Any],
-    batch: Batch,
-    *,
-    beams: int,
-    places: int,
-    gen_code: bool = False,
-) -> tuple[StepFn, Cache]:
-    """Encodes a batch and prepares its decoder. Traceable.
+def encode(
+    model: OFA, variables: Mapping[str, Any], batch: Batch, *, gen_code: bool = False
+) -> tuple[EncoderOutput, jax.Array]:
+    """The part of decoding that does not depend on its settings, compiled apart from the rest.
+
+    So several tasks with their own settings share the program of the encoder, by far the
+    longest to compile, and may share its output.
 
     Args:
       model: OFA.
       variables: {"params": ..., "batch_stats": ...}.
       batch: see `generate`.
-      beams: g.
-      places: decoder input positions t, BOS included.
       gen_code: the kind of all targets where `batch` does not have "decoder_code_masks".
 
     Returns:
-      (step function, cache before position 0), see `rules`.
+      (encoder output, code masks bool[b]).
     """
     code_masks = batch.get("decoder_code_masks")
     if code_masks is None:
         code_masks = jnp.full(batch["encoder_input_tokens"].shape[0], gen_code)
-    encoder_output = model.apply(variables, batch, method="encode")
+    inputs = {key: batch[key] for key in ENCODER_KEYS if key in batch}
+    return _encode(model, variables, inputs), code_masks
+
+
+def start(
+    model: OFA,
+    variables: Mapping[str, Any],
+    encoder_output: EncoderOutput,
+    code_masks: jax.Array,
+    *,
+    beams: int,
+    places: int,
+) -> tuple[StepFn, Cache]:
+    """Prepares the decoder for a search. Traceable.
+
+    Args:
+      model: OFA.
+      variables: {"params": ..., "batch_stats": ...}.
+      encoder_output: from `encode`.
+      code_masks: bool[b], from `encode`.
+      beams: g.
+      places: decoder input positions t, BOS included.
+
+    Returns:
+      (step function, cache before position 0), see `rules`.
+    """
     cache = model.apply(
         variables, encoder_output, code_masks, beams=beams, max_length=places, method="init_cache"
     )
@@ -126,3 +123,36 @@ def start(
         return model.apply(variables, cache, tokens, position, method="decode_step")
 
     return step_fn, cache
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _encode(model: OFA, variables: Mapping[str, Any], batch: Batch) -> EncoderOutput:
+    return model.apply(variables, batch, method="encode")
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config", "source_length"))
+def _generate(
+    model: OFA,
+    config: BeamConfig | SamplingConfig,
+    source_length: int,
+    variables: Mapping[str, Any],
+    encoder_output: EncoderOutput,
+    code_masks: jax.Array,
+    constraint: Constraint | None,
+    prefix: jax.Array | None,
+    rng: jax.Array | None,
+) -> Hypotheses:
+    max_length = config.max_length(source_length)
+    beams = config.samples if isinstance(config, SamplingConfig) else config.beam
+    step_fn, cache = start(
+        model, variables, encoder_output, code_masks, beams=beams, places=max_length + 1
+    )
+    settings = {
+        "batch": code_masks.shape[0],
+        "max_length": max_length,
+        "constraint": constraint,
+        "prefix": prefix,
+    }
+    if isinstance(config, SamplingConfig):
+        return sample(step_fn, cache, config, rng, **settings)
+    return beam_search(step_fn, cache, config, **settings)

@@ -19,8 +19,9 @@ from flax import struct
 
 from ofa_jax import vocab
 from ofa_jax.decoding.constraints import Trie
-from ofa_jax.decoding.generate import INPUT_KEYS, Batch, start
+from ofa_jax.decoding.generate import Batch, encode, start
 from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, StepFn
+from ofa_jax.model.encoder import EncoderOutput
 from ofa_jax.model.ofa import OFA
 
 
@@ -211,24 +212,19 @@ def rank(
     Returns:
       float32[b, candidates]; the argmax over the last axis is the answer.
     """
-    inputs = {key: batch[key] for key in INPUT_KEYS if key in batch}
-    return _rank(model, variables, inputs, candidates, prefix)
+    encoder_output, code_masks = encode(model, variables, batch)
+    return _rank(model, variables, encoder_output, code_masks, candidates, prefix)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _rank(
     model: OFA,
     variables: Mapping[str, Any],
-    batch: Batch,
+    encoder_output: EncoderOutput,
+    code_masks: jax.Array,
     candidates: Candidates,
     prefix: jax.Array | None,
 ) -> jax.Array:
     places = 1 + (0 if prefix is None else prefix.shape[1]) + candidates.tokens.shape[2]
-    step_fn, cache = start(model, variables, batch, beams=1, places=places)
-    return rank_candidates(
-        step_fn,
-        cache,
-        candidates,
-        batch=batch["encoder_input_tokens"].shape[0],
-        prefix=prefix,
-    )
+    step_fn, cache = start(model, variables, encoder_output, code_masks, beams=1, places=places)
+    return rank_candidates(step_fn, cache, candidates, batch=code_masks.shape[0], prefix=prefix)
