@@ -93,8 +93,9 @@ def _check_macros_are_used() -> None:
     config = gin.config._CONFIG
     defined = {scope for scope, selector in config if selector == "gin.macro"}
     used = {
-        reference.scoped_selector.rsplit("/", 1)[0]
-        for reference in gin.config.iterate_references(config, to=gin.config.macro)
+        "/".join(reference.scopes)
+        for reference in gin.config.iterate_references(config)
+        if reference.selector == "gin.macro"
     }
     for name in sorted(defined - used):
         raise ConfigError(f"macro {name} is set but nothing uses it.{_nearest(name, sorted(used))}")

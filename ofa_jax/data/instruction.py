@@ -201,7 +201,7 @@ class Instruction:
         for piece in self.source:
             if isinstance(piece, Slot) and piece.modality == "MASKED_TEXT":
                 text = _field(example, piece, self.text)
-                clean[piece.field] = tokenizer.encode(f" {text}")[:TEXT_CUT][-window:]
+                clean[piece.field] = tokenizer.encode_text(f" {text}")[:TEXT_CUT][-window:]
         return clean
 
     def _image_features(
@@ -280,7 +280,7 @@ def _encode_pieces(
         nonlocal pending
         text = pending.removesuffix(" ") if before_tokens else pending
         if text:
-            ids.extend(tokenizer.encode(text))
+            ids.extend(tokenizer.encode_text(text))
         pending = ""
 
     for piece in pieces:

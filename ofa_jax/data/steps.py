@@ -15,6 +15,7 @@ import numpy as np
 
 from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Example, InstructionError
+from ofa_jax.data.task import OFATask
 from ofa_jax.text import cleaning
 
 
@@ -176,3 +177,11 @@ class EncodeCentre:
         low, high = image.shape[0] // 4, image.shape[0] // 4 * 3
         codes = self.tokenizer().encode(image[low:high, low:high])
         return {**example, "image_codes": codes.reshape(-1)}
+
+
+def image_tokenizer_of(task: OFATask) -> ImageTokenizer | None:
+    """The image tokenizer that a task's preparation encodes with, or None."""
+    for step in task.prepare:
+        if isinstance(step, EncodeCentre):
+            return step.tokenizer()
+    return None

@@ -1,0 +1,39 @@
+# The two commands of the README are `make quickstart` and `make test`; everything runs in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: quickstart test test-slow lint format types install clean help
+
+help:
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+quickstart: $(STAMP) ## install, then train and evaluate OFA on all eight tasks (about 15 minutes)
+	$(BIN)/python -m ofa_jax.train --gin_file=gin_configs/runs/quickstart.gin
+
+test: $(STAMP) ## install, then run the default tests (under 15 minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(STAMP) ## the tests that take minutes each
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## ruff and the type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+
+format: $(STAMP) ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(STAMP) ## make .venv and install the project with its tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; try make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+clean: ## remove the environment; runs stay
+	rm -rf $(VENV) build *.egg-info

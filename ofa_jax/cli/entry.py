@@ -1,0 +1,82 @@
+"""From a command line to a configured entry point, with one-line errors.
+
+What a user can get wrong is reported as one line and exit status 2; everything else keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+REQUIRED_MACROS = (
+    "MIXTURE_OR_TASK_NAME",
+    "TASK_FEATURE_LENGTHS",
+    "TRAIN_STEPS",
+    "BATCH_SIZE",
+    "MODEL_DIR",
+)
+
+logger = logging.getLogger("ofa_jax")
+
+
+def set_up_process() -> None:
+    """Logging, quiet libraries, a compilation cache: once, before JAX and TensorFlow load."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logger.setLevel(logging.INFO)
+    import jax
+
+    cache = os.environ.get(
+        "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/ofa_jax/compiled")
+    )
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
+
+
+def run_train(arguments: Sequence[str]) -> int:
+    """Parses gin files and overrides, then calls `train_script.train`.
+
+    Args:
+      arguments: `--gin_file=FILE` (repeatable) and `--gin.NAME=VALUE`.
+
+    Returns:
+      Exit status: 0, or 2 for a mistake in the settings.
+    """
+    from ofa_jax.cli import gin_files
+
+    parser = argparse.ArgumentParser(
+        prog="python -m ofa_jax.train",
+        description="Trains a mixture of OFA tasks from gin files.",
+        epilog="Any gin binding can be given as --gin.NAME=VALUE, for example "
+        '--gin.TRAIN_STEPS=100 or --gin.MODEL_DIR=\'"runs/mine"\'.',
+    )
+    parser.add_argument("--gin_file", action="append", required=True, help="may be repeated")
+    parser.add_argument("--print_config", action="store_true", help="print the settings and stop")
+    others, bindings = gin_files.split_overrides(arguments)
+    options = parser.parse_args(others)
+    set_up_process()
+    from ofa_jax.checkpoint.errors import CheckpointError
+    from ofa_jax.cli import bindings as names
+    from ofa_jax.cli.train import train
+    from ofa_jax.training.loop import NonFiniteLossError
+
+    try:
+        configurables = names.register(train)
+        gin_files.parse(options.gin_file, bindings, names.registered(train))
+        gin_files.check_macros(REQUIRED_MACROS)
+        if options.print_config:
+            print(gin_files.resolved())
+            return 0
+        configurables["train_script.train"]()
+    except (ValueError, OSError, CheckpointError, NonFiniteLossError) as error:
+        if os.environ.get("OFA_TRACEBACK"):
+            raise
+        # gin appends where in the configuration it was; the first line is the message.
+        print(f"error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        return 2
+    return 0

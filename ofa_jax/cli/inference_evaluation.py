@@ -1,0 +1,174 @@
+"""Evaluation by generation, during and after training."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ofa_jax.cli.run_log import duration
+from ofa_jax.cli.run_tasks import RunTasks
+from ofa_jax.cli.settings import EvaluationConfig
+from ofa_jax.data.features import Row
+from ofa_jax.data.steps import image_tokenizer_of
+from ofa_jax.data.task import OFATask
+from ofa_jax.decoding.beam import BeamConfig
+from ofa_jax.decoding.constraints import IdRanges
+from ofa_jax.decoding.generate import generate
+from ofa_jax.evaluation import evaluator, scoring
+from ofa_jax.model.ofa import OFA
+
+logger = logging.getLogger("ofa_jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceEvaluation:
+    """Generates and scores predictions of a run's tasks.
+
+    Attributes:
+      model: the model.
+      run_tasks: what to evaluate.
+      config: how much of it.
+      seed: seed of the evaluation examples.
+    """
+
+    model: OFA
+    run_tasks: RunTasks
+    config: EvaluationConfig
+    seed: int = 0
+
+    def generate(self, variables: Any, task: OFATask, rows: Row) -> np.ndarray:
+        """Generated ids int32[b, t] of a batch; image codes are decoded as codes only."""
+        layout = self.run_tasks.tokenizer.layout
+        codes = task.target_modality == "CODE"
+        length = self.run_tasks.lengths["targets"] - 1
+        constraint = None
+        if codes:
+            length = self.model.config.code_window**2
+            constraint = IdRanges(((layout.code_start, layout.bin_start),))
+        batch = {key: jnp.asarray(value) for key, value in rows.items()}
+        settings = BeamConfig(beam=self.config.beam_size, max_len_b=length, gen_code=codes)
+        found = generate(self.model, variables, batch, settings, constraint=constraint)
+        return np.asarray(found.tokens)[:, 0]
+
+    def predict(
+        self, variables: Any, task: OFATask, split: str, count: int, seed: int
+    ) -> evaluator.Predictions:
+        """Predictions for the first `count` examples of a split."""
+        return evaluator.predict(
+            task,
+            lambda task, rows: self.generate(variables, task, rows),
+            self.run_tasks.lengths,
+            split=split,
+            count=count,
+            batch_size=self.config.batch_size,
+            seed=seed,
+        )
+
+    def during_training(self, variables: Any) -> dict[str, float]:
+        """Scores of every task on a few examples.
+
+        Returns:
+          "eval/<task>/<metric>" to value.
+        """
+        values = {}
+        for task, name in zip(self.run_tasks.tasks, self.run_tasks.names):
+            predictions = self.predict(
+                variables, task, self.config.split, self.config.num_examples, self.seed
+            )
+            result = evaluator.score(predictions)
+            for metric, value in result.metrics.items():
+                values[f"eval/{name}/{metric}"] = value
+        return values
+
+    def final(self, variables: Any, run_dir: str | pathlib.Path) -> dict[str, Any]:
+        """Scores everything after training and writes the predictions of the main split.
+
+        Args:
+          variables: of the model.
+          run_dir: folder of the run.
+
+        Returns:
+          {"tasks": {name: entry}, "splits": {split: {name: entry}}}, entries as in
+          `scoring.Result.entry`.
+        """
+        config = self.config
+        entries: dict[str, Any] = {}
+        for task, name in zip(self.run_tasks.tasks, self.run_tasks.names):
+            start = time.perf_counter()
+            predictions = self.predict(
+                variables, task, config.split, config.final_num_examples, self.seed
+            )
+            result = evaluator.score(predictions)
+            evaluator.write_predictions(
+                predictions, result, run_dir, name=name, image_tokenizer=image_tokenizer_of(task)
+            )
+            entries[name] = result.entry()
+            _report(name, config.split, result, time.perf_counter() - start)
+        for task in self.run_tasks.unseen:
+            entries[task.family] = self._unseen(variables, task, run_dir)
+        splits: dict[str, Any] = {}
+        for split, count in config.extra_splits.items():
+            splits[split] = {}
+            for task, name in zip(self.run_tasks.tasks, self.run_tasks.names):
+                start = time.perf_counter()
+                result = evaluator.score(
+                    self.predict(variables, task, split, count, self.seed)
+                )
+                splits[split][name] = result.entry()
+                _report(name, split, result, time.perf_counter() - start)
+        return {"tasks": entries, "splits": splits}
+
+    def _unseen(self, variables: Any, task: OFATask, run_dir: str | pathlib.Path) -> dict[str, Any]:
+        """A task without training: the mean over several evaluation seeds."""
+        start = time.perf_counter()
+        results = []
+        for number in range(self.config.unseen_task_seeds):
+            predictions = self.predict(
+                variables,
+                task,
+                self.config.split,
+                self.config.final_num_examples,
+                self.seed + number,
+            )
+            results.append(evaluator.score(predictions))
+            if number == 0:
+                evaluator.write_predictions(
+                    predictions, results[0], run_dir, name=task.family
+                )
+        mean = {
+            metric: float(np.mean([result.metrics[metric] for result in results]))
+            for metric in results[0].metrics
+        }
+        primary = results[0].primary
+        entry = results[0].entry() | mean
+        entry["baseline"] = float(np.mean([result.baseline for result in results]))
+        entry["values"] = [result.metrics[primary] for result in results]
+        entry["n"] = sum(len(result.scores) for result in results)
+        _report(task.family, "never trained", results[0], time.perf_counter() - start)
+        return entry
+
+
+def _report(name: str, split: str, result: scoring.Result, seconds: float) -> None:
+    logger.info(
+        "evaluated %s (%s, %d examples, %s): %s %.3f, best constant answer %.3f",
+        name,
+        split,
+        len(result.scores),
+        duration(seconds),
+        result.primary,
+        result.metrics[result.primary],
+        result.baseline,
+    )
+
+
+def device_name() -> str:
+    """The devices of this run in words."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}"

@@ -1,0 +1,116 @@
+"""The dependency rule: which part of the library may import what (DESIGN, section 1)."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LIBRARY = ROOT / "ofa_jax"
+
+INPUT_STACK = {"tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text", "gin", "clu"}
+ACCELERATOR = {"jax", "flax", "optax", "orbax"}
+
+# Folder or file -> top-level packages that it must not import.
+FORBIDDEN = {
+    "vocab.py": INPUT_STACK | ACCELERATOR | {"grain", "matplotlib"},
+    "text": INPUT_STACK | ACCELERATOR | {"grain", "matplotlib"},
+    "scenes": INPUT_STACK | ACCELERATOR | {"grain", "matplotlib"},
+    "metrics": INPUT_STACK | ACCELERATOR | {"grain", "matplotlib"},
+    "report": INPUT_STACK | ACCELERATOR | {"grain"},
+    "data": (INPUT_STACK - {"tensorflow", "seqio"}) | ACCELERATOR,
+    "evaluation": INPUT_STACK | ACCELERATOR,
+    "ops": INPUT_STACK | {"orbax", "grain"},
+    "model": INPUT_STACK | {"orbax", "grain"},
+    "losses": INPUT_STACK | {"orbax", "grain"},
+    "decoding": INPUT_STACK | {"orbax", "grain"},
+    "sharding": INPUT_STACK | {"orbax", "grain"},
+    "training": INPUT_STACK | {"orbax", "grain"},
+    "checkpoint": INPUT_STACK | {"grain"},
+}
+# The only file below `data` that may import TensorFlow and seqio.
+REGISTRATION = {"data/registration.py"}
+
+
+def python_files(part: str) -> list[pathlib.Path]:
+    path = LIBRARY / part
+    return [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+
+
+def imported_packages(path: pathlib.Path) -> set[str]:
+    """Top-level names of every import of a file, those inside functions included."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_parts_import_only_what_they_may(part):
+    files = python_files(part)
+    assert files, f"no files in {part}"
+    for path in files:
+        name = path.relative_to(LIBRARY).as_posix()
+        forbidden = set(FORBIDDEN[part])
+        if part == "data" and name not in REGISTRATION:
+            forbidden |= {"tensorflow", "seqio"}
+        found = imported_packages(path) & forbidden
+        assert not found, f"ofa_jax/{name} must not import {', '.join(sorted(found))}"
+
+
+def test_torch_and_t5x_are_nowhere_else():
+    for path in sorted(LIBRARY.rglob("*.py")):
+        name = path.relative_to(LIBRARY).as_posix()
+        names = imported_packages(path)
+        assert "torch" not in names, f"ofa_jax/{name} imports torch"
+        if not name.startswith("t5x/"):
+            assert "t5x" not in names, f"ofa_jax/{name} imports t5x"
+        if not name.startswith("cli/"):
+            assert "gin" not in names, f"ofa_jax/{name} imports gin"
+
+
+def test_library_never_imports_declarations():
+    for path in sorted(LIBRARY.rglob("*.py")):
+        names = imported_packages(path) & {"tasks", "mixtures", "tests"}
+        assert not names, f"{path.relative_to(ROOT)} imports {names}"
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("ofa_jax.vocab, ofa_jax.text.tokenizer, ofa_jax.metrics.grounding", "jax tensorflow"),
+        ("ofa_jax.scenes", "jax tensorflow grain"),
+        ("ofa_jax.report.build", "jax tensorflow seqio"),
+        ("ofa_jax.data.pipeline, ofa_jax.data.steps", "tensorflow seqio"),
+        (
+            "ofa_jax.model.ofa, ofa_jax.training.loop, ofa_jax.training.step, "
+            "ofa_jax.decoding.generate, ofa_jax.sharding.placement",
+            "tensorflow seqio gin clu orbax grain",
+        ),
+    ],
+)
+def test_what_an_import_really_loads(modules, absent):
+    """A bare JAX machine can import the model; an input worker stays small."""
+    code = (
+        f"import sys, {modules}\n"
+        f"loaded = sorted(set({absent.split()!r}) & set(sys.modules))\n"
+        "sys.exit(f'loaded: {loaded}' if loaded else 0)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+
+
+def test_files_stay_readable():
+    """No file above 700 lines, and no name that says nothing."""
+    for folder in ("ofa_jax", "tasks", "mixtures", "tests", "launch", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            assert lines <= 700, f"{path.relative_to(ROOT)} has {lines} lines"
+            assert path.stem not in {"utils", "helpers", "common", "misc"}, path
