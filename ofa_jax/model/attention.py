@@ -11,7 +11,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ofa_jax.model.config import OFAConfig
-from ofa_jax.model.layers import OFFICIAL_SCALE, Dense, Table, dense_scale, partitioned
+from ofa_jax.model.layers import (
+    OFFICIAL_SCALE,
+    Dense,
+    Table,
+    dense_scale,
+    parallel_dense,
+    partitioned,
+)
 from ofa_jax.ops import attention as attention_ops
 
 
@@ -68,13 +75,19 @@ class Attention(nn.Module):
             "head_scale", partitioned(nn.initializers.ones_init(), ("heads",)), (cfg.num_heads,)
         )
 
+    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Maps float[b, n, d] to unscaled queries, keys and values, each float[b, n, h, k]."""
+        query, key, value = parallel_dense((self.query, self.key, self.value), x)
+        return self._heads(query), self._heads(key), self._heads(value)
+
     def project_query(self, x: jax.Array) -> jax.Array:
         """Maps float[b, t, d] to unscaled queries float[b, t, h, k]."""
         return self._heads(self.query(x))
 
     def project_key_value(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Maps float[b, n, d] to keys and values, each float[b, n, h, k]."""
-        return self._heads(self.key(x)), self._heads(self.value(x))
+        key, value = parallel_dense((self.key, self.value), x)
+        return self._heads(key), self._heads(value)
 
     def merge(self, heads: jax.Array) -> jax.Array:
         """Scales each head, joins them and projects: float[..., h, k] to float[..., d]."""
@@ -84,7 +97,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         queries: jax.Array,
-        keys: jax.Array,
+        keys: jax.Array | None = None,
         *,
         query_position: jax.Array | None = None,
         key_position: jax.Array | None = None,
@@ -97,7 +110,7 @@ class Attention(nn.Module):
 
         Args:
           queries: float[b, t, d].
-          keys: float[b, n, d], also the source of the values.
+          keys: float[b, n, d], also the source of the values; None = self-attention.
           query_position: float[1 or b, t, h, k] or None.
           key_position: float[1 or b, n, h, k] or None.
           bias: float[1 or b, h, t, n] or None.
@@ -109,8 +122,11 @@ class Attention(nn.Module):
           float[b, t, d].
         """
         cfg = self.config
-        query = self.project_query(queries)
-        key, value = self.project_key_value(keys)
+        if keys is None:
+            query, key, value = self.project(queries)
+        else:
+            query = self.project_query(queries)
+            key, value = self.project_key_value(keys)
         rate = cfg.attention_dropout if train else 0.0
         heads = attention_ops.attention(
             query,

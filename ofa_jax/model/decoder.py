@@ -107,7 +107,7 @@ class DecoderLayer(nn.Module):
         # OFA-NOTE: SPEC 1.9. No padding mask: padding is at the end, where a causal query never
         # looks, and its own outputs have no weight in the loss.
         y = self.self_attention(
-            y, y, bias=self._self_bias(x.shape[1], context), causal=True, train=train
+            y, bias=self._self_bias(x.shape[1], context), causal=True, train=train
         )
         x = x + self._drop(self.self_attention_out_norm(y), drop_rate, train)
 
@@ -152,8 +152,8 @@ class DecoderLayer(nn.Module):
         """
         scale = (2 * self.config.head_dim) ** -0.5
         y = self.self_attention_norm(x)
-        query = self.self_attention.project_query(y) * scale
-        key, value = self.self_attention.project_key_value(y)
+        query, key, value = self.self_attention.project(y)
+        query = query * scale
         own = {
             "key": lax.dynamic_update_slice_in_dim(own["key"], key[:, :, :, None], position, 3),
             "value": lax.dynamic_update_slice_in_dim(

@@ -99,7 +99,6 @@ class EncoderLayer(nn.Module):
         x = LayerNorm(dtype=dtype, name="attention_norm")(x)
         x = Attention(cfg, name="attention")(
             x,
-            x,
             query_position=context.query_position,
             key_position=context.key_position,
             bias=self._bias(x.shape[1], context),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 
@@ -40,6 +41,52 @@ def partitioned(init: Initializer, names: Sequence[str | None]) -> Initializer:
     return nn.with_logical_partitioning(init, tuple(names))
 
 
+@jax.custom_vjp
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Normalises the last axis in float32, eps 1e-5 (SPEC 1.8).
+
+    The backward pass is written out: it keeps the input and two numbers per row, where automatic
+    differentiation keeps several arrays of the input's size in float32.
+
+    Args:
+      x: float[..., d].
+      scale: float32[d].
+      bias: float32[d].
+
+    Returns:
+      float32[..., d].
+    """
+    return _layer_norm_forward(x, scale, bias)[0]
+
+
+def _layer_norm_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    values = x.astype(jnp.float32)
+    mean = jnp.mean(values, axis=-1, keepdims=True)
+    # Both moments in one pass over the row; a rounding error below 0 must not reach the root.
+    variance = jnp.mean(values * values, axis=-1, keepdims=True) - mean * mean
+    factor = lax.rsqrt(jnp.maximum(variance, 0.0) + LAYER_NORM_EPS)
+    return (values - mean) * factor * scale + bias, (x, mean, factor, scale)
+
+
+def _layer_norm_backward(
+    saved: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, mean, factor, scale = saved
+    normalised = (x.astype(jnp.float32) - mean) * factor
+    rows = tuple(range(x.ndim - 1))
+    scaled = gradient * scale
+    from_mean = jnp.mean(scaled, axis=-1, keepdims=True)
+    from_factor = jnp.mean(scaled * normalised, axis=-1, keepdims=True)
+    to_x = factor * (scaled - from_mean - normalised * from_factor)
+    to_scale = jnp.sum(gradient * normalised, axis=rows)
+    return to_x.astype(x.dtype), to_scale, jnp.sum(gradient, axis=rows)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
 class Dense(nn.Module):
     """Affine map of the last axis (SPEC 1.7: all linear layers have a bias).
 
@@ -56,22 +103,45 @@ class Dense(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float[..., in] to dtype[..., features]."""
-        kernel = self.param(
-            "kernel",
-            partitioned(nn.initializers.normal(self.scale), self.axes),
-            (x.shape[-1], self.features),
-        )
+    def weights(self, fan_in: int) -> tuple[jax.Array, jax.Array]:
+        """The parameters in the computation's dtype: kernel [in, features], bias [features]."""
+        init = nn.initializers.normal(self.scale)
+        kernel = self.param("kernel", partitioned(init, self.axes), (fan_in, self.features))
         bias = self.param(
             "bias", partitioned(nn.initializers.zeros_init(), self.axes[1:]), (self.features,)
         )
-        product = lax.dot_general(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (((x.ndim - 1,), (0,)), ((), ())),
-        )
-        return product + bias.astype(self.dtype)
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps float[..., in] to dtype[..., features]."""
+        kernel, bias = self.weights(x.shape[-1])
+        return contract_last(x.astype(self.dtype), kernel) + bias
+
+
+def contract_last(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """float[..., in] times float[in, ...]: one matrix product over the axis `in`."""
+    return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def parallel_dense(layers: Sequence[Dense], x: jax.Array) -> list[jax.Array]:
+    """Applies several dense layers of equal shape to the same input as one matrix product.
+
+    One product of [in, m, features] reads `x` once and its backward pass makes one gradient of
+    `x` instead of m; on a CPU that is a quarter of the cost of attention. The kernels are stacked
+    on a new axis, not concatenated, so that a sharded feature axis stays where it is.
+
+    Args:
+      layers: m layers with the same `features`.
+      x: float[..., in].
+
+    Returns:
+      m arrays dtype[..., features].
+    """
+    weights = [layer.weights(x.shape[-1]) for layer in layers]
+    kernel = jnp.stack([kernel for kernel, _ in weights], axis=1)
+    bias = jnp.stack([bias for _, bias in weights])
+    y = contract_last(x.astype(kernel.dtype), kernel) + bias
+    return [y[..., i, :] for i in range(len(layers))]
 
 
 class LayerNorm(nn.Module):
@@ -91,12 +161,7 @@ class LayerNorm(nn.Module):
         d = x.shape[-1]
         scale = self.param("scale", partitioned(nn.initializers.ones_init(), (self.axis,)), (d,))
         bias = self.param("bias", partitioned(nn.initializers.zeros_init(), (self.axis,)), (d,))
-        x = x.astype(jnp.float32)
-        mean = jnp.mean(x, axis=-1, keepdims=True)
-        centred = x - mean
-        variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
-        y = centred * (lax.rsqrt(variance + LAYER_NORM_EPS) * scale) + bias
-        return y.astype(self.dtype)
+        return layer_norm(x, scale, bias).astype(self.dtype)
 
 
 class Table(nn.Module):
@@ -130,9 +195,33 @@ def residual_scale(module: nn.Module, width: int) -> jax.Array:
     return module.param("residual_scale", init, (width,))
 
 
+@jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """Exact (erf) gelu, computed in float32 (SPEC 1.8), in the dtype of `x`."""
-    return jax.nn.gelu(x.astype(jnp.float32), approximate=False).astype(x.dtype)
+    """Exact (erf) gelu, computed in float32 (SPEC 1.8), in the dtype of `x`.
+
+    Only `x` is kept for the backward pass. `jax.nn.gelu` would use erfc, which costs twice as
+    much on a CPU, and keep three more arrays.
+    """
+    values = x.astype(jnp.float32)
+    return (values * _normal_cdf(values)).astype(x.dtype)
+
+
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    return 0.5 + 0.5 * lax.erf(x * 0.5**0.5)
+
+
+def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gelu(x), x
+
+
+def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    values = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * values * values) * (2.0 * np.pi) ** -0.5
+    slope = _normal_cdf(values) + values * density
+    return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 def dropout(x: jax.Array, rate: float, rng: jax.Array) -> jax.Array:

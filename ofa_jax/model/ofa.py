@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 
@@ -17,7 +18,7 @@ from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.decoder import Cache, Decoder
 from ofa_jax.model.encoder import Encoder, EncoderOutput
 from ofa_jax.model.layers import Table, embedding_scale
-from ofa_jax.ops.attention import MASKED_LOGIT
+from ofa_jax.ops.attention import masked_logits
 from ofa_jax.vocab import PAD_ID
 
 Batch = Mapping[str, jax.Array]
@@ -197,8 +198,8 @@ class OFA(nn.Module):
             preferred_element_type=jnp.float32,
         )
         if cfg.padded_vocab_size > cfg.vocab_size:
-            real = jnp.arange(cfg.padded_vocab_size) < cfg.vocab_size
-            logits = jnp.where(real, logits, MASKED_LOGIT)
+            real = np.arange(cfg.padded_vocab_size) < cfg.vocab_size
+            logits = logits + masked_logits(real)
         return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
 
 
