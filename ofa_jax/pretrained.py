@@ -1,0 +1,322 @@
+"""A model to talk to: weights, tokenizer and decoding behind one function.
+
+    predictor = ofa_jax.pretrained.load("OFA-Sys/ofa-base")
+    print(predictor.generate("street.jpg", "what does the image describe?"))
+    print(predictor.generate("street.jpg", 'which region does the text " a bus " describe?').box)
+
+The generic interface of OFA's demos (SPEC 8.14): the instruction is plain text, the image is
+stretched to a square, the answer is whatever the model says; four bins are a box.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from ofa_jax.checkpoint.imports import import_checkpoint
+from ofa_jax.data.ops.image import as_rgb, decode_image, image_size, resize_square
+from ofa_jax.decoding.beam import BeamConfig
+from ofa_jax.decoding.constraints import Constraint
+from ofa_jax.decoding.generate import generate
+from ofa_jax.decoding.sampling import SamplingConfig
+from ofa_jax.model.config import OFAConfig
+from ofa_jax.model.ofa import OFA
+from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
+from ofa_jax.vocab import BOS_ID, EOS_ID, NUM_SPECIALS, PAD_ID, VocabLayout
+
+Picture = str | os.PathLike | np.ndarray | Image.Image
+
+# The captioning resolution of the released models (SPEC 8.1).
+OFFICIAL_IMAGE_SIZE = 480
+# Instructions are padded to a multiple of this, so that few programs are compiled.
+_LENGTH_STEP = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the model answered.
+
+    Attributes:
+      text: the answer; whole tokens are written out (`<bin_3>`). `str()` gives it too.
+      box: (x0, y0, x1, y1) in pixels of the given image, where the answer has four bins in a row
+        and there was an image; else None.
+      score: log-probability of the answer, normalised as the decoding settings say.
+      token_ids: internal ids without EOS.
+    """
+
+    text: str
+    box: tuple[float, float, float, float] | None
+    score: float
+    token_ids: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class OFAPredictor:
+    """A model with its tokenizer, ready to answer.
+
+    Attributes:
+      config: the model's configuration.
+      tokenizer: text, codes and bins.
+      image_size: side in pixels of the square that images are stretched to.
+      decoding: settings of beam search or sampling.
+    """
+
+    def __init__(
+        self,
+        config: OFAConfig,
+        variables: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        *,
+        image_size: int | None = None,
+        decoding: BeamConfig | SamplingConfig | None = None,
+    ) -> None:
+        """Puts the parts together and the weights on the device.
+
+        Args:
+          config: the model.
+          variables: {"params", "batch_stats"}.
+          tokenizer: its layout must have `config.vocab_size` ids.
+          image_size: side in pixels; None = 480, or `config.orig_patch_image_size` for models
+            whose position grid is smaller than that.
+          decoding: None = beam search with 5 beams, at most 64 tokens, no repeated 3-grams.
+
+        Raises:
+          ValueError: vocabulary or image size do not fit the model.
+        """
+        if tokenizer.layout.size != config.vocab_size:
+            raise ValueError(
+                f"the vocabulary has {tokenizer.layout.size} ids, the model {config.vocab_size}; "
+                "they belong to different models"
+            )
+        largest = config.image_bucket_size * config.resnet.stride
+        if image_size is None:
+            fits = largest >= OFFICIAL_IMAGE_SIZE
+            image_size = OFFICIAL_IMAGE_SIZE if fits else config.orig_patch_image_size
+        if not 0 < image_size <= largest:
+            raise ValueError(
+                f"image_size must be 1 .. {largest} pixels for this model, got {image_size}"
+            )
+        self.config = config
+        self.tokenizer = tokenizer
+        self.image_size = image_size
+        self.decoding = decoding or BeamConfig(beam=5, max_len_b=64, no_repeat_ngram_size=3)
+        self._model = OFA(config)
+        self._variables = jax.tree.map(jax.numpy.asarray, dict(variables))
+
+    def region(self, box: Sequence[float], image: Picture) -> str:
+        """A region of an image as it is written in an instruction.
+
+        Args:
+          box: x0, y0, x1, y1 in pixels of the image.
+          image: the image it belongs to.
+
+        Returns:
+          Four bins, such as "<bin_12> <bin_40> <bin_500> <bin_612>".
+        """
+        width, height = _size(image)
+        scale = np.array([width, height, width, height]) / self.image_size
+        ids = self.tokenizer.encode_box(np.asarray(box, np.float64) / scale)
+        return " ".join(self.tokenizer.symbol(i) for i in ids)
+
+    def generate(
+        self,
+        image: Picture | None,
+        instruction: str = "what does the image describe?",
+        *,
+        decoding: BeamConfig | SamplingConfig | None = None,
+        constraint: Constraint | None = None,
+        seed: int = 0,
+    ) -> Prediction:
+        """Answers one instruction.
+
+        Args:
+          image: path, uint8[y, x, 3] or PIL image; None for a task of text alone.
+          instruction: what to do; regions in it are four bins (`region` writes them).
+          decoding: settings for this call.
+          constraint: what may be answered (a trie of candidates, ranges of ids).
+          seed: of sampling.
+
+        Returns:
+          The best answer.
+
+        Raises:
+          FileNotFoundError: no such image file.
+          ValueError: the instruction is empty, too long, or names bins that do not exist.
+        """
+        return self.generate_batch(
+            [image], [instruction], decoding=decoding, constraint=constraint, seed=seed
+        )[0]
+
+    def generate_batch(
+        self,
+        images: Sequence[Picture | None],
+        instructions: Sequence[str],
+        *,
+        decoding: BeamConfig | SamplingConfig | None = None,
+        constraint: Constraint | None = None,
+        seed: int = 0,
+    ) -> list[Prediction]:
+        """Answers several instructions at once; see `generate`.
+
+        Args:
+          images: one per instruction, some or all None.
+          instructions: as many.
+          decoding: see `generate`.
+          constraint: see `generate`.
+          seed: see `generate`.
+
+        Returns:
+          One prediction per instruction.
+
+        Raises:
+          ValueError: the numbers of images and instructions differ; see also `generate`.
+        """
+        if len(images) != len(instructions) or not images:
+            raise ValueError(
+                f"one image (or None) per instruction is needed, got {len(images)} images and "
+                f"{len(instructions)} instructions"
+            )
+        batch: dict[str, Any] = {"encoder_input_tokens": self._tokens(instructions)}
+        sizes: list[tuple[int, int] | None] = [None] * len(images)
+        if any(image is not None for image in images):
+            side = self.image_size
+            pixels = np.zeros((len(images), side, side, 3), np.uint8)
+            for row, image in enumerate(images):
+                if image is not None:
+                    picture = _pixels(image)
+                    sizes[row] = image_size(picture)
+                    pixels[row] = resize_square(picture, side)
+            batch["encoder_images"] = pixels
+            batch["encoder_image_masks"] = np.array([image is not None for image in images])
+        hypotheses = generate(
+            self._model,
+            self._variables,
+            batch,
+            decoding or self.decoding,
+            constraint=constraint,
+            rng=jax.random.key(seed),
+        )
+        tokens = np.asarray(hypotheses.tokens[:, 0])
+        scores = np.asarray(hypotheses.scores[:, 0])
+        return [
+            self._prediction(row, score, size) for row, score, size in zip(tokens, scores, sizes)
+        ]
+
+    def _tokens(self, instructions: Sequence[str]) -> np.ndarray:
+        rows = []
+        for instruction in instructions:
+            if not instruction.strip():
+                raise ValueError("the instruction is empty; say what the model should do")
+            ids = self.tokenizer.encode(" " + instruction.strip())
+            rows.append([BOS_ID, *ids, EOS_ID])
+        longest = max(map(len, rows))
+        if longest > self.config.max_positions:
+            raise ValueError(
+                f"an instruction has {longest} tokens, the model reads {self.config.max_positions}"
+            )
+        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self.config.max_positions)
+        tokens = np.full((len(rows), length), PAD_ID, np.int32)
+        for row, ids in enumerate(rows):
+            tokens[row, : len(ids)] = ids
+        return tokens
+
+    def _prediction(
+        self, tokens: np.ndarray, score: float, size: tuple[int, int] | None
+    ) -> Prediction:
+        ends = np.flatnonzero((tokens == EOS_ID) | (tokens == PAD_ID))
+        ids = tokens[: ends[0]] if ends.size else tokens
+        box = self.tokenizer.decode_box(ids) if size is not None else None
+        if box is not None:
+            # Bins are pixels of the square model input (SPEC 4.5).
+            scale = np.array([*size, *size], np.float64) / self.image_size
+            box = tuple(float(v) for v in np.asarray(box, np.float64) * scale)
+        text = self.tokenizer.decode(ids).strip()
+        return Prediction(text, box, float(score), tuple(int(i) for i in ids))
+
+
+def _pixels(image: Picture) -> np.ndarray:
+    if isinstance(image, (str, os.PathLike)):
+        path = pathlib.Path(image)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such image file")
+        return decode_image(path.read_bytes())
+    return as_rgb(image)
+
+
+def _size(image: Picture) -> tuple[int, int]:
+    return image.size if isinstance(image, Image.Image) else image_size(_pixels(image))
+
+
+def _fitting_tokenizer(folder: pathlib.Path, config: OFAConfig) -> Tokenizer:
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.layout.size == config.vocab_size:
+        return tokenizer
+    # The text is known and the model knows its codes: what remains are bins.
+    num_text = tokenizer.layout.num_text
+    bins = config.vocab_size - NUM_SPECIALS - num_text - 1 - config.num_codes
+    if bins < 1:
+        raise ValueError(
+            f"{folder}: a vocabulary of {num_text} text tokens does not fit the model, which has "
+            f"{config.vocab_size} ids, {config.num_codes} of them image codes"
+        )
+    layout = VocabLayout(num_text=num_text, num_codes=config.num_codes, num_bins=bins)
+    return load_tokenizer(folder, layout=layout)
+
+
+def load(
+    source: str | os.PathLike,
+    *,
+    vocabulary: str | os.PathLike | None = None,
+    image_size: int | None = None,
+    decoding: BeamConfig | SamplingConfig | None = None,
+    dtype: str | None = None,
+    ema: bool = False,
+    revision: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> OFAPredictor:
+    """Loads a model from wherever it is.
+
+    Args:
+      source: a fairseq `.pt`, a HuggingFace folder or repository id ("OFA-Sys/ofa-base"), or a
+        folder of ours (converted or trained).
+      vocabulary: folder with the vocabulary files; None = those beside the weights.
+      image_size: see `OFAPredictor`.
+      decoding: see `OFAPredictor`.
+      dtype: type of the computation, "float32" or "bfloat16"; None = as configured.
+      ema: take the moving average of the weights.
+      revision: of a hub repository.
+      progress: called with one line per stage.
+
+    Returns:
+      The predictor.
+
+    Raises:
+      FileNotFoundError: no such source, or no vocabulary beside it.
+      ValueError: unreadable files, or a vocabulary of another model.
+    """
+    imported = import_checkpoint(
+        source, ema=ema, revision=revision, progress=progress or (lambda line: None)
+    )
+    config = imported.config
+    if dtype is not None:
+        config = dataclasses.replace(config, dtype=dtype)
+    if vocabulary is None:
+        if not imported.vocabulary_files:
+            raise FileNotFoundError(
+                f"{source}: no vocabulary files beside the weights; give their folder "
+                "(vocabulary=...)"
+            )
+        vocabulary = imported.vocabulary_files[0].parent
+    tokenizer = _fitting_tokenizer(pathlib.Path(vocabulary), config)
+    return OFAPredictor(
+        config, imported.variables, tokenizer, image_size=image_size, decoding=decoding
+    )

@@ -1,0 +1,138 @@
+"""The one-line interface: from a folder of weights and vocabulary to text and boxes."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ofa_jax import pretrained
+from ofa_jax.checkpoint import orbax_weights
+from ofa_jax.checkpoint.names import to_params
+from ofa_jax.decoding.beam import BeamConfig
+from ofa_jax.decoding.constraints import IdRanges
+from ofa_jax.model.ofa import OFA
+from ofa_jax.text.tokenizer import Tokenizer
+from ofa_jax.text.trained_bpe import TrainedBPE
+from ofa_jax.vocab import BOS_ID, EOS_ID, VocabLayout
+from tests.checkpoint.official import SMALL, random_state_dict
+
+SIDE = 48
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """A folder of ours: random weights, a trained vocabulary, its configuration."""
+    folder = tmp_path_factory.mktemp("model")
+    text = TrainedBPE.train(["what does the image describe? a red circle"] * 3, num_merges=20)
+    layout = VocabLayout(num_text=text.num_text, num_codes=4, num_bins=20, max_image_size=64)
+    Tokenizer(text, layout).save(folder)
+    config = dataclasses.replace(SMALL, vocab_size=layout.size, padded_vocab_size=None, num_codes=4)
+    variables = to_params(random_state_dict(config), config)
+    record = orbax_weights.SourceRecord("initialised", "test")
+    orbax_weights.write_weights(folder, variables, config, record)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(model_folder):
+    return pretrained.load(
+        model_folder, image_size=SIDE, decoding=BeamConfig(beam=1, max_len_b=4, min_len=4)
+    )
+
+
+@pytest.fixture(scope="module")
+def picture():
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 90, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_boxes_are_in_pixels_of_the_given_image(predictor, picture):
+    layout = predictor.tokenizer.layout
+    bins = IdRanges(((layout.bin_start, layout.size),))
+    answer = predictor.generate(picture, "where is it?", constraint=bins)
+    ids = np.array(answer.token_ids)
+    assert layout.is_bin(ids).all()
+    assert len(ids) == 4
+    # SPEC 8.14: bin / (bins - 1) * 64 are pixels of the square input, then back to 90 x 30.
+    inside = (ids - layout.bin_start) / 19 * 64
+    expected = inside * np.tile([90 / SIDE, 30 / SIDE], 2)
+    np.testing.assert_allclose(answer.box, expected, rtol=1e-5)
+    assert str(answer) == answer.text
+    assert answer.text.count("<bin_") == 4
+    assert np.isfinite(answer.score)
+
+
+def test_greedy_answer_is_the_argmax_of_the_model(predictor, picture, tmp_path):
+    path = tmp_path / "picture.png"
+    picture.save(path)
+    first, second = predictor.generate_batch([path, None], ["what is it?", "what does the image"])
+    assert second.box is None
+    # Teacher forcing on the answer gives each of its tokens the highest logit.
+    ids = predictor.tokenizer.encode(" what is it?")
+    pixels = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    batch = {
+        "encoder_input_tokens": np.array([[BOS_ID, *ids, EOS_ID]], np.int32),
+        "encoder_images": pixels[None],
+        "decoder_input_tokens": np.array([[BOS_ID, *first.token_ids]], np.int32),
+    }
+    apply = jax.jit(OFA(predictor.config).apply)
+    logits = np.array(apply(predictor._variables, batch)[0])
+    logits[:, : EOS_ID + 1] = -np.inf  # not before the fourth token
+    assert tuple(logits.argmax(-1)[:4]) == first.token_ids
+
+
+def test_regions_are_written_as_bins(predictor, picture):
+    text = predictor.region([0, 0, 90, 15], picture)
+    # 48 of 64 pixels are bin 14.25, 24 are 7.125.
+    assert text == "<bin_0> <bin_0> <bin_14> <bin_7>"
+    ids = predictor.tokenizer.encode(f" what does the region describe? region: {text}")
+    assert predictor.tokenizer.layout.is_bin(np.array(ids)).sum() == 4
+
+
+@pytest.mark.parametrize(
+    ("images", "instructions", "message"),
+    [
+        ([None], ["  "], "instruction is empty"),
+        ([None], ["a" * 500], "tokens, the model reads 32"),
+        ([None], ["look at <bin_20>"], "bin"),
+        ([], [], "one image"),
+        ([None, None], ["a"], "2 images and 1 instructions"),
+        (["nowhere.png"], ["a"], "no such image file"),
+        ([np.zeros((4, 4, 3), np.float32)], ["a"], "uint8"),
+    ],
+)
+def test_bad_questions(predictor, images, instructions, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        predictor.generate_batch(images, instructions)
+
+
+def test_bad_models(model_folder, tmp_path, predictor):
+    with pytest.raises(ValueError, match=r"image_size must be 1 \.\. 96"):
+        pretrained.load(model_folder, image_size=500)
+    config = dataclasses.replace(predictor.config, vocab_size=600, padded_vocab_size=None)
+    with pytest.raises(ValueError, match="belong to different models"):
+        pretrained.OFAPredictor(config, {}, predictor.tokenizer)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        pretrained.load(tmp_path / "nowhere")
+    bare = tmp_path / "bare"
+    variables = to_params(random_state_dict(), SMALL)
+    record = orbax_weights.SourceRecord("initialised", "test")
+    orbax_weights.write_weights(bare, variables, SMALL, record)
+    with pytest.raises(FileNotFoundError, match="no vocabulary files beside"):
+        pretrained.load(bare)
+    small = tmp_path / "vocabulary"
+    small.mkdir()
+    words = ["antidisestablishmentarianism", "floccinaucinihilipilification"] * 2
+    Tokenizer(TrainedBPE.train(words, num_merges=45)).save(small)
+    with pytest.raises(ValueError, match="does not fit the model"):
+        pretrained.load(model_folder, vocabulary=small, image_size=SIDE)
+
+
+def test_bins_are_counted_where_the_layout_is_not_saved(model_folder, predictor, tmp_path):
+    (tmp_path / "trained_bpe.json").write_text((model_folder / "trained_bpe.json").read_text())
+    loaded = pretrained.load(model_folder, vocabulary=tmp_path, dtype="bfloat16", image_size=SIDE)
+    layout = loaded.tokenizer.layout
+    assert (layout.num_codes, layout.num_bins) == (4, 20)
+    assert loaded.config.dtype == "bfloat16"
