@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -120,14 +120,14 @@ def start(
     )
 
     def step_fn(cache: Cache, tokens: jax.Array, position: jax.Array) -> tuple[jax.Array, Cache]:
-        return model.apply(variables, cache, tokens, position, method="decode_step")
+        return cast(Any, model.apply(variables, cache, tokens, position, method="decode_step"))
 
-    return step_fn, cache
+    return step_fn, cast(Cache, cache)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _encode(model: OFA, variables: Mapping[str, Any], batch: Batch) -> EncoderOutput:
-    return model.apply(variables, batch, method="encode")
+    return cast(EncoderOutput, model.apply(variables, batch, method="encode"))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "config", "source_length"))
@@ -153,6 +153,6 @@ def _generate(
         "constraint": constraint,
         "prefix": prefix,
     }
-    if isinstance(config, SamplingConfig):
+    if isinstance(config, SamplingConfig) and rng is not None:
         return sample(step_fn, cache, config, rng, **settings)
-    return beam_search(step_fn, cache, config, **settings)
+    return beam_search(step_fn, cache, cast(BeamConfig, config), **settings)

@@ -8,6 +8,7 @@ long ones. The encoder's keys are shared by all of them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -172,7 +173,7 @@ def rank_candidates(
 
     def score_chunk(arrays: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         tokens, lengths, nodes = arrays
-        chunk = candidates.replace(tokens=tokens, lengths=lengths, nodes=nodes)
+        chunk = dataclasses.replace(candidates, tokens=tokens, lengths=lengths, nodes=nodes)
         own = jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (batch, tokens.shape[0], *leaf.shape[2:])),
             cache["self"],

@@ -230,7 +230,7 @@ def step_scores(
     normalisers = jax.nn.logsumexp(scores, axis=-1)
 
     keep = (ids != vocab.EOS_ID) | (step >= config.min_len)
-    if forced is not None:
+    if forced is not None and is_forced is not None:
         keep = jnp.where(is_forced, ids == forced[:, None, None], keep)
     keep = keep & (ids != vocab.PAD_ID)
     if config.gen_code:
