@@ -1,0 +1,78 @@
+"""Which model a run's folder belongs to.
+
+The settings that checkpoints depend on lie beside them as `model_fingerprint.json`; a run with
+other settings is refused before it reads or overwrites anything.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from ofa_jax.checkpoint.errors import CheckpointError, ModelMismatchError
+
+FINGERPRINT_FILE = "model_fingerprint.json"
+_SHOWN = 4
+
+
+def flatten_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {"model.width": 768, ...}, in JSON's types.
+
+    Args:
+      settings: nested mappings of JSON-able values.
+      prefix: path so far.
+
+    Returns:
+      Flat mapping; sequences stay values.
+    """
+    if isinstance(settings, Mapping):
+        flat = {}
+        for key, value in settings.items():
+            flat.update(flatten_settings(value, f"{prefix}.{key}" if prefix else str(key)))
+        return flat
+    return {prefix: json.loads(json.dumps(settings))}
+
+
+def check_fingerprint(directory: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Compares with the settings in a folder, or writes them where there are none.
+
+    Args:
+      directory: the run's folder.
+      config: nested, JSON-able settings of model and vocabulary.
+
+    Raises:
+      ModelMismatchError: naming the settings that differ.
+      CheckpointError: the file is no JSON.
+    """
+    path = directory / FINGERPRINT_FILE
+    if not path.exists():
+        if jax.process_index() == 0:
+            unfinished = path.with_suffix(".unfinished")
+            unfinished.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+            unfinished.replace(path)
+        return
+    try:
+        saved = flatten_settings(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error})") from error
+    wanted = flatten_settings(config)
+    absent = object()
+    names = [
+        name
+        for name in dict.fromkeys((*saved, *wanted))
+        if saved.get(name, absent) != wanted.get(name, absent)
+    ]
+    if names:
+        shown = ", ".join(
+            f"{name} is {saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
+            for name in names[:_SHOWN]
+        )
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        raise ModelMismatchError(
+            f"{directory} holds checkpoints of another model: {shown}{more}; "
+            "choose another folder, or the model of this one"
+        )
