@@ -23,6 +23,9 @@ Lengths = Mapping[str, int]
 # Key under which the pixels per side of the model input stand in an example during preparation.
 IMAGE_SIZE = "model_image_size"
 
+# Tokens of the text infilling prompt around the text, bos, eos and a few inserted masks included.
+_INFILLING_PROMPT = 16
+
 
 class Records(Protocol):
     """One split of a source, with random access."""
@@ -122,7 +125,7 @@ class OFATask:
             self.tokenizer(),
             rng,
             image_size=lengths["image"],
-            max_text_tokens=lengths["targets"] - 1,
+            max_text_tokens=min(lengths["targets"] - 1, lengths["inputs"] - _INFILLING_PROMPT),
         )
         weights = np.full(
             features["targets"].shape, self.loss_weight * example.get("confidence", 1.0), np.float32

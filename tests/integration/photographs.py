@@ -1,0 +1,100 @@
+"""A small data set in the official TSV layout, from photographs that installed libraries ship.
+
+The annotations are invented; the pictures, their sizes and their JPEG encoding are real.
+"""
+
+import functools
+import io
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from ofa_jax.data.image_tokenizer import PatchCodebook
+from ofa_jax.data.sources import tsv_writer
+
+# File name fragment -> what is to be seen, and where (fractions x0, y0, x1, y1).
+SUBJECTS = {
+    "china": ("a chinese temple under a blue sky", "temple", (0.1, 0.2, 0.9, 0.9)),
+    "flower": ("a pink flower in front of green leaves", "flower", (0.3, 0.1, 0.8, 0.8)),
+    "astronaut": ("a woman in an orange space suit", "woman", (0.2, 0.0, 0.8, 1.0)),
+    "coffee": ("a cup of coffee on a wooden table", "cup", (0.2, 0.2, 0.7, 0.8)),
+    "chelsea": ("a cat looking to the side", "cat", (0.1, 0.1, 0.9, 1.0)),
+    "grace_hopper": ("a woman in a navy uniform", "woman", (0.2, 0.1, 0.9, 1.0)),
+}
+
+
+@functools.cache
+def photographs() -> dict[str, np.ndarray]:
+    """uint8[y, x, 3] pictures by name."""
+    import matplotlib
+    import skimage.data
+    from sklearn.datasets import load_sample_image
+
+    folder = pathlib.Path(matplotlib.get_data_path()) / "sample_data"
+    return {
+        "china": load_sample_image("china.jpg"),
+        "flower": load_sample_image("flower.jpg"),
+        "astronaut": skimage.data.astronaut(),
+        "coffee": skimage.data.coffee(),
+        "chelsea": skimage.data.chelsea(),
+        "grace_hopper": np.asarray(Image.open(folder / "grace_hopper.jpg").convert("RGB")),
+    }
+
+
+def jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def write_official_files(folder: pathlib.Path, *, repeats: int = 2) -> None:
+    """Writes the four official TSV files and the negative samples into a folder."""
+    pairs, detections, infillings, texts = [], [], [], []
+    pictures = photographs()
+    squares = {
+        name: np.asarray(Image.fromarray(pixels).resize((256, 256), Image.Resampling.BICUBIC))
+        for name, pixels in pictures.items()
+    }
+    centres = np.stack([square[64:192, 64:192] for square in squares.values()])
+    codebook = PatchCodebook.fit(centres, num_codes=256, patch=8)
+    for repeat in range(repeats):
+        for name, pixels in pictures.items():
+            caption, label, fractions = SUBJECTS[name]
+            height, width = pixels.shape[:2]
+            box = np.array(fractions) * [width, height, width, height]
+            common = {"image": jpeg(pixels), "image_id": f"{name}-{repeat}", "objects": [label]}
+            pairs += [
+                common | {"type": "caption", "captions": [caption], "dataset": "cc12m"},
+                common
+                | {
+                    "type": "qa",
+                    "question": f"Is there a {label}?",
+                    "answers": ["yes", "no"],
+                    "answer_conf": [0.9, 0.1],
+                },
+                common | {"type": "visual_grounding", "refexps": [f"the {label}"], "boxes": [box]},
+            ]
+            detections.append(common | {"boxes": [box, box * 0.9], "labels": [label, "thing"]})
+            square = squares[name]
+            codes = codebook.encode(square[64:192, 64:192]).reshape(-1)
+            infillings.append(common | {"image": jpeg(square), "image_codes": codes})
+            texts.append({"image_id": name, "text": f"{caption} , which is all that one can see"})
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, row, examples in (
+        ("vision_language_examples.tsv", tsv_writer.vision_language_row, pairs),
+        ("detection_examples.tsv", tsv_writer.detection_row, detections),
+        ("image_examples.tsv", tsv_writer.image_row, infillings),
+        ("text_examples.tsv", tsv_writer.text_row, texts),
+    ):
+        tsv_writer.write(folder / file, [row(example) for example in examples])
+    negatives = folder / "negative_sample"
+    negatives.mkdir(exist_ok=True)
+    captions = [caption for caption, _, _ in SUBJECTS.values()]
+    (negatives / "all_captions.txt").write_text("\n".join(captions) + "\n")
+    objects = sorted({label for _, label, _ in SUBJECTS.values()})
+    (negatives / "object.txt").write_text("\n".join(objects) + "\n")
+    by_type = {"is": ["yes", "no"], "how many": ["1", "2"], "other": ["cat", "flower", "temple"]}
+    (negatives / "type2ans.json").write_text(json.dumps(by_type))

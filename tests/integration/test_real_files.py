@@ -1,0 +1,75 @@
+"""Official-format files of real photographs train all eight tasks, by gin alone."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.integration.photographs import write_official_files
+from tests.shared import requires_vocab, shared_dir
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def train(run_dir, data_dir, *overrides):
+    command = [
+        sys.executable,
+        "-m",
+        "ofa_jax.train",
+        "--gin_file=gin_configs/models/tiny.gin",
+        "--gin_file=gin_configs/runs/pretrain.gin",
+        f'--gin.MODEL_DIR="{run_dir}"',
+        f'--gin.DATA_DIR="{data_dir}"',
+        f'--gin.VOCAB_DIR="{shared_dir() / "vocab" / "gpt2_bpe"}"',
+        "--gin.BATCH_SIZE=4",
+        "--gin.LEARNING_RATE=3e-4",
+        "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 257, 'image': 256}",
+        "--gin.models.OFA.sample_patch_num=64",
+        "--gin.train_script.train.stats_period=5",
+        "--gin.utils.DatasetConfig.num_workers=0",
+        *overrides,
+    ]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("official")
+    write_official_files(folder)
+    return folder
+
+
+@requires_vocab
+def test_tiny_trains_eight_tasks_from_official_files(tmp_path, data_dir):
+    finished = train(
+        tmp_path / "run",
+        data_dir,
+        "--gin.TRAIN_STEPS=20",
+        "--gin.utils.EvaluationConfig.final_num_examples=0",
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    seen = {key for line in lines for key in line if key.startswith("loss/")}
+    assert len(seen) == 9, seen  # the eight tasks; matching has two kinds of rows
+    # ln(59,457) is 10.99; two groups of tasks are added, the second has weight 2.
+    first, last = lines[0]["nll"], lines[-1]["nll"]
+    assert np.isfinite(last)
+    assert last < first
+    assert (tmp_path / "run" / "checkpoint_20").is_dir()
+
+
+@requires_vocab
+def test_missing_file_is_one_line(tmp_path):
+    finished = train(tmp_path / "run", tmp_path / "nowhere", "--gin.TRAIN_STEPS=20")
+    assert finished.returncode == 2
+    message = finished.stderr.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    assert "vision_language_examples.tsv does not exist" in message
