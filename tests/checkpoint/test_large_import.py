@@ -1,6 +1,7 @@
 """A checkpoint of the largest released size, measured in a process of its own."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -40,17 +41,21 @@ def test_930m_half_precision_imports_in_two_minutes_and_8_gib(tmp_path):
     write_fairseq_checkpoint(source, weights)
     assert source.stat().st_size < 2.0 * 2**30
     del weights
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(source), str(tmp_path / "ours")],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=600,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED, str(source), str(tmp_path / "ours")],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=600,
+        )
+    finally:
+        # pytest keeps the folders of past runs; gigabytes are too much for that.
+        shutil.rmtree(tmp_path)
     measured = json.loads(done.stdout.splitlines()[-1])
     print(measured)
     assert measured["width"] == 1280
     assert measured["sum"] == 0.25 * 2 * 1280
     assert measured["import_s"] < 120
     assert measured["import_GiB"] < 8
-    assert measured["conversion_GiB"] < 12
+    assert measured["conversion_GiB"] < 10
