@@ -20,7 +20,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
+from ofa_jax.checkpoint.errors import one_line
 from ofa_jax.checkpoint.fingerprint import FINGERPRINT_FILE
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.model.config import OFAConfig, ResNetConfig
@@ -212,13 +214,14 @@ def read_weights(
     if checkpoint is None:
         wanted = "checkpoint_<step>" if step is None else f"checkpoint_{step}"
         raise CheckpointFileError(f"{folder}: no {wanted} with a state in it")
-    state = checkpoint.absolute() / "state"
+    state = epath.Path(checkpoint.absolute() / "state")
+    # The handler itself, because a Checkpointer would look for files of a layout that t5x's lacks.
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, restore_concurrent_gb=_CONCURRENT_GB)
-    with ocp.Checkpointer(handler) as reader:
+    try:
         try:
-            tree = reader.metadata(state).item_metadata.tree
+            tree = handler.metadata(state).tree
         except Exception as error:
-            raise CheckpointFileError(f"{state}: cannot be read ({error})") from error
+            raise CheckpointFileError(f"{state}: cannot be read ({one_line(error)})") from error
         if ema and "ema" not in tree:
             raise CheckpointFileError(f"{checkpoint}: has no moving average")
         if "target" not in tree:
@@ -227,17 +230,15 @@ def read_weights(
         if not ema and "flax_mutables" in tree:
             wanted["flax_mutables"] = tree["flax_mutables"]
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
         try:
-            found = reader.restore(
-                state,
-                args=ocp.args.PyTreeRestore(
-                    item=wanted, restore_args=as_numpy, partial_restore=True
-                ),
-            )
+            found = handler.restore(state, args=arguments)
         except Exception as error:
             raise CheckpointFileError(
-                f"{state}: cannot be restored, most likely an incomplete copy ({error})"
+                f"{state}: cannot be restored, most likely an incomplete copy ({one_line(error)})"
             ) from error
+    finally:
+        handler.close()
     if ema:
         return dict(found["ema"])
     return {

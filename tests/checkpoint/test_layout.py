@@ -15,6 +15,7 @@ from ofa_jax.checkpoint.layout import (
     resnet_shapes,
     vocabulary_parts,
 )
+from ofa_jax.checkpoint.names import entries
 from ofa_jax.model.config import SIZES, ResNetConfig
 from tests.checkpoint.official import SMALL
 from tests.shared import requires_shared, shared_dir
@@ -44,6 +45,13 @@ def test_parameter_counts_are_the_published_ones(size):
 @pytest.mark.parametrize("size", OFFICIAL)
 def test_configuration_is_inferred_from_shapes(size):
     assert config_from_state_dict(expected_shapes(SIZES[size])) == SIZES[size]
+
+
+@pytest.mark.parametrize("config", [SMALL, *SIZES.values()], ids=["small", *SIZES])
+def test_every_expected_name_has_a_place_in_our_tree(config):
+    config = dataclasses.replace(config, scale_resids=True)
+    mapped = {entry.official for entry in entries(config)} | set(SHARED_EMBEDDING)
+    assert mapped == set(expected_shapes(config))
 
 
 def test_unusual_configuration_is_inferred():
