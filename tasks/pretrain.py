@@ -35,9 +35,7 @@ def _source(file: str, layout: str, *types: str) -> TsvSource:
 
 
 _pairs = functools.partial(_source, "vision_language_examples.tsv", "vision_language")
-_add = functools.partial(
-    add_task, tokenizer=functools.partial(official_tokenizer, "{VOCAB_DIR}")
-)
+_add = functools.partial(add_task, tokenizer=functools.partial(official_tokenizer, "{VOCAB_DIR}"))
 
 _add(
     "ofa_visual_grounding",
@@ -45,11 +43,17 @@ _add(
     family="visual_grounding",
     source=_pairs("visual_grounding"),
     prepare=[
-        DecodeImage(), CheckBoxes(), CropAroundObject(), ChooseReferring(),
+        DecodeImage(),
+        CheckBoxes(),
+        CropAroundObject(),
+        ChooseReferring(),
         clean_caption(max_words=80),
     ],
     eval_prepare=[
-        DecodeImage(), CheckBoxes(), StretchToSquare(), ChooseReferring(),
+        DecodeImage(),
+        CheckBoxes(),
+        StretchToSquare(),
+        ChooseReferring(),
         clean_caption(max_words=80),
     ],
     scorer="region",
@@ -78,10 +82,16 @@ _add(
     family="image_text_matching",
     source=_pairs("caption"),
     prepare=[
-        DecodeImage(), AugmentForText(), MatchCaption(NEGATIVES), clean_caption(max_words=80),
+        DecodeImage(),
+        AugmentForText(),
+        MatchCaption(NEGATIVES),
+        clean_caption(max_words=80),
     ],
     eval_prepare=[
-        DecodeImage(), StretchToSquare(), MatchCaption(NEGATIVES), clean_caption(max_words=80),
+        DecodeImage(),
+        StretchToSquare(),
+        MatchCaption(NEGATIVES),
+        clean_caption(max_words=80),
     ],
     scorer="answer",
 )
@@ -91,10 +101,18 @@ _add(
     family="image_text_matching",
     source=_pairs("qa"),
     prepare=[
-        DecodeImage(), AugmentForText(), BestAnswer(), MatchAnswer(NEGATIVES), clean_question(),
+        DecodeImage(),
+        AugmentForText(),
+        BestAnswer(),
+        MatchAnswer(NEGATIVES),
+        clean_question(),
     ],
     eval_prepare=[
-        DecodeImage(), StretchToSquare(), BestAnswer(), MatchAnswer(NEGATIVES), clean_question(),
+        DecodeImage(),
+        StretchToSquare(),
+        BestAnswer(),
+        MatchAnswer(NEGATIVES),
+        clean_question(),
     ],
     scorer="answer",
 )

@@ -12,8 +12,8 @@ from ofa_jax.data.steps import (
     ChooseRegionQuestion,
     EncodeCentre,
 )
-from ofa_jax.scenes.tokenizers import scenes_codebook, scenes_tokenizer
 from ofa_jax.scenes.source import ScenesSplits
+from ofa_jax.scenes.tokenizers import scenes_codebook, scenes_tokenizer
 from tasks import instructions
 
 # Their words become single tokens, beside those of the grammar.

@@ -53,7 +53,7 @@ def run_train(arguments: Sequence[str]) -> int:
         prog="python -m ofa_jax.train",
         description="Trains a mixture of OFA tasks from gin files.",
         epilog="Any gin binding can be given as --gin.NAME=VALUE, for example "
-        '--gin.TRAIN_STEPS=100 or --gin.MODEL_DIR=\'"runs/mine"\'.',
+        "--gin.TRAIN_STEPS=100 or --gin.MODEL_DIR='\"runs/mine\"'.",
     )
     parser.add_argument("--gin_file", action="append", required=True, help="may be repeated")
     parser.add_argument("--print_config", action="store_true", help="print the settings and stop")

@@ -80,7 +80,9 @@ def check_macros(required: Sequence[str]) -> None:
         except ValueError:
             value = gin.REQUIRED
         if value is gin.REQUIRED:
-            raise ConfigError(f'{name} has no value: add --gin.{name}="..." or set it in a gin file')
+            raise ConfigError(
+                f'{name} has no value: add --gin.{name}="..." or set it in a gin file'
+            )
 
 
 def resolved() -> str:
@@ -106,7 +108,9 @@ def _explain(message: str, known: Mapping[str, Callable[..., Any]]) -> str:
     unknown = re.search(r"No configurable matching (?:reference )?'(?:.*/)?@?([\w.]+)", message)
     if unknown:
         return f"{first_line}{_nearest(unknown.group(1), sorted(known))}"
-    argument = re.search(r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'", message)
+    argument = re.search(
+        r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'", message
+    )
     if argument:
         function = next((known[name] for name in known if name == argument.group(1)), None)
         parameters = sorted(inspect.signature(function).parameters) if function else []

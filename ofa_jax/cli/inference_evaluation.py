@@ -109,7 +109,7 @@ class InferenceEvaluation:
             evaluator.write_predictions(
                 predictions, result, run_dir, name=name, image_tokenizer=image_tokenizer_of(task)
             )
-            entries[name] = result.entry()
+            entries[name] = result.entry() | self._bounds(name)
             _report(name, config.split, result, time.perf_counter() - start)
         for task in self.run_tasks.unseen:
             entries[task.family] = self._unseen(variables, task, run_dir)
@@ -118,12 +118,14 @@ class InferenceEvaluation:
             splits[split] = {}
             for task, name in zip(self.run_tasks.tasks, self.run_tasks.names):
                 start = time.perf_counter()
-                result = evaluator.score(
-                    self.predict(variables, task, split, count, self.seed)
-                )
+                result = evaluator.score(self.predict(variables, task, split, count, self.seed))
                 splits[split][name] = result.entry()
                 _report(name, split, result, time.perf_counter() - start)
         return {"tasks": entries, "splits": splits}
+
+    def _bounds(self, name: str) -> dict[str, float]:
+        bounds = self.config.bounds.get(name)
+        return {"floor": bounds[0], "aim": bounds[1]} if bounds else {}
 
     def _unseen(self, variables: Any, task: OFATask, run_dir: str | pathlib.Path) -> dict[str, Any]:
         """A task without training: the mean over several evaluation seeds."""
@@ -139,9 +141,7 @@ class InferenceEvaluation:
             )
             results.append(evaluator.score(predictions))
             if number == 0:
-                evaluator.write_predictions(
-                    predictions, results[0], run_dir, name=task.family
-                )
+                evaluator.write_predictions(predictions, results[0], run_dir, name=task.family)
         mean = {
             metric: float(np.mean([result.metrics[metric] for result in results]))
             for metric in results[0].metrics

@@ -29,7 +29,9 @@ class RunLog:
         self.path = root / "metrics.jsonl"
         kept = []
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= start_step]
+            kept = [
+                line for line in self.path.read_text().splitlines() if _step(line) <= start_step
+            ]
         self._time_before = _last_time(kept)
         self.path.write_text("".join(f"{line}\n" for line in kept if _step(line) >= 0))
         self._start = time.perf_counter()

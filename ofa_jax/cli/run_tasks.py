@@ -74,9 +74,7 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTask
     import_modules(dataset.modules)
     found = lookup(dataset.mixture_or_task_name)
     tasks = tuple(task for task, _ in found)
-    unseen = tuple(
-        lookup(name)[0][0] for name in (evaluation.unseen_tasks if evaluation else ())
-    )
+    unseen = tuple(lookup(name)[0][0] for name in (evaluation.unseen_tasks if evaluation else ()))
     tokenizer = tasks[0].tokenizer()
     for task in (*tasks, *unseen):
         if task.tokenizer().layout != tokenizer.layout:
@@ -85,9 +83,7 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTask
                 f"{tokenizer.layout} and {task.tokenizer().layout}"
             )
     for task in tasks:
-        check_lengths(
-            task, dataset.task_feature_lengths, split=dataset.split, seed=dataset.seed
-        )
+        check_lengths(task, dataset.task_feature_lengths, split=dataset.split, seed=dataset.seed)
     return RunTasks(
         tasks, tuple(rate for _, rate in found), unseen, dataset.task_feature_lengths, tokenizer
     )

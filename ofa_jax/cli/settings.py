@@ -71,6 +71,7 @@ class EvaluationConfig:
       unseen_tasks: tasks that are evaluated but never trained.
       unseen_task_seeds: evaluation seeds over which their scores are averaged.
       beam_size: 1 is greedy.
+      bounds: task to (floor, aim) of its headline metric, shown in the report.
     """
 
     batch_size: int = 128
@@ -81,6 +82,7 @@ class EvaluationConfig:
     unseen_tasks: Sequence[str] = ()
     unseen_task_seeds: int = 3
     beam_size: int = 1
+    bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_examples", "unseen_task_seeds", "beam_size"):

@@ -103,9 +103,7 @@ def train(
     _check_model_fits(config, tasks)
     mesh = meshes.build_mesh(partitioner.mesh)
     axis_rules = rules.rules_by_name(partitioner.rules)
-    placement.check_batch_size(
-        train_dataset_cfg.batch_size, mesh, trainer.num_microbatches
-    )
+    placement.check_batch_size(train_dataset_cfg.batch_size, mesh, trainer.num_microbatches)
     pipeline = MixturePipeline(
         tasks=tasks.tasks,
         rates=tasks.rates,
@@ -134,13 +132,14 @@ def train(
         manager = stack.enter_context(
             CheckpointManager(
                 run_dir,
-                config={"model": dataclasses.asdict(config), "vocabulary": dataclasses.asdict(layout)},
+                config={
+                    "model": dataclasses.asdict(config),
+                    "vocabulary": dataclasses.asdict(layout),
+                },
                 keep=checkpoint_cfg.keep,
             )
         )
-        state, shardings = placement.create_sharded(
-            create, base_key, mesh=mesh, rules=axis_rules
-        )
+        state, shardings = placement.create_sharded(create, base_key, mesh=mesh, rules=axis_rules)
         check_patterns(state.params, optimizer)
         state = _restore(manager, state, shardings)
         start_step = int(state.step)

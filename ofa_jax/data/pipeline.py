@@ -156,5 +156,3 @@ def evaluation_rows(
 def fill_batch(batch: list[Row], size: int) -> Row:
     """Stacks rows, filled up with copies of the first to `size` examples."""
     return rows.stack_rows([*batch, *[batch[0]] * (size - len(batch))])
-
-

@@ -91,7 +91,9 @@ class ChooseRegionQuestion:
             **example,
             "question": entry["question"],
             "answer": entry["answer"],
-            "candidates": entry.get("candidates", ()),
+            "question_kind": entry["kind"],
+            "candidates": entry["candidates"],
+            "needs_region": entry["needs_region"],
             "region": box,
         }
 

@@ -197,5 +197,3 @@ def check_lengths(
                 f"TASK_FEATURE_LENGTHS[{key!r}] = {lengths[key]} is too short for task "
                 f"{task.name!r}: its {key} need {needed} tokens or more"
             )
-
-

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ofa_jax.data.features import Row
 from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Example, trim_at_eos
-from ofa_jax.data.features import Row
 from ofa_jax.data.pipeline import evaluation_rows, fill_batch
 from ofa_jax.data.task import Lengths, OFATask
 from ofa_jax.evaluation import scoring
@@ -84,9 +84,7 @@ def predict(
             predictions.values.append(task.instructions[0].decode(ids, task.tokenizer()))
         pending.clear()
 
-    for index, example, row in evaluation_rows(
-        task, lengths, split=split, seed=seed, count=count
-    ):
+    for index, example, row in evaluation_rows(task, lengths, split=split, seed=seed, count=count):
         predictions.ids.append(index)
         predictions.examples.append(example)
         predictions.inputs.append(row["encoder_input_tokens"])
@@ -161,9 +159,7 @@ def _row(predictions: Predictions, number: int, value: float) -> dict[str, Any]:
         row["true_box"] = _floats(example[slot.field])
         row["predicted_box"] = None if guess is None else _floats(guess)
     elif slot.modality == "BOXES":
-        row["predicted_objects"] = [
-            {"box": _floats(box), "label": label} for box, label in guess
-        ]
+        row["predicted_objects"] = [{"box": _floats(box), "label": label} for box, label in guess]
         row["true_objects"] = scoring.true_objects(example)
     elif slot.modality == "TEXT":
         row["target_text"] = str(example[slot.field])
@@ -199,9 +195,7 @@ def _pictures(
             _with_centre(image, _pixels(codes, image_tokenizer)), "_infilled"
         )
         truth = np.asarray(example["image_codes"])
-        row["target_image"] = write(
-            _with_centre(image, _pixels(truth, image_tokenizer)), "_target"
-        )
+        row["target_image"] = write(_with_centre(image, _pixels(truth, image_tokenizer)), "_target")
     return row
 
 

@@ -98,14 +98,20 @@ def answer_by_kind(predictions: Sequence[str], examples: Sequence[Example]) -> R
 
 
 def region_answer(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
-    """Answers about a region. Baseline: a uniform guess among the possible answers."""
+    """Answers about a region. Baseline: a uniform guess among the possible answers.
+
+    Some questions can be answered without the region (all objects agree); the metric
+    `accuracy_needs_region` counts only the others.
+    """
     result = answer(predictions, examples)
-    chance = [1.0 / max(1, len(example.get("candidates", ()))) for example in examples]
-    possible = [
-        float(guess in example.get("candidates", ()))
-        for guess, example in zip(predictions, examples)
+    chance = [1.0 / len(example["candidates"]) for example in examples]
+    possible = [guess in example["candidates"] for guess, example in zip(predictions, examples)]
+    needed = [
+        hit for hit, example in zip(result.scores, examples) if example.get("needs_region", True)
     ]
     metrics = {**result.metrics, "possible_answers": float(np.mean(possible))}
+    if needed:
+        metrics["accuracy_needs_region"] = float(np.mean(needed))
     return dataclasses.replace(result, metrics=metrics, baseline=float(np.mean(chance)))
 
 
@@ -204,7 +210,8 @@ def filled_text(predictions: Sequence[str], examples: Sequence[Example]) -> Resu
     true = [example["text"].strip() for example in examples]
     result = _labels(predictions, true, "exact_match")
     similarity = [
-        1.0 - text.edit_distance(guess.split(), answer.split())
+        1.0
+        - text.edit_distance(guess.split(), answer.split())
         / max(1, len(guess.split()), len(answer.split()))
         for guess, answer in zip(predictions, true)
     ]

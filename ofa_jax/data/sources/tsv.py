@@ -136,9 +136,7 @@ class TsvRecords:
         try:
             columns = line.decode("utf-8").rstrip("\r\n").split("\t")
             if len(columns) != count:
-                raise TsvFormatError(
-                    f"{len(columns)} columns, layout {self.layout!r} has {count}"
-                )
+                raise TsvFormatError(f"{len(columns)} columns, layout {self.layout!r} has {count}")
             return read(columns)
         except (ValueError, IndexError) as error:
             raise TsvFormatError(f"{self.path}, byte {start}: {error}") from error
