@@ -89,7 +89,8 @@ class Instruction:
           The instruction.
 
         Raises:
-          InstructionError: no arrow, an unknown or misplaced slot, or no slot in the target.
+          InstructionError: no arrow, an unknown or misplaced slot, or a target that is anything
+            but one slot.
         """
         before, arrow, after = text.partition(_ARROW)
         if not arrow:
@@ -101,6 +102,11 @@ class Instruction:
             raise InstructionError(
                 f"instruction {text!r} must have exactly one target slot, one of "
                 f"{', '.join(TARGET_MODALITIES)}; it has {len(slots)}"
+            )
+        if any(isinstance(piece, str) and piece.strip() for piece in target):
+            raise InstructionError(
+                f"instruction {text!r}: literal text in the target; the model's whole answer must "
+                "be the slot, so that it can be compared with the field"
             )
         images = [p for p in source if isinstance(p, Slot) and "IMAGE" in p.modality]
         if len(images) > 1 or (images and source[0] != images[0]):
@@ -149,7 +155,7 @@ class Instruction:
           image_mask bool[1], image_hole int32[4] (pixels), code_mask bool[1].
 
         Raises:
-          InstructionError: a missing field, or an image of another size.
+          InstructionError: a missing field, an image of another size, or no room for a text.
         """
         clean = self._clean_text_ids(example, tokenizer, max_text_tokens)
         inputs = _encode_pieces(self.source, example, tokenizer, rng, clean, self.text)
@@ -195,11 +201,16 @@ class Instruction:
     def _clean_text_ids(
         self, example: Mapping[str, Any], tokenizer: Tokenizer, max_text_tokens: int
     ) -> dict[str, list[int]]:
-        """Token ids of each MASKED_TEXT field before noise: the source and the target share them."""
+        """Ids of each MASKED_TEXT field before noise: source and target share them."""
         window = min(TEXT_WINDOW, max_text_tokens)
         clean = {}
         for piece in self.source:
             if isinstance(piece, Slot) and piece.modality == "MASKED_TEXT":
+                if window < 1:
+                    raise InstructionError(
+                        f"no room for a text in instruction {self.text!r}: its sequences hold "
+                        f"{max_text_tokens} tokens of it"
+                    )
                 text = _field(example, piece, self.text)
                 clean[piece.field] = tokenizer.encode_text(f" {text}")[:TEXT_CUT][-window:]
         return clean
@@ -302,8 +313,9 @@ def _encode_pieces(
             codes = np.asarray(value, np.int64).reshape(-1)
             if codes.size and not 0 <= codes.min() <= codes.max() < tokenizer.layout.num_codes:
                 raise InstructionError(
-                    f"field {piece.field!r} of example {example.get('image_id', '?')!r} holds codes "
-                    f"{codes.min()}..{codes.max()}; the vocabulary has {tokenizer.layout.num_codes}"
+                    f"field {piece.field!r} of example {example.get('image_id', '?')!r} holds "
+                    f"codes {codes.min()}..{codes.max()}; the vocabulary has "
+                    f"{tokenizer.layout.num_codes}"
                 )
             ids.extend((codes + tokenizer.layout.code_start).tolist())
         elif piece.modality == "MASKED_TEXT":
