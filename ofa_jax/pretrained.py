@@ -234,11 +234,13 @@ class OFAPredictor:
     ) -> Prediction:
         ends = np.flatnonzero((tokens == EOS_ID) | (tokens == PAD_ID))
         ids = tokens[: ends[0]] if ends.size else tokens
-        box = self.tokenizer.decode_box(ids) if size is not None else None
-        if box is not None:
+        inside = self.tokenizer.decode_box(ids)
+        box = None
+        if inside is not None and size is not None:
             # Bins are pixels of the square model input (SPEC 4.5).
-            scale = np.array([*size, *size], np.float64) / self.image_size
-            box = tuple(float(v) for v in np.asarray(box, np.float64) * scale)
+            x, y = size[0] / self.image_size, size[1] / self.image_size
+            x0, y0, x1, y1 = (float(v) for v in inside)
+            box = (x0 * x, y0 * y, x1 * x, y1 * y)
         text = self.tokenizer.decode(ids).strip()
         return Prediction(text, box, float(score), tuple(int(i) for i in ids))
 

@@ -101,7 +101,7 @@ def fairseq_arguments(config: OFAConfig) -> dict[str, Any]:
       width, the sizes themselves are spelt out.
     """
     arch = {256: "tiny", 512: "medium", 768: "base", 1024: "large", 1280: "huge"}
-    stems = {
+    stems: dict[tuple[int, ...], str] = {
         (2, 2, 2): "resnet18",
         (3, 4, 6): "resnet50",
         (3, 4, 23): "resnet101",

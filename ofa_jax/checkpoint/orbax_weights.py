@@ -69,7 +69,7 @@ class SourceRecord:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> SourceRecord:
         """Inverse of `to_json`."""
-        dtypes = dict.fromkeys(fields.get("tensors", ()), fields.get("default_dtype"))
+        dtypes = {name: str(fields["default_dtype"]) for name in fields.get("tensors", ())}
         return cls(
             fields["format"],
             fields["name"],
@@ -125,7 +125,9 @@ def read_model_config(folder: str | os.PathLike) -> OFAConfig | None:
         if fields is None:
             return None
     try:
-        return OFAConfig(**{**fields, "resnet": ResNetConfig(**fields["resnet"])})
+        values: dict[str, Any] = dict(fields)
+        values["resnet"] = ResNetConfig(**values["resnet"])
+        return OFAConfig(**values)
     except (TypeError, KeyError, ValueError) as error:
         raise CheckpointFileError(f"{path}: is no model configuration ({error})") from error
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import collections
 import io
+import mmap
 import pickle
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 _MAX_FIELD_DEPTH = 12
 
@@ -34,6 +35,9 @@ class Inert:
     """
 
     path = "unknown"
+    arguments: tuple[Any, ...]
+    state: Any
+    items: list[Any]
 
     def __new__(cls, *arguments, **keywords):
         del keywords
@@ -80,6 +84,7 @@ class _Allowed:
     """
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]):
         object.__setattr__(self, "_function", function)
@@ -144,7 +149,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
         return self._persistent_load(pid)
 
 
-def pickle_length(stream: BinaryIO) -> int:
+def pickle_length(stream: BinaryIO | mmap.mmap) -> int:
     """Walks one pickle without executing it.
 
     Args:
@@ -162,10 +167,10 @@ def pickle_length(stream: BinaryIO) -> int:
     opcodes = 0
     largest_memo = 0
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in pickletools.genops(cast(BinaryIO, stream)):
             opcodes += 1
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-                largest_memo = max(largest_memo, int(argument))
+                largest_memo = max(largest_memo, int(argument or 0))
     except Exception as error:
         raise UnsafePickleError(f"the pickle is cut off or damaged ({error})") from error
     if largest_memo > opcodes + 1024:

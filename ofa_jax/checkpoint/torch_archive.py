@@ -17,7 +17,7 @@ import pathlib
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -215,7 +215,7 @@ class _Archive:
     def __init__(self, path: pathlib.Path, data: mmap.mmap):
         self.path = path
         self.data = data
-        self.byte_order = "<"
+        self.byte_order: Literal["<", ">"] = "<"
 
     def root(self) -> Any:
         """The unpickled object, tensors still in the file."""

@@ -186,7 +186,7 @@ def _raw_bytes(storage: Any) -> memoryview:
     values = np.ascontiguousarray(np.asarray(storage)).reshape(-1)
     if values.dtype.byteorder == ">":
         values = values.astype(values.dtype.newbyteorder("<"))
-    return memoryview(values.view(np.uint8))
+    return values.view(np.uint8).data
 
 
 def _write_zip(stream: BinaryIO, value: Any, prefix: str) -> None:

@@ -177,8 +177,8 @@ def test_orbax_layout_is_that_of_t5x(tmp_path, small_source):
 def test_damaged_folders_of_ours_are_one_clear_error(tmp_path, small_source, capsys):
     assert convert(small_source, tmp_path / "ours", "orbax") == 0
     state = tmp_path / "ours" / "checkpoint_0" / "state"
-    data = max(state.rglob("d/*"), key=lambda path: path.stat().st_size)
-    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    for data in state.rglob("d/*"):
+        data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     assert convert(tmp_path / "ours", tmp_path / "x.pt", "fairseq") == 1
     error = capsys.readouterr().err
     assert "incomplete copy" in error or "cannot be read" in error
