@@ -48,10 +48,21 @@ def picture():
     return Image.fromarray(pixels)
 
 
-def test_boxes_are_in_pixels_of_the_given_image(predictor, picture):
+@pytest.fixture(scope="module")
+def answers(predictor, picture, tmp_path_factory):
+    """Two questions, one with a picture from a file, answered with bins: one compiled program."""
+    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    picture.save(path)
     layout = predictor.tokenizer.layout
     bins = IdRanges(((layout.bin_start, layout.size),))
-    answer = predictor.generate(picture, "where is it?", constraint=bins)
+    return predictor.generate_batch(
+        [path, None], ["where is it?", "what does the image"], constraint=bins
+    )
+
+
+def test_boxes_are_in_pixels_of_the_given_image(predictor, answers):
+    answer, without_image = answers
+    layout = predictor.tokenizer.layout
     ids = np.array(answer.token_ids)
     assert layout.is_bin(ids).all()
     assert len(ids) == 4
@@ -62,25 +73,25 @@ def test_boxes_are_in_pixels_of_the_given_image(predictor, picture):
     assert str(answer) == answer.text
     assert answer.text.count("<bin_") == 4
     assert np.isfinite(answer.score)
+    assert len(without_image.token_ids) == 4
+    assert without_image.box is None
 
 
-def test_greedy_answer_is_the_argmax_of_the_model(predictor, picture, tmp_path):
-    path = tmp_path / "picture.png"
-    picture.save(path)
-    first, second = predictor.generate_batch([path, None], ["what is it?", "what does the image"])
-    assert second.box is None
+def test_greedy_answer_is_the_argmax_of_the_model(predictor, picture, answers):
     # Teacher forcing on the answer gives each of its tokens the highest logit.
-    ids = predictor.tokenizer.encode(" what is it?")
+    answer = answers[0]
+    layout = predictor.tokenizer.layout
+    ids = predictor.tokenizer.encode(" where is it?")
     pixels = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     batch = {
         "encoder_input_tokens": np.array([[BOS_ID, *ids, EOS_ID]], np.int32),
         "encoder_images": pixels[None],
-        "decoder_input_tokens": np.array([[BOS_ID, *first.token_ids]], np.int32),
+        "decoder_input_tokens": np.array([[BOS_ID, *answer.token_ids]], np.int32),
     }
     apply = jax.jit(OFA(predictor.config).apply)
     logits = np.array(apply(predictor._variables, batch)[0])
-    logits[:, : EOS_ID + 1] = -np.inf  # not before the fourth token
-    assert tuple(logits.argmax(-1)[:4]) == first.token_ids
+    logits[:, : layout.bin_start] = -np.inf
+    assert tuple(logits.argmax(-1)[:4]) == answer.token_ids
 
 
 def test_regions_are_written_as_bins(predictor, picture):
