@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 
 import grain
+from absl import flags
 
 from ofa_jax.data import features as rows
 from ofa_jax.data.features import Row
@@ -59,7 +60,7 @@ class MixturePipeline:
       host: index of this host.
       num_workers: worker processes; 0 reads in threads of this process.
       num_threads: reading threads of this process where `num_workers` is 0.
-      prefetch: examples read ahead.
+      prefetch: batches read ahead.
     """
 
     tasks: tuple[OFATask, ...]
@@ -72,7 +73,7 @@ class MixturePipeline:
     host: int = 0
     num_workers: int = 0
     num_threads: int = 1
-    prefetch: int = 512
+    prefetch: int = 4
 
     def __post_init__(self) -> None:
         if self.batch_size % self.num_hosts:
@@ -115,16 +116,21 @@ class MixturePipeline:
           Rows stacked to this host's share of the batch.
         """
         size = self.batch_size // self.num_hosts
-        stream = self.examples()[start_step * size :]
+        # Batched before the read-ahead: workers then take turns by batch, and the content of a
+        # batch does not depend on their number.
+        batches = self.examples()[start_step * size :].batch(
+            size, drop_remainder=True, batch_fn=rows.stack_rows
+        )
         options = grain.ReadOptions(
             num_threads=self.num_threads, prefetch_buffer_size=self.prefetch
         )
-        batches = stream.to_iter_dataset(options).batch(size, drop_remainder=True)
+        stream = batches.to_iter_dataset(options)
         if self.num_workers:
-            batches = batches.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=self.num_workers)
-            )
-        return iter(batches)
+            # grain's worker processes read absl flags, which only absl's own entry points parse.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.num_workers))
+        return iter(stream)
 
 
 def evaluation_rows(

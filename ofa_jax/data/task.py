@@ -85,6 +85,15 @@ class OFATask:
             )
 
     @property
+    def masks_text(self) -> bool:
+        """Whether the source holds a text with masked spans."""
+        return any(
+            getattr(piece, "modality", "") == "MASKED_TEXT"
+            for instruction in self.instructions
+            for piece in instruction.source
+        )
+
+    @property
     def target_modality(self) -> str:
         """Modality of the target slot: TEXT, BOX, BOXES or CODE."""
         return self.instructions[0].target_slot.modality
@@ -165,7 +174,11 @@ class OFATask:
         try:
             example = self.prepared(records[index], rng, lengths, train=train)
             return self.features(example, rng, lengths, train=train)
-        except (InstructionError, ValueError, KeyError) as error:
+        except KeyError as error:
+            raise InstructionError(
+                f"task {self.name!r}, record {index}: its preparation finds no field {error}"
+            ) from error
+        except ValueError as error:
             raise InstructionError(f"task {self.name!r}, record {index}: {error}") from error
 
 
@@ -182,15 +195,22 @@ def check_lengths(
       samples: how many records to encode.
 
     Raises:
-      ValueError: the target of a task that cannot be shortened (boxes, codes) or the typical
-        input is longer than its length; the message names both and what would fit.
+      ValueError: a source or target is longer than its length, or leaves no room for the text of
+        text infilling; the message names both and what would fit.
     """
     records = task.source.open(split)
     longest = {"inputs": 0, "targets": 0}
+    if task.masks_text:
+        longest = {"inputs": _INFILLING_PROMPT + 1, "targets": 2}
+        _refuse_short(task, lengths, longest)
     for index in np.linspace(0, len(records) - 1, min(samples, len(records))).astype(int):
         features = task.read(records, int(index), lengths, seed=seed)
         for key in longest:
             longest[key] = max(longest[key], len(features[key]))
+    _refuse_short(task, lengths, longest)
+
+
+def _refuse_short(task: OFATask, lengths: Lengths, longest: Lengths) -> None:
     for key, needed in longest.items():
         if needed > lengths[key]:
             raise ValueError(
