@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -200,7 +201,7 @@ def _pictures(
 
 
 def _pixels(codes: np.ndarray, image_tokenizer: ImageTokenizer) -> np.ndarray:
-    side = int(round(len(codes) ** 0.5))
+    side = math.isqrt(len(codes))
     return image_tokenizer.decode(np.maximum(codes, 0).reshape(side, side))
 
 
