@@ -73,18 +73,23 @@ class SeqioVocabulary(seqio.Vocabulary):
         return self.tokenizer().decode(np.asarray(ids))
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes) -> np.ndarray:
-            return np.array(self._encode(text.decode("utf-8")), np.int32)
+        def encode(text: bytes | np.ndarray) -> np.ndarray:
+            # bytes from a graph, an array of rank 0 when called eagerly
+            return np.array(self._encode(np.asarray(text).item().decode("utf-8")), np.int32)
 
         ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
         ids.set_shape([None])
         return ids
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        def decode(row: np.ndarray) -> bytes:
-            return self._decode(row).encode("utf-8")
+        def decode(rows: np.ndarray) -> np.ndarray:
+            flat = rows.reshape(-1, rows.shape[-1])
+            texts = [self._decode(row).encode("utf-8") for row in flat]
+            return np.array(texts, object).reshape(rows.shape[:-1])
 
-        return tf.numpy_function(decode, [ids], tf.string, stateful=False)
+        texts = tf.numpy_function(decode, [ids], tf.string, stateful=False)
+        texts.set_shape(ids.shape[:-1])
+        return texts
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SeqioVocabulary) and self.tokenizer == other.tokenizer
@@ -106,6 +111,10 @@ class RecordSource(seqio.DataSource):
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    @property
+    def performs_internal_shuffling(self) -> bool:
         return True
 
     def list_shards(self, split: str) -> list[str]:
@@ -243,6 +252,7 @@ def add_task(
         preprocessors=[_chain(task)],
         output_features=_output_features(tokenizer),
         metric_fns=[],
+        shuffle_buffer_size=None,  # the source shuffles record numbers, see `RecordSource`
     )
     return task
 
@@ -263,7 +273,7 @@ def lookup(name: str) -> list[tuple[OFATask, float]]:
       name: name of a task (rate 1) or of a mixture.
 
     Returns:
-      Tasks of positive rate, in registration order.
+      Tasks of positive rate, sorted by name; `task_ids` of batches follow this order.
 
     Raises:
       ValueError: an unknown name (the message lists the nearest), or no task of positive rate.
