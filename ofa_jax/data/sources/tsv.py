@@ -36,11 +36,16 @@ def _vision_language(columns: list[str]) -> Example:
         "type": kind,
     }
     if kind == "qa":
-        pairs = [item.split("|!+", 1) for item in refs.split("&&")]
-        example["answers"] = [answer for _, answer in pairs]
-        example["answer_conf"] = [float(confidence) for confidence, _ in pairs]
+        pairs = [item.partition("|!+") for item in refs.split("&&")]
+        if not all(separator for _, separator, _ in pairs):
+            raise ValueError(f"column 5 is {refs[:60]!r}, not 'confidence|!+answer' joined by &&")
+        example["answers"] = [answer for _, _, answer in pairs]
+        example["answer_conf"] = [float(confidence) for confidence, _, _ in pairs]
     elif kind == "visual_grounding":
-        example["boxes"] = np.array([[float(value) for value in refs.split(",")]], np.float32)
+        box = refs.split(",")
+        if len(box) != 4:
+            raise ValueError(f"column 5 is {refs[:60]!r}, not 'x0,y0,x1,y1'")
+        example["boxes"] = np.array([[float(value) for value in box]], np.float32)
         example["refexps"] = [caption]
         example["refexp_box_index"] = [0]
         example["region_captions"] = [caption]
@@ -62,6 +67,10 @@ def _image(columns: list[str]) -> Example:
 
 def _detection(columns: list[str]) -> Example:
     fields = [item.split(",", 5) for item in columns[2].split("&&")]
+    if not all(len(item) == 6 for item in fields):
+        raise ValueError(
+            f"column 3 is {columns[2][:60]!r}, not 'x0,y0,x1,y1,number,name' joined by &&"
+        )
     return {
         "image_id": columns[0],
         "image": image_ops.decode_base64(columns[1]),
@@ -70,6 +79,9 @@ def _detection(columns: list[str]) -> Example:
         "type": "detection",
     }
 
+
+# What the last column of `vision_language` may say.
+TYPES = ("caption", "qa", "visual_grounding")
 
 # Layout name -> number of columns and the function that reads them.
 LAYOUTS: Mapping[str, tuple[int, Callable[[list[str]], Example]]] = {
@@ -98,6 +110,10 @@ class TsvSource:
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise ValueError(f"unknown TSV layout {self.layout!r}; known: {', '.join(LAYOUTS)}")
+        if self.types and self.layout != "vision_language":
+            raise ValueError(f"layout {self.layout!r} has no column of types to choose by")
+        if unknown := set(self.types) - set(TYPES):
+            raise ValueError(f"unknown types {sorted(unknown)}; known: {', '.join(TYPES)}")
 
     def open(self, split: str) -> TsvRecords:
         """Opens the file of a split.
@@ -134,12 +150,13 @@ class TsvRecords:
         line = _memory(self.path)[start:end]
         count, read = LAYOUTS[self.layout]
         try:
-            columns = line.decode("utf-8").rstrip("\r\n").split("\t")
+            columns = line.decode("utf-8").split("\t")
             if len(columns) != count:
                 raise TsvFormatError(f"{len(columns)} columns, layout {self.layout!r} has {count}")
             return read(columns)
-        except (ValueError, IndexError) as error:
-            raise TsvFormatError(f"{self.path}, byte {start}: {error}") from error
+        except ValueError as error:
+            number = _line_number(self.path, start)
+            raise TsvFormatError(f"{self.path}, line {number}: {error}") from error
 
 
 @functools.lru_cache(maxsize=32)
@@ -148,21 +165,35 @@ def _memory(path: str) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+def _line_number(path: str, start: int) -> int:
+    """Number, from 1, of the line that begins at byte `start`; counted for error messages only."""
+    memory, chunk = _memory(path), 1 << 24
+    chunks = (memory[begin : min(begin + chunk, start)] for begin in range(0, start, chunk))
+    return 1 + sum(part.count(b"\n") for part in chunks)
+
+
 @functools.lru_cache(maxsize=64)
 def _offsets(path: str, types: tuple[str, ...]) -> np.ndarray:
-    """int64[rows, 2]: first and last byte of each line, those of the wanted types."""
+    """int64[rows, 2]: begin and end byte of each line with text, those of the wanted types."""
     if pathlib.Path(path).stat().st_size == 0:
         raise TsvFormatError(f"{path} is empty")
+    known = {kind.encode() for kind in TYPES}
     wanted = {kind.encode() for kind in types}
     memory = _memory(path)
     spans = []
     start = 0
     while start < len(memory):
         newline = memory.find(b"\n", start)
-        end = len(memory) if newline < 0 else newline
+        newline = len(memory) if newline < 0 else newline
+        end = newline - (newline > start and memory[newline - 1 : newline] == b"\r")
         if end > start:
-            tab = memory.rfind(b"\t", start, end)
-            if not wanted or memory[tab + 1 : end].rstrip(b"\r") in wanted:
+            kind = memory[memory.rfind(b"\t", start, end) + 1 : end] if wanted else b""
+            if wanted and kind not in known:
+                raise TsvFormatError(
+                    f"{path}, line {_line_number(path, start)}: the last column is "
+                    f"{kind[:40].decode(errors='replace')!r}, not one of {', '.join(TYPES)}"
+                )
+            if not wanted or kind in wanted:
                 spans.append((start, end))
-        start = end + 1
+        start = newline + 1
     return np.array(spans, np.int64).reshape(-1, 2)

@@ -10,6 +10,8 @@ import base64
 import pathlib
 from collections.abc import Iterable
 
+import numpy as np
+
 from ofa_jax.data.instruction import Example
 
 
@@ -53,19 +55,19 @@ def vision_language_row(example: Example) -> str:
         raise ValueError(f"type must be caption, qa or visual_grounding, got {kind!r}")
     objects = "&&".join(example.get("objects", ()))
     columns = [caption, question, refs, objects, example.get("dataset", ""), kind]
-    identifier = str(example["image_id"])
+    identifier = _clean(example["image_id"])
     return "\t".join([identifier, _image(example), *(_clean(column) for column in columns)])
 
 
 def text_row(example: Example) -> str:
     """One line of `text_examples.tsv`: id and text."""
-    return f"{example['image_id']}\t{_clean(example['text'])}"
+    return f"{_clean(example['image_id'])}\t{_clean(example['text'])}"
 
 
 def image_row(example: Example) -> str:
     """One line of `image_examples.tsv`: id, 256x256 image, codes of its central half."""
-    codes = " ".join(str(int(code)) for code in example["image_codes"])
-    return f"{example['image_id']}\t{_image(example)}\t{codes}"
+    codes = " ".join(map(str, np.asarray(example["image_codes"]).reshape(-1).tolist()))
+    return f"{_clean(example['image_id'])}\t{_image(example)}\t{codes}"
 
 
 def detection_row(example: Example) -> str:
@@ -74,7 +76,7 @@ def detection_row(example: Example) -> str:
         f"{_numbers(box)},{number},{_clean(label)}"
         for number, (box, label) in enumerate(zip(example["boxes"], example["labels"]))
     ]
-    return f"{example['image_id']}\t{_image(example)}\t{'&&'.join(items)}"
+    return f"{_clean(example['image_id'])}\t{_image(example)}\t{'&&'.join(items)}"
 
 
 def write(path: str | pathlib.Path, rows: Iterable[str]) -> int:

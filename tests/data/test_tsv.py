@@ -1,0 +1,219 @@
+"""Official TSV files: the writer's rows come back from the reader, damaged rows are named."""
+
+import base64
+import io
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ofa_jax.data import locations
+from ofa_jax.data.sources import tsv_writer
+from ofa_jax.data.sources.tsv import TsvFormatError, TsvSource
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+
+
+def picture(form="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, form)
+    return buffer.getvalue()
+
+
+def source(path, layout, *types):
+    return TsvSource((("train", str(path)),), layout, types)
+
+
+def written(tmp_path, content, layout, *types):
+    path = tmp_path / "examples.tsv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return source(path, layout, *types).open("train")
+
+
+CAPTION = {
+    "image": picture(),
+    "image_id": "a-1",
+    "type": "caption",
+    "captions": ["a temple &, a sky"],
+    "objects": ["temple", "blue sky"],
+    "dataset": "cc12m",
+}
+QUESTION = {
+    "image": picture("JPEG"),
+    "image_id": "b|2",
+    "type": "qa",
+    "question": "how many dogs are there?",
+    "answers": ["2", "two, or three"],
+    "answer_conf": [0.75, 0.25],
+}
+GROUNDING = {
+    "image": picture(),
+    "image_id": "3",
+    "type": "visual_grounding",
+    "refexps": ["the dog on the left"],
+    "boxes": np.array([[0.25, 1.0, 6.5, 5.75]]),
+}
+
+
+def test_vision_language_round_trip(tmp_path):
+    path = tmp_path / "examples.tsv"
+    rows = [tsv_writer.vision_language_row(row) for row in (CAPTION, QUESTION, GROUNDING)]
+    assert tsv_writer.write(path, rows) == 3
+    caption, question, grounding = source(path, "vision_language").open("train")
+    for found, given in ((caption, CAPTION), (question, QUESTION), (grounding, GROUNDING)):
+        for key in ("image", "image_id", "type"):
+            assert found[key] == given[key]
+    assert caption["captions"] == [caption["caption"]] == CAPTION["captions"]
+    assert caption["objects"] == ["temple", "blue sky"]
+    assert caption["dataset"] == "cc12m"
+    assert question["question"] == QUESTION["question"]
+    assert question["answers"] == QUESTION["answers"]
+    assert question["answer_conf"] == [0.75, 0.25]
+    assert question["objects"] == []
+    np.testing.assert_array_equal(grounding["boxes"], np.float32(GROUNDING["boxes"]))
+    assert grounding["boxes"].dtype == np.float32
+    assert grounding["refexps"] == grounding["region_captions"] == ["the dog on the left"]
+    assert grounding["refexp_box_index"] == [0]
+
+
+def test_text_image_and_detection_round_trip(tmp_path):
+    text = {"image_id": "t", "text": 'with\ttab, "quotes" and é 漢字'}
+    [found] = written(tmp_path, tsv_writer.text_row(text), "text")
+    assert found["text"] == 'with tab, "quotes" and é 漢字'
+
+    codes = np.arange(256).reshape(16, 16) * 32
+    image = {"image_id": "i", "image": picture(), "image_codes": codes}
+    tsv_writer.write(tmp_path / "image.tsv", [tsv_writer.image_row(image)])
+    [found] = source(tmp_path / "image.tsv", "image").open("train")
+    np.testing.assert_array_equal(found["image_codes"], codes.reshape(-1))
+    assert found["image"] == image["image"]
+
+    boxes = np.array([[0, 1, 2, 3], [1.5, 0, 9, 6]], np.float32)
+    labels = ["Traffic light", "cat, dog"]
+    detection = {"image_id": "d", "image": picture(), "boxes": boxes, "labels": labels}
+    tsv_writer.write(tmp_path / "detection.tsv", [tsv_writer.detection_row(detection)])
+    [found] = source(tmp_path / "detection.tsv", "detection").open("train")
+    np.testing.assert_array_equal(found["boxes"], boxes)
+    assert found["labels"] == labels
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_both_base64_alphabets(tmp_path, encode):
+    data = bytes(range(256))
+    text = encode(data).decode()
+    assert ("+" in text and "/" in text) != ("-" in text and "_" in text)
+    [found] = written(tmp_path, f"x\t{text}\t1 2 3\n", "image")
+    assert found["image"] == data
+
+
+def test_types_are_chosen_by_the_last_column(tmp_path):
+    path = tmp_path / "examples.tsv"
+    rows = [tsv_writer.vision_language_row(row) for row in (CAPTION, QUESTION, GROUNDING, QUESTION)]
+    tsv_writer.write(path, rows)
+    for types, identifiers in (
+        (("qa",), ["b|2", "b|2"]),
+        (("caption", "visual_grounding"), ["a-1", "3"]),
+        ((), ["a-1", "b|2", "3", "b|2"]),
+    ):
+        records = source(path, "vision_language", *types).open("train")
+        assert len(records) == len(identifiers)
+        assert [records[i]["image_id"] for i in range(len(records))] == identifiers
+    tsv_writer.write(tmp_path / "captions.tsv", rows[:1])
+    assert len(source(tmp_path / "captions.tsv", "vision_language", "qa").open("train")) == 0
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_line_ends(tmp_path, end):
+    records = written(tmp_path, f"1\tone{end or chr(10)}2\ttwo{end}", "text")
+    assert [records[i]["text"] for i in range(len(records))] == ["one", "two"]
+    rows = "\r\n".join(tsv_writer.vision_language_row(row) for row in (CAPTION, QUESTION))
+    path = tmp_path / "pairs.tsv"
+    path.write_text(rows + end, newline="")
+    assert [r["type"] for r in source(path, "vision_language", "qa").open("train")] == ["qa"]
+
+
+def test_blank_lines_are_no_rows(tmp_path):
+    records = written(tmp_path, b"1\tone\r\n\r\n\n2\ttwo\n\n", "text")
+    assert [records[i]["text"] for i in range(len(records))] == ["one", "two"]
+    with pytest.raises(IndexError):
+        records[2]
+
+
+@pytest.mark.parametrize(
+    ("layout", "row", "message"),
+    [
+        ("text", "1\ttwo\tthree", "3 columns, layout 'text' has 2"),
+        ("detection", "1\tQUJD", "2 columns, layout 'detection' has 3"),
+        ("detection", "1\tQUJD\t1,2,3,4,dog", "'x0,y0,x1,y1,number,name'"),
+        ("detection", "1\tQUJD\t", "'x0,y0,x1,y1,number,name'"),
+        ("detection", "1\tQUJD\t1,2,x,4,0,dog", "could not convert string to float"),
+        ("image", "1\tQUJD\t1 2 x", "invalid literal"),
+        ("image", "1\tQU!D\t1 2", "not base64"),
+        ("vision_language", "1\tQUJD\tc\tq\tyes\t\t\tqa", r"'confidence\|!\+answer'"),
+        ("vision_language", "1\tQUJD\tc\t\t1,2,3\t\t\tvisual_grounding", "'x0,y0,x1,y1'"),
+    ],
+)
+def test_damaged_rows_name_file_and_line(tmp_path, layout, row, message):
+    good = {
+        "text": "0\tfine",
+        "detection": "0\tQUJD\t1,2,3,4,0,dog",
+        "image": "0\tQUJD\t1 2",
+        "vision_language": "0\tQUJD\tc\t\t\t\t\tcaption",
+    }[layout]
+    records = written(tmp_path, f"{good}\n{good}\n{row}\n{good}\n", layout)
+    assert len(records) == 4
+    assert [records[i]["image_id"] for i in (0, 1, 3)] == ["0"] * 3
+    with pytest.raises(TsvFormatError, match=message) as error:
+        records[2]
+    assert f"{tmp_path / 'examples.tsv'}, line 3: " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_text_that_is_not_utf8_names_the_line(tmp_path):
+    records = written(tmp_path, b"1\tone\n2\t\xff\xfe\n", "text")
+    with pytest.raises(TsvFormatError, match="line 2: 'utf-8' codec"):
+        records[1]
+
+
+def test_rows_whose_type_is_unknown_are_not_dropped_silently(tmp_path):
+    good = "0\tQUJD\tc\t\t\t\t\tcaption\n"
+    records = written(tmp_path, good + "1\tQUJD\tc\t\t\t\tcc12m\n", "vision_language", "caption")
+    with pytest.raises(TsvFormatError, match="line 2: the last column is 'cc12m', not one of cap"):
+        len(records)
+
+
+def test_missing_and_empty_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.tsv does not exist; it should hold text rows"):
+        source(tmp_path / "nowhere.tsv", "text").open("train")
+    with pytest.raises(TsvFormatError, match=r"examples\.tsv is empty"):
+        len(written(tmp_path, b"", "text"))
+
+
+def test_declarations_are_checked():
+    with pytest.raises(ValueError, match="unknown TSV layout 'txt'; known: vision_language, text"):
+        source("x", "txt")
+    with pytest.raises(ValueError, match=r"unknown types \['vqa'\]; known: caption, qa"):
+        source("x", "vision_language", "vqa")
+    with pytest.raises(ValueError, match="layout 'text' has no column of types"):
+        source("x", "text", "caption")
+    with pytest.raises(ValueError, match="type must be caption, qa or visual_grounding, got 'vqa'"):
+        tsv_writer.vision_language_row(CAPTION | {"type": "vqa"})
+
+
+def test_splits_and_folders(tmp_path, monkeypatch):
+    monkeypatch.delenv("OFA_TEST_DIR", raising=False)
+    (tmp_path / "train.tsv").write_text("1\ttrain\n")
+    (tmp_path / "held_out.tsv").write_text("1\theld out\n")
+    both = TsvSource(
+        (("train", "{TEST_DIR}/train.tsv"), ("validation", "{TEST_DIR}/held_out.tsv")), "text"
+    )
+    with pytest.raises(ValueError, match=r"no folder is set for TEST_DIR; .*OFA_TEST_DIR"):
+        both.open("train")
+    monkeypatch.setenv("OFA_TEST_DIR", "elsewhere")  # so that it is restored afterwards
+    locations.assign("TEST_DIR", str(tmp_path))
+    assert both.open("validation")[0]["text"] == "held out"
+    assert both.open("train")[0]["text"] == "train"
+    assert both.open("test")[0]["text"] == "train", "splits without a file read that of train"
+    again = pickle.loads(pickle.dumps(both.open("validation")))
+    assert again[0]["text"] == "held out"
