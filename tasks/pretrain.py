@@ -1,6 +1,7 @@
 """The eight pretraining tasks over the official TSV files (SPEC 4).
 
-Files lie in the folder `DATA_DIR`, named as in the official release; the vocabulary lies in
+Files lie in the folder `DATA_DIR`, named as in the official release, and those of the validation
+split under the same names in its folder `validation`; the vocabulary lies in
 `VOCAB_DIR` (GPT-2's `encoder.json`, `vocab.bpe`, `dict.txt`, or a HuggingFace OFA folder).
 """
 
@@ -31,7 +32,8 @@ NEGATIVES = "{DATA_DIR}/negative_sample"
 
 
 def _source(file: str, layout: str, *types: str) -> TsvSource:
-    return TsvSource((("train", f"{{DATA_DIR}}/{file}"),), layout, types)
+    paths = {"train": f"{{DATA_DIR}}/{file}", "validation": f"{{DATA_DIR}}/validation/{file}"}
+    return TsvSource(tuple(paths.items()), layout, types)
 
 
 _pairs = functools.partial(_source, "vision_language_examples.tsv", "vision_language")

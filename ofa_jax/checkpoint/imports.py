@@ -102,6 +102,10 @@ def initial_variables(config: OFAConfig, seed: int = 0) -> dict[str, Any]:
     return jax.tree.map(np.asarray, nn.unbox(dict(variables)))
 
 
+# Where a training run keeps its vocabulary, below its folder.
+RUN_VOCABULARY = "vocabulary"
+
+
 def _vocabulary_beside(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
     return tuple(folder / name for name in VOCABULARY_FILES if (folder / name).is_file())
 
@@ -232,6 +236,7 @@ def _import_own(
 ) -> ImportedCheckpoint:
     # The configuration lies in the run's folder; the path may be a checkpoint inside.
     homes = (path, path.absolute().parent)
+    folders = tuple(folder for home in homes for folder in (home, home / RUN_VOCABULARY))
     saved = next((c for c in map(orbax_weights.read_model_config, homes) if c is not None), None)
     config = config or saved
     if config is None:
@@ -244,7 +249,7 @@ def _import_own(
     stacked = "layers" in variables["params"].get("encoder", {})
     if stacked != (config.layer_stack == "scan"):
         variables = to_params(to_state_dict(variables, config), config)
-    vocabulary = next((v for v in map(_vocabulary_beside, homes) if v), ())
+    vocabulary = next((v for v in map(_vocabulary_beside, folders) if v), ())
     return ImportedCheckpoint(
         variables, config, record or SourceRecord("orbax", path.name), vocabulary
     )

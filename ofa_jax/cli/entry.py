@@ -7,10 +7,11 @@ traceback.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 REQUIRED_MACROS = (
     "MIXTURE_OR_TASK_NAME",
@@ -23,6 +24,21 @@ REQUIRED_MACROS = (
 logger = logging.getLogger("ofa_jax")
 
 
+@contextlib.contextmanager
+def _quiet_native_stderr() -> Iterator[None]:
+    """Sends what C++ libraries print to file descriptor 2 nowhere."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
 def set_up_process() -> None:
     """Logging, quiet libraries, a compilation cache: once, before JAX and TensorFlow load."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -30,6 +46,9 @@ def set_up_process() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logger.setLevel(logging.INFO)
     import jax
+
+    with _quiet_native_stderr():
+        import tensorflow  # noqa: F401  (its C++ start-up chatter says nothing to a user)
 
     cache = os.environ.get(
         "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/ofa_jax/compiled")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import json
+import logging
 import pathlib
+from collections.abc import Mapping
 
 from ofa_jax.cli.settings import DatasetConfig, EvaluationConfig
 from ofa_jax.data.registration import lookup
 from ofa_jax.data.task import Lengths, OFATask, check_lengths
 from ofa_jax.text.tokenizer import Tokenizer
+
+logger = logging.getLogger("ofa_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,41 @@ def import_modules(names: tuple[str, ...]) -> None:
             raise
 
 
+def change_rates(
+    found: list[tuple[OFATask, float]], changes: Mapping[str, float]
+) -> list[tuple[OFATask, float]]:
+    """Replaces rates of a mixture.
+
+    Args:
+      found: tasks and rates.
+      changes: task or family name to its new rate; 0 leaves the task out.
+
+    Returns:
+      The tasks of positive rate with their new rates.
+
+    Raises:
+      ValueError: a name that is not in the mixture, a negative rate, or nothing left.
+    """
+    known = {name for task, _ in found for name in (task.name, task.family)}
+    for name, rate in changes.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(sorted(known))}"
+            raise ValueError(f"utils.DatasetConfig.rates: the mixture has no task {name!r}{hint}")
+        if rate < 0:
+            raise ValueError(f"utils.DatasetConfig.rates: the rate of {name!r} is {rate}")
+    changed = [
+        (task, float(changes.get(task.name, changes.get(task.family, rate))))
+        for task, rate in found
+    ]
+    positive = [(task, rate) for task, rate in changed if rate > 0]
+    if not positive:
+        raise ValueError(
+            "utils.DatasetConfig.rates: every rate is zero; give at least one task a positive rate"
+        )
+    return positive
+
+
 def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTasks:
     """Finds the tasks of a run and checks that they fit together.
 
@@ -72,7 +112,7 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTask
         or sequences that do not fit; the message names the setting.
     """
     import_modules(dataset.modules)
-    found = lookup(dataset.mixture_or_task_name)
+    found = change_rates(lookup(dataset.mixture_or_task_name), dataset.rates)
     tasks = tuple(task for task, _ in found)
     unseen = tuple(lookup(name)[0][0] for name in (evaluation.unseen_tasks if evaluation else ()))
     tokenizer = tasks[0].tokenizer()
@@ -92,6 +132,43 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTask
 def save_vocabulary(run_dir: str | pathlib.Path, tokenizer: Tokenizer) -> None:
     """Writes the vocabulary to `vocabulary/` of the run, so that checkpoints can be read alone."""
     tokenizer.save(pathlib.Path(run_dir) / "vocabulary")
+
+
+def refuse_other_settings(
+    run_dir: pathlib.Path, config: str, total_steps: int, start_step: int
+) -> None:
+    """A finished run is not overwritten by one with other settings; an unfinished one warns.
+
+    Args:
+      run_dir: folder of the run.
+      config: the resolved gin configuration of this start.
+      total_steps: steps of this start.
+      start_step: step of the checkpoint that it goes on from.
+
+    Raises:
+      ValueError: the folder holds a finished run whose `config.gin` differs.
+    """
+    path = run_dir / "config.gin"
+    if not path.exists() or start_step == 0:
+        return
+    before, now = _settings(path.read_text(encoding="utf-8")), _settings(config)
+    changed = [line for line in now if line not in before] or [
+        line for line in before if line not in now
+    ]
+    if not changed:
+        return
+    if start_step >= total_steps:
+        raise ValueError(
+            f"MODEL_DIR {run_dir} holds a finished run with other settings (now: {changed[0]}); "
+            "give another MODEL_DIR, or delete that folder"
+        )
+    logger.warning("settings differ from those this run began with: %s", "; ".join(changed))
+
+
+def _settings(config: str) -> list[str]:
+    joined = config.replace("\\\n", " ")
+    lines = (" ".join(line.split()) for line in joined.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def write_json(path: str | pathlib.Path, content: object) -> None:

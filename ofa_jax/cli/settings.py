@@ -28,6 +28,7 @@ class DatasetConfig:
       mixture_or_task_name: registered name.
       task_feature_lengths: `inputs` and `targets` in tokens, `image` in pixels per side.
       batch_size: global examples per step.
+      rates: changed rates of the mixture, by task or family; 0 leaves a task out.
       module: modules to import first, which register tasks and mixtures.
       split: split of the sources.
       seed: seed of order, preparation and noise.
@@ -38,6 +39,7 @@ class DatasetConfig:
     mixture_or_task_name: str
     task_feature_lengths: Mapping[str, int]
     batch_size: int
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     module: str | Sequence[str] = ()
     split: str = "train"
     seed: int = 0

@@ -13,6 +13,7 @@ import datetime
 import json
 import logging
 import pathlib
+import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import jax
 
 from ofa_jax.checkpoint.imports import import_checkpoint
-from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.checkpoint.manager import CheckpointManager, readable_size, tree_bytes
 from ofa_jax.checkpoint.orbax_weights import write_model_config
 from ofa_jax.cli import gin_files, run_tasks
 from ofa_jax.cli.inference_evaluation import InferenceEvaluation, device_name
@@ -155,6 +156,13 @@ def train(
             dict(mesh.shape),
             f"{len(tasks.tasks)} tasks at batch size {train_dataset_cfg.batch_size}",
         )
+        needed = tree_bytes(to_checkpoint_tree(state)) * (checkpoint_cfg.keep + 1)
+        if (free := shutil.disk_usage(run_dir).free) < needed:
+            raise ValueError(
+                f"MODEL_DIR {run_dir} has {readable_size(free)} free; {checkpoint_cfg.keep} "
+                f"checkpoints and the one being written need {readable_size(needed)}"
+            )
+        run_tasks.refuse_other_settings(run_dir, gin_files.resolved(), total_steps, start_step)
         run_tasks.save_vocabulary(run_dir, tasks.tokenizer)
         write_model_config(run_dir, config)
         (run_dir / "config.gin").write_text(gin_files.resolved(), encoding="utf-8")

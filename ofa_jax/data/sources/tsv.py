@@ -97,8 +97,7 @@ class TsvSource:
     """Examples of official TSV files, one file per split.
 
     Attributes:
-      paths: split to path; paths may hold `{DATA_DIR}`. A split without a path of its own
-        reads that of `train`.
+      paths: split to path; paths may hold `{DATA_DIR}`.
       layout: key of `LAYOUTS`.
       types: rows of these types only (last column of `vision_language`); empty means all.
     """
@@ -122,7 +121,9 @@ class TsvSource:
           ValueError: no such file; the message names it.
         """
         paths = dict(self.paths)
-        path = pathlib.Path(locations.resolve(paths.get(split, paths["train"])))
+        if split not in paths:
+            raise ValueError(f"no {split} file is declared, only {', '.join(paths)}")
+        path = pathlib.Path(locations.resolve(paths[split]))
         if not path.is_file():
             raise ValueError(f"{path} does not exist; it should hold {self.layout} rows (SPEC 4.1)")
         return TsvRecords(str(path), self.layout, self.types)
