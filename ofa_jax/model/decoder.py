@@ -28,6 +28,7 @@ from ofa_jax.model.layers import (
     embedding_scale,
     residual_scale,
 )
+from ofa_jax.ops import attention as attention_ops
 from ofa_jax.ops.attention import MASKED_LOGIT, position_bias
 
 Cache = dict[str, Any]
@@ -57,16 +58,19 @@ class DecoderContext(NamedTuple):
       mask: bool[b, n], True = keep.
       code_masks: bool[b], or None where all targets are text.
       self_bias: dtype[a, h, t, t] absolute bias per kind.
-      cross_query: dtype[1 or b, t, h, k] position queries into the encoder.
-      cross_key: dtype[1 or b, n, h, k] position keys of the encoder.
+      cross_bias: dtype[1 or b, h, t, n] absolute bias into the encoder, or None where the
+        implementation rather concatenates position queries and keys.
+      cross_query: dtype[1 or b, t, h, k] position queries into the encoder, or None.
+      cross_key: dtype[1 or b, n, h, k] position keys of the encoder, or None.
     """
 
     states: jax.Array
     mask: jax.Array
     code_masks: jax.Array | None
     self_bias: jax.Array
-    cross_query: jax.Array
-    cross_key: jax.Array
+    cross_bias: jax.Array | None
+    cross_query: jax.Array | None
+    cross_key: jax.Array | None
 
 
 class DecoderLayer(nn.Module):
@@ -116,6 +120,7 @@ class DecoderLayer(nn.Module):
             context.states,
             query_position=context.cross_query,
             key_position=context.cross_key,
+            bias=context.cross_bias,
             key_mask=context.mask,
             train=train,
         )
@@ -332,13 +337,21 @@ class Decoder(nn.Module):
             x = dropout(x, cfg.dropout, self.make_rng("dropout"))
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         projected = self.positions(x.shape[1], codes=code_masks is not None)
+        cross_bias, cross_query = None, projected["cross_query"]
+        cross_key = self.positions.encoder_keys(encoder_output.positions)
+        if cross_key.shape[0] == 1 and attention_ops.materialises_logits(cfg.attention):
+            cross_bias = select_kind(position_bias(cross_query, cross_key), code_masks)
+            cross_query, cross_key = None, None
+        else:
+            cross_query = select_kind(cross_query, code_masks)
         context = DecoderContext(
             states=encoder_output.states,
             mask=encoder_output.mask,
             code_masks=code_masks,
             self_bias=position_bias(projected["self_query"], projected["self_key"]),
-            cross_query=select_kind(projected["cross_query"], code_masks),
-            cross_key=self.positions.encoder_keys(encoder_output.positions),
+            cross_bias=cross_bias,
+            cross_query=cross_query,
+            cross_key=cross_key,
         )
         rates = stack.drop_path_rates(cfg.decoder_drop_path, cfg.decoder_layers)
         x = stack.run_layers(self.layers, x, rates, context, train)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Finite, so that a row without any key to keep gives a mean instead of NaN.
 MASKED_LOGIT = -1e9
@@ -77,18 +78,31 @@ def attention(
     )
 
 
+def materialises_logits(implementation: str) -> bool:
+    """Whether float32[b, h, t, n] logits exist anyway, so that a bias of them costs nothing."""
+    return implementation in ("auto", "xla")
+
+
+def masked_logits(mask: jax.Array) -> jax.Array:
+    """float32[...] to add to logits: 0 where bool[...] is True (keep), -1e9 elsewhere."""
+    return jnp.where(mask, 0.0, jnp.float32(MASKED_LOGIT))
+
+
 def position_bias(query_position: jax.Array, key_position: jax.Array) -> jax.Array:
     """Absolute position logits of one or more position assignments (SPEC 1.5).
 
     Args:
       query_position: float[a, t, h, k], not yet scaled.
-      key_position: float[a, n, h, k].
+      key_position: float[1 or a, n, h, k].
 
     Returns:
       float[a, h, t, n].
     """
     scale = (2 * query_position.shape[-1]) ** -0.5
-    return jnp.einsum("athk,anhk->ahtn", query_position * scale, key_position)
+    query_position = query_position * scale
+    if key_position.shape[0] == 1:
+        return jnp.einsum("athk,nhk->ahtn", query_position, key_position[0])
+    return jnp.einsum("athk,anhk->ahtn", query_position, key_position)
 
 
 def _xla(
@@ -103,13 +117,15 @@ def _xla(
     dropout_rng: jax.Array | None,
 ) -> jax.Array:
     logits = jnp.einsum("bthk,bnhk->bhtn", query * scale, key, preferred_element_type=jnp.float32)
+    # Masks are added: their logits are so low that nothing else of them survives the softmax, and
+    # unlike a select, a sum of constants costs nothing in the backward pass.
+    if causal:
+        unseen = np.triu(np.full(logits.shape[-2:], MASKED_LOGIT, np.float32), 1)
+        bias = unseen if bias is None else bias.astype(jnp.float32) + unseen
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)
     if key_mask is not None:
-        logits = jnp.where(key_mask[:, None, None, :], logits, MASKED_LOGIT)
-    if causal:
-        keep = jnp.tril(jnp.ones(logits.shape[-2:], bool))
-        logits = jnp.where(keep, logits, MASKED_LOGIT)
+        logits = logits + masked_logits(key_mask)[:, None, None, :]
     probabilities = jax.nn.softmax(logits, axis=-1)
     if dropout_rate > 0.0:
         kept = jax.random.bernoulli(dropout_rng, 1.0 - dropout_rate, probabilities.shape)
