@@ -92,6 +92,11 @@ class Fixture:
         listed = [name for name in self.config.get("cases", {}) if name in found]
         return listed + sorted(found - set(listed))
 
+    def vocab_subset(self) -> np.ndarray:
+        """int[c] official ids of the columns that the cases' `out.logits` keep."""
+        path = self.path / "vocab_subset.npy"
+        return np.load(path) if path.is_file() else np.arange(self.config["vocab_size"])
+
     def layout(self) -> VocabLayout:
         """The vocabulary layout of the fixture."""
         config = self.config

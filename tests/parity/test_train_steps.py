@@ -1,0 +1,117 @@
+"""Four optimiser steps of the official code (fixture train_steps.json) through our train step."""
+
+import functools
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from ofa_jax.checkpoint.names import entries, to_state_dict
+from ofa_jax.losses.cross_entropy import LossConfig
+from ofa_jax.model.ofa import OFA
+from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer
+from ofa_jax.training.schedule import ScheduleConfig
+from ofa_jax.training.state import TrainState
+from ofa_jax.training.step import make_train_step
+from tests.parity import tolerances
+from tests.parity.comparison import Run
+from tests.parity.fixture import Fixture
+from tests.shared import requires_shared, shared_dir
+
+pytestmark = [requires_shared, pytest.mark.slow]
+
+
+class RunningStatistics(OFA):
+    """OFA whose batch norm uses running statistics in training, as the run `bn_eval` did."""
+
+    def __call__(self, batch, *, train=False, patch_orders=None):
+        del train  # All dropout rates are 0: nothing else differs.
+        return super().__call__(batch, train=False, patch_orders=patch_orders)
+
+
+@functools.cache
+def trained(kind):
+    """(metrics of every step, state dict after them, official numbers)."""
+    fixture = Fixture(shared_dir() / "fixtures" / "mini")
+    official = fixture.optional_json("train_steps.json")[kind]
+    run = Run(fixture.case("image_text"))
+    model = (RunningStatistics if kind == "bn_eval" else OFA)(run.config)
+    # The official float32 run leaves parameters without a gradient alone.
+    paths = {entry.official: entry.path for entry in entries(run.config)}
+    frozen = tuple(
+        f"^{re.escape('/'.join(paths[name][1:]))}$" for name in official["no_grad_params"]
+    )
+    config = OptimizerConfig(
+        ScheduleConfig(peak=1e-3, shape="constant"),
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        weight_decay=0.01,
+        clip_norm=1.0,
+        frozen=frozen,
+    )
+    tx, schedule = build_optimizer(config)
+    params = jax.tree.map(jax.numpy.asarray, run.variables["params"])
+    state = TrainState(
+        step=jax.numpy.int32(0),
+        params=params,
+        opt_state=tx.init(params),
+        batch_stats=jax.tree.map(jax.numpy.asarray, run.variables["batch_stats"]),
+        ema=None,
+    )
+    step = make_train_step(
+        model,
+        tx,
+        schedule,
+        LossConfig(label_smoothing=0.1),
+        vocab_size=run.config.vocab_size,
+        frozen=frozen,
+    )
+    history = []
+    for _ in official["steps"]:
+        state, metrics = step(state, run.batch, jax.random.key(0))
+        history.append(jax.device_get(metrics))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    return history, to_state_dict(variables, run.config), official
+
+
+def check_step(metrics, expected, loss_tolerance, norm_tolerance):
+    assert metrics["loss"] == pytest.approx(expected["loss_mean"], rel=loss_tolerance)
+    assert metrics["nll"] == pytest.approx(
+        expected["nll_sum"] / expected["ntokens"], rel=loss_tolerance
+    )
+    assert metrics["tokens"] == expected["ntokens"]
+    norm = expected["grad_norm_before_clip"]
+    assert metrics["gradient_norm"] == pytest.approx(norm, rel=norm_tolerance)
+
+
+def test_running_statistics_all_steps():
+    history, _, official = trained("bn_eval")
+    assert len(history) == 4
+    for metrics, expected in zip(history, official["steps"], strict=True):
+        check_step(metrics, expected, tolerances.LOSS, tolerances.GRADIENT_NORM)
+
+
+def test_running_statistics_parameters():
+    _, weights, official = trained("bn_eval")
+    for name, expected in official["params_after"].items():
+        norm = np.linalg.norm(weights[name].astype(np.float64))
+        assert norm == pytest.approx(expected["norm"], rel=tolerances.PARAMETER), name
+    for name, expected in official["buffers_after"].items():
+        norm = np.linalg.norm(weights[name].astype(np.float64))
+        assert norm == pytest.approx(expected["norm"], rel=tolerances.PARAMETER), name
+
+
+def test_batch_statistics_first_step():
+    history, _, official = trained("bn_train")
+    check_step(history[0], official["steps"][0], tolerances.LOSS, tolerances.GRADIENT_NORM)
+
+
+def test_batch_statistics_later_steps():
+    history, weights, official = trained("bn_train")
+    for metrics, expected in zip(history[1:], official["steps"][1:], strict=True):
+        check_step(metrics, expected, tolerances.NOISY_STEPS, 10 * tolerances.NOISY_STEPS)
+    for name, expected in official["buffers_after"].items():
+        norm = np.linalg.norm(weights[name].astype(np.float64))
+        assert norm == pytest.approx(expected["norm"], rel=tolerances.NOISY_STEPS), name
