@@ -16,6 +16,7 @@ Sits between the sources (`ofa_jax.data.sources`) and the padding to static shap
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -129,6 +130,14 @@ class Instruction:
         pieces = (*self.source, *self.target)
         return frozenset(piece.field for piece in pieces if isinstance(piece, Slot))
 
+    def room_for_text(self, tokenizer: Tokenizer, length: int) -> int:
+        """How many tokens of a MASKED_TEXT fit into a source of `length` tokens.
+
+        What surrounds the text counts, with bos and eos. Masks that the noise inserts do not: they
+        hardly ever outweigh the words that it takes away.
+        """
+        return length - _frame_tokens(self, tokenizer)
+
     def encode(
         self,
         example: Mapping[str, Any],
@@ -240,6 +249,16 @@ def trim_at_eos(ids: np.ndarray) -> np.ndarray:
     """Cuts int[t] before its first eos or pad."""
     ends = np.flatnonzero((ids == vocab.EOS_ID) | (ids == vocab.PAD_ID))
     return ids[: ends[0]] if ends.size else ids
+
+
+@functools.lru_cache(maxsize=64)
+def _frame_tokens(instruction: Instruction, tokenizer: Tokenizer) -> int:
+    """Tokens of a source without its texts, bos and eos included."""
+    blank = {slot.field: "" for slot in instruction.source if isinstance(slot, Slot)}
+    clean: dict[str, list[int]] = {field: [] for field in blank}
+    rng = np.random.default_rng(0)  # nothing is drawn for an empty text
+    ids = _encode_pieces(instruction.source, blank, tokenizer, rng, clean, instruction.text)
+    return len(ids) + 2
 
 
 def _parse_pieces(text: str, allowed: tuple[str, ...], line: str) -> tuple[Piece, ...]:

@@ -19,6 +19,7 @@ from absl import flags
 
 from ofa_jax.data import features as rows
 from ofa_jax.data.features import Row
+from ofa_jax.data.instruction import trim_at_eos
 from ofa_jax.data.task import Lengths, OFATask, Records
 
 
@@ -146,7 +147,8 @@ def evaluation_rows(
       count: at most this many.
 
     Yields:
-      record number, prepared example (with the truth), row.
+      record number, prepared example (with the truth), row. Where a text to infill is longer than
+      the model reads, the truth is the part that it reads (SPEC 4.3.8).
 
     Raises:
       InstructionError: an example does not fit the task.
@@ -156,6 +158,9 @@ def evaluation_rows(
         rng = task.rng(seed, 0, index)
         example = task.prepared(records[index], rng, lengths, train=False)
         features = task.features(example, rng, lengths, train=False)
+        if task.masks_text:
+            text = task.tokenizer().decode(trim_at_eos(features["targets"]))
+            example = {**example, task.instructions[0].target_slot.field: text.strip()}
         yield index, example, rows.pad_row(features, lengths, 0)
 
 

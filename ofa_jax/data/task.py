@@ -23,9 +23,6 @@ Lengths = Mapping[str, int]
 # Key under which the pixels per side of the model input stand in an example during preparation.
 IMAGE_SIZE = "model_image_size"
 
-# Tokens of the text infilling prompt around the text, bos, eos and a few inserted masks included.
-_INFILLING_PROMPT = 16
-
 
 class Records(Protocol):
     """One split of a source, with random access."""
@@ -129,12 +126,12 @@ class OFATask:
         instruction = self.instructions[0]
         if train and len(self.instructions) > 1:
             instruction = self.instructions[rng.integers(len(self.instructions))]
+        tokenizer = self.tokenizer()
+        room = lengths["targets"] - 1
+        if self.masks_text:
+            room = min(room, instruction.room_for_text(tokenizer, lengths["inputs"]))
         features = instruction.encode(
-            example,
-            self.tokenizer(),
-            rng,
-            image_size=lengths["image"],
-            max_text_tokens=min(lengths["targets"] - 1, lengths["inputs"] - _INFILLING_PROMPT),
+            example, tokenizer, rng, image_size=lengths["image"], max_text_tokens=room
         )
         weights = np.full(
             features["targets"].shape, self.loss_weight * example.get("confidence", 1.0), np.float32
@@ -201,7 +198,8 @@ def check_lengths(
     records = task.source.open(split)
     longest = {"inputs": 0, "targets": 0}
     if task.masks_text:
-        longest = {"inputs": _INFILLING_PROMPT + 1, "targets": 2}
+        rooms = (one.room_for_text(task.tokenizer(), 0) for one in task.instructions)
+        longest = {"inputs": 1 - min(rooms), "targets": 2}
         _refuse_short(task, lengths, longest)
     for index in np.linspace(0, len(records) - 1, min(samples, len(records))).astype(int):
         features = task.read(records, int(index), lengths, seed=seed)

@@ -35,7 +35,8 @@ class Predictions:
       task: the task.
       ids: record numbers.
       examples: prepared examples, with the truth.
-      inputs: source token ids without padding, one int32[s] per example.
+      inputs: source token ids, padded, one int32[s] per example.
+      targets: true target token ids, padded, one int32[t] per example.
       values: decoded predictions, see `Instruction.decode`.
       tokens: generated ids, one int32[t] per example.
     """
@@ -44,6 +45,7 @@ class Predictions:
     ids: list[int]
     examples: list[Example]
     inputs: list[np.ndarray]
+    targets: list[np.ndarray]
     values: list[Any]
     tokens: list[np.ndarray]
 
@@ -75,7 +77,7 @@ def predict(
     Raises:
       ValueError: the split is empty.
     """
-    predictions = Predictions(task, [], [], [], [], [])
+    predictions = Predictions(task, [], [], [], [], [], [])
     pending: list[Row] = []
 
     def flush() -> None:
@@ -89,6 +91,7 @@ def predict(
         predictions.ids.append(index)
         predictions.examples.append(example)
         predictions.inputs.append(row["encoder_input_tokens"])
+        predictions.targets.append(row["decoder_target_tokens"])
         pending.append(row)
         if len(pending) == batch_size:
             flush()
@@ -151,6 +154,7 @@ def _row(predictions: Predictions, number: int, value: float) -> dict[str, Any]:
         "input_text": tokenizer.decode(trim_at_eos(predictions.inputs[number])).strip(),
         "image": None,
         "prediction_text": tokenizer.decode(predictions.tokens[number]).strip(),
+        "target_text": tokenizer.decode(trim_at_eos(predictions.targets[number])).strip(),
         "score": float(value),
     }
     slot = task.instructions[0].target_slot

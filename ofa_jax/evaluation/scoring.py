@@ -166,7 +166,8 @@ def reference_caption(predictions: Sequence[str], examples: Sequence[Example]) -
 def objects(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
     """Detected objects: recall, precision, F1 at IoU 0.5 with equal labels.
 
-    Baseline: the most frequent label in the best constant box, for every picture.
+    Baseline: the most frequent label in the best constant box, for every picture. A picture
+    without objects scores 1 where none is predicted.
     """
     predicted = [[{"box": box, "label": label} for box, label in guess] for guess in predictions]
     true = [true_objects(example) for example in examples]
@@ -175,15 +176,17 @@ def objects(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
         for name, value in detection.detection_scores(predicted, true).items()
         if name in ("recall", "precision", "f1")
     }
-    boxes = np.array([item["box"] for group in true for item in group])
-    overlaps = grounding.iou(boxes[:, None], boxes[None, :])
-    label = collections.Counter(item["label"] for group in true for item in group).most_common(1)
-    constant = [{"box": boxes[(overlaps >= 0.5).sum(axis=0).argmax()], "label": label[0][0]}]
-    baseline = detection.detection_scores([constant] * len(true), true)["recall"]
+    baseline = 0.0
+    if everything := [item for group in true for item in group]:
+        boxes = np.array([item["box"] for item in everything])
+        overlaps = grounding.iou(boxes[:, None], boxes[None, :])
+        [(label, _)] = collections.Counter(item["label"] for item in everything).most_common(1)
+        constant = [{"box": boxes[(overlaps >= 0.5).sum(axis=0).argmax()], "label": label}]
+        baseline = detection.detection_scores([constant] * len(true), true)["recall"]
     scores = []
     for guess, group in zip(predicted, true):
-        matched = len(detection.match_objects(guess, group))
-        scores.append(2 * matched / max(1, len(guess) + len(group)))
+        matched, total = len(detection.match_objects(guess, group)), len(guess) + len(group)
+        scores.append(2 * matched / total if total else 1.0)
     return Result("recall_at_0.5", metrics, float(baseline), scores)
 
 

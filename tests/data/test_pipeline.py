@@ -325,6 +325,24 @@ def test_empty_rows_have_the_same_shapes_and_count_nowhere():
     assert not empty["encoder_image_masks"]
 
 
+def test_texts_use_all_the_room_there_is_and_the_truth_is_what_fits():
+    text = Numbered().open("train")[0]["text"]
+    clean = small_tokenizer().encode_text(" " + text)
+    frame = 2 + len(small_tokenizer().encode_text(' what is the complete text of "'))
+    frame += len(small_tokenizer().encode_text(' "?'))
+
+    def rows(room):
+        lengths = LENGTHS | {"inputs": frame + room, "targets": 30}
+        [(_, example, row)] = evaluation_rows(TEXTS, lengths, split="train", seed=0, count=1)
+        kept = row["decoder_target_tokens"]
+        return example["text"], kept[: int((kept == EOS_ID).argmax())].tolist()
+
+    assert rows(len(clean)) == (text, clean)
+    shorter, ids = rows(len(clean) - 3)
+    assert ids == clean[3:]
+    assert shorter == small_tokenizer().decode(ids).strip() != text
+
+
 def test_evaluation_rows_come_in_record_order_and_fill_a_batch():
     task = dataclasses.replace(CAPTIONS, eval_prepare=())
     found = list(evaluation_rows(task, LENGTHS, split="validation", seed=0, count=4))

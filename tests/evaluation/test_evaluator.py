@@ -1,0 +1,242 @@
+"""Prediction, scoring and files, with predictors that know everything or nothing."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mixtures.scenes  # noqa: F401  (registers the tasks)
+from mixtures.rates import FAMILIES
+from ofa_jax import vocab
+from ofa_jax.data.registration import lookup
+from ofa_jax.data.steps import image_tokenizer_of
+from ofa_jax.evaluation import evaluator
+from ofa_jax.report.examples import Kind, task_kind
+
+LENGTHS = {"inputs": 28, "targets": 20, "image": 32}
+SCENES = (*FAMILIES, "grounded_vqa")
+
+
+def scenes_task(family):
+    return lookup(f"scenes_{family}")[0][0]
+
+
+def oracle(task, rows):
+    """Generates exactly the target."""
+    del task
+    return rows["decoder_target_tokens"]
+
+
+def silent(task, rows):
+    """Ends every answer at once."""
+    return np.full((len(rows["task_ids"]), 8), vocab.EOS_ID, np.int32)
+
+
+def predict(family, generate, *, split="validation", count=12, batch_size=8, **options):
+    return evaluator.predict(
+        scenes_task(family),
+        generate,
+        LENGTHS,
+        split=split,
+        count=count,
+        batch_size=batch_size,
+        **options,
+    )
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("split", ["validation", "compositions", "unseen_style"])
+@pytest.mark.parametrize("family", SCENES)
+def test_the_truth_scores_one(family, split):
+    """From source to score nothing is lost: lengths, ids, decoding and scorers agree."""
+    predictions = predict(family, oracle, split=split, count=96, batch_size=32)
+    result = evaluator.score(predictions)
+    assert result.metrics[result.primary] == 1.0
+    assert len(result.scores) == 96
+    if family == "text_infilling":
+        source = scenes_task(family).source.open(split)
+        texts = [example["text"] for example in predictions.examples]
+        assert texts == [source[index]["text"] for index in range(96)], "no text is cut"
+    assert result.baseline < 1.0
+    if family == "visual_grounding":
+        # Half a bin (2.1 pixels) off at each side, of boxes of 10 to 14 pixels.
+        assert min(result.scores) > 0.7
+    else:
+        assert set(result.scores) == {1.0}
+
+
+@pytest.mark.parametrize("family", SCENES)
+def test_silence_scores_zero(family):
+    result = evaluator.score(predict(family, silent))
+    assert result.metrics[result.primary] == 0.0
+    assert set(result.scores) == {0.0}
+    entry = result.entry()
+    assert entry["n"] == 12
+    assert entry["primary"] in entry
+    json.dumps(entry, allow_nan=False)
+
+
+def test_the_last_batch_is_filled_up_and_cut():
+    sizes = []
+
+    def generate(task, rows):
+        sizes.append(len(rows["task_ids"]))
+        return oracle(task, rows)
+
+    predictions = predict("vqa", generate, count=13, batch_size=8)
+    assert sizes == [8, 8]
+    assert predictions.ids == list(range(13))
+    assert len(predictions.values) == len(predictions.examples) == len(predictions.tokens) == 13
+    assert evaluator.score(predictions).metrics["accuracy"] == 1.0
+
+
+def test_predictions_are_a_function_of_the_seed():
+    def questions(seed):
+        return [example["question"] for example in predict("vqa", silent, seed=seed).examples]
+
+    assert questions(0) == questions(0)
+    assert questions(0) != questions(1)
+
+
+def test_a_split_without_examples_is_named():
+    with pytest.raises(ValueError, match="task 'scenes_vqa' has no examples in split 'validation'"):
+        predict("vqa", oracle, count=0)
+    with pytest.raises(ValueError, match="unknown split 'evening'"):
+        predict("vqa", oracle, split="evening")
+
+
+REQUIRED = {
+    "example_id": str,
+    "input_text": str,
+    "prediction_text": str,
+    "target_text": str,
+    "score": float,
+}
+
+
+@pytest.mark.parametrize("family", SCENES)
+def test_written_rows_have_the_agreed_fields(family, tmp_path):
+    predictions = predict(family, oracle, count=6)
+    result = evaluator.score(predictions)
+    path = evaluator.write_predictions(
+        predictions,
+        result,
+        tmp_path,
+        name=family,
+        pictures=4,
+        image_tokenizer=image_tokenizer_of(predictions.task),
+    )
+    assert path == tmp_path / "predictions" / f"{family}.jsonl"
+    rows = read(path)
+    assert len(rows) == 6
+    assert [path.name for path in path.parent.iterdir()] == [f"{family}.jsonl"]
+    for number, row in enumerate(rows):
+        for key, kind in REQUIRED.items():
+            assert isinstance(row[key], kind), key
+        assert row["example_id"] == f"scenes-tiny-validation-0-{number}"
+        assert row["prediction_text"] == row["target_text"] != ""
+        assert row["score"] == pytest.approx(result.scores[number])
+        pictured = number < 4 and family != "text_infilling"
+        assert (row["image"] is not None) == pictured
+        if pictured:
+            assert row["image"] == f"examples/{family}/{number}.png"
+            assert row["image_size"] == [32, 32]
+            pixels = np.asarray(Image.open(tmp_path / row["image"]))
+            np.testing.assert_array_equal(pixels, predictions.examples[number]["image"])
+    kinds = {
+        "visual_grounding": Kind.GROUNDING,
+        "grounded_captioning": Kind.REGION,
+        "grounded_vqa": Kind.REGION,
+        "detection": Kind.DETECTION,
+        "image_infilling": Kind.IMAGE_INFILLING,
+        "text_infilling": Kind.TEXT_INFILLING,
+        "captioning": Kind.CAPTIONING,
+        "vqa": Kind.ANSWER,
+        "image_text_matching": Kind.ANSWER,
+    }
+    assert task_kind(family, rows) is kinds[family], "the report recognises the rows"
+
+
+def test_fields_of_boxes_and_objects(tmp_path):
+    predictions = predict("visual_grounding", oracle, count=2)
+    row = read(
+        evaluator.write_predictions(
+            predictions, evaluator.score(predictions), tmp_path, name="visual_grounding"
+        )
+    )[0]
+    np.testing.assert_allclose(row["true_box"], predictions.examples[0]["region"], atol=1e-3)
+    np.testing.assert_allclose(row["predicted_box"], row["true_box"], atol=32 / 15 / 2 + 1e-3)
+    assert row["input_text"].startswith('which region does the text " ')
+
+    none = predict("visual_grounding", silent, count=2)
+    row = read(
+        evaluator.write_predictions(none, evaluator.score(none), tmp_path, name="visual_grounding")
+    )[0]
+    assert row["predicted_box"] is None
+    assert row["prediction_text"] == ""
+    assert row["target_text"].startswith("<bin_")
+
+    predictions = predict("grounded_vqa", oracle, count=2)
+    row = read(
+        evaluator.write_predictions(
+            predictions, evaluator.score(predictions), tmp_path, name="grounded_vqa"
+        )
+    )[0]
+    np.testing.assert_allclose(row["true_box"], predictions.examples[0]["region"], atol=1e-3)
+    assert "predicted_box" not in row
+
+    predictions = predict("detection", oracle, count=2)
+    row = read(
+        evaluator.write_predictions(
+            predictions, evaluator.score(predictions), tmp_path, name="detection"
+        )
+    )[0]
+    example = predictions.examples[0]
+    assert [item["label"] for item in row["true_objects"]] == example["labels"]
+    assert [item["label"] for item in row["predicted_objects"]] == example["labels"]
+    np.testing.assert_allclose([o["box"] for o in row["true_objects"]], example["boxes"])
+
+    predictions = predict("captioning", oracle, count=2)
+    row = read(
+        evaluator.write_predictions(
+            predictions, evaluator.score(predictions), tmp_path, name="captioning"
+        )
+    )[0]
+    assert row["references"] == predictions.examples[0]["captions"]
+
+
+def test_pictures_of_infilling(tmp_path):
+    task = scenes_task("image_infilling")
+    tokenizer = image_tokenizer_of(task)
+    assert image_tokenizer_of(scenes_task("vqa")) is None
+
+    def half_right(task, rows):
+        targets = rows["decoder_target_tokens"].copy()
+        targets[:, 8:] = vocab.EOS_ID
+        return targets
+
+    predictions = predict("image_infilling", half_right, count=1)
+    result = evaluator.score(predictions)
+    assert result.scores == [0.5]
+    [row] = read(
+        evaluator.write_predictions(
+            predictions, result, tmp_path, name="image_infilling", image_tokenizer=tokenizer
+        )
+    )
+    image, masked, infilled, target = (
+        np.asarray(Image.open(tmp_path / row[key])).astype(int)
+        for key in ("image", "masked_image", "infilled_image", "target_image")
+    )
+    border = np.ones((32, 32), bool)
+    border[8:24, 8:24] = False
+    for other in (masked, infilled, target):
+        np.testing.assert_array_equal(other[border], image[border])
+    assert set(masked[8:24, 8:24].ravel()) == {127}
+    codes = predictions.examples[0]["image_codes"].reshape(4, 4)
+    np.testing.assert_array_equal(target[8:24, 8:24], tokenizer.decode(codes))
+    # The first two rows of codes were right, the others are missing.
+    np.testing.assert_array_equal(infilled[8:16], target[8:16])
