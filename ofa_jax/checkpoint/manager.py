@@ -106,11 +106,11 @@ class CheckpointManager:
         if best_mode not in ("max", "min"):
             raise ValueError(f"best_mode must be 'max' or 'min', got {best_mode!r}")
         self.directory = pathlib.Path(directory).absolute()
-        self._best = (best_metric, best_mode)
+        self._best_metric, self._best_mode = best_metric, best_mode
         self._make_writable()
         if config is not None:
             check_fingerprint(self.directory, config)
-        policies = [LatestN(keep)]
+        policies: list[Any] = [LatestN(keep)]
         if best_metric:
             policies.append(
                 BestN(
@@ -144,10 +144,9 @@ class CheckpointManager:
         self.close()
 
     def _rank(self, metrics: Mapping[str, Any]) -> float:
-        name, mode = self._best
-        value = float(metrics.get(name, math.nan))
+        value = float(metrics.get(self._best_metric or "", math.nan))
         if math.isnan(value):
-            return -math.inf if mode == "max" else math.inf
+            return -math.inf if self._best_mode == "max" else math.inf
         return value
 
     def _make_writable(self) -> None:
@@ -166,7 +165,7 @@ class CheckpointManager:
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best metric, or None where none has one."""
-        return self._manager.best_step() if self._best[0] else None
+        return self._manager.best_step() if self._best_metric else None
 
     def save(
         self,
@@ -301,13 +300,14 @@ class CheckpointManager:
         steps = self.steps()[::-1]
         failure: CheckpointError | None = None
         for position, step in enumerate(steps):
+            tree: dict[str, Any] = {}
             try:
                 tree = self.restore(step, template, shardings)
             except CheckpointStructureError:
                 raise
             except CheckpointError as error:
-                failure, tree = error, None
-            if _everywhere(tree is not None):
+                failure = error
+            if _everywhere(bool(tree)):
                 return step, tree
             left = steps[position + 1 :]
             logger.warning(

@@ -283,7 +283,7 @@ def token_losses(
             log_end=config.encouraging_log_end,
             vocab_size=vocab_size,
         )
-    if config.rdrop_alpha:
+    if config.rdrop_alpha and table is not None:
         loss += rdrop_token_loss(table, config.rdrop_alpha)
     correct = counted & (terms.target_logit >= terms.max_logit)
     return TokenLosses(

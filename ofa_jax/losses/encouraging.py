@@ -48,10 +48,15 @@ def encouraging_token_loss(
 
     Returns:
       float32[b, t].
+
+    Raises:
+      ValueError: with label smoothing, but without `log_probabilities`.
     """
     bonus = encouraging_bonus(jnp.exp(target_log_probability), log_end)
     if not label_smoothing:
         return bonus
+    if log_probabilities is None:
+        raise ValueError("the encouraging loss with label smoothing needs log_probabilities")
     present = jnp.isfinite(log_probabilities)
     probabilities = jnp.where(present, jnp.exp(jnp.where(present, log_probabilities, 0.0)), 0.0)
     spread = jnp.sum(encouraging_bonus(probabilities, log_end), axis=-1)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ofa_jax.training.schedule import ScheduleConfig, build_schedule
+from ofa_jax.training.schedule import Schedule, ScheduleConfig, build_schedule
 
 CLIP_EPSILON = 1e-6
 TRAINED, FROZEN = "trained", "frozen"
@@ -182,7 +182,7 @@ def scale_by_fairseq_adam(beta1: float, beta2: float, eps: float) -> optax.Gradi
         updates = jax.tree.map(lambda g: g.astype(jnp.float32), updates)
         mu = jax.tree.map(lambda m, g: beta1 * m + (1.0 - beta1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: beta2 * v + (1.0 - beta2) * g * g, state.nu, updates)
-        steps = count.astype(jnp.float32)
+        steps = jnp.asarray(count, jnp.float32)
         correction = jnp.sqrt(_one_minus_power(beta2, steps)) / _one_minus_power(beta1, steps)
         updates = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu)
         return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
@@ -217,7 +217,7 @@ def scale_by_path(factors: Sequence[tuple[str, float]]) -> optax.GradientTransfo
 
 def build_optimizer(
     config: OptimizerConfig,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+) -> tuple[optax.GradientTransformation, Schedule]:
     """The whole update rule (SPEC 6.1) and its schedule.
 
     OFA-NOTE: SPEC 6.1. Parameters that a batch does not touch have gradient zero here and are

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+
+Schedule = Callable[[Any], jax.Array]
+"""From finished updates, an int or int32 scalar, to a float32 scalar."""
 
 SHAPES = ("polynomial", "cosine", "constant")
 
@@ -52,11 +56,13 @@ class ScheduleConfig:
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("set warmup_steps or warmup_ratio, not both")
         needs_total = self.shape != "constant" or self.warmup_ratio > 0
-        if needs_total and (self.total_steps is None or self.total_steps < 1):
+        if not needs_total:
+            return
+        if self.total_steps is None or self.total_steps < 1:
             raise ValueError(
                 f"the {self.shape} schedule needs total_steps >= 1, got {self.total_steps}"
             )
-        if needs_total and self.warmup > self.total_steps:
+        if self.warmup > self.total_steps:
             raise ValueError(
                 f"warm-up of {self.warmup} steps is longer than the {self.total_steps} steps of "
                 "training"
@@ -66,11 +72,11 @@ class ScheduleConfig:
     def warmup(self) -> int:
         """Warm-up in updates: int(total * ratio), as the official code computes it."""
         if self.warmup_ratio:
-            return int(self.total_steps * self.warmup_ratio)
+            return int((self.total_steps or 0) * self.warmup_ratio)
         return self.warmup_steps
 
 
-def build_schedule(config: ScheduleConfig) -> optax.Schedule:
+def build_schedule(config: ScheduleConfig) -> Schedule:
     """The learning rate as a function of finished updates (SPEC 6.2).
 
     With W warm-up updates the rate after n of them is peak * n / W, so the very first update has
@@ -82,21 +88,21 @@ def build_schedule(config: ScheduleConfig) -> optax.Schedule:
     Returns:
       Function from an int scalar (finished updates) to a float32 scalar.
     """
-    warmup = config.warmup
+    warmup, total = config.warmup, config.total_steps or 0
 
-    def schedule(count) -> jax.Array:
+    def schedule(count: Any) -> jax.Array:
         count = jnp.asarray(count, jnp.float32)
         if config.shape == "constant":
             rate = jnp.full_like(count, config.peak)
         else:
-            progress = (count - warmup) / max(1, config.total_steps - warmup)
+            progress = (count - warmup) / max(1, total - warmup)
             progress = jnp.clip(progress, 0.0, 1.0)
             if config.shape == "cosine":
                 remaining = 0.5 * (1.0 + jnp.cos(math.pi * progress))
             else:
                 remaining = (1.0 - progress) ** config.power
             rate = config.end + (config.peak - config.end) * remaining
-            rate = jnp.where(count >= config.total_steps, config.end, rate)
+            rate = jnp.where(count >= total, config.end, rate)
         if warmup:
             rate = jnp.where(count <= warmup, config.peak * count / warmup, rate)
         return rate

@@ -27,6 +27,7 @@ from ofa_jax.losses.rdrop import repeat_for_rdrop
 from ofa_jax.training.ema import EMAConfig, update_ema
 from ofa_jax.training.optimizer import global_norm, matching_paths
 from ofa_jax.training.randomness import model_keys
+from ofa_jax.training.schedule import Schedule
 from ofa_jax.training.state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -163,7 +164,7 @@ def _replicated(shardings: Any) -> NamedSharding:
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
-    schedule: optax.Schedule,
+    schedule: Schedule,
     loss_config: LossConfig,
     *,
     vocab_size: int,
@@ -344,7 +345,7 @@ def make_eval_step(
     )
 
     def eval_step(state: TrainState, batch: Batch) -> TaskSums:
-        logits = model.apply(state.variables(use_ema), batch, train=False)
+        logits: Any = model.apply(state.variables(use_ema), batch, train=False)
         losses = token_losses(
             logits,
             batch["decoder_target_tokens"],

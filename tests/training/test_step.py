@@ -1,5 +1,7 @@
 """The compiled steps: gradients, accumulation, normalisation, metrics, EMA, reproducibility."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,27 +17,27 @@ from ofa_jax.training.step import TaskSums, make_eval_step, make_train_step
 from tests.training.standin import VOCAB_SIZE, StandIn, make_batch
 
 RNG = jax.random.key(0)
+PLAIN = StandIn(use_batch_norm=False)
 OPTIMIZER = OptimizerConfig(ScheduleConfig(peak=0.01, total_steps=50, warmup_steps=2))
 
 
-def setup(model=None, loss=None, optimizer=OPTIMIZER, ema=None, batch=None, **options):
-    model = model or StandIn(use_batch_norm=False)
+@functools.cache
+def compiled(model, loss, optimizer, ema, options):
+    """Compiling is what these tests spend; settings that return are compiled once."""
     tx, schedule = build_optimizer(optimizer)
     create = jax.jit(
         lambda rng: nn.meta.unbox(
-            TrainState.create(model, tx, rng, batch or make_batch(), ema=ema is not None)
+            TrainState.create(model, tx, rng, make_batch(), ema=ema is not None)
         )
     )
     step = make_train_step(
-        model,
-        tx,
-        schedule,
-        loss or LossConfig(),
-        vocab_size=VOCAB_SIZE,
-        num_tasks=2,
-        ema=ema,
-        **options,
+        model, tx, schedule, loss, vocab_size=VOCAB_SIZE, num_tasks=2, ema=ema, **dict(options)
     )
+    return create, step
+
+
+def setup(model=PLAIN, loss=LossConfig(), optimizer=OPTIMIZER, ema=None, **options):  # noqa: B008
+    create, step = compiled(model, loss, optimizer, ema, tuple(options.items()))
     return create(RNG), step
 
 
@@ -55,7 +57,7 @@ def test_metrics_of_one_step():
     batch = make_batch()
     state, step = setup()
     losses = token_losses(
-        StandIn(use_batch_norm=False).apply({"params": state.params}, batch),
+        PLAIN.apply({"params": state.params}, batch),
         batch["decoder_target_tokens"],
         batch["decoder_loss_weights"],
         LossConfig(),
@@ -85,7 +87,7 @@ def test_metrics_of_one_step():
 @pytest.mark.parametrize(
     "loss",
     [
-        LossConfig(label_smoothing=0.1),
+        LossConfig(),
         LossConfig(normalisation="group", task_groups=(0, 1)),
         LossConfig(normalisation="examples"),
     ],
@@ -161,7 +163,7 @@ def test_frozen_parameters_are_not_in_the_gradient_norm():
 
 def test_rdrop_runs_every_example_twice():
     model = StandIn(use_batch_norm=False, dropout=0.3)
-    plain = run(*setup(model=model), [make_batch()])[1][0]
+    plain = run(*setup(), [make_batch()])[1][0]
     metrics = run(*setup(model=model, loss=LossConfig(rdrop_alpha=1.0)), [make_batch()])[1][0]
     assert metrics["tokens"] == 2 * plain["tokens"]
     assert metrics["loss"] > metrics["nll"]
