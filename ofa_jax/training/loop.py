@@ -1,8 +1,10 @@
 """The training loop, to be read in one sitting.
 
 The order never changes: step, maybe log, maybe evaluate, maybe save, next batch. A batch is taken
-only after the save, so a checkpoint at step n resumes with batch n. Every pause is charged to a
-named timer. The loop knows nothing about gin, files or TensorFlow: it calls what it is given.
+only after the save, so a checkpoint at step n resumes with batch n. A state after a loss that is
+not finite is never saved, and a request to stop does not wait for an evaluation. Every pause is
+charged to a named timer. The loop knows nothing about gin, files or TensorFlow: it calls what it
+is given.
 """
 
 from __future__ import annotations
@@ -48,8 +50,12 @@ class Periods:
     save: int = 0
 
     def __post_init__(self) -> None:
-        if self.total < 1 or self.log < 1 or self.evaluate < 0 or self.save < 0:
-            raise ValueError(f"periods must count steps, got {self}")
+        for name, least in (("total", 1), ("log", 1), ("evaluate", 0), ("save", 0)):
+            steps = getattr(self, name)
+            if not isinstance(steps, int) or steps < least:
+                raise ValueError(
+                    f"Periods.{name} counts steps and must be {least} or more, got {steps!r}"
+                )
 
     def due(self, period: int, step: int) -> bool:
         """Whether a pause of this period falls on `step`."""
@@ -91,6 +97,9 @@ class _Window:
 
     task_names: Sequence[str]
     pending: list[Metrics] = dataclasses.field(default_factory=list)
+
+    def finite(self) -> bool:
+        return bool(np.isfinite([step["loss"] for step in jax.device_get(self.pending)]).all())
 
     def drain(self) -> dict[str, float]:
         fetched = jax.device_get(self.pending)
@@ -157,34 +166,43 @@ def run(
     step = int(state.step)
     last_log = step
     timers.interval()
-    while step < periods.total:
-        batch = timers.measure("data", lambda: place(next(batches)))
-        state, metrics = timers.measure("step", lambda: train_step(state, batch, rng))  # noqa: B023
-        window.pending.append(metrics)
-        step += 1
+    try:
+        while step < periods.total:
+            batch = timers.measure("data", lambda: place(next(batches)))
+            state, metrics = timers.measure("step", lambda: train_step(state, batch, rng))  # noqa: B023
+            window.pending.append(metrics)
+            step += 1
+            stopping = stop_requested()
+            saving = periods.due(periods.save, step) or (stopping and step < periods.total)
 
-        if periods.due(periods.log, step):
-            values = timers.measure("step", window.drain)
-            elapsed, charged = timers.interval()
-            training = elapsed - charged.get("evaluate", 0.0) - charged.get("save", 0.0)
-            values["examples_per_second"] = (step - last_log) * batch_size / training
-            values["data_wait"] = charged.get("data", 0.0) / training
-            last_log = step
-            log(step, values)
-            if progress:
-                progress.update(step, values)
-            if not math.isfinite(values["loss"]):
-                raise NonFiniteLossError(
-                    f"the loss is {values['loss']} between steps {step - periods.log} and {step}; "
-                    "lower the learning rate, or look at the batch that this step reads"
-                )
-        stopping = stop_requested()
-        if periods.due(periods.evaluate, step):
-            timers.measure("evaluate", lambda: evaluate(step, state))  # noqa: B023
-        if periods.due(periods.save, step) or (stopping and step < periods.total):
-            timers.measure("save", lambda: save(step, state))  # noqa: B023
-        if stopping:
-            break
-    if progress:
-        progress.close()
+            if periods.due(periods.log, step):
+                values = timers.measure("step", window.drain)
+                elapsed, charged = timers.interval()
+                training = elapsed - charged.get("evaluate", 0.0) - charged.get("save", 0.0)
+                values["examples_per_second"] = (step - last_log) * batch_size / training
+                values["data_wait"] = charged.get("data", 0.0) / training
+                log(step, values)
+                if progress:
+                    progress.update(step, values)
+                _check_loss(values["loss"], last_log, step)
+                last_log = step
+            elif saving and not timers.measure("step", window.finite):
+                _check_loss(math.nan, last_log, step)
+            if periods.due(periods.evaluate, step) and not stopping:
+                timers.measure("evaluate", lambda: evaluate(step, state))  # noqa: B023
+            if saving:
+                timers.measure("save", lambda: save(step, state))  # noqa: B023
+            if stopping:
+                break
+    finally:
+        if progress:
+            progress.close()
     return state
+
+
+def _check_loss(loss: float, first: int, last: int) -> None:
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(
+            f"the loss is {loss} between steps {first} and {last}; lower LEARNING_RATE, or look at "
+            "the examples that these steps read"
+        )
