@@ -214,6 +214,7 @@ def test_splits_and_folders(tmp_path, monkeypatch):
     locations.assign("TEST_DIR", str(tmp_path))
     assert both.open("validation")[0]["text"] == "held out"
     assert both.open("train")[0]["text"] == "train"
-    assert both.open("test")[0]["text"] == "train", "splits without a file read that of train"
+    with pytest.raises(ValueError, match="no test file is declared, only train, validation"):
+        both.open("test")
     again = pickle.loads(pickle.dumps(both.open("validation")))
     assert again[0]["text"] == "held out"
