@@ -14,7 +14,7 @@ from jax import lax
 
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.layers import drop_path, partitioned
-from ofa_jax.ops.conv import conv2d, symmetric_padding
+from ofa_jax.ops.conv import conv2d, max_pool, symmetric_padding
 
 _CONV_AXES = ("conv_h", "conv_w", "conv_in", "conv_out")
 
@@ -128,18 +128,6 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maximum of stride 2, padded by one pixel of -inf on each side.
-
-    Args:
-      x: float[b, y, x, c].
-
-    Returns:
-      float[b, ceil(y / 2), ceil(x / 2), c].
-    """
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-
-
 class ResNet(nn.Module):
     """Pixels to patch features."""
 
@@ -161,7 +149,7 @@ class ResNet(nn.Module):
         x = Conv(net.stem_width, net.stem_kernel, net.stem_stride, cfg, name="stem")(images)
         x = nn.relu(BatchNorm(cfg, name="stem_norm")(x, train))
         if net.stem_pool:
-            x = max_pool(x)
+            x = max_pool(x, implementation=cfg.conv)
         for stage, blocks in enumerate(net.stage_blocks):
             rates = np.linspace(0.0, cfg.resnet_drop_path, blocks)
             for block in range(blocks):

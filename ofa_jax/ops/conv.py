@@ -1,4 +1,4 @@
-"""Convolution over channels-last images, as XLA convolution or as matrix products.
+"""Convolution and pooling over channels-last images, as XLA windows or as matrix products.
 
 Used by `ofa_jax.model.resnet`. The backward pass of XLA's CPU convolution is slow for the small
 images and few channels of the laptop size, so the same sum can be written as one matrix product
@@ -7,8 +7,11 @@ over extracted patches; on TPU and GPU the native convolution is right.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import lax
 
 # Above this many patch elements per image the patches no longer stay in cache and cost more
@@ -50,7 +53,7 @@ def conv2d(
       ValueError: if the implementation is unknown.
     """
     if implementation == "auto":
-        implementation = _choose(images.shape, kernel.shape, stride)
+        implementation = _choose(images.shape, kernel.shape[0] * kernel.shape[1], stride)
     if implementation == "xla":
         return lax.conv_general_dilated(
             images,
@@ -64,12 +67,36 @@ def conv2d(
     return _conv_by_matmul(images, kernel, stride, padding)
 
 
-def _choose(image_shape: tuple[int, ...], kernel_shape: tuple[int, ...], stride: int) -> str:
+def max_pool(images: jax.Array, *, implementation: str = "auto") -> jax.Array:
+    """3x3 maximum of stride 2, padded by one pixel of -inf on each side (SPEC 1.3).
+
+    Args:
+      images: float[b, y, x, c].
+      implementation: as in `conv2d`; "matmul" takes the maximum of shifted images, whose backward
+        pass has no scatter.
+
+    Returns:
+      float[b, ceil(y / 2), ceil(x / 2), c].
+    """
+    if implementation == "auto":
+        implementation = _choose(images.shape, 9, 2)
+    if implementation == "xla":
+        return nn.max_pool(images, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    for axis in (1, 2):
+        size = images.shape[axis]
+        shifts = [
+            lax.slice_in_dim(padded, start, start + size, stride=2, axis=axis) for start in range(3)
+        ]
+        padded = functools.reduce(jnp.maximum, shifts)
+    return padded
+
+
+def _choose(image_shape: tuple[int, ...], kernel_elements: int, stride: int) -> str:
     if jax.default_backend() != "cpu":
         return "xla"
     _, y, x, c = image_shape
-    ky, kx, _, _ = kernel_shape
-    patch_elements = (y // stride) * (x // stride) * ky * kx * c
+    patch_elements = (y // stride) * (x // stride) * kernel_elements * c
     return "matmul" if patch_elements <= _MAX_PATCH_ELEMENTS else "xla"
 
 

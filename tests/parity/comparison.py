@@ -227,31 +227,68 @@ def compare_greedy(run: Run) -> Comparison:
     return result
 
 
+@dataclasses.dataclass(frozen=True)
+class GradientDifference:
+    """Largest relative differences over all parameters.
+
+    Attributes:
+      norm: of a gradient's norm.
+      norm_of: official name of that parameter.
+      entry: of a single entry, relative to the gradient's norm.
+      entry_of: official name of that parameter.
+    """
+
+    norm: float
+    norm_of: str
+    entry: float
+    entry_of: str
+
+
 def compare_gradient_statistics(
     found: Mapping[str, np.ndarray], expected: Mapping[str, Mapping[str, Any]]
-) -> tuple[float, str]:
-    """Norms of all gradients against their official signatures.
+) -> GradientDifference:
+    """Norms and leading entries of all gradients against their official signatures.
 
     Args:
       found: official name to our gradient.
-      expected: official name to {"norm", "sum", "mean_abs", "head"}.
+      expected: official name to {"norm", "head", ...}.
 
     Returns:
-      The largest relative difference of a norm or of a leading entry (relative to the norm),
-      after the floor for gradients that are zero in exact arithmetic, and whose it is.
+      Differences beyond the floor for gradients that are zero in exact arithmetic, relative to
+      the official norm.
     """
     total = float(np.sqrt(sum(entry["norm"] ** 2 for entry in expected.values())))
     floor = tolerances.GRADIENT_FLOOR * total
-    worst, name_of_worst = 0.0, ""
-    for name, entry in expected.items():
+    norms, entries = {}, {}
+    for name, official in expected.items():
         gradient = np.asarray(found[name], np.float64)
-        head = np.asarray(entry["head"])
-        differences = [
-            abs(float(np.linalg.norm(gradient)) - entry["norm"]),
-            float(np.abs(gradient.reshape(-1)[: head.size] - head).max(initial=0.0)),
-        ]
-        for difference in differences:
-            relative = max(0.0, difference - floor) / (entry["norm"] + floor)
-            if not relative <= worst:
-                worst, name_of_worst = relative, name
-    return worst, name_of_worst
+        head = np.asarray(official["head"])
+        own_head = gradient.reshape(-1)[: head.size]
+        differences = (
+            abs(float(np.linalg.norm(gradient)) - official["norm"]),
+            float(np.abs(own_head - head).max(initial=0.0)),
+        )
+        norms[name], entries[name] = (
+            max(0.0, difference - floor) / (official["norm"] + floor) for difference in differences
+        )
+        if not np.isfinite(gradient).all():
+            norms[name] = float("inf")
+    norm_of, entry_of = max(norms, key=norms.__getitem__), max(entries, key=entries.__getitem__)
+    return GradientDifference(norms[norm_of], norm_of, entries[entry_of], entry_of)
+
+
+def compare_gradients(run: Run, expected: Mapping[str, Any]) -> Comparison:
+    """Loss sum and gradients of a case.
+
+    Args:
+      run: our model on the case.
+      expected: the case's entry in `grad_stats.json`.
+    """
+    result = Comparison(run.case.name)
+    loss, gradients = run.official_gradients()
+    reference = expected["loss_sum"]
+    result.add("loss sum", abs(loss - reference) / abs(reference), tolerances.LOSS)
+    found = compare_gradient_statistics(gradients, expected["grads"])
+    result.add(f"gradient norm of {found.norm_of}", found.norm, tolerances.GRADIENT_NORM)
+    result.add(f"gradient entry of {found.entry_of}", found.entry, tolerances.GRADIENT_ENTRY)
+    return result

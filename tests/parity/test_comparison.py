@@ -46,11 +46,14 @@ def test_gradient_of_zero_may_be_noise_but_a_lost_gradient_fails():
         "key_bias": {"norm": 1e-5, "head": [1e-5]},
     }
     found = {"a": np.array([100.0]), "key_bias": np.array([-2e-5])}
-    assert compare_gradient_statistics(found, expected)[0] == 0.0
+    difference = compare_gradient_statistics(found, expected)
+    assert difference.norm == difference.entry == 0.0
     found["a"] = np.array([0.0])
-    worst, name = compare_gradient_statistics(found, expected)
-    assert name == "a"
-    assert worst == pytest.approx(1.0, abs=1e-4)
+    difference = compare_gradient_statistics(found, expected)
+    assert difference.norm_of == difference.entry_of == "a"
+    assert difference.norm == pytest.approx(1.0, abs=1e-4)
+    found["a"] = np.array([np.nan])
+    assert compare_gradient_statistics(found, expected).norm == np.inf
 
 
 @requires_shared
