@@ -84,11 +84,12 @@ def registered(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
 
 
 def register(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
-    """Registers the names with gin, once per process.
+    """Registers the names with gin and forgets all bindings, so that a process can do it again.
 
     Returns:
       Name in gin files to the configurable function that gin made of it.
     """
+    gin.clear_config()
     configurables = {}
     for name, function in registered(train).items():
         module, _, short = name.rpartition(".")

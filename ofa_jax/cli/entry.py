@@ -10,8 +10,13 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ofa_jax.cli.gin_files import MacroType
 
 REQUIRED_MACROS = (
     "MIXTURE_OR_TASK_NAME",
@@ -57,6 +62,26 @@ def set_up_process() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
 
 
+def _macro_types() -> dict[str, MacroType]:
+    from ofa_jax.cli.gin_files import MacroType, number, text, whole_number
+
+    return {
+        "MIXTURE_OR_TASK_NAME": text("scenes_quickstart"),
+        "TASK_FEATURE_LENGTHS": MacroType(
+            "a dictionary such as {'inputs': 28, 'targets': 20, 'image': 32}",
+            lambda value: isinstance(value, dict),
+        ),
+        "TRAIN_STEPS": whole_number(1),
+        "WARMUP_STEPS": whole_number(0),
+        "EVAL_PERIOD": whole_number(0),
+        "BATCH_SIZE": whole_number(1),
+        "SEED": whole_number(0),
+        "LEARNING_RATE": number(0),
+        "DROPOUT_RATE": number(0),
+        "MODEL_DIR": text("runs/mine"),
+    }
+
+
 def run_train(arguments: Sequence[str]) -> int:
     """Parses gin files and overrides, then calls `train_script.train`.
 
@@ -86,16 +111,28 @@ def run_train(arguments: Sequence[str]) -> int:
 
     try:
         configurables = names.register(train)
-        gin_files.parse(options.gin_file, bindings, names.registered(train))
-        gin_files.check_macros(REQUIRED_MACROS)
+        gin_files.parse(
+            options.gin_file,
+            bindings,
+            names.registered(train),
+            required=REQUIRED_MACROS,
+            types=_macro_types(),
+        )
         if options.print_config:
             print(gin_files.resolved())
             return 0
         configurables["train_script.train"]()
-    except (ValueError, OSError, CheckpointError, NonFiniteLossError) as error:
+    except (ValueError, TypeError, OSError, CheckpointError, NonFiniteLossError) as error:
+        # gin appends where in the configuration it was; the first line is the message.
+        message = str(error).strip().splitlines()[0]
+        if isinstance(error, TypeError):
+            # A setting of the wrong type fails where its dataclass is made; elsewhere it is a bug.
+            place = re.search(r"In call to configurable '(\w+)'", str(error))
+            if not place or place.group(1) == "train":
+                raise
+            message = f"{place.group(1)}: a value has the wrong type ({message})"
         if os.environ.get("OFA_TRACEBACK"):
             raise
-        # gin appends where in the configuration it was; the first line is the message.
-        print(f"error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 2
     return 0

@@ -7,6 +7,7 @@ does not exist is an error that says which one is nearest.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import pathlib
@@ -22,8 +23,57 @@ CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 _OVERRIDE = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
 
 
+_INCLUDE = re.compile(r"""^include\s+['"](.+?)['"]""", re.MULTILINE)
+_GIN_ERRORS = (ValueError, SyntaxError, TypeError, AttributeError)
+
+
 class ConfigError(ValueError):
     """A gin file or override that cannot be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MacroType:
+    """What a macro may be.
+
+    Attributes:
+      words: for example "a whole number of 1 or more".
+      accepts: whether a value is one.
+    """
+
+    words: str
+    accepts: Callable[[Any], bool]
+
+    def check(self, name: str, value: Any) -> None:
+        """Fails where a macro's value is of another type.
+
+        Raises:
+          ConfigError: names the macro and what it must be.
+        """
+        if not self.accepts(value):
+            raise ConfigError(f"{name} must be {self.words}, got {value!r}")
+
+
+def whole_number(least: int) -> MacroType:
+    """The type of counts and seeds."""
+    return MacroType(
+        f"a whole number of {least} or more",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
+    )
+
+
+def number(least: float) -> MacroType:
+    """The type of rates."""
+    return MacroType(
+        f"a number of {least} or more",
+        lambda value: isinstance(value, (int, float)) and value >= least,
+    )
+
+
+def text(example: str) -> MacroType:
+    """The type of names and paths."""
+    return MacroType(
+        f"a text such as {example!r}", lambda value: isinstance(value, str) and value != ""
+    )
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -45,44 +95,49 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parse(
-    files: Sequence[str], bindings: Sequence[str], known: Mapping[str, Callable[..., Any]]
+    files: Sequence[str],
+    overrides: Sequence[str],
+    known: Mapping[str, Callable[..., Any]],
+    *,
+    required: Sequence[str] = (),
+    types: Mapping[str, MacroType] | None = None,
 ) -> None:
-    """Parses gin files in order, then bindings that override them.
+    """Parses gin files in order, then bindings that override them, and checks every macro.
 
     Args:
       files: paths, relative to the working directory or to the checkout.
-      bindings: lines such as `TRAIN_STEPS = 100`.
+      overrides: lines such as `TRAIN_STEPS = 100`.
       known: configurable names and what stands behind them, for the hints of errors.
+      required: macros that must have a value.
+      types: what macros may be; those not named here may be anything.
 
     Raises:
-      ConfigError: a missing file, a syntax error, or an unknown name (the nearest is named).
+      ConfigError: a missing file, a syntax error, an unknown name (the nearest is named), a macro
+        without value, of another type, or read by nothing.
     """
     gin.clear_config()
     gin.add_config_file_search_path(str(CHECKOUT))
-    try:
-        gin.parse_config_files_and_bindings(list(files), list(bindings), skip_unknown=False)
-    except OSError as error:
-        raise ConfigError(f"gin file not found: {error}") from error
-    except (ValueError, SyntaxError, TypeError, AttributeError) as error:
-        raise ConfigError(_explain(str(error), known)) from error
-    _check_macros_are_used()
-
-
-def check_macros(required: Sequence[str]) -> None:
-    """Fails where a macro that a run needs has no value.
-
-    Raises:
-      ConfigError: names the macro and how to set it.
-    """
-    for name in required:
+    for file in files:
+        _check_files(file, asked_by="--gin_file")
         try:
-            value = gin.query_parameter(f"{name}/macro.value")
-        except ValueError:
-            value = gin.REQUIRED
-        if value is gin.REQUIRED:
-            raise ConfigError(
-                f'{name} has no value: add --gin.{name}="..." or set it in a gin file'
-            )
+            gin.parse_config_file(file, skip_unknown=False)
+        except _GIN_ERRORS as error:
+            raise ConfigError(f"{file}: {_explain(str(error), known)}") from error
+    for binding in overrides:
+        name, _, value = (part.strip() for part in binding.partition("="))
+        try:
+            gin.parse_config(binding, skip_unknown=False)
+        except _GIN_ERRORS as error:
+            message = _explain(str(error), known)
+            if "malformed node" in message or "Failed to parse token" in message:
+                message = f"{value} is no value of gin; texts need quotes, as in "
+                message += f"--gin.{name}='\"{value}\"'"
+            raise ConfigError(f"--gin.{name}={value}: {message}") from error
+    _check_macros(required, types or {})
+    try:
+        gin.finalize()
+    except _GIN_ERRORS as error:
+        raise ConfigError(_explain(str(error), known)) from error
 
 
 def resolved() -> str:
@@ -90,17 +145,54 @@ def resolved() -> str:
     return gin.config_str(max_line_length=100)
 
 
-def _check_macros_are_used() -> None:
-    """A macro that nothing reads is most likely a typo of one that something does."""
+def _check_files(file: str, *, asked_by: str) -> None:
+    """Fails where a file or one that it includes does not exist; gin's own message is none."""
+    path = next((p for p in (pathlib.Path(file), CHECKOUT / file) if p.is_file()), None)
+    if path is None:
+        near = difflib.get_close_matches(file, _files_beside(file), n=2)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigError(f"{asked_by}: there is no gin file {file}{hint}")
+    for included in _INCLUDE.findall(path.read_text(encoding="utf-8")):
+        _check_files(included, asked_by=file)
+
+
+def _files_beside(file: str) -> list[str]:
+    folders = (pathlib.Path(file).parent, CHECKOUT / pathlib.Path(file).parent)
+    names = {path.name for folder in folders for path in folder.glob("*.gin")}
+    return [str(pathlib.Path(file).with_name(name)) for name in sorted(names)]
+
+
+def _check_macros(required: Sequence[str], types: Mapping[str, MacroType]) -> None:
     config = gin.config._CONFIG
-    defined = {scope for scope, selector in config if selector == "gin.macro"}
+    values = {
+        scope: bound.get("value")
+        for (scope, selector), bound in config.items()
+        if selector == "gin.macro"
+    }
     used = {
         "/".join(reference.scopes)
         for reference in gin.config.iterate_references(config)
         if reference.selector == "gin.macro"
     }
-    for name in sorted(defined - used):
+    # A macro that nothing reads is most likely a typo of one that something does.
+    for name in sorted(values.keys() - used):
         raise ConfigError(f"macro {name} is set but nothing uses it.{_nearest(name, sorted(used))}")
+    for name in sorted(used - values.keys() - set(required)):
+        hint = _nearest(name, sorted(values))
+        if name == "MODEL":
+            hint = " Include a model file, for example --gin_file=gin_configs/models/base.gin"
+        raise ConfigError(f"macro {name} is read but never set.{hint}")
+    for name in (*required, *sorted(values)):
+        value = values.get(name, gin.REQUIRED)
+        if isinstance(value, gin.config.ConfigurableReference):
+            if value.scopes and value.scopes[-1] == "gin.REQUIRED":
+                value = gin.REQUIRED
+            elif value.selector == "gin.macro":
+                continue
+        if value is gin.REQUIRED:
+            raise ConfigError(f"{name} has no value: add --gin.{name}=... or set it in a gin file")
+        if name in types:
+            types[name].check(name, value)
 
 
 def _explain(message: str, known: Mapping[str, Callable[..., Any]]) -> str:

@@ -114,7 +114,10 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTask
     import_modules(dataset.modules)
     found = change_rates(lookup(dataset.mixture_or_task_name), dataset.rates)
     tasks = tuple(task for task, _ in found)
-    unseen = tuple(lookup(name)[0][0] for name in (evaluation.unseen_tasks if evaluation else ()))
+    unseen = tuple(
+        lookup(name, setting="utils.EvaluationConfig.unseen_tasks")[0][0]
+        for name in (evaluation.unseen_tasks if evaluation else ())
+    )
     tokenizer = tasks[0].tokenizer()
     for task in (*tasks, *unseen):
         if task.tokenizer().layout != tokenizer.layout:
@@ -123,10 +126,40 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTask
                 f"{tokenizer.layout} and {task.tokenizer().layout}"
             )
     for task in tasks:
+        _check_split(task, dataset.split, "utils.DatasetConfig.split")
         check_lengths(task, dataset.task_feature_lengths, split=dataset.split, seed=dataset.seed)
     return RunTasks(
         tasks, tuple(rate for _, rate in found), unseen, dataset.task_feature_lengths, tokenizer
     )
+
+
+def check_evaluation(tasks: RunTasks, evaluation: EvaluationConfig, *, period: int) -> None:
+    """Fails at the start where an evaluation could not read its examples at the end.
+
+    Args:
+      tasks: of the run.
+      evaluation: settings of the evaluation.
+      period: steps between evaluations during training, 0 for none.
+
+    Raises:
+      ValueError: a task lacks a split; the message names the setting.
+    """
+    if period or evaluation.final_num_examples:
+        for task in tasks.tasks:
+            _check_split(task, evaluation.split, "utils.EvaluationConfig.split")
+    if evaluation.final_num_examples:
+        for task in tasks.unseen:
+            _check_split(task, evaluation.split, "utils.EvaluationConfig.split")
+        for split in evaluation.extra_splits:
+            for task in tasks.tasks:
+                _check_split(task, split, "utils.EvaluationConfig.extra_splits")
+
+
+def _check_split(task: OFATask, split: str, setting: str) -> None:
+    try:
+        task.source.open(split)
+    except ValueError as error:
+        raise ValueError(f"task {task.name!r}, split {split!r} ({setting}): {error}") from error
 
 
 def save_vocabulary(run_dir: str | pathlib.Path, tokenizer: Tokenizer) -> None:

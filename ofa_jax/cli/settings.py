@@ -13,10 +13,11 @@ LENGTH_KEYS = ("inputs", "targets", "image")
 
 
 def _check_lengths(lengths: Mapping[str, int]) -> None:
-    if set(lengths) != set(LENGTH_KEYS) or not all(value > 0 for value in lengths.values()):
+    numbers = [isinstance(value, int) and value > 0 for value in lengths.values()]
+    if set(lengths) != set(LENGTH_KEYS) or not all(numbers):
         raise ValueError(
-            "TASK_FEATURE_LENGTHS must give positive numbers for 'inputs' and 'targets' (tokens) "
-            f"and 'image' (pixels per side), got {dict(lengths)}"
+            "TASK_FEATURE_LENGTHS must give positive whole numbers for 'inputs' and 'targets' "
+            f"(tokens) and 'image' (pixels per side), got {dict(lengths)}"
         )
 
 
@@ -68,8 +69,8 @@ class EvaluationConfig:
       num_examples: per task, during training.
       final_num_examples: per task of the mixture, after training; 0 skips the final evaluation.
       split: split of both.
-      extra_splits: further splits of the final evaluation, split to examples per task; tasks
-        whose source lacks the split are left out.
+      extra_splits: further splits of the final evaluation, split to examples per task; every task
+        of the mixture must have them.
       unseen_tasks: tasks that are evaluated but never trained.
       unseen_task_seeds: evaluation seeds over which their scores are averaged.
       beam_size: 1 is greedy.
@@ -92,6 +93,11 @@ class EvaluationConfig:
                 raise ValueError(
                     f"utils.EvaluationConfig.{name} must be positive, got {getattr(self, name)}"
                 )
+        if isinstance(self.unseen_tasks, str):
+            raise ValueError(
+                "utils.EvaluationConfig.unseen_tasks must be a list of names, such as "
+                f"({self.unseen_tasks!r},)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

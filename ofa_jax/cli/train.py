@@ -20,6 +20,8 @@ from typing import Any
 
 import jax
 
+from ofa_jax.checkpoint.errors import CheckpointError
+from ofa_jax.checkpoint.huggingface import is_repository_id
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.manager import CheckpointManager, readable_size, tree_bytes
 from ofa_jax.checkpoint.orbax_weights import write_model_config
@@ -97,6 +99,8 @@ def train(
     for name, path in (locations or {}).items():
         data_locations.assign(name, path)
     tasks = run_tasks.load(train_dataset_cfg, infer_eval_dataset_cfg)
+    if infer_eval_dataset_cfg:
+        run_tasks.check_evaluation(tasks, infer_eval_dataset_cfg, period=eval_period)
     layout = tasks.tokenizer.layout
     config: OFAConfig = model.build(
         vocab_size=layout.size, padded_vocab_size=layout.padded_size, num_codes=layout.num_codes
@@ -121,6 +125,11 @@ def train(
     run_dir = pathlib.Path(model_dir)
     module = OFA(config)
     tx, schedule = build_optimizer(optimizer)
+    loss = LossConfig(
+        label_smoothing=trainer.label_smoothing,
+        normalisation=trainer.loss_normalisation,
+        task_groups=tuple(int(task.family in _SECOND_GROUP) for task in tasks.tasks),
+    )
     ema = EMAConfig(trainer.ema_decay, trainer.ema_start_step) if trainer.ema_decay else None
     example_batch = pipeline.batch(0)
 
@@ -131,15 +140,10 @@ def train(
     base_key = jax.random.key(random_seed)
     with contextlib.ExitStack() as stack:
         manager = stack.enter_context(
-            CheckpointManager(
-                run_dir,
-                config={
-                    "model": dataclasses.asdict(config),
-                    "vocabulary": dataclasses.asdict(layout),
-                },
-                keep=checkpoint_cfg.keep,
-            )
+            _open_manager(run_dir, checkpoint_cfg.keep, model=config, vocabulary=layout)
         )
+        if checkpoint_cfg.initial_path and not manager.steps():
+            _check_initial_path(checkpoint_cfg.initial_path)
         state, shardings = placement.create_sharded(create, base_key, mesh=mesh, rules=axis_rules)
         check_patterns(state.params, optimizer)
         state = _restore(manager, state, shardings)
@@ -156,11 +160,12 @@ def train(
             dict(mesh.shape),
             f"{len(tasks.tasks)} tasks at batch size {train_dataset_cfg.batch_size}",
         )
-        needed = tree_bytes(to_checkpoint_tree(state)) * (checkpoint_cfg.keep + 1)
+        copies = max(1, checkpoint_cfg.keep + 1 - len(manager.steps()))
+        needed = tree_bytes(to_checkpoint_tree(state)) * copies
         if (free := shutil.disk_usage(run_dir).free) < needed:
             raise ValueError(
                 f"MODEL_DIR {run_dir} has {readable_size(free)} free; {checkpoint_cfg.keep} "
-                f"checkpoints and the one being written need {readable_size(needed)}"
+                f"checkpoints and the one being written need {readable_size(needed)} more"
             )
         run_tasks.refuse_other_settings(run_dir, gin_files.resolved(), total_steps, start_step)
         run_tasks.save_vocabulary(run_dir, tasks.tokenizer)
@@ -176,11 +181,7 @@ def train(
             module,
             tx,
             schedule,
-            LossConfig(
-                label_smoothing=trainer.label_smoothing,
-                normalisation=trainer.loss_normalisation,
-                task_groups=tuple(int(task.family in _SECOND_GROUP) for task in tasks.tasks),
-            ),
+            loss,
             vocab_size=layout.size,
             num_tasks=len(tasks.tasks),
             num_microbatches=trainer.num_microbatches,
@@ -246,6 +247,19 @@ def train(
             results = _finish(run_dir, evaluation, state, log, facts)
     logger.info("done in %s", duration(time.perf_counter() - started))
     return results
+
+
+def _open_manager(run_dir: pathlib.Path, keep: int, **settings: Any) -> CheckpointManager:
+    config = {name: dataclasses.asdict(value) for name, value in settings.items()}
+    try:
+        return CheckpointManager(run_dir, config=config, keep=keep)
+    except CheckpointError as error:
+        raise type(error)(f"MODEL_DIR: {error}") from error
+
+
+def _check_initial_path(path: str) -> None:
+    if not is_repository_id(path) and not pathlib.Path(path).exists():
+        raise ValueError(f"INITIAL_CHECKPOINT_PATH: there is no {path}")
 
 
 def _check_model_fits(config: OFAConfig, tasks: run_tasks.RunTasks) -> None:

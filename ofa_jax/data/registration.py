@@ -266,11 +266,12 @@ def add_mixture(name: str, rates: Mapping[str, float]) -> None:
     seqio.MixtureRegistry.add(name, list(rates.items()))
 
 
-def lookup(name: str) -> list[tuple[OFATask, float]]:
+def lookup(name: str, *, setting: str = "MIXTURE_OR_TASK_NAME") -> list[tuple[OFATask, float]]:
     """The OFA tasks behind a registered task or mixture, with their rates.
 
     Args:
       name: name of a task (rate 1) or of a mixture.
+      setting: what the error says to change.
 
     Returns:
       Tasks of positive rate, sorted by name; `task_ids` of batches follow this order.
@@ -282,7 +283,7 @@ def lookup(name: str) -> list[tuple[OFATask, float]]:
     if name not in registered:
         near = difflib.get_close_matches(name, sorted(registered), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"MIXTURE_OR_TASK_NAME: no task or mixture named {name!r}{hint}")
+        raise ValueError(f"{setting}: no task or mixture named {name!r}{hint}")
     mixture = seqio.get_mixture_or_task(name)
     if isinstance(mixture, seqio.Task):
         return [(mixture.source.task, 1.0)]

@@ -1,0 +1,263 @@
+"""Every mistake in the settings is one line that names the setting, and exit status 2.
+
+The tests run the command in this process up to the first computation; whatever is refused there
+is refused within seconds.
+"""
+
+import collections
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from ofa_jax.cli import train
+from tests.cli.conftest import QUICKSTART, ComputationStarted
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PRETRAIN = "--gin_file=gin_configs/runs/pretrain.gin"
+NANO = "--gin_file=gin_configs/models/nano.gin"
+TRAIN = "--gin_file=gin_configs/runs/train.gin"
+LENGTHS = "--gin.TASK_FEATURE_LENGTHS="
+
+
+@pytest.fixture
+def refused(command_line, capsys, tmp_path):
+    """Runs a command that must be refused and returns its one line."""
+
+    def run(*arguments):
+        if not any(argument.startswith("--gin.MODEL_DIR") for argument in arguments):
+            arguments = (*arguments, f"--gin.MODEL_DIR='{tmp_path / 'run'}'")
+        status = command_line(arguments)
+        captured = capsys.readouterr()
+        assert status == 2
+        assert captured.out == ""
+        lines = captured.err.strip().splitlines()
+        assert len(lines) == 1, captured.err
+        assert lines[0].startswith("error: ")
+        return lines[0]
+
+    return run
+
+
+def test_the_quickstart_is_accepted(command_line, tmp_path):
+    with pytest.raises(ComputationStarted):
+        command_line([QUICKSTART, f"--gin.MODEL_DIR='{tmp_path / 'run'}'"])
+
+
+# Names.
+
+NAMES = {
+    "TRAIN_STPES=10": "macro TRAIN_STPES is set but nothing uses it. Did you mean TRAIN_STEPS",
+    "utils.DatasetConfg.seed=1": "'utils.DatasetConfg'. Did you mean utils.DatasetConfig",
+    "train_script.train.trainer=@trainer.Traner()": "Did you mean trainer.Trainer",
+    "utils.DatasetConfig.batchsize=1": "named 'batchsize'. Did you mean batch_size",
+    "train_script.train.evalperiod=1": "named 'evalperiod'. Did you mean eval_period",
+    "models.OFA.dropot=0.1": "named 'dropot'. Did you mean dropout",
+    "trainer.Trainer.ema_decay=%EMA_DECY": "macro EMA_DECY is read but never set.",
+    "models.OFA.size='giant'": "models.OFA.size: no size 'giant'; known: nano, tiny, medium",
+    "MIXTURE_OR_TASK_NAME='scenes_quikstart'": "did you mean scenes_quickstart",
+    "MIXTURE_OR_TASK_NAME='scenes_vqaa'": "did you mean scenes_vqa",
+    "MIXTURE_OR_TASK_MODULE='mixtures.scnes'": "MIXTURE_OR_TASK_MODULE: no module 'mixtures.scnes'",
+    "utils.EvaluationConfig.unseen_tasks=('scenes_grounded_vq',)": "unseen_tasks: no task or mixtu",
+    "utils.EvaluationConfig.unseen_tasks='scenes_vqa'": "unseen_tasks must be a list of names",
+    "utils.DatasetConfig.split='trian'": "(utils.DatasetConfig.split): unknown split 'trian'",
+    "utils.EvaluationConfig.split='valid'": "(utils.EvaluationConfig.split): unknown split 'valid'",
+    "utils.EvaluationConfig.extra_splits={'tst': 8}": "EvaluationConfig.extra_splits): unknown sp",
+    "utils.DatasetConfig.rates={'vqaa': 1.0}": "has no task 'vqaa'; did you mean vqa",
+    "partitioning.Partitioner.rules='fdsp'": "'fdsp' are none of data_parallel, fsdp",
+    "trainer.Trainer.loss_normalisation='tokns'": "'tokns'",
+    "utils.create_learning_rate_scheduler.shape='cosin'": "'cosin' is none of",
+}
+
+
+@pytest.mark.parametrize("binding", NAMES)
+def test_misspelt_names(refused, binding):
+    assert NAMES[binding] in refused(QUICKSTART, f"--gin.{binding}")
+
+
+def test_names_in_files(refused, tmp_path):
+    path = tmp_path / "mine.gin"
+    path.write_text(
+        'include "gin_configs/runs/quickstart.gin"\nutils.DatasetConfig.btch_size = 5\n'
+    )
+    assert "named 'btch_size'. Did you mean batch_size" in refused(f"--gin_file={path}")
+    path.write_text('include "gin_configs/runs/quikstart.gin"\n')
+    line = refused(f"--gin_file={path}")
+    assert f"{path}: there is no gin file gin_configs/runs/quikstart.gin; did you mean" in line
+    path.write_text('include "gin_configs/runs/quickstart.gin"\nTRAIN_STEPS = = 5\n')
+    line = refused(f"--gin_file={path}")
+    assert str(path) in line
+    assert "line 2" in line
+    line = refused("--gin_file=gin_configs/runs/quikstart.gin")
+    assert "--gin_file: there is no gin file gin_configs/runs/quikstart.gin; did you mean" in line
+    assert "gin_configs/runs/quickstart.gin" in line
+
+
+# Values.
+
+VALUES = {
+    "TRAIN_STEPS=0": "TRAIN_STEPS must be a whole number of 1 or more, got 0",
+    "TRAIN_STEPS='many'": "TRAIN_STEPS must be a whole number of 1 or more, got 'many'",
+    "TRAIN_STEPS=1e3": "TRAIN_STEPS must be a whole number of 1 or more, got 1000.0",
+    "BATCH_SIZE='64'": "BATCH_SIZE must be a whole number of 1 or more, got '64'",
+    "SEED=-1": "SEED must be a whole number of 0 or more, got -1",
+    "EVAL_PERIOD=-5": "EVAL_PERIOD must be a whole number of 0 or more",
+    "LEARNING_RATE='big'": "LEARNING_RATE must be a number of 0 or more, got 'big'",
+    "MODEL_DIR=runs/mine": "texts need quotes, as in --gin.MODEL_DIR='\"runs/mine\"'",
+    "MIXTURE_OR_TASK_NAME=scenes_vqa": "texts need quotes",
+    "MODEL_DIR=''": "MODEL_DIR must be a text such as 'runs/mine', got ''",
+    "utils.CheckpointConfig.period='5'": "CheckpointConfig: a value has the wrong type",
+    "utils.CheckpointConfig.keep=0": "utils.CheckpointConfig: period >= 0 and keep >= 1",
+    "utils.DatasetConfig.num_workers=-1": "utils.DatasetConfig: num_workers >= 0",
+    "utils.EvaluationConfig.beam_size=0": "utils.EvaluationConfig.beam_size must be positive",
+    "utils.DatasetConfig.rates={'vqa': -1.0}": "the rate of 'vqa' is -1",
+    "partitioning.Partitioner.mesh='data=8'": "mesh data=8 has 8 devices",
+    "trainer.Trainer.num_microbatches=5": "5 microbatches",
+    "INITIAL_CHECKPOINT_PATH='/nowhere/at/all'": "INITIAL_CHECKPOINT_PATH: there is no /nowhere",
+}
+
+
+@pytest.mark.parametrize("binding", VALUES)
+def test_values_that_cannot_work(refused, binding):
+    assert VALUES[binding] in refused(QUICKSTART, f"--gin.{binding}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((NANO, TRAIN), "MIXTURE_OR_TASK_NAME has no value: add --gin.MIXTURE_OR_TASK_NAME=..."),
+        (
+            (PRETRAIN, "--gin.TRAIN_STEPS=3", "--gin.BATCH_SIZE=2"),
+            "macro MODEL is read but never set. Include a model file, for example --gin_file=",
+        ),
+        (
+            (NANO, PRETRAIN, "--gin.TRAIN_STEPS=3", "--gin.BATCH_SIZE=2"),
+            "DATA_DIR has no value: add --gin.DATA_DIR=...",
+        ),
+    ],
+)
+def test_macros_without_value(refused, arguments, message):
+    assert message in refused(*arguments)
+
+
+def test_model_dir_is_required(command_line, capsys):
+    arguments = (NANO, TRAIN, "--gin.MIXTURE_OR_TASK_NAME='scenes_vqa'", "--gin.TRAIN_STEPS=3")
+    lengths = f"{LENGTHS}{{'inputs': 28, 'targets': 20, 'image': 32}}"
+    assert command_line([*arguments, lengths, "--gin.BATCH_SIZE=8"]) == 2
+    assert capsys.readouterr().err == (
+        "error: MODEL_DIR has no value: add --gin.MODEL_DIR=... or set it in a gin file\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        (
+            {"inputs": 28, "target": 20, "image": 32},
+            "must give positive whole numbers for 'inputs'",
+        ),
+        ({"inputs": 28, "targets": 20.5, "image": 32}, "must give positive whole numbers"),
+        ({"inputs": 28, "targets": 8, "image": 32}, "['targets'] = 8 is too short for task"),
+        ({"inputs": 9, "targets": 20, "image": 32}, "['inputs'] = 9 is too short for task"),
+        ({"inputs": 28, "targets": 20, "image": 64}, "change TASK_FEATURE_LENGTHS['image']"),
+        ({"inputs": 28, "targets": 20_000, "image": 32}, "['targets'] = 20000, but the model has"),
+        (28, "TASK_FEATURE_LENGTHS must be a dictionary such as"),
+    ],
+)
+def test_lengths_that_do_not_fit(refused, lengths, message):
+    line = refused(QUICKSTART, f"{LENGTHS}{lengths}")
+    assert message in line
+    assert "TASK_FEATURE_LENGTHS" in line
+
+
+def test_rates_of_zero_for_all_tasks(refused):
+    line = refused(
+        QUICKSTART,
+        "--gin.MIXTURE_OR_TASK_MODULE=('mixtures.scenes', 'tests.cli.zero_rates')",
+        "--gin.MIXTURE_OR_TASK_NAME='nothing_to_train'",
+    )
+    assert "mixture 'nothing_to_train': every rate is zero" in line
+    line = refused(
+        QUICKSTART,
+        "--gin.MIXTURE_OR_TASK_NAME='scenes_vqa'",
+        "--gin.utils.DatasetConfig.rates={'vqa': 0}",
+    )
+    assert "utils.DatasetConfig.rates: every rate is zero; give at least one task a" in line
+
+
+def test_several_vocabularies(refused, tmp_path, monkeypatch):
+    line = refused(QUICKSTART, "--gin.utils.EvaluationConfig.unseen_tasks=('scenes_small_vqa',)")
+    assert "'scenes_captioning' and 'scenes_small_vqa' use different vocabularies" in line
+
+
+# The folder of the run.
+
+
+def test_folder_that_cannot_be_written(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = refused(QUICKSTART, f"--gin.MODEL_DIR='{tmp_path / 'file' / 'run'}'")
+    assert f"MODEL_DIR: cannot write checkpoints to {tmp_path / 'file' / 'run'}: Not a dir" in line
+
+
+def test_folder_of_another_model(refused, command_line, tmp_path):
+    folder = f"--gin.MODEL_DIR='{tmp_path / 'run'}'"
+    with pytest.raises(ComputationStarted):
+        command_line([QUICKSTART, folder])
+    with pytest.raises(ComputationStarted):  # the same model is welcome
+        command_line([QUICKSTART, folder, "--gin.TRAIN_STEPS=200"])
+    line = refused(QUICKSTART, folder, "--gin.models.OFA.encoder_layers=1")
+    assert "MODEL_DIR: " in line
+    assert "holds checkpoints of another model: model.encoder_layers is " in line
+    assert "and 1 here; choose another folder" in line
+
+
+def test_disk_without_space(command_line, capsys, tmp_path, monkeypatch):
+    def create(build, key, **others):
+        shapes = nn.meta.unbox(jax.eval_shape(build, key))
+        state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+        return state, state
+
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(train.placement, "create_sharded", create)
+    monkeypatch.setattr(train, "check_patterns", lambda *arguments: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 30, 1 << 30, 1 << 20))
+    folder = tmp_path / "run"
+    assert command_line([QUICKSTART, f"--gin.MODEL_DIR='{folder}'"]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"error: MODEL_DIR {folder} has 1.0 MiB free; 2 checkpoints and the one")
+
+
+# The process.
+
+
+def test_the_command_prints_one_line_and_exits_with_2():
+    finished = subprocess.run(
+        [sys.executable, "-m", "ofa_jax.train", QUICKSTART, "--gin.TRAIN_STPES=10"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    assert finished.stderr.splitlines() == [
+        "error: macro TRAIN_STPES is set but nothing uses it. Did you mean TRAIN_STEPS or "
+        "WARMUP_STEPS?"
+    ]
+
+
+def test_bugs_keep_their_traceback(command_line, monkeypatch, tmp_path):
+    def broken(*arguments, **options):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(train.placement, "create_sharded", broken)
+    with pytest.raises(TypeError, match="a bug"):
+        command_line([QUICKSTART, f"--gin.MODEL_DIR='{tmp_path / 'run'}'"])
+    monkeypatch.setenv("OFA_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="TRAIN_STEPS"):
+        command_line([QUICKSTART, "--gin.TRAIN_STEPS=0"])
