@@ -28,12 +28,18 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
 
 
 def head_projection(config: OFAConfig, name: str | None = None) -> Dense:
-    """A linear map onto all heads: of states (SPEC 1.7) or of normalised positions (SPEC 1.5)."""
+    """A linear map onto all heads: of states (SPEC 1.7) or of normalised positions (SPEC 1.5).
+
+    OFA-NOTE: SPEC 1.10. Below width 256 it starts at 0.4 of the Glorot scale, so that attention
+    starts nearly uniform, as it does at the official scale; sharp random attention delays learning
+    which word belongs to which patch.
+    """
     d = config.width
+    narrow = 0.4 if dense_scale(d, d, d) != OFFICIAL_SCALE else 1.0
     return Dense(
         d,
         axes=("embed", "joined_kv"),
-        scale=dense_scale(d, d, d),
+        scale=narrow * dense_scale(d, d, d),
         dtype=jnp.dtype(config.dtype),
         name=name,
     )
