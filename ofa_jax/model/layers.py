@@ -182,11 +182,9 @@ class Table(nn.Module):
     @nn.compact
     def __call__(self) -> jax.Array:
         """The whole table, float32[rows, features]."""
-        return self.param(
-            "embedding",
-            partitioned(nn.initializers.normal(self.scale), self.axes),
-            (self.rows, self.features),
-        )
+        init = partitioned(nn.initializers.normal(self.scale), self.axes)
+        # Weights may be numpy arrays, which traced ids cannot index.
+        return jnp.asarray(self.param("embedding", init, (self.rows, self.features)))
 
 
 def residual_scale(module: nn.Module, width: int) -> jax.Array:
