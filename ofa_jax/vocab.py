@@ -24,7 +24,6 @@ NUM_SPECIALS = 4
 SPECIAL_SYMBOLS = ("<pad>", "<s>", "</s>", "<unk>")
 
 
-
 def swap_official_ids(ids: np.ndarray) -> np.ndarray:
     """Converts official ids to internal ids, or internal to official: the map is its own inverse.
 

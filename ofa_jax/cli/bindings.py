@@ -24,12 +24,14 @@ _VOCABULARY_FIELDS = ("vocab_size", "padded_vocab_size", "num_codes")
 class _ModelMethods:
     """What `ModelConfig` adds to its fields."""
 
+    size: str
+
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ValueError(f"models.OFA.size: no size {self.size!r}; known: {', '.join(SIZES)}")
         self.build()
 
-    def build(self, **vocabulary: int) -> OFAConfig:
+    def build(self, **vocabulary: Any) -> OFAConfig:
         """The configuration of the model.
 
         Args:
@@ -38,10 +40,10 @@ class _ModelMethods:
         Returns:
           The named size with the fields that are not None.
         """
-        given = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "size" and getattr(self, field.name) is not None
+        given: dict[str, Any] = {
+            name: value
+            for name, value in vars(self).items()
+            if name != "size" and value is not None
         }
         return dataclasses.replace(SIZES[self.size], **given, **vocabulary)
 

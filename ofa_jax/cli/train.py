@@ -174,9 +174,9 @@ def train(
 
         log = RunLog(run_dir, start_step)
         stack.callback(log.close)
-        evaluation = infer_eval_dataset_cfg and InferenceEvaluation(
-            module, tasks, infer_eval_dataset_cfg, random_seed
-        )
+        evaluation = None
+        if infer_eval_dataset_cfg:
+            evaluation = InferenceEvaluation(module, tasks, infer_eval_dataset_cfg, random_seed)
         train_step = make_train_step(
             module,
             tx,
