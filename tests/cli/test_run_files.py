@@ -1,0 +1,87 @@
+"""Files and lines of a run: the metrics log across restarts, changed rates, changed settings."""
+
+import json
+import logging
+
+import pytest
+
+import mixtures.scenes  # noqa: F401  (registers the tasks)
+from ofa_jax.cli import run_log, run_tasks
+from ofa_jax.data.registration import lookup
+
+
+def steps_of(log):
+    return [json.loads(line)["step"] for line in log.path.read_text().splitlines()]
+
+
+def test_lines_after_the_checkpoint_are_dropped(tmp_path):
+    log = run_log.RunLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.write(step, {"loss": 1.0 / step})
+    log.close()
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "lo')  # cut off by a kill
+    again = run_log.RunLog(tmp_path, 2)
+    assert steps_of(again) == [1, 2]
+    before = json.loads(again.path.read_text().splitlines()[-1])["time"]
+    assert again.seconds >= before
+    again.write(3, {"loss": 0.1})
+    again.close()
+    assert steps_of(again) == [1, 2, 3]
+    assert json.loads(again.path.read_text().splitlines()[-1])["time"] >= before
+    fresh = run_log.RunLog(tmp_path, 0)
+    fresh.close()
+    assert steps_of(fresh) == []
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_progress_in_a_log_names_step_eta_and_rate(caplog):
+    bar = run_log.ProgressBar(100, 20)
+    with caplog.at_level(logging.INFO, logger="ofa_jax"):
+        bar.update(40, {"loss": 1.25, "examples_per_second": 512.3, "data_wait": 0.034})
+        bar.close()
+    [line] = caplog.messages
+    assert line.startswith("train step 40/100, ETA ")
+    assert line.endswith("loss 1.250, 512 examples/s, data wait 3%")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (59, "59s"), (61, "1m01s"), (3600, "1h00m"), (7384, "2h03m")]
+)
+def test_durations(seconds, text):
+    assert run_log.duration(seconds) == text
+
+
+def test_rates_are_changed_by_task_or_family():
+    found = lookup("scenes_quickstart")
+    changed = run_tasks.change_rates(found, {"vqa": 7, "scenes_detection": 0.0})
+    assert {task.family: rate for task, rate in changed}["vqa"] == 7.0
+    assert "detection" not in {task.family for task, _ in changed}
+    others = [(task, rate) for task, rate in found if task.family not in ("vqa", "detection")]
+    assert [pair for pair in changed if pair[0].family != "vqa"] == others
+    assert run_tasks.change_rates(found, {}) == found
+
+
+BEFORE = "# Macros:\n# ====\nSEED = 0\nTRAIN_STEPS = 10\nx.y = \\\n    {'a': 1}\n"
+
+
+def test_a_finished_run_refuses_other_settings(tmp_path, caplog):
+    changed = BEFORE.replace("SEED = 0", "SEED = 1")
+    check = run_tasks.refuse_other_settings
+    check(tmp_path, BEFORE, 10, 10)  # nothing there yet
+    (tmp_path / "config.gin").write_text(BEFORE)
+    check(tmp_path, BEFORE, 10, 10)
+    check(tmp_path, BEFORE.replace("\\\n   ", ""), 10, 10)  # only the lines are broken differently
+    check(tmp_path, changed, 10, 0)  # nothing was trained
+    with pytest.raises(ValueError, match=r"holds a finished run with other settings .*SEED = 1"):
+        check(tmp_path, changed, 10, 10)
+    with caplog.at_level(logging.WARNING, logger="ofa_jax"):
+        check(tmp_path, changed, 10, 5)
+    assert caplog.messages == ["settings differ from those this run began with: SEED = 1"]
+
+
+def test_json_is_replaced_at_once(tmp_path):
+    run_tasks.write_json(tmp_path / "metrics.json", {"a": 1})
+    run_tasks.write_json(tmp_path / "metrics.json", {"a": 2})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"a": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
