@@ -30,11 +30,7 @@ SPLITS = ("train", "validation", "test", "compositions", "unseen_style")
 
 
 def add_scenes_tasks(prefix: str, preset: str) -> None:
-    """Registers `<prefix>_visual_grounding` and so on over one preset of the world.
-
-    OFA-NOTE: SPEC 4.6. Weights are those of short runs: an answer of one word counts twice, the
-    many codes of an image half (officially 1 and 2).
-    """
+    """Registers `<prefix>_visual_grounding` and so on over one preset of the world."""
     add = functools.partial(
         add_task,
         source=ScenesSplits(preset),
@@ -61,7 +57,6 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         family="vqa",
         prepare=[ChooseQuestion()],
         scorer="answer_by_kind",
-        loss_weight=2.0,
     )
     add(
         f"{prefix}_image_text_matching",
@@ -69,7 +64,6 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         family="image_text_matching",
         prepare=[ChooseMatch()],
         scorer="answer",
-        loss_weight=2.0,
     )
     add(
         f"{prefix}_captioning",
@@ -83,6 +77,7 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         instructions.DETECTION,
         family="detection",
         scorer="objects",
+        loss_weight=2.0,
     )
     add(
         f"{prefix}_image_infilling",
@@ -90,13 +85,14 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         family="image_infilling",
         prepare=[EncodeCentre(functools.partial(scenes_codebook, preset))],
         scorer="codes",
-        loss_weight=0.5,
+        loss_weight=2.0,
     )
     add(
         f"{prefix}_text_infilling",
         instructions.TEXT_INFILLING,
         family="text_infilling",
         scorer="filled_text",
+        loss_weight=2.0,
     )
     add(
         f"{prefix}_grounded_vqa",
