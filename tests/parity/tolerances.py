@@ -23,7 +23,9 @@ GRADIENT_NORM = 1e-3  # relative, per parameter and of all
 # float32 one to 1e-4.
 GRADIENT_ENTRY = 5e-3
 BEAM_SCORE = 1e-4  # absolute: scores of hypotheses
-PARAMETER = 1e-5  # relative: norms of parameters after optimiser steps
+# Relative: norms of parameters after optimiser steps. Adam divides each entry by its own size, so
+# rounding in entries with tiny gradients moves parameters by a visible share of the learning rate.
+PARAMETER = 1e-4
 
 # Some gradients are zero in exact arithmetic (biases of keys, for one: softmax does not see
 # them), so what either side shows is noise. Differences below this share of the norm of the whole
