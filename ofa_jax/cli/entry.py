@@ -50,6 +50,8 @@ def set_up_process() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logger.setLevel(logging.INFO)
+    # orbax and grain report on themselves through absl; what a user must know, ofa_jax says.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     import jax
 
     with _quiet_native_stderr():
