@@ -2,7 +2,7 @@
 
 Gradient, then clipping by global norm, then fairseq's Adam, then decoupled weight decay, then the
 learning rate. All states are optax's own types, which t5x knows how to shard and which hold only
-arrays.
+arrays. Chosen matrices can be updated by Muon in place of Adam, which official runs never do.
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
 from ofa_jax.training.schedule import Schedule, ScheduleConfig, build_schedule
 
 CLIP_EPSILON = 1e-6
 TRAINED, FROZEN = "trained", "frozen"
+ADAM, MUON = "adam", "muon"
+# Root mean square of an update by Muon before the learning rate: about that of Adam's, so that
+# both share one learning rate (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2).
+MUON_RMS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +43,9 @@ class OptimizerConfig:
         no moments. Paths look like "decoder/layers_0/self_attn/query/kernel".
       no_decay: regular expressions of parameters without weight decay; officially none.
       learning_rate_factors: (regular expression, factor); the first match scales the rate.
+      muon: regular expressions; matrices whose path has a match are updated by Muon (momentum made
+        orthogonal, Jordan et al. 2024) in place of Adam. Everything else stays as it is.
+      muon_beta: decay of Muon's momentum.
     """
 
     schedule: ScheduleConfig
@@ -49,9 +57,11 @@ class OptimizerConfig:
     frozen: tuple[str, ...] = ()
     no_decay: tuple[str, ...] = ()
     learning_rate_factors: tuple[tuple[str, float], ...] = ()
+    muon: tuple[str, ...] = ()
+    muon_beta: float = 0.95
 
     def __post_init__(self) -> None:
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "muon_beta"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"OptimizerConfig.{name} must be in [0, 1): {getattr(self, name)}")
         if self.eps <= 0:
@@ -61,12 +71,12 @@ class OptimizerConfig:
                 raise ValueError(
                     f"OptimizerConfig.{name} must not be negative, got {getattr(self, name)}"
                 )
-        for name in ("frozen", "no_decay"):
+        for name in ("frozen", "no_decay", "muon"):
             if isinstance(getattr(self, name), str):
                 raise ValueError(f"OptimizerConfig.{name} must be a tuple of strings")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         factors = [pattern for pattern, _ in self.learning_rate_factors]
-        for pattern in (*self.frozen, *self.no_decay, *factors):
+        for pattern in (*self.frozen, *self.no_decay, *self.muon, *factors):
             try:
                 re.compile(pattern)
             except re.error as error:
@@ -105,23 +115,28 @@ def matching_paths(tree: Any, patterns: Sequence[str]) -> Any:
 
 
 def check_patterns(params: Any, config: OptimizerConfig) -> None:
-    """Finds expressions that match no parameter, which are typing errors.
+    """Finds expressions that match no parameter, which are typing errors, or no matrix for Muon.
 
     Args:
       params: the parameters or their shapes.
       config: the settings.
 
     Raises:
-      ValueError: naming the first such expression and some parameter paths.
+      ValueError: naming the first such expression and some parameter paths, or the first parameter
+        that Muon cannot update.
     """
     paths = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     factors = [pattern for pattern, _ in config.learning_rate_factors]
-    for pattern in (*config.frozen, *config.no_decay, *factors):
+    for pattern in (*config.frozen, *config.no_decay, *config.muon, *factors):
         if not any(re.search(pattern, path) for path in paths):
             raise ValueError(
                 f"{pattern!r} matches no parameter; there are for example "
                 f"{', '.join(paths[:: max(1, len(paths) // 4)])}"
             )
+    is_muon = jax.tree.leaves(matching_paths(params, config.muon))
+    for path, leaf, chosen in zip(paths, jax.tree.leaves(params), is_muon, strict=True):
+        if chosen and leaf.ndim < 2:
+            raise ValueError(f"OptimizerConfig.muon matches {path!r}, which is not a matrix")
 
 
 def global_norm(tree: Any) -> jax.Array:
@@ -190,6 +205,31 @@ def scale_by_fairseq_adam(beta1: float, beta2: float, eps: float) -> optax.Gradi
     return optax.GradientTransformation(init, update)
 
 
+def scale_by_muon(beta: float) -> optax.GradientTransformation:
+    """Muon's direction: the momentum with all singular values near one, times `MUON_RMS`.
+
+    The last two axes are the matrix; axes before them (scanned layers) are separate matrices. The
+    update of an [in, out] matrix is scaled by sqrt(max(in, out)), which makes its root mean square
+    `MUON_RMS` whatever the shape.
+
+    Args:
+      beta: decay of the momentum (Nesterov).
+
+    Returns:
+      A transformation with `optax.contrib.MuonState`.
+    """
+
+    def matrices(params):
+        return jax.tree.map(lambda _: contrib.MuonDimensionNumbers(-2, -1), params)
+
+    def scale(updates, params=None):
+        del params
+        return jax.tree.map(lambda u: u * (MUON_RMS * max(u.shape[-2:]) ** 0.5), updates)
+
+    orthogonal = contrib.scale_by_muon(beta=beta, weight_dimension_numbers=matrices)
+    return optax.chain(orthogonal, optax.stateless(scale))
+
+
 def scale_by_path(factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
     """Multiplies updates by the factor of the first expression that matches their path.
 
@@ -235,7 +275,16 @@ def build_optimizer(
     parts = []
     if config.clip_norm:
         parts.append(clip_by_global_norm(config.clip_norm))
-    parts.append(scale_by_fairseq_adam(config.beta1, config.beta2, config.eps))
+    direction = scale_by_fairseq_adam(config.beta1, config.beta2, config.eps)
+    if config.muon:
+
+        def kinds(params):
+            chosen = matching_paths(params, config.muon)
+            return jax.tree.map(lambda is_muon: MUON if is_muon else ADAM, chosen)
+
+        rules = {ADAM: direction, MUON: scale_by_muon(config.muon_beta)}
+        direction = optax.multi_transform(rules, kinds)
+    parts.append(direction)
     if config.weight_decay:
         mask = None
         if config.no_decay:

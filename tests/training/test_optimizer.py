@@ -1,5 +1,7 @@
 """The optimiser follows SPEC 6.1."""
 
+import dataclasses
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from flax import linen as nn
 
 from ofa_jax.training.optimizer import (
+    MUON_RMS,
     OptimizerConfig,
     build_optimizer,
     check_patterns,
@@ -163,3 +166,48 @@ def test_expression_without_a_match_is_an_error():
     with pytest.raises(ValueError, match=r"'resnet' matches no parameter.*decoder/kernel"):
         check_patterns(make_params(), config)
     check_patterns(make_params(), OptimizerConfig(CONSTANT, frozen=("norm",)))
+
+
+def test_muon_moves_a_matrix_by_orthogonal_steps_and_leaves_the_rest_to_adam():
+    params = make_params()
+    rng = np.random.default_rng(1)
+    gradients = [
+        jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+        for _ in range(3)
+    ]
+    adam = OptimizerConfig(CONSTANT, weight_decay=0.0, clip_norm=0.0)
+    muon = dataclasses.replace(adam, muon=("kernel$",))
+    by_adam, _ = apply(adam, params, gradients[:1])
+    by_muon, state = apply(muon, params, gradients[:1])
+    np.testing.assert_array_equal(by_muon["norm"]["scale"], by_adam["norm"]["scale"])
+    step = np.asarray(params["decoder"]["kernel"] - by_muon["decoder"]["kernel"])
+    # Nesterov's first momentum is a multiple of the gradient: the step has its singular vectors,
+    # and singular values that Newton-Schulz brings near one (0.7 to 1.2).
+    left, _, right = np.linalg.svd(
+        np.asarray(gradients[0]["decoder"]["kernel"]), full_matrices=False
+    )
+    inner = left.T @ step @ right.T / (0.1 * MUON_RMS * 3**0.5)
+    np.testing.assert_allclose(inner, np.diag(np.diag(inner)), atol=1e-4)
+    assert (np.abs(np.diag(inner) - 0.95) < 0.3).all()
+    again, _ = apply(muon, params, gradients)
+    assert not np.array_equal(again["decoder"]["kernel"], by_muon["decoder"]["kernel"])
+    moments = [leaf.shape for leaf in jax.tree.leaves(state) if np.ndim(leaf) == 2]
+    assert moments == [(3, 2)], "Muon keeps one moment of a matrix"
+
+
+def test_muon_of_stacked_layers_is_muon_of_each():
+    rng = np.random.default_rng(2)
+    kernels = jnp.asarray(rng.normal(size=(2, 4, 6)), jnp.float32)
+    gradient = jnp.asarray(rng.normal(size=(2, 4, 6)), jnp.float32)
+    config = OptimizerConfig(CONSTANT, clip_norm=0.0, muon=("kernel",))
+    stacked, _ = apply(config, {"kernel": kernels}, [{"kernel": gradient}])
+    for i in range(2):
+        alone, _ = apply(config, {"kernel": kernels[i]}, [{"kernel": gradient[i]}])
+        np.testing.assert_allclose(stacked["kernel"][i], alone["kernel"], rtol=1e-5, atol=1e-6)
+
+
+def test_muon_wants_matrices():
+    with pytest.raises(ValueError, match=r"norm/scale.*not a matrix"):
+        check_patterns(make_params(), OptimizerConfig(CONSTANT, muon=("kernel", "scale")))
+    with pytest.raises(ValueError, match="matches no parameter"):
+        check_patterns(make_params(), OptimizerConfig(CONSTANT, muon=("nothing",)))
