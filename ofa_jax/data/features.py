@@ -36,13 +36,17 @@ def pad_row(features: Mapping[str, np.ndarray], lengths: Mapping[str, int], task
         inputs = np.concatenate([inputs[: lengths["inputs"] - 1], inputs[-1:]])
     targets = features["targets"][: lengths["targets"]]
     weights = features["loss_weights"][: lengths["targets"]]
-    decoder_inputs = np.concatenate([[vocab.BOS_ID], targets[:-1]])
+    decoder_inputs = features.get("decoder_inputs")
+    if decoder_inputs is None:
+        decoder_inputs = np.concatenate([[vocab.BOS_ID], targets[:-1]])
     return {
         "encoder_input_tokens": _pad(inputs, lengths["inputs"], np.int32),
         "encoder_images": features["image"],
         "encoder_image_masks": features["image_mask"][0],
         "encoder_image_holes": features["image_hole"],
-        "decoder_input_tokens": _pad(decoder_inputs, lengths["targets"], np.int32),
+        "decoder_input_tokens": _pad(
+            decoder_inputs[: lengths["targets"]], lengths["targets"], np.int32
+        ),
         "decoder_target_tokens": _pad(targets, lengths["targets"], np.int32),
         "decoder_loss_weights": _pad(weights, lengths["targets"], np.float32),
         "decoder_code_masks": features["code_mask"][0],

@@ -16,6 +16,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from ofa_jax.data.answering import FREE_ANSWER, Answering
 from ofa_jax.data.instruction import Instruction
 from ofa_jax.data.task import OFATask, Source, Step
 from ofa_jax.text.tokenizer import Tokenizer
@@ -212,6 +213,7 @@ def add_task(
     scorer: str = "exact_match",
     loss_weight: float = 1.0,
     splits: Sequence[str] = SPLITS,
+    answering: Answering = FREE_ANSWER,
 ) -> OFATask:
     """Declares a task and registers it with seqio.
 
@@ -226,6 +228,7 @@ def add_task(
       scorer: name in `ofa_jax.evaluation.scoring`.
       loss_weight: weight of each target token.
       splits: names that `source.open` knows.
+      answering: decoder prompt, closed answer set, decoding; see `Answering`.
 
     Returns:
       The task.
@@ -245,6 +248,7 @@ def add_task(
         eval_prepare=None if eval_prepare is None else tuple(eval_prepare),
         scorer=scorer,
         loss_weight=loss_weight,
+        answering=answering,
     )
     seqio.TaskRegistry.add(
         name,

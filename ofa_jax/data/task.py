@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ofa_jax.data.answering import FREE_ANSWER, Answering
 from ofa_jax.data.instruction import Example, Features, Instruction, InstructionError
 from ofa_jax.text.tokenizer import Tokenizer
 
@@ -60,6 +61,7 @@ class OFATask:
       scorer: name of the scoring function in `ofa_jax.evaluation.scoring`.
       loss_weight: weight of every target token (SPEC 4.6: 2 for text infilling, image infilling
         and detection); an example's own "confidence" multiplies it.
+      answering: decoder prompt, closed answer set and decoding of a fine-tuned task.
     """
 
     name: str
@@ -71,6 +73,7 @@ class OFATask:
     eval_prepare: tuple[Step, ...] | None = None
     scorer: str = "exact_match"
     loss_weight: float = 1.0
+    answering: Answering = FREE_ANSWER
 
     def __post_init__(self) -> None:
         if not self.instructions:
@@ -121,7 +124,12 @@ class OFATask:
         """Encodes a prepared example, unpadded.
 
         Returns:
-          The features of `Instruction.encode` and `loss_weights` float32[t].
+          The features of `Instruction.encode` and `loss_weights` float32[t]; in training with
+          noise also `decoder_inputs` int32[t].
+
+        Raises:
+          InstructionError: the example does not fit the instruction, or its answer is not in the
+            closed set.
         """
         instruction = self.instructions[0]
         if train and len(self.instructions) > 1:
@@ -133,16 +141,45 @@ class OFATask:
         features = instruction.encode(
             example, tokenizer, rng, image_size=lengths["image"], max_text_tokens=room
         )
+        if train and self.answering.answers is not None:
+            self.answering.answers.check(str(example[instruction.target_slot.field]))
+        features, prompt_length = self.answering.shape_target(features, lengths)
         weights = np.full(
             features["targets"].shape, self.loss_weight * example.get("confidence", 1.0), np.float32
         )
+        weights[:prompt_length] = 0.0
         if skipped := example.get("loss_skip_prefix", 0):
             # SPEC 4.3.1: the last target token (eos) is trained even where the prefix covers it.
             last = weights[-1]
             weights[:skipped] = 0.0
             weights[-1] = last
         features["loss_weights"] = weights
+        if train and self.answering.decoder_input_noise:
+            features["decoder_inputs"] = self.answering.noised_inputs(
+                features["targets"], tokenizer.layout.code_start, rng
+            )
         return features
+
+    def candidate_ids(self) -> list[list[int]]:
+        """Ids of each answer of the closed set, in order, without bos and eos.
+
+        Raises:
+          ValueError: the task has no closed set, or an answer is longer than `max_tokens`.
+        """
+        if self.answering.answers is None:
+            raise ValueError(f"task {self.name!r} has no list of answers")
+        prefix = "".join(p for p in self.instructions[0].target if isinstance(p, str))
+        limit = self.answering.max_tokens
+        rows = []
+        for answer in self.answering.answers.load():
+            ids = self.tokenizer().encode_text(prefix + answer)
+            if limit is not None and len(ids) > limit:
+                raise ValueError(
+                    f"task {self.name!r}: answer {answer!r} has {len(ids)} tokens, the target "
+                    f"holds {limit}"
+                )
+            rows.append(ids)
+        return rows
 
     def rng(self, seed: int, epoch: int, index: int) -> np.random.Generator:
         """Generator of one example: a pure function of seed, task, epoch and record index.

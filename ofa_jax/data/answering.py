@@ -1,0 +1,232 @@
+"""How a fine-tuned task is answered: decoder prompt, closed answer set, decoding, post-processing.
+
+The official recipes differ less in what the encoder reads than in what the decoder is given and in
+how its answer is found (SPEC 7, 8). `Answering` says all of that about one task; `task.OFATask`
+shapes training targets by it, the entry points decode by it. Numpy only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ofa_jax import vocab
+from ofa_jax.data import locations
+from ofa_jax.data.instruction import Features, InstructionError
+
+DECODER_PROMPTS = ("none", "source", "source_and_eos")
+METHODS = ("search", "candidates", "sampling")
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerList:
+    """A closed set of answers, given here or read from a file on first use.
+
+    Attributes:
+      words: the answers, in order; empty where `path` names a file.
+      path: `.pkl` (the official dictionary answer -> number, SPEC 8.3), `.json` (the same, or a
+        list) or `.txt` (a line each); may hold `{DATA_DIR}`.
+    """
+
+    words: tuple[str, ...] = ()
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.words) == bool(self.path):
+            raise ValueError("an AnswerList needs either words or the path of a file")
+
+    def load(self) -> tuple[str, ...]:
+        """The answers in order.
+
+        Raises:
+          ValueError: the file is missing, unreadable, empty, or names an answer twice.
+        """
+        return self.words or _read_answers(locations.resolve(self.path))
+
+    def check(self, answer: str) -> None:
+        """Fails where an answer is not in the set.
+
+        Raises:
+          InstructionError: names the answer and the set.
+        """
+        known = _answer_set(self)
+        if answer not in known:
+            where = f"the {len(known)} answers of {self.path}" if self.path else f"{self.words}"
+            raise InstructionError(f"answer {answer!r} is not one of {where}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answering:
+    """Everything about a task that lies behind its encoder.
+
+    Attributes:
+      decoder_prompt: what the decoder reads before it answers: "none" (bos only), "source" (the
+        source without its eos, official name prev_output) or "source_and_eos" (official src).
+        Prompts are not part of the loss.
+      ends_with_eos: whether the answer ends with eos, in training and in candidate scores; GLUE
+        labels do not (SPEC 7.5).
+      max_tokens: longest answer, eos not counted; longer ones lose their end. Needed with a
+        prompt, whose length it decides.
+      answers: the closed set. It constrains training (SPEC 5.1) and decoding; None = free answers.
+      method: "search" (beam search), "candidates" (every answer is scored, SPEC 7.3) or
+        "sampling".
+      decoding: settings of `ofa_jax.decoding.beam.BeamConfig` or `sampling.SamplingConfig` that
+        differ from their defaults.
+      renormalise: whether probabilities are taken among the possible answers; False is the
+        zero-shot rule (SPEC 7.10).
+      decoder_input_noise: share of decoder inputs that training replaces by random text tokens
+        (SPEC 8.8). Applied by the grain executor.
+      clean: turns a decoded text into the text that is scored and submitted (a module-level
+        function); None keeps it.
+      submission: official format of predictions, see `ofa_jax.evaluation.submission`.
+    """
+
+    decoder_prompt: str = "none"
+    ends_with_eos: bool = True
+    max_tokens: int | None = None
+    answers: AnswerList | None = None
+    method: str = "search"
+    decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    renormalise: bool = True
+    decoder_input_noise: float = 0.0
+    clean: Callable[[str], str] | None = None
+    submission: str = ""
+
+    def __post_init__(self) -> None:
+        for name, known in (("decoder_prompt", DECODER_PROMPTS), ("method", METHODS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"Answering.{name} must be one of {', '.join(known)}, "
+                    f"got {getattr(self, name)!r}"
+                )
+        if self.decoder_prompt != "none" and self.max_tokens is None:
+            raise ValueError("Answering: a decoder prompt needs max_tokens, the longest answer")
+        if self.method == "candidates" and self.answers is None:
+            raise ValueError("Answering: method 'candidates' needs answers")
+        if not 0 <= self.decoder_input_noise < 1:
+            raise ValueError(
+                f"Answering.decoder_input_noise must be in [0, 1), got {self.decoder_input_noise}"
+            )
+
+    def prompt(self, inputs: np.ndarray) -> np.ndarray:
+        """What the decoder reads after bos and before the answer.
+
+        Args:
+          inputs: int32[s] source with bos and eos, unpadded.
+
+        Returns:
+          int32[p], empty without a decoder prompt.
+        """
+        if self.decoder_prompt == "none":
+            return inputs[:0]
+        return inputs[1:-1] if self.decoder_prompt == "source" else inputs[1:]
+
+    def shape_target(self, features: Features, lengths: Mapping[str, int]) -> tuple[Features, int]:
+        """Cuts the answer, puts the prompt in front, and cuts the source so that both fit.
+
+        OFA-NOTE: SPEC 3.2. Where source and prompt are too long for the static shapes, both lose
+        the same end (before eos), so that the prompt still repeats the source.
+
+        Args:
+          features: of `Instruction.encode`: "inputs" int32[s], "targets" int32[t] with eos.
+          lengths: task feature lengths.
+
+        Returns:
+          (features with new "inputs" and "targets", number of prompt positions in "targets").
+
+        Raises:
+          InstructionError: no room for a prompt.
+        """
+        answer = features["targets"][:-1]
+        if self.max_tokens is not None:
+            answer = answer[: self.max_tokens]
+        ending = features["targets"][-1:] if self.ends_with_eos else features["targets"][:0]
+        inputs = features["inputs"]
+        if self.decoder_prompt != "none":
+            reserved = (self.max_tokens or 0) + int(self.ends_with_eos)
+            extra = 2 if self.decoder_prompt == "source" else 1
+            room = min(lengths["inputs"], lengths["targets"] - reserved + extra)
+            if room < 3:
+                raise InstructionError(
+                    f"TASK_FEATURE_LENGTHS['targets'] = {lengths['targets']} leaves no room for "
+                    f"the decoder prompt: the answer alone may take {reserved} tokens"
+                )
+            if len(inputs) > room:
+                inputs = np.concatenate([inputs[: room - 1], inputs[-1:]])
+        prompt = self.prompt(inputs)
+        targets = np.concatenate([prompt, answer, ending]).astype(np.int32)
+        return {**features, "inputs": inputs, "targets": targets}, len(prompt)
+
+    def noised_inputs(
+        self, targets: np.ndarray, code_start: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Decoder inputs of training with some tokens replaced at random (SPEC 8.8).
+
+        Args:
+          targets: int32[t].
+          code_start: first id that is neither special nor text.
+          rng: the example's generator.
+
+        Returns:
+          int32[t]: bos, then targets without the last, of which a share is replaced.
+        """
+        inputs = np.concatenate([[vocab.BOS_ID], targets[:-1]]).astype(np.int32)
+        replaced = rng.random(len(inputs)) < self.decoder_input_noise
+        replaced[0] = False
+        noise = rng.integers(vocab.NUM_SPECIALS, code_start, len(inputs))
+        return np.where(replaced, noise, inputs).astype(np.int32)
+
+
+FREE_ANSWER = Answering()
+"""No prompt, no closed set: how pretraining tasks are answered."""
+
+
+class _NoGlobals(pickle.Unpickler):
+    """Reads pickles of plain dictionaries, strings and numbers; runs nothing."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"refuses to load {module}.{name}")
+
+
+@functools.lru_cache(maxsize=16)
+def _read_answers(path: str) -> tuple[str, ...]:
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise ValueError(f"{path} does not exist; it should hold the list of answers")
+    try:
+        if file.suffix == ".txt":
+            raw: Any = [line for line in file.read_text(encoding="utf-8").splitlines() if line]
+        elif file.suffix == ".json":
+            raw = json.loads(file.read_text(encoding="utf-8"))
+        else:
+            with file.open("rb") as stream:
+                raw = _NoGlobals(stream).load()
+    except (pickle.UnpicklingError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no list of answers: {error}") from error
+    return _ordered(raw, path)
+
+
+def _ordered(raw: Any, path: str) -> tuple[str, ...]:
+    if isinstance(raw, Mapping):
+        raw = sorted(raw, key=raw.__getitem__)
+    if not isinstance(raw, Sequence) or isinstance(raw, str):
+        raise ValueError(f"{path} must hold a list of answers or a table answer -> number")
+    answers = tuple(str(answer) for answer in raw)
+    if not answers:
+        raise ValueError(f"{path}: the list of answers is empty")
+    if len(set(answers)) < len(answers):
+        twice = next(answer for answer in answers if answers.count(answer) > 1)
+        raise ValueError(f"{path}: answer {twice!r} stands there twice")
+    return answers
+
+
+@functools.lru_cache(maxsize=16)
+def _answer_set(answers: AnswerList) -> frozenset[str]:
+    return frozenset(answers.load())
