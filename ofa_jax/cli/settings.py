@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+OBJECTIVES = ("cross_entropy", "scst")
 LENGTH_KEYS = ("inputs", "targets", "image")
 
 
@@ -108,13 +109,23 @@ class CheckpointConfig:
       period: steps between checkpoints; 0 saves only at the end.
       keep: newest checkpoints that stay on disk.
       initial_path: a checkpoint of another run whose weights this run starts from.
+      best_metric: score of the evaluations during training, such as "cider_d" or
+        "captioning/cider_d"; the best checkpoint by it stays, and the final evaluation uses it.
+        "" keeps only the newest.
+      best_mode: "max" or "min".
     """
 
     period: int = 1000
     keep: int = 2
     initial_path: str | None = None
+    best_metric: str = ""
+    best_mode: str = "max"
 
     def __post_init__(self) -> None:
+        if self.best_mode not in ("max", "min"):
+            raise ValueError(
+                f"utils.CheckpointConfig.best_mode must be 'max' or 'min', got {self.best_mode!r}"
+            )
         if self.period < 0 or self.keep < 1:
             raise ValueError("utils.CheckpointConfig: period >= 0 and keep >= 1 expected")
 
@@ -142,6 +153,17 @@ class TrainerConfig:
       loss_normalisation: "tokens" or "group" (SPEC 4.6).
       ema_decay: decay of the averaged weights; 0 keeps no average.
       ema_start_step: before it the average is a copy.
+      drop_worst_ratio: share of the tokens of largest loss to leave out (SPEC 5.1).
+      drop_worst_after: leave them out from this step on.
+      encouraging_log_end: adds the encouraging loss with this turning point (SPEC 5.4); None does
+        not.
+      constraint_range: (start, stop) of the ids that targets may have besides the specials, as
+        in text-to-image (SPEC 6.5); None allows all.
+      objective: "cross_entropy", or "scst" for captions rewarded by CIDEr-D (SPEC 5.5).
+      scst_samples: captions per picture that SCST compares.
+      scst_max_length: longest of them, in tokens.
+      scst_document_frequency: file of n-gram frequencies (the official coco-train-words.p, or
+        JSON); "" counts them in the training references.
     """
 
     num_microbatches: int = 1
@@ -149,3 +171,23 @@ class TrainerConfig:
     loss_normalisation: str = "tokens"
     ema_decay: float = 0.0
     ema_start_step: int = 0
+    drop_worst_ratio: float = 0.0
+    drop_worst_after: int = 0
+    encouraging_log_end: float | None = None
+    constraint_range: tuple[int, int] | None = None
+    objective: str = "cross_entropy"
+    scst_samples: int = 5
+    scst_max_length: int = 16
+    scst_document_frequency: str = ""
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(
+                f"trainer.Trainer.objective must be one of {', '.join(OBJECTIVES)}, "
+                f"got {self.objective!r}"
+            )
+        if self.objective == "scst" and self.scst_samples < 2:
+            raise ValueError(
+                "trainer.Trainer.scst_samples must be 2 or more: each caption is compared with "
+                f"the others of its picture; got {self.scst_samples}"
+            )

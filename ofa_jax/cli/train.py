@@ -25,7 +25,7 @@ from ofa_jax.checkpoint.huggingface import is_repository_id
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.manager import CheckpointManager, readable_size, tree_bytes
 from ofa_jax.checkpoint.orbax_weights import write_model_config
-from ofa_jax.cli import gin_files, run_tasks
+from ofa_jax.cli import finetuning, gin_files, run_tasks
 from ofa_jax.cli.inference_evaluation import InferenceEvaluation, device_name
 from ofa_jax.cli.run_log import ProgressBar, RunLog, duration
 from ofa_jax.cli.settings import (
@@ -37,7 +37,6 @@ from ofa_jax.cli.settings import (
 )
 from ofa_jax.data import locations as data_locations
 from ofa_jax.data.pipeline import MixturePipeline
-from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.report.build import build_report
@@ -48,12 +47,8 @@ from ofa_jax.training.ema import EMAConfig
 from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer, check_patterns
 from ofa_jax.training.preemption import PreemptionHandler
 from ofa_jax.training.state import TrainState, from_checkpoint_tree, to_checkpoint_tree
-from ofa_jax.training.step import make_train_step
 
 logger = logging.getLogger("ofa_jax")
-
-# Families of the second official group (SPEC 4.2, 4.6).
-_SECOND_GROUP = ("detection", "image_infilling", "text_infilling")
 
 
 def train(
@@ -125,11 +120,6 @@ def train(
     run_dir = pathlib.Path(model_dir)
     module = OFA(config)
     tx, schedule = build_optimizer(optimizer)
-    loss = LossConfig(
-        label_smoothing=trainer.label_smoothing,
-        normalisation=trainer.loss_normalisation,
-        task_groups=tuple(int(task.family in _SECOND_GROUP) for task in tasks.tasks),
-    )
     ema = EMAConfig(trainer.ema_decay, trainer.ema_start_step) if trainer.ema_decay else None
     example_batch = pipeline.batch(0)
 
@@ -140,7 +130,7 @@ def train(
     base_key = jax.random.key(random_seed)
     with contextlib.ExitStack() as stack:
         manager = stack.enter_context(
-            _open_manager(run_dir, checkpoint_cfg.keep, model=config, vocabulary=layout)
+            _open_manager(run_dir, checkpoint_cfg, model=config, vocabulary=layout)
         )
         if checkpoint_cfg.initial_path and not manager.steps():
             _check_initial_path(checkpoint_cfg.initial_path)
@@ -177,14 +167,12 @@ def train(
         evaluation = None
         if infer_eval_dataset_cfg:
             evaluation = InferenceEvaluation(module, tasks, infer_eval_dataset_cfg, random_seed)
-        train_step = make_train_step(
+        train_step = finetuning.training_step(
             module,
             tx,
             schedule,
-            loss,
-            vocab_size=layout.size,
-            num_tasks=len(tasks.tasks),
-            num_microbatches=trainer.num_microbatches,
+            trainer,
+            tasks,
             ema=ema,
             frozen=optimizer.frozen,
             state_shardings=shardings,
@@ -195,9 +183,12 @@ def train(
             manager.save(step, to_checkpoint_tree(state))
 
         def evaluate(step: int, state: TrainState) -> None:
-            if evaluation and step < total_steps:
+            if evaluation and (step < total_steps or checkpoint_cfg.best_metric):
                 values = evaluation.during_training(state.variables(use_ema=True))
                 log.write(step, values)
+                if checkpoint_cfg.best_metric:
+                    score = finetuning.deciding_score(checkpoint_cfg.best_metric, values)
+                    manager.save(step, to_checkpoint_tree(state), metrics=score)
 
         if start_step < total_steps:
             preemption = stack.enter_context(PreemptionHandler())
@@ -234,6 +225,7 @@ def train(
                 ", ".join(f"{name} {duration(t)}" for name, t in sorted(timers.total.items())),
             )
         results = {}
+        state = _best(manager, state, shardings)
         if evaluation and evaluation.config.final_num_examples:
             facts = {
                 "model": model.size,
@@ -244,15 +236,25 @@ def train(
                 "seed": random_seed,
                 "hardware": device_name(),
             }
+            if checkpoint_cfg.best_metric:
+                facts["best_step"] = int(state.step)
             results = _finish(run_dir, evaluation, state, log, facts)
     logger.info("done in %s", duration(time.perf_counter() - started))
     return results
 
 
-def _open_manager(run_dir: pathlib.Path, keep: int, **settings: Any) -> CheckpointManager:
+def _open_manager(
+    run_dir: pathlib.Path, checkpoints: CheckpointConfig, **settings: Any
+) -> CheckpointManager:
     config = {name: dataclasses.asdict(value) for name, value in settings.items()}
     try:
-        return CheckpointManager(run_dir, config=config, keep=keep)
+        return CheckpointManager(
+            run_dir,
+            config=config,
+            keep=checkpoints.keep,
+            best_metric=checkpoints.best_metric or None,
+            best_mode=checkpoints.best_mode,
+        )
     except CheckpointError as error:
         raise type(error)(f"MODEL_DIR: {error}") from error
 
@@ -293,6 +295,16 @@ def _restore(manager: CheckpointManager, state: TrainState, shardings: Any) -> T
         return state
     step, tree = restored
     logger.info("going on from the checkpoint at step %d in %s", step, manager.directory)
+    return from_checkpoint_tree(tree, state)
+
+
+def _best(manager: CheckpointManager, state: TrainState, shardings: Any) -> TrainState:
+    """The checkpoint of the best score, or the state as it is where no score decides."""
+    step = manager.best_step()
+    if step is None or step == int(state.step):
+        return state
+    logger.info("the best evaluation during training was at step %d", step)
+    tree = manager.restore(step, to_checkpoint_tree(state), to_checkpoint_tree(shardings))
     return from_checkpoint_tree(tree, state)
 
 

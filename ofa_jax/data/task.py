@@ -8,13 +8,14 @@ executors (grain and tf.data) call `OFATask.read`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
 
-from ofa_jax.data.answering import FREE_ANSWER, Answering
+from ofa_jax.data.answering import FREE_ANSWER, Answering, AnswerList
 from ofa_jax.data.instruction import Example, Features, Instruction, InstructionError
 from ofa_jax.text.tokenizer import Tokenizer
 
@@ -160,7 +161,7 @@ class OFATask:
             )
         return features
 
-    def candidate_ids(self) -> list[list[int]]:
+    def candidate_ids(self) -> tuple[tuple[int, ...], ...]:
         """Ids of each answer of the closed set, in order, without bos and eos.
 
         Raises:
@@ -169,17 +170,12 @@ class OFATask:
         if self.answering.answers is None:
             raise ValueError(f"task {self.name!r} has no list of answers")
         prefix = "".join(p for p in self.instructions[0].target if isinstance(p, str))
-        limit = self.answering.max_tokens
-        rows = []
-        for answer in self.answering.answers.load():
-            ids = self.tokenizer().encode_text(prefix + answer)
-            if limit is not None and len(ids) > limit:
-                raise ValueError(
-                    f"task {self.name!r}: answer {answer!r} has {len(ids)} tokens, the target "
-                    f"holds {limit}"
-                )
-            rows.append(ids)
-        return rows
+        try:
+            return _answer_ids(
+                self.answering.answers, self.tokenizer, prefix, self.answering.max_tokens
+            )
+        except ValueError as error:
+            raise ValueError(f"task {self.name!r}: {error}") from error
 
     def rng(self, seed: int, epoch: int, index: int) -> np.random.Generator:
         """Generator of one example: a pure function of seed, task, epoch and record index.
@@ -214,6 +210,19 @@ class OFATask:
             ) from error
         except ValueError as error:
             raise InstructionError(f"task {self.name!r}, record {index}: {error}") from error
+
+
+@functools.lru_cache(maxsize=16)
+def _answer_ids(
+    answers: AnswerList, tokenizer: Callable[[], Tokenizer], prefix: str, limit: int | None
+) -> tuple[tuple[int, ...], ...]:
+    rows = []
+    for answer in answers.load():
+        ids = tokenizer().encode_text(prefix + answer)
+        if limit is not None and len(ids) > limit:
+            raise ValueError(f"answer {answer!r} has {len(ids)} tokens, the target holds {limit}")
+        rows.append(tuple(ids))
+    return tuple(rows)
 
 
 def check_lengths(

@@ -106,7 +106,7 @@ class _Window:
         self.pending = []
         values = {
             key: float(np.mean([step[key] for step in fetched]))
-            for key in ("loss", "nll", "gradient_norm", "accuracy")
+            for key in ("loss", "nll", "gradient_norm", "accuracy", "reward")
             if key in fetched[0]
         }
         values["learning_rate"] = float(fetched[-1]["learning_rate"])

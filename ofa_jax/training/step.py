@@ -32,6 +32,13 @@ from ofa_jax.training.state import TrainState
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+ForwardLosses = Callable[
+    [Mapping[str, Any], Batch, Mapping[str, jax.Array], jax.Array], tuple[TokenLosses, Any]
+]
+"""(variables, microbatch, random keys, finished updates) to (token losses [b, ...], batch_stats).
+
+One row of losses per example of the microbatch, which R-Drop has doubled.
+"""
 
 
 @flax.struct.dataclass
@@ -161,6 +168,35 @@ def _replicated(shardings: Any) -> NamedSharding:
     return NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
 
 
+def _cross_entropy(
+    model: nn.Module,
+    config: LossConfig,
+    vocab_size: int,
+    target_masks: Callable[[Batch], jax.Array] | None,
+) -> ForwardLosses:
+    """Teacher forcing: the loss of all training but self-critical."""
+
+    def forward(variables, batch, keys, step):
+        logits, updated = model.apply(
+            variables, batch, train=True, rngs=keys, mutable=["batch_stats"]
+        )
+        masks = batch.get("decoder_constraint_masks")
+        if masks is None and target_masks is not None:
+            masks = target_masks(batch)
+        losses = token_losses(
+            logits,
+            batch["decoder_target_tokens"],
+            batch["decoder_loss_weights"],
+            config,
+            vocab_size=vocab_size,
+            constraint_masks=masks,
+            step=step,
+        )
+        return losses, updated.get("batch_stats", variables["batch_stats"])
+
+    return forward
+
+
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -172,6 +208,8 @@ def make_train_step(
     num_microbatches: int = 1,
     ema: EMAConfig | None = None,
     frozen: tuple[str, ...] = (),
+    target_masks: Callable[[Batch], jax.Array] | None = None,
+    forward_losses: ForwardLosses | None = None,
     state_shardings: Any = None,
     batch_shardings: Any = None,
     donate: bool = True,
@@ -199,6 +237,9 @@ def make_train_step(
       ema: settings of the moving average; the state must hold one.
       frozen: the optimiser's `frozen` expressions, whose gradients are then not computed and not
         part of the gradient norm.
+      target_masks: gives bool[b, t, v] of a microbatch, the ids allowed at each target position
+        (a closed set of answers, SPEC 7.2), where the batch has no "decoder_constraint_masks".
+      forward_losses: replaces the teacher-forced cross entropy, see `ForwardLosses`.
       state_shardings: pytree of shardings like the state, or None.
       batch_shardings: sharding(s) of the batch, or None.
       donate: whether the old state's memory may be reused; the old state is then gone.
@@ -216,6 +257,9 @@ def make_train_step(
         raise ValueError(f"num_microbatches must be at least 1, got {num_microbatches}")
     _check_tasks(loss_config, num_tasks)
 
+    if forward_losses is None:
+        forward_losses = _cross_entropy(model, loss_config, vocab_size, target_masks)
+
     def loss_sum(params, batch_stats, batch, keys, step):
         """Sum over tokens of one microbatch; with "group" already divided."""
         divisors = batch["divisors"]
@@ -223,21 +267,10 @@ def make_train_step(
         if loss_config.rdrop_alpha:
             inputs, divisors = repeat_for_rdrop((inputs, divisors))
         variables = {"params": _stop_frozen(params, frozen), "batch_stats": batch_stats}
-        logits, updated = model.apply(
-            variables, inputs, train=True, rngs=keys, mutable=["batch_stats"]
-        )
-        losses = token_losses(
-            logits,
-            inputs["decoder_target_tokens"],
-            inputs["decoder_loss_weights"],
-            loss_config,
-            vocab_size=vocab_size,
-            constraint_masks=inputs.get("decoder_constraint_masks"),
-            step=step,
-        )
+        losses, batch_stats = forward_losses(variables, inputs, keys, step)
         sums = TaskSums.of(losses, _task_ids(inputs), num_tasks)
         value = jnp.sum(losses.example_loss / divisors)
-        return value, (sums, updated.get("batch_stats", batch_stats))
+        return value, (sums, batch_stats)
 
     gradient_fn = jax.value_and_grad(loss_sum, has_aux=True)
 

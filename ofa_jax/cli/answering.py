@@ -1,0 +1,208 @@
+"""Answers of a model to batches of any task, by the task's own recipe.
+
+Between the input rows and the evaluator: chooses search, ranking or sampling as `Answering` says,
+gives the decoder its prompt, constrains it to the closed set, and takes the prompt off again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ofa_jax.data.features import Row
+from ofa_jax.data.task import Lengths, OFATask
+from ofa_jax.decoding.beam import BeamConfig
+from ofa_jax.decoding.constraints import Constraint, IdRanges, Trie
+from ofa_jax.decoding.generate import ENCODER_KEYS, generate
+from ofa_jax.decoding.ranking import Candidates, rank
+from ofa_jax.decoding.sampling import SamplingConfig
+from ofa_jax.model.ofa import OFA
+from ofa_jax.text.tokenizer import Tokenizer
+from ofa_jax.vocab import EOS_ID, PAD_ID
+
+Place = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
+
+_MODEL_KEYS = (*ENCODER_KEYS, "decoder_code_masks")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model answered to a batch.
+
+    Attributes:
+      tokens: int32[b, t] ids without bos and prompt, with eos where it was generated.
+      scores: float32[b] log-probability, normalised as the decoding settings say.
+    """
+
+    tokens: np.ndarray
+    scores: np.ndarray
+
+
+def on_default_device(batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Puts a batch onto the default device."""
+    return {name: jnp.asarray(value) for name, value in batch.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answerer:
+    """Answers batches of rows.
+
+    Attributes:
+      model: the model.
+      tokenizer: of the tasks.
+      lengths: task feature lengths.
+      beam_size: beams of tasks whose recipe does not name any; 1 is greedy.
+      method: replaces the method of tasks that have a closed set ("search" or "candidates"); ""
+        keeps the task's own.
+      chunk: candidates that are scored at a time.
+      place: puts a batch onto the devices.
+      seed: of sampling.
+    """
+
+    model: OFA
+    tokenizer: Tokenizer
+    lengths: Lengths
+    beam_size: int = 1
+    method: str = ""
+    chunk: int = 64
+    place: Place = on_default_device
+    seed: int = 0
+
+    def __call__(self, variables: Any, task: OFATask, rows: Row, number: int = 0) -> Answers:
+        """Answers one batch.
+
+        Args:
+          variables: {"params", "batch_stats"}.
+          task: the task of all rows.
+          rows: a batch of the input pipeline, numpy.
+          number: of the batch, which sampling folds into its key.
+        """
+        answering = task.answering
+        prompts = [
+            answering.prompt(row[row != PAD_ID]) for row in np.asarray(rows["encoder_input_tokens"])
+        ]
+        batch = {name: rows[name] for name in _MODEL_KEYS if name in rows}
+        if answering.decoder_prompt != "none":
+            places = min(self.lengths["inputs"], self.lengths["targets"]) - 1
+            prefix = np.zeros((len(prompts), places), np.int32)
+            for row, prompt in zip(prefix, prompts):
+                row[: len(prompt)] = prompt
+            batch["prefix"] = prefix
+        placed = dict(self.place(batch))
+        prefix = placed.pop("prefix", None)
+        method = answering.method
+        if self.method and answering.answers is not None:
+            method = self.method
+        if method == "candidates":
+            return self._rank(variables, task, placed, prefix)
+        key = jax.random.fold_in(jax.random.key(self.seed), number)
+        settings = self.settings(task)
+        found = generate(
+            self.model,
+            variables,
+            placed,
+            settings,
+            constraint=self.constraint(task),
+            prefix=prefix,
+            rng=key if isinstance(settings, SamplingConfig) else None,
+        )
+        tokens, scores = np.asarray(found.tokens[:, 0]), np.asarray(found.scores[:, 0])
+        return Answers(_without_prompts(tokens, prompts), scores)
+
+    def settings(self, task: OFATask) -> BeamConfig | SamplingConfig:
+        """Search or sampling settings of a task: its recipe over the run's defaults."""
+        codes = task.target_modality == "CODE"
+        given = dict(task.answering.decoding)
+        if codes:
+            given |= {"max_len_b": self.model.config.code_window**2, "gen_code": True}
+        if task.answering.decoder_prompt != "none":
+            # A prompt is part of the output until it is taken off.
+            given["max_len_b"] = self.lengths["targets"] - 1
+        given.setdefault("max_len_b", self.lengths["targets"] - 1)
+        if task.answering.method == "sampling":
+            return SamplingConfig(**given)
+        given.setdefault("zero_shot", not task.answering.renormalise)
+        return BeamConfig(**{"beam": self.beam_size, **given})
+
+    def constraint(self, task: OFATask) -> Constraint | None:
+        """What may be generated: image codes, the closed set, or anything."""
+        layout = self.tokenizer.layout
+        if task.target_modality == "CODE":
+            return IdRanges(((layout.code_start, layout.bin_start),))
+        if task.answering.answers is not None:
+            return _trie(task.candidate_ids())
+        return None
+
+    def _rank(self, variables: Any, task: OFATask, batch: Any, prefix: Any) -> Answers:
+        ids = task.candidate_ids()
+        answering = task.answering
+        candidates = _candidates(ids, self.chunk, answering.renormalise, answering.ends_with_eos)
+        scores = np.asarray(rank(self.model, variables, batch, candidates, prefix=prefix))
+        table = np.full((len(ids), max(map(len, ids)) + 1), PAD_ID, np.int32)
+        for row, answer in zip(table, ids):
+            row[: len(answer)] = answer
+            row[len(answer)] = EOS_ID
+        return Answers(table[scores.argmax(axis=1)], scores.max(axis=1))
+
+
+def target_masks(
+    tasks: tuple[OFATask, ...], vocab_size: int
+) -> Callable[[Mapping[str, jax.Array]], jax.Array] | None:
+    """The training constraint of tasks with closed sets (SPEC 5.1, 7.2).
+
+    Args:
+      tasks: by task id.
+      vocab_size: v.
+
+    Returns:
+      From a batch to bool[b, t, v]: all True for tasks with free answers. None where no task has
+      a closed set.
+    """
+    tries = {
+        number: _trie(task.candidate_ids())
+        for number, task in enumerate(tasks)
+        if task.answering.answers is not None and task.answering.renormalise
+    }
+    if not tries:
+        return None
+
+    def masks(batch: Mapping[str, jax.Array]) -> jax.Array:
+        targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+        prompts = jnp.cumprod(weights == 0, axis=1).sum(axis=1)
+        allowed = None
+        for number, trie in tries.items():
+            own = trie.target_masks(targets, vocab_size, prompts)
+            if len(tasks) > 1:
+                is_own = (batch["task_ids"] == number)[:, None, None]
+                own = jnp.where(is_own, own, True if allowed is None else allowed)
+            allowed = own
+        return jnp.asarray(allowed)
+
+    return masks
+
+
+def _without_prompts(tokens: np.ndarray, prompts: list[np.ndarray]) -> np.ndarray:
+    """int32[b, t]: each row without the prompt that it was forced to begin with."""
+    answers = np.full_like(tokens, PAD_ID)
+    for row, found, prompt in zip(answers, tokens, prompts):
+        rest = found[len(prompt) :]
+        row[: len(rest)] = rest
+    return answers
+
+
+@functools.lru_cache(maxsize=8)
+def _trie(ids: tuple[tuple[int, ...], ...]) -> Trie:
+    return Trie.build(ids)
+
+
+@functools.lru_cache(maxsize=8)
+def _candidates(
+    ids: tuple[tuple[int, ...], ...], chunk: int, renormalise: bool, append_eos: bool
+) -> Candidates:
+    return Candidates.build(ids, chunk=chunk, renormalise=renormalise, append_eos=append_eos)

@@ -1,0 +1,210 @@
+"""What fine-tuning adds to a training run: its losses, self-critical steps, the best checkpoint.
+
+Called by `train`; everything here turns settings of `trainer.Trainer` and `CheckpointConfig` into
+the functions that the loop takes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from ofa_jax.cli.answering import target_masks
+from ofa_jax.cli.run_tasks import RunTasks
+from ofa_jax.cli.settings import TrainerConfig
+from ofa_jax.data.instruction import trim_at_eos
+from ofa_jax.data.task import OFATask
+from ofa_jax.decoding.beam import BeamConfig
+from ofa_jax.decoding.generate import generate
+from ofa_jax.losses.cross_entropy import LossConfig
+from ofa_jax.metrics.caption import DocumentFrequency, cider_d
+from ofa_jax.model.ofa import OFA
+from ofa_jax.text.cleaning import remove_punctuation
+from ofa_jax.text.tokenizer import Tokenizer
+from ofa_jax.training.ema import EMAConfig
+from ofa_jax.training.schedule import Schedule
+from ofa_jax.training.scst import Reward, make_scst_step, scst_forward
+from ofa_jax.training.step import make_train_step
+
+logger = logging.getLogger("ofa_jax")
+
+# Families of the second official group (SPEC 4.2, 4.6).
+_SECOND_GROUP = ("detection", "image_infilling", "text_infilling")
+
+# Between the references of a picture in its target text (SPEC 5.5.2).
+SEPARATOR = "&&"
+
+
+def loss_config(trainer: TrainerConfig, tasks: tuple[OFATask, ...]) -> LossConfig:
+    """The training loss that the settings ask for.
+
+    Raises:
+      ValueError: the settings contradict each other.
+    """
+    return LossConfig(
+        label_smoothing=trainer.label_smoothing,
+        constraint_range=trainer.constraint_range,
+        drop_worst_ratio=trainer.drop_worst_ratio,
+        drop_worst_after=trainer.drop_worst_after,
+        encouraging_log_end=trainer.encouraging_log_end,
+        normalisation=trainer.loss_normalisation,
+        task_groups=tuple(int(task.family in _SECOND_GROUP) for task in tasks),
+    )
+
+
+def training_step(
+    model: OFA,
+    tx: optax.GradientTransformation,
+    schedule: Schedule,
+    trainer: TrainerConfig,
+    tasks: RunTasks,
+    *,
+    ema: EMAConfig | None,
+    frozen: tuple[str, ...],
+    state_shardings: Any,
+    batch_shardings: Any,
+) -> Callable[..., Any]:
+    """The step of a run: cross entropy, constrained to closed sets where tasks have them, or SCST.
+
+    Args:
+      model: the model.
+      tx: the optimiser.
+      schedule: finished updates to learning rate.
+      trainer: the settings.
+      tasks: of the run.
+      ema: settings of the moving average, or None.
+      frozen: see `make_train_step`.
+      state_shardings: see `make_train_step`.
+      batch_shardings: see `make_train_step`.
+
+    Returns:
+      (state, batch, base key) -> (state, metrics).
+
+    Raises:
+      ValueError: SCST over several tasks, over one without captions, or contradictory settings.
+    """
+    vocab_size = tasks.tokenizer.layout.size
+    is_scst = trainer.objective == "scst"
+    if is_scst:
+        check_scst(trainer, tasks)
+    update = make_train_step(
+        model,
+        tx,
+        schedule,
+        loss_config(trainer, tasks.tasks),
+        vocab_size=vocab_size,
+        num_tasks=len(tasks.tasks),
+        num_microbatches=trainer.num_microbatches,
+        ema=ema,
+        frozen=frozen,
+        target_masks=target_masks(tasks.tasks, vocab_size),
+        forward_losses=scst_forward(model, vocab_size) if is_scst else None,
+        state_shardings=state_shardings,
+        batch_shardings=batch_shardings,
+    )
+    if not is_scst:
+        return update
+    search = BeamConfig(
+        beam=trainer.scst_samples, max_len_b=trainer.scst_max_length, no_repeat_ngram_size=3
+    )
+
+    def sample(variables: Mapping[str, Any], batch: Any, key: jax.Array) -> jax.Array:
+        del key  # the samples are the hypotheses of a beam search (SPEC 5.5.1)
+        return generate(model, variables, batch, search).tokens
+
+    frequency = _document_frequency(trainer.scst_document_frequency, tasks.tasks[0])
+    return make_scst_step(
+        update,
+        sample,
+        caption_reward(tasks.tokenizer, frequency),
+        place=lambda arrays: jax.device_put(arrays, batch_shardings),
+    )
+
+
+def check_scst(trainer: TrainerConfig, tasks: RunTasks) -> None:
+    """Fails where captions cannot be rewarded.
+
+    Raises:
+      ValueError: several tasks, or one whose target is not text.
+    """
+    if len(tasks.tasks) != 1 or tasks.tasks[0].target_modality != "TEXT":
+        raise ValueError(
+            "trainer.Trainer.objective 'scst' needs one task with a text target, a captioning "
+            f"task such as caption_scst; the run has {', '.join(tasks.names)}"
+        )
+    if trainer.loss_normalisation == "group":
+        raise ValueError(
+            "trainer.Trainer: 'scst' and loss_normalisation 'group' exclude each other"
+        )
+
+
+def reward_text(text: str) -> str:
+    """A caption as SCST compares it (SPEC 5.5.2): no punctuation, and an end mark."""
+    return f"{remove_punctuation(text.strip()).strip().removesuffix('.')} <eos>"
+
+
+def caption_reward(tokenizer: Tokenizer, frequency: DocumentFrequency) -> Reward:
+    """CIDEr-D of samples against the references in the batch's targets (SPEC 5.5.3).
+
+    Args:
+      tokenizer: decodes both.
+      frequency: document frequencies of the training references.
+
+    Returns:
+      (samples int32[b, g, t], targets int32[b, t']) to float32[b, g].
+    """
+
+    def reward(samples: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        hypotheses, references = [], []
+        for group, target in zip(samples, targets):
+            texts = tokenizer.decode(trim_at_eos(target)).split(SEPARATOR)
+            cleaned = [reward_text(text) for text in texts]
+            hypotheses += [reward_text(tokenizer.decode(trim_at_eos(ids))) for ids in group]
+            references += [cleaned] * len(group)
+        scores = cider_d(hypotheses, references, frequency)
+        return scores.reshape(samples.shape[:2]).astype(np.float32)
+
+    return reward
+
+
+def _document_frequency(path: str, task: OFATask) -> DocumentFrequency:
+    if path:
+        return DocumentFrequency.load(path)
+    records = task.source.open("train")
+    logger.info("counting n-grams in the references of %d training examples", len(records))
+    references = ([reward_text(c) for c in record["captions"]] for record in _each(records))
+    return DocumentFrequency.from_references(list(references))
+
+
+def _each(records: Any) -> Any:
+    return (records[index] for index in range(len(records)))
+
+
+def deciding_score(metric: str, values: Mapping[str, float]) -> dict[str, float]:
+    """The score of an evaluation by which the best checkpoint is chosen.
+
+    Args:
+      metric: as in `CheckpointConfig.best_metric`.
+      values: "eval/<task>/<metric>" to value.
+
+    Returns:
+      {metric: value}, to be saved with the checkpoint.
+
+    Raises:
+      ValueError: no such score, or several.
+    """
+    found = {
+        name: value
+        for name, value in values.items()
+        if name.removeprefix("eval/") == metric or name.endswith(f"/{metric}")
+    }
+    if len(found) != 1:
+        names = ", ".join(name.removeprefix("eval/") for name in found or values)
+        what = "names several scores" if found else "is no score of this run; there are"
+        raise ValueError(f"utils.CheckpointConfig.best_metric {metric!r} {what}: {names}")
+    return {metric: next(iter(found.values()))}

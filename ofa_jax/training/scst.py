@@ -1,0 +1,124 @@
+"""Self-critical training of captions: sample, reward, update (SPEC 5.5).
+
+Stands in the place of the ordinary training step and has its signature. The samples come from
+beam search with the present weights, the rewards from the host (`ofa_jax.metrics.caption`), and
+the update is the ordinary one with another loss, so accumulation, averaging and sharding are the
+same. The picture is encoded once per example, not once per sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.experimental import multihost_utils
+
+from ofa_jax.losses.cross_entropy import TokenLosses
+from ofa_jax.losses.scst import leave_one_out_advantages, scst_token_losses
+from ofa_jax.training.state import TrainState
+from ofa_jax.training.step import Batch, ForwardLosses, Metrics
+from ofa_jax.vocab import BOS_ID, PAD_ID
+
+Sample = Callable[[Mapping[str, Any], Batch, jax.Array], jax.Array]
+"""(variables, batch, random key) to sampled tokens int32[b, g, t], eos included, padded with 0."""
+
+Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(samples int32[b, g, t], references int32[b, t']) to rewards float32[b, g], on the host."""
+
+
+def scst_forward(
+    model: nn.Module, vocab_size: int, *, constraint_range: tuple[int, int] | None = None
+) -> ForwardLosses:
+    """The self-critical loss, for `make_train_step`.
+
+    OFA-NOTE: SPEC 5.5. The encoder runs once per example instead of once per sample; in training
+    mode all samples of a picture therefore share its dropout and drop path (zero in the official
+    recipe).
+
+    Args:
+      model: the model.
+      vocab_size: number of real ids.
+      constraint_range: ids of image codes for CLIP rewards (SPEC 5.6), or None.
+
+    Returns:
+      A function of batches that also hold "sampled_tokens" int32[b, g, t] and "advantages"
+      float32[b, g].
+    """
+
+    def teacher_force(module: Any, batch: Batch, decoder_inputs: jax.Array) -> jax.Array:
+        samples = batch["sampled_tokens"].shape[1]
+        output = module.encode(batch, train=True)
+        repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, samples, axis=0), output)
+        codes = batch.get("decoder_code_masks")
+        if codes is not None:
+            codes = jnp.repeat(codes, samples, axis=0)
+        return module.decode(repeated, decoder_inputs, codes, train=True)
+
+    def forward(variables, batch, keys, step):
+        del step
+        b, g, t = batch["sampled_tokens"].shape
+        targets = batch["sampled_tokens"].reshape(b * g, t)
+        inputs = jnp.pad(targets, ((0, 0), (1, 0)), constant_values=BOS_ID)[:, :-1]
+        logits, updated = model.apply(
+            variables, batch, inputs, rngs=keys, mutable=["batch_stats"], method=teacher_force
+        )
+        losses = scst_token_losses(
+            logits,
+            targets,
+            targets != PAD_ID,
+            batch["advantages"].reshape(b * g),
+            vocab_size=vocab_size,
+            constraint_range=constraint_range,
+        )
+        by_example = TokenLosses(
+            *(getattr(losses, name).reshape(b, g * t) for name in ("loss", "nll", "counted")),
+            correct=losses.correct.reshape(b, g * t),
+        )
+        return by_example, updated.get("batch_stats", variables["batch_stats"])
+
+    return forward
+
+
+def make_scst_step(
+    update: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]],
+    sample: Sample,
+    reward: Reward,
+    *,
+    place: Callable[[Any], Any] = jax.device_put,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """Puts sampling and reward in front of an update.
+
+    Args:
+      update: from `make_train_step` with `forward_losses=scst_forward(...)`.
+      sample: draws g samples per example with the weights as they are.
+      reward: scores them; sees the batch's targets, which hold the references.
+      place: puts arrays [b, ...] where the update wants its batch.
+
+    Returns:
+      A function like an ordinary training step (not jitted: the reward is computed on the host).
+      Its metrics have "reward" too, the mean over all samples.
+    """
+    advantages = jax.jit(leave_one_out_advantages)
+
+    def step(state: TrainState, batch: Batch, base_rng: jax.Array) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(base_rng, state.step)
+        samples = sample(state.variables(), batch, key)
+        rewards = reward(_everywhere(samples), _everywhere(batch["decoder_target_tokens"]))
+        rewards = jnp.asarray(rewards, jnp.float32)
+        sampled = {"sampled_tokens": samples, "advantages": advantages(rewards)}
+        extended = {**batch, **place(sampled)}
+        state, metrics = update(state, extended, base_rng)
+        return state, {**metrics, "reward": rewards.mean()}
+
+    return step
+
+
+def _everywhere(array: jax.Array) -> np.ndarray:
+    """The whole of a batch array as numpy, on every process."""
+    if jax.process_count() == 1:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
