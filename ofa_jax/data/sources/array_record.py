@@ -1,0 +1,362 @@
+"""Prepared data: ArrayRecord shards of examples in the flat schema, read in any order.
+
+`ofa_jax.prepare` writes them, training reads them. A folder holds `train-00000-of-00016
+.array_record` and so on; a record is one example in an encoding of its own:
+
+    4 bytes    b"OFA" and the version, 0x01
+    the rest   one MessagePack map, field name -> value
+
+Fields stand in the order of `schema.FIELDS`, then others by name. Strings, bytes, numbers, lists
+and dicts with string keys are MessagePack's own; an array is extension type 1 around
+[dtype, shape, bytes], little-endian and row-major. Nothing in a record can run code, and equal
+examples have equal bytes.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgpack
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from ofa_jax.data import locations
+from ofa_jax.data.instruction import Example
+from ofa_jax.data.sources import schema
+
+MAGIC = b"OFA"
+VERSION = 1
+
+_HEADER = MAGIC + bytes([VERSION])
+_ARRAY = 1
+_ARRAY_KINDS = "biuf"
+_ORDER = {name: number for number, name in enumerate(schema.FIELDS)}
+_SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})\.array_record")
+_PARTIAL = ".partial"
+
+# One example a group, so that reading one decodes one. Pictures are compressed already.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+# No reading ahead and no threads: examples are read in random order, by several processes.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
+
+
+class RecordError(ValueError):
+    """A shard or a record that cannot be written or read."""
+
+
+def encode_example(example: Example) -> bytes:
+    """One example as the bytes of a record.
+
+    Args:
+      example: strings, bytes, numbers, booleans, None, arrays of numbers, and lists, tuples and
+        dicts of these.
+
+    Returns:
+      The record; equal examples give equal bytes, in any order of fields.
+
+    Raises:
+      RecordError: a value of another kind; the message names its field.
+    """
+    packer = msgpack.Packer(use_bin_type=True)
+    parts = [_HEADER, packer.pack_map_header(len(example))]
+    for name in sorted(example, key=lambda name: (_ORDER.get(name, len(_ORDER)), name)):
+        try:
+            parts += [packer.pack(name), packer.pack(_plain(example[name]))]
+        except (ValueError, OverflowError) as error:  # RecordError and Unicode's among them
+            raise RecordError(f"field {name!r} cannot be stored: {error}") from error
+    return b"".join(parts)
+
+
+def _plain(value: Any) -> Any:
+    """The value in MessagePack's own types, arrays as extensions."""
+    if value is None or isinstance(value, str | bytes | bool | int | float):
+        return value
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in _ARRAY_KINDS:
+            raise RecordError(f"an array of {value.dtype} is not an array of numbers")
+        array = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+        content = [array.dtype.str, list(value.shape), array.tobytes()]
+        return msgpack.ExtType(_ARRAY, msgpack.packb(content, use_bin_type=True))
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(value[key]) for key in sorted(value)}
+    raise RecordError(f"a value of type {type(value).__name__}")
+
+
+def decode_example(record: bytes) -> Example:
+    """The inverse of `encode_example`; tuples come back as lists.
+
+    Raises:
+      RecordError: not a record of this version, or a damaged one.
+    """
+    if record[:3] != MAGIC:
+        raise RecordError(
+            f"the record begins with {record[:4]!r}, not {_HEADER!r}: it was not written by "
+            "ofa_jax.prepare"
+        )
+    if record[3:4] != _HEADER[3:]:
+        raise RecordError(
+            f"the record has format version {record[3:4].hex() or 'none'}, this program reads "
+            f"{VERSION:02x}"
+        )
+    try:
+        example = msgpack.unpackb(
+            memoryview(record)[4:], raw=False, strict_map_key=True, ext_hook=_array
+        )
+    except RecordError:
+        raise
+    except Exception as error:  # msgpack raises many kinds on damaged data
+        raise RecordError(f"the record is damaged: {type(error).__name__}: {error}") from error
+    if not isinstance(example, dict):
+        raise RecordError("the record is damaged: it holds no fields")
+    return example
+
+
+def _array(code: int, data: bytes) -> np.ndarray:
+    if code != _ARRAY:
+        raise RecordError(f"the record is damaged: unknown extension {code}")
+    name, shape, content = msgpack.unpackb(data, raw=False)
+    dtype = np.dtype(name)
+    if dtype.kind not in _ARRAY_KINDS:
+        raise RecordError(f"the record is damaged: an array of {dtype}")
+    # A copy, since the bytes of a record cannot be written into.
+    return np.frombuffer(content, dtype).reshape(shape).copy()
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """File name of one shard, such as `train-00003-of-00016.array_record`.
+
+    Raises:
+      ValueError: an index outside 0 .. count - 1, or a split that would not be one file name.
+    """
+    if not 0 <= index < count:
+        raise ValueError(f"shard {index} of {count}: the index must be in 0 .. {count - 1}")
+    if not re.fullmatch(r"[A-Za-z0-9_.+-]+", split):
+        raise ValueError(f"the split {split!r} has characters other than letters, digits and _.+-")
+    return f"{split}-{index:05d}-of-{count:05d}.array_record"
+
+
+class ShardWriter:
+    """Writes one shard; the file gets its name only when it is complete.
+
+    Use as a context manager. Until the end the data lie in `<path>.partial`, which is removed
+    when the block raises. A killed process leaves it behind; the next writer overwrites it.
+
+    Attributes:
+      path: the shard.
+      count: records written so far.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path)
+        self.count = 0
+        self._partial = self.path.with_name(self.path.name + _PARTIAL)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = ArrayRecordWriter(str(self._partial), _WRITER_OPTIONS)
+
+    def write(self, example: Example) -> int:
+        """Appends an example.
+
+        Returns:
+          Size of its record in bytes.
+
+        Raises:
+          RecordError: it cannot be encoded; nothing is written then.
+        """
+        record = encode_example(example)
+        self.write_record(record)
+        return len(record)
+
+    def write_record(self, record: bytes) -> None:
+        """Appends a record that `encode_example` made."""
+        self._writer.write(record)
+        self.count += 1
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self._writer.close()
+        if kind is not None:
+            self._partial.unlink(missing_ok=True)
+            return
+        with open(self._partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(self._partial, self.path)
+
+
+def write_shard(path: str | os.PathLike[str], examples: Iterable[Example]) -> int:
+    """Writes examples to one shard, whole or not at all.
+
+    Returns:
+      Number of examples.
+    """
+    with ShardWriter(path) as writer:
+        for example in examples:
+            writer.write(example)
+    return writer.count
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSource:
+    """A folder of shards, as `ofa_jax.prepare` writes it.
+
+    Attributes:
+      folder: holds the shards of one or more splits; may contain `{DATA_DIR}`.
+      types: examples of these types only; empty means all. Choosing reads every record once.
+    """
+
+    folder: str
+    types: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for kind in self.types:
+            if kind not in schema.TYPES:
+                raise ValueError(
+                    f"unknown type of example {kind!r}{schema.nearest(kind, schema.TYPES)}"
+                )
+
+    def splits(self) -> dict[str, tuple[str, ...]]:
+        """Paths of the shards of every split, in order.
+
+        Raises:
+          ValueError: no such folder, or shards of a split are missing.
+        """
+        folder = pathlib.Path(locations.resolve(self.folder))
+        if not folder.is_dir():
+            raise ValueError(f"{folder} does not exist; it should hold prepared shards")
+        found: dict[str, dict[tuple[int, int], str]] = {}
+        for path in sorted(folder.iterdir()):
+            if match := _SHARD.fullmatch(path.name):
+                place = int(match["count"]), int(match["index"])
+                found.setdefault(match["split"], {})[place] = str(path)
+        for split, shards in found.items():
+            _refuse_gaps(folder, split, shards)
+        return {
+            split: tuple(shards[place] for place in sorted(shards))
+            for split, shards in found.items()
+        }
+
+    def open(self, split: str) -> PreparedRecords:
+        """Opens all shards of a split.
+
+        Raises:
+          ValueError: no such folder or split, or shards are missing.
+          RecordError: a shard is cut off or not an ArrayRecord file.
+        """
+        splits = self.splits()
+        if split not in splits:
+            known = f"only {', '.join(splits)}" if splits else "nor of any other split"
+            raise ValueError(
+                f"{locations.resolve(self.folder)} holds no shards of split {split!r}, {known}"
+            )
+        records = PreparedRecords.of(splits[split])
+        return records.of_types(self.types) if self.types else records
+
+
+def _refuse_gaps(folder: pathlib.Path, split: str, shards: dict[tuple[int, int], str]) -> None:
+    counts = sorted({count for count, _ in shards})
+    if len(counts) > 1:
+        raise ValueError(
+            f"{folder} mixes shards of split {split!r} that were cut in "
+            f"{' and '.join(map(str, counts))} parts; keep those of one preparation"
+        )
+    missing = [index for index in range(counts[0]) if (counts[0], index) not in shards]
+    if missing:
+        first = shard_name(split, missing[0], counts[0])
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise ValueError(
+            f"{folder} lacks {first}{more}; run the same ofa_jax.prepare command again, it "
+            "finishes what is missing"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedRecords:
+    """Random access to the examples of some shards, one after the other.
+
+    Attributes:
+      paths: the shards.
+      ends: for each shard, the number of records up to and including it.
+      chosen: positions of the records that belong here, or None for all.
+    """
+
+    paths: tuple[str, ...]
+    ends: tuple[int, ...]
+    chosen: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, paths: Iterable[str]) -> PreparedRecords:
+        """Counts the records of shards.
+
+        Raises:
+          RecordError: a file is missing, cut off or not an ArrayRecord file.
+        """
+        paths = tuple(paths)
+        counts = [_reader(path, os.getpid()).num_records() for path in paths]
+        return cls(paths, tuple(int(end) for end in np.cumsum(counts, dtype=np.int64)))
+
+    def of_types(self, types: Iterable[str]) -> PreparedRecords:
+        """The records whose `type` is one of some; reads all of them."""
+        wanted = set(types)
+        chosen = [index for index in range(len(self)) if self[index].get("type") in wanted]
+        return dataclasses.replace(self, chosen=np.array(chosen, np.int64))
+
+    def place(self, index: int) -> tuple[str, int]:
+        """Shard and position in it, from 0, of one example."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no example {index}, only {len(self)}")
+        number = int(index if self.chosen is None else self.chosen[index])
+        shard = bisect.bisect_right(self.ends, number)
+        return self.paths[shard], number - (self.ends[shard - 1] if shard else 0)
+
+    def __len__(self) -> int:
+        if self.chosen is not None:
+            return len(self.chosen)
+        return self.ends[-1] if self.ends else 0
+
+    def record(self, index: int) -> bytes:
+        """The bytes of one record.
+
+        Raises:
+          IndexError: an index out of range.
+          RecordError: the shard cannot be read there.
+        """
+        path, position = self.place(index)
+        try:
+            return _reader(path, os.getpid()).read([position])[0]
+        except (IndexError, ValueError, RuntimeError) as error:
+            raise RecordError(f"{path}, record {position}: cannot be read: {error}") from error
+
+    def __getitem__(self, index: int) -> Example:
+        record = self.record(index)
+        try:
+            return decode_example(record)
+        except RecordError as error:
+            path, position = self.place(index)
+            raise RecordError(f"{path}, record {position}: {error}") from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _reader(path: str, process: int) -> ArrayRecordReader:
+    """An open reader; `process` keeps a forked child from using its parent's."""
+    del process
+    if not pathlib.Path(path).is_file():
+        raise RecordError(f"{path} does not exist")
+    reader = ArrayRecordReader(path, options=_READER_OPTIONS, file_reader_buffer_size=1 << 15)
+    if not reader.ok():
+        raise RecordError(
+            f"{path} is cut off or not an ArrayRecord file ({pathlib.Path(path).stat().st_size} "
+            "bytes)"
+        )
+    return reader

@@ -1,0 +1,188 @@
+"""The flat example schema: what every source yields and what prepared files hold (DESIGN, 5).
+
+An example is a plain dict with some of `FIELDS`. Sources build it, `array_record` stores it,
+`ofa_jax.prepare` and `ofa_jax.inspect` check it here, preparation steps of tasks read it.
+Pictures stay as encoded bytes until a task decodes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from ofa_jax.data.instruction import Example
+
+
+class SchemaError(ValueError):
+    """An example that is not as the schema says; names the place and the field."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of the flat schema.
+
+    Attributes:
+      kind: key of `KINDS`.
+      meaning: what stands in it, with units.
+      parallel: name of a field with the same number of entries, or "".
+    """
+
+    kind: str
+    meaning: str
+    parallel: str = ""
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_integer(value) or isinstance(value, float | np.floating)
+
+
+def _is_array(value: Any, kinds: str, dimensions: int) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in kinds and value.ndim == dimensions
+
+
+def _is_list(value: Any, item: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list | tuple) and all(map(item, value))
+
+
+def _is_text(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON escapes can spell it
+        return False
+    return True
+
+
+# Kind -> whether a value is of it, and its description in messages.
+KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "image": (
+        lambda v: isinstance(v, bytes) or (_is_array(v, "u", 3) and v.dtype == np.uint8),
+        "bytes of a picture file, or uint8[y, x, 3]",
+    ),
+    "text": (_is_text, "a string of valid Unicode"),
+    "texts": (lambda v: _is_list(v, _is_text), "a list of strings of valid Unicode"),
+    "floats": (
+        lambda v: _is_list(v, _is_number) or _is_array(v, "fiu", 1),
+        "a list of numbers",
+    ),
+    "integers": (
+        lambda v: _is_list(v, _is_integer) or _is_array(v, "iu", 1),
+        "a list of whole numbers",
+    ),
+    "codes": (lambda v: _is_array(v, "iu", 1), "an integer array [codes]"),
+    "boxes": (
+        lambda v: _is_array(v, "f", 2) and v.shape[1] == 4,
+        "a float array [boxes, 4]",
+    ),
+}
+
+# In this order fields are stored and shown.
+FIELDS: Mapping[str, Field] = {
+    "image": Field("image", "the picture, encoded (JPEG, PNG, ...); b'' where there is none"),
+    "image_id": Field("text", "identifier of the picture, of the row where there is no picture"),
+    "example_id": Field("text", "identifier of the annotation, where the data set has one"),
+    "captions": Field("texts", "texts that describe the whole picture"),
+    "caption": Field("text", "the first of them"),
+    "question": Field("text", "a question about the picture"),
+    "answers": Field("texts", "its answers, each once"),
+    "answer_conf": Field("floats", "confidence of each answer, 0 .. 1", "answers"),
+    "boxes": Field("boxes", "x0, y0, x1, y1 in pixels of the stored picture"),
+    "labels": Field("texts", "class name of each box", "boxes"),
+    "region_captions": Field("texts", "description of each box", "boxes"),
+    "refexps": Field("texts", "expressions that single out one box"),
+    "refexp_box_index": Field("integers", "the box that each of them means", "refexps"),
+    "objects": Field("texts", "names of objects in the picture, found by a detector"),
+    "image_codes": Field("codes", "codes of an image tokenizer, row-major (SPEC 4.3.7, 8.5)"),
+    "text": Field("text", "a text without picture, or the article of a summary"),
+    "summary": Field("text", "summary of `text`"),
+    "sentence1": Field("text", "first sentence or question of a GLUE row"),
+    "sentence2": Field("text", "second sentence of a GLUE row"),
+    "hypothesis": Field("text", "claim about the picture (SNLI-VE)"),
+    "label": Field("text", "class of the whole example, as its data set writes it"),
+    "dataset": Field("text", "name of the data set, such as cc12m"),
+    "type": Field("text", "what kind of example it is: a key of `TYPES`"),
+}
+
+# Type of example -> fields that it must have. Annotations that test splits lack are not required.
+TYPES: Mapping[str, tuple[str, ...]] = {
+    "caption": ("image", "captions"),
+    "qa": ("image", "question"),
+    "visual_grounding": ("image", "boxes", "refexps", "refexp_box_index"),
+    "detection": ("image", "boxes", "labels"),
+    "image": ("image",),
+    "text": ("text",),
+    "classification": ("image",),
+    "entailment": ("image", "hypothesis"),
+    "text_to_image": ("captions",),
+    "sentences": ("sentence1",),
+    "summary": ("text",),
+    "ocr": ("image", "captions"),
+}
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """A hint for messages about an unknown name.
+
+    Args:
+      name: what was given.
+      known: what would be right.
+
+    Returns:
+      "; did you mean 'x'?" where one is close, then "; known: a, b, c".
+    """
+    close = difflib.get_close_matches(name, known, 1)
+    return (f"; did you mean {close[0]!r}?" if close else "") + f"; known: {', '.join(known)}"
+
+
+def check_example(example: Example, where: str, *, extra: Collection[str] = ()) -> None:
+    """Checks fields, types and numbers of entries; values (pixels, degenerate boxes) it does not.
+
+    Args:
+      example: what a source yields.
+      where: the place, such as "train.tsv, line 3"; begins the message.
+      extra: further field names that are allowed.
+
+    Raises:
+      SchemaError: an unknown field or type of example, a field of the wrong kind, a missing
+        field, lists that should be parallel but are not, or an expression about a box that is
+        not there.
+    """
+    for name, value in example.items():
+        if name in extra:
+            continue
+        if name not in FIELDS:
+            raise SchemaError(f"{where}: unknown field {name!r}{nearest(str(name), FIELDS)}")
+        fits, description = KINDS[FIELDS[name].kind]
+        if not fits(value):
+            raise SchemaError(f"{where}: field {name!r} must be {description}, not {_shown(value)}")
+    kind = example.get("type")
+    if kind not in TYPES:
+        raise SchemaError(f"{where}: type is {kind!r}{nearest(str(kind), TYPES)}")
+    if missing := [name for name in TYPES[kind] if name not in example]:
+        raise SchemaError(f"{where}: an example of type {kind!r} lacks {', '.join(missing)}")
+    for name, value in example.items():
+        other = FIELDS[name].parallel if name in FIELDS else ""
+        if other and len(value) != len(example.get(other, ())):
+            raise SchemaError(
+                f"{where}: {len(value)} {name} for {len(example.get(other, ()))} {other}"
+            )
+    boxes = len(example.get("boxes", ()))
+    for number in example.get("refexp_box_index", ()):
+        if not 0 <= number < boxes:
+            raise SchemaError(f"{where}: an expression means box {number} of {boxes}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    text = ascii(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
