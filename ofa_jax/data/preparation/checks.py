@@ -1,0 +1,212 @@
+"""Checks of one example's texts, numbers and boxes against the fixed list of reasons.
+
+Pictures are checked in `pictures`, which has to decode them anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from ofa_jax.data.instruction import Example
+from ofa_jax.data.ops import boxes as box_ops
+from ofa_jax.data.preparation.reasons import Reason, RejectedExample
+from ofa_jax.data.preparation.settings import ConversionSettings
+from ofa_jax.data.sources import schema
+
+# Fields that a model reads as language, apart from `text`, which has limits of its own.
+_WORDED = (
+    "captions",
+    "question",
+    "answers",
+    "labels",
+    "region_captions",
+    "refexps",
+    "objects",
+    "summary",
+    "sentence1",
+    "sentence2",
+    "hypothesis",
+    "label",
+)
+# No entry of these lists may be blank, whatever kind of example they stand in.
+_NEVER_BLANK = ("answers", "labels", "refexps")
+# Longer than this many characters per allowed word is no language but data in a text's place.
+_CHARACTERS_PER_WORD = 16
+
+
+def check_fields(example: Example, settings: ConversionSettings) -> None:
+    """Checks everything of an example but its picture and where its boxes lie.
+
+    Args:
+      example: what a source yields.
+      settings: limits of lengths.
+
+    Raises:
+      RejectedExample: a text is invalid, blank, missing, too short or too long; a number is no
+        number; or the example is not as the flat schema says.
+    """
+    for field, text in _strings(example):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RejectedExample(
+                Reason.INVALID_UTF8, f"{field} has half a surrogate pair at {error.start}"
+            ) from error
+    required = schema.TYPES.get(example.get("type", ""), ())
+    for field in required:
+        if field not in ("image", "refexp_box_index") and not _filled(example, field):
+            reason = Reason.NO_BOX if field == "boxes" else Reason.EMPTY_TEXT
+            raise RejectedExample(reason, f"{field} is empty or missing")
+    try:
+        schema.check_example({"image": b"", **example}, "the example")
+    except schema.SchemaError as error:
+        raise RejectedExample(Reason.BAD_FIELDS, str(error)) from error
+    for field, text in _strings(example):
+        _check_text(field, text, settings, filled=field in (*required, *_NEVER_BLANK))
+    for confidence in example.get("answer_conf", ()):
+        if not (math.isfinite(confidence) and confidence >= 0):
+            raise RejectedExample(Reason.BAD_CONFIDENCE, f"answer_conf {float(confidence)}")
+    codes = np.asarray(example.get("image_codes", ()))
+    if codes.size and codes.min() < 0:
+        raise RejectedExample(Reason.BAD_CODES, f"image_codes holds {int(codes.min())}")
+
+
+def needs_image(example: Example) -> bool:
+    """Whether an example of this kind is nothing without a picture."""
+    return "image" in schema.TYPES[example["type"]]
+
+
+def box_fault(
+    box: np.ndarray, size: tuple[int, int] | None, settings: ConversionSettings
+) -> RejectedExample | None:
+    """What is wrong with one box.
+
+    Args:
+      box: float[4], x0, y0, x1, y1 in pixels of the original picture.
+      size: width and height of the picture in pixels; None where there is none.
+      settings: tolerance, least side, whether boxes are clipped.
+
+    Returns:
+      The rejection, or None for a good box.
+    """
+    x0, y0, x1, y1 = (float(value) for value in box)
+    shown = f"box {[x0, y0, x1, y1]}"
+    if not np.isfinite(box).all():
+        return RejectedExample(Reason.BOX_NOT_FINITE, shown)
+    if x1 < x0 or y1 < y0:
+        return RejectedExample(Reason.BOX_INVERTED, shown)
+    if size is not None:
+        width, height = size
+        if settings.clip_boxes:
+            outside = x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0
+        else:
+            outside = max(-x0, -y0, x1 - width, y1 - height) > settings.box_tolerance
+        if outside:
+            return RejectedExample(Reason.BOX_OUTSIDE, f"{shown} in {width} x {height} pixels")
+        if settings.clip_boxes:
+            x0, y0, x1, y1 = (float(value) for value in box_ops.clip_boxes(box, width, height)[0])
+    side = min(x1 - x0, y1 - y0)
+    if side <= 0 or side < settings.min_box_side:
+        return RejectedExample(Reason.BOX_DEGENERATE, f"{shown} has a side of {side:g} pixels")
+    return None
+
+
+def check_boxes(
+    example: Example, size: tuple[int, int] | None, settings: ConversionSettings
+) -> tuple[Example, list[RejectedExample]]:
+    """Checks the boxes of an example.
+
+    Args:
+      example: of the flat schema.
+      size: width and height of its original picture in pixels; None where there is none.
+      settings: tolerance, least side, treatment of bad boxes.
+
+    Returns:
+      The example, boxes clipped and bad ones removed where the settings say so, with what is said
+      about them; and the faults of the boxes that were removed.
+
+    Raises:
+      RejectedExample: a bad box, or none left, or no expression left.
+    """
+    boxes = box_ops.as_boxes(example.get("boxes", []))
+    faults = {
+        number: fault
+        for number, box in enumerate(boxes)
+        if (fault := box_fault(box, size, settings)) is not None
+    }
+    if faults and (settings.bad_boxes == "drop_example" or len(faults) == len(boxes)):
+        raise next(iter(faults.values()))
+    if faults:
+        example = without_boxes(example, set(faults))
+    if len(boxes) and settings.clip_boxes and size is not None:
+        example = {**example, "boxes": box_ops.clip_boxes(example["boxes"], *size)}
+    return example, list(faults.values())
+
+
+def without_boxes(example: Example, numbers: set[int]) -> Example:
+    """An example without some of its boxes, their labels and the expressions that point to them.
+
+    Args:
+      example: of the flat schema.
+      numbers: indices of boxes to remove.
+
+    Returns:
+      A new example; `refexp_box_index` counts the remaining boxes.
+
+    Raises:
+      RejectedExample: no expression is left of an example that had some.
+    """
+    boxes = box_ops.as_boxes(example["boxes"])
+    kept = [number for number in range(len(boxes)) if number not in numbers]
+    result = {**example, "boxes": boxes[kept]}
+    for name, field in schema.FIELDS.items():
+        if field.parallel == "boxes" and name in example:
+            result[name] = [example[name][number] for number in kept]
+    targets = [int(index) for index in example.get("refexp_box_index", ())]
+    if targets:
+        place = {old: new for new, old in enumerate(kept)}
+        chosen = [row for row, target in enumerate(targets) if target in place]
+        if not chosen:
+            raise RejectedExample(Reason.NO_BOX, "the box of every expression is bad")
+        result["refexps"] = [example["refexps"][row] for row in chosen]
+        result["refexp_box_index"] = [place[targets[row]] for row in chosen]
+    return result
+
+
+def _check_text(field: str, text: str, settings: ConversionSettings, *, filled: bool) -> None:
+    if not text.strip():
+        # Layouts with a column for every kind of example leave those of other kinds blank.
+        if filled:
+            raise RejectedExample(Reason.EMPTY_TEXT, f"{field} is blank")
+        return
+    if field not in (*_WORDED, "text"):
+        return
+    limit = settings.max_text_words if field == "text" else settings.max_words
+    words = len(text.split())
+    if limit is not None and (words > limit or len(text) > limit * _CHARACTERS_PER_WORD):
+        raise RejectedExample(
+            Reason.TEXT_TOO_LONG,
+            f"{field} has {words} words and {len(text)} characters; {limit} words are allowed",
+        )
+    if field in ("captions", "text") and words < settings.min_words:
+        raise RejectedExample(
+            Reason.TEXT_TOO_SHORT, f"{field} has {words} words, fewer than {settings.min_words}"
+        )
+
+
+def _strings(example: Example) -> Iterator[tuple[str, str]]:
+    """Field and value of every string, those in lists included."""
+    for field, value in example.items():
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, str):
+                yield field, item
+
+
+def _filled(example: Example, field: str) -> bool:
+    value = example.get(field)
+    if value is None:
+        return False
+    return len(value) > 0 if hasattr(value, "__len__") else True

@@ -1,0 +1,100 @@
+"""One record of a source into one stored example, or the reason why not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ofa_jax.data.instruction import Example
+from ofa_jax.data.ops import boxes as box_ops
+from ofa_jax.data.preparation import checks, pictures
+from ofa_jax.data.preparation.reasons import Reason, RejectedExample, reading_rejection
+from ofa_jax.data.preparation.settings import ConversionSettings
+from ofa_jax.data.task import Records
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """An example to store.
+
+    Attributes:
+      example: of the flat schema.
+      removed_boxes: why boxes of it were removed, one reason per box.
+    """
+
+    example: Example
+    removed_boxes: tuple[Reason, ...] = ()
+
+
+def read_record(records: Records, index: int) -> Example:
+    """Reads one record.
+
+    Args:
+      records: an open split.
+      index: record number.
+
+    Returns:
+      The example as the source yields it.
+
+    Raises:
+      RejectedExample: the record is damaged, or names a file that is not there.
+      OSError: the disk or the network fails, which says nothing about the record.
+    """
+    try:
+        return records[index]
+    except FileNotFoundError as error:
+        raise reading_rejection(error) from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # A source meets whatever people write into files.
+        raise reading_rejection(error) from error
+
+
+def convert(example: Example, settings: ConversionSettings) -> Converted:
+    """Checks an example and makes what is stored of it. A pure function.
+
+    Texts and numbers are checked before the picture, and the picture before the boxes, so an
+    example with several faults counts under the first of them.
+
+    Args:
+      example: of the flat schema; an `image` of pixels is stored as PNG where nothing else is
+        asked for.
+      settings: limits, filters, resizing, codes.
+
+    Returns:
+      The example to store.
+
+    Raises:
+      RejectedExample: with the reason.
+    """
+    checks.check_fields(example, settings)
+    data = example.get("image", b"")
+    if isinstance(data, np.ndarray):
+        data = pictures.lossless(data)
+    if not data:
+        if checks.needs_image(example):
+            raise RejectedExample(Reason.EMPTY_IMAGE, "the picture has no bytes")
+        example, removed = checks.check_boxes(example, None, settings)
+        return Converted(example, tuple(fault.reason for fault in removed))
+    picture = pictures.check_picture(data, settings)
+    example, removed = checks.check_boxes(example, picture.original, settings)
+    example = {**example, "image": picture.data}
+    if len(example.get("boxes", ())):
+        example = _with_moved_boxes(example, picture)
+    if picture.pixels is not None:
+        example = {**example, "image_codes": pictures.image_codes(picture.pixels, settings)}
+    return Converted(example, tuple(fault.reason for fault in removed))
+
+
+def _with_moved_boxes(example: Example, picture: pictures.CheckedPicture) -> Example:
+    if picture.stored == picture.original and picture.corner == (0, 0):
+        return example
+    moved = picture.moved_boxes(example["boxes"])
+    if picture.corner != (0, 0):
+        moved = box_ops.clip_boxes(moved, *picture.stored)
+        inside = box_ops.has_area(moved)
+        if not inside.all():
+            lost = box_ops.as_boxes(example["boxes"])[~inside][0].tolist()
+            raise RejectedExample(Reason.BOX_CROPPED_AWAY, f"box {lost} of the original picture")
+    return {**example, "boxes": moved}

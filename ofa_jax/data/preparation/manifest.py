@@ -1,0 +1,157 @@
+"""`manifest.json`: what is in a folder of prepared data, and how it came about.
+
+One manifest describes all splits of a folder. It holds nothing that differs between two runs of
+the same preparation: no times, no machine, no number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import PIL
+
+from ofa_jax.data.preparation.plan import Plan
+from ofa_jax.data.preparation.shards import ShardResult, file_digest
+from ofa_jax.data.preparation.storage import LocalStorage, Storage
+from ofa_jax.data.preparation.tally import Tally
+from ofa_jax.data.sources import array_record
+
+NAME = "manifest.json"
+
+
+class OtherSettingsError(ValueError):
+    """A folder holds data that was prepared otherwise; the message names the setting."""
+
+
+def identity(plan: Plan) -> dict[str, Any]:
+    """Everything that a plan's bytes depend on, in the form of a manifest with one split.
+
+    Args:
+      plan: the preparation.
+
+    Returns:
+      `schema_version`, `settings`, and `splits` with one entry.
+    """
+    settings = plan.settings.as_dict()
+    tokenizer = plan.settings.image_tokenizer
+    if tokenizer and tokenizer.endswith(".npz"):
+        settings["image_tokenizer_sha256"] = file_digest(tokenizer)
+    return {
+        "schema_version": array_record.VERSION,
+        "settings": settings,
+        "splits": {plan.split: {**plan.as_dict(), "pillow": PIL.__version__}},
+    }
+
+
+def refuse_other_settings(
+    folder: str, existing: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    """Fails where a folder was prepared, or begun, with another setting.
+
+    Args:
+      folder: named in the message.
+      existing: the folder's manifest, or the identity of what was begun there.
+      wanted: identity of the new plan.
+
+    Raises:
+      OtherSettingsError: the first setting that differs.
+    """
+    pairs = [({"schema_version": existing.get("schema_version")}, wanted, ["schema_version"], "")]
+    old, new = existing.get("settings", {}), wanted["settings"]
+    pairs.append((old, new, sorted({*old, *new}), ""))
+    for split, new in wanted["splits"].items():
+        if split in existing.get("splits", {}):
+            old = existing["splits"][split]
+            pairs.append((old, new, sorted(new), f" of split {split}"))
+    for old, new, names, where in pairs:
+        for name in names:
+            if old.get(name) != new.get(name):
+                before, now = (json.dumps(values.get(name)) for values in (old, new))
+                raise OtherSettingsError(
+                    f"{folder} was prepared with {name}{where} = {before}, now it is {now}: "
+                    "take the same setting, or another folder"
+                )
+
+
+def with_split(
+    existing: Mapping[str, Any] | None, plan: Plan, results: Sequence[ShardResult]
+) -> dict[str, Any]:
+    """The manifest of a folder after a split is finished.
+
+    Args:
+      existing: the folder's manifest before; None: there was none.
+      plan: the preparation.
+      results: its shards, in order.
+
+    Returns:
+      The new manifest.
+    """
+    total = Tally()
+    for result in results:
+        total.add(result.tally)
+    manifest = identity(plan)
+    manifest["splits"][plan.split] |= {
+        **total.as_dict(),
+        "shards": [result.file_entry() for result in results],
+    }
+    others = (existing or {}).get("splits", {})
+    manifest["splits"] = dict(sorted({**others, **manifest["splits"]}.items()))
+    return manifest
+
+
+def read(storage: Storage, name: str = NAME) -> dict[str, Any] | None:
+    """A manifest; None where there is none.
+
+    Args:
+      storage: the folder.
+      name: of the file.
+
+    Raises:
+      ValueError: the file is not a manifest.
+    """
+    data = storage.read(name)
+    if data is None:
+        return None
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"{storage}: {name} is damaged ({error}); delete it") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{storage}: {name} does not hold a JSON object; delete it")
+    return value
+
+
+def as_json(value: Mapping[str, Any]) -> str:
+    """JSON text, the same for the same value."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def verify(folder: str | pathlib.Path) -> int:
+    """Compares every shard of a folder with the checksum in its manifest.
+
+    Args:
+      folder: a prepared folder.
+
+    Returns:
+      Number of shards.
+
+    Raises:
+      ValueError: no manifest, or a shard that is missing or differs; the message names it.
+    """
+    folder = pathlib.Path(folder)
+    manifest = read(LocalStorage(folder))
+    if manifest is None:
+        raise ValueError(f"{folder} has no {NAME}: it is not prepared, or not to the end")
+    count = 0
+    for entry in manifest["splits"].values():
+        for shard in entry["shards"]:
+            path = folder / shard["name"]
+            if not path.is_file():
+                raise ValueError(f"{path} is missing")
+            if file_digest(path) != shard["sha256"]:
+                raise ValueError(f"{path} is damaged: its SHA-256 is not the manifest's")
+            count += 1
+    return count

@@ -1,0 +1,124 @@
+"""The folder that a preparation writes: what is finished and what was begun.
+
+    OUT/train-00000-of-00008.array_record        finished shards, renamed when they were complete
+    OUT/manifest.json                            written last
+    OUT/.unfinished-train/plan.json              what was begun, until the split is finished
+    OUT/.unfinished-train/<shard>.json           counts and checksum of each finished shard
+    OUT/.unfinished-train/<shard>.<process>.tmp  a shard in work
+
+A shard counts as finished when its counts are there, which are written after it. So a kill at any
+moment loses the shards in work and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from ofa_jax.data.preparation import manifest
+from ofa_jax.data.preparation.plan import Plan
+from ofa_jax.data.preparation.shards import ShardResult
+from ofa_jax.data.preparation.storage import Storage
+
+
+class OutputFolder:
+    """Where one split is prepared.
+
+    Attributes:
+      storage: the folder.
+      work: name of the folder in it of what is unfinished.
+    """
+
+    def __init__(self, storage: Storage, plan: Plan):
+        self.storage = storage
+        self.work = f".unfinished-{plan.split}"
+        self._plan = plan
+
+    def finished_manifest(self) -> dict[str, Any] | None:
+        """The manifest, where this very split is prepared already; else None.
+
+        Raises:
+          OtherSettingsError: the folder was prepared, or begun, with other settings.
+          ValueError: the folder holds shards of this split that nothing describes, or lacks shards
+            that its manifest describes.
+        """
+        wanted = manifest.identity(self._plan)
+        existing = manifest.read(self.storage)
+        begun = manifest.read(self.storage, f"{self.work}/plan.json")
+        for found in (existing, begun):
+            if found is not None:
+                manifest.refuse_other_settings(str(self.storage), found, wanted)
+        entry = (existing or {}).get("splits", {}).get(self._plan.split)
+        if entry is None:
+            strange = [
+                name
+                for name in self.storage.names(f"{self._plan.split}-")
+                if name.endswith(".array_record")
+            ]
+            if begun is None and strange:
+                raise ValueError(
+                    f"{self.storage} holds {strange[0]}, and nothing says how it was made: "
+                    "take another folder, or delete it"
+                )
+            return None
+        for shard in entry["shards"]:
+            if self.storage.size(shard["name"]) != shard["bytes"]:
+                raise ValueError(
+                    f"{self.storage}: {shard['name']} is not the file of {shard['bytes']} bytes "
+                    f"that {manifest.NAME} describes; delete {manifest.NAME} and the "
+                    f"{self._plan.split} shards to prepare again"
+                )
+        return existing
+
+    def begin(self) -> None:
+        """Notes what is begun."""
+        text = manifest.as_json(manifest.identity(self._plan))
+        self.storage.write(f"{self.work}/plan.json", text.encode())
+
+    def result(self, shard: int) -> ShardResult | None:
+        """What is known of a finished shard; None where it is not, or its file is another."""
+        name = self._plan.shard_name(shard)
+        noted = self.storage.read(f"{self.work}/{name}.json")
+        if noted is None:
+            return None
+        result = ShardResult.from_dict(json.loads(noted))
+        return result if self.storage.size(name) == result.size else None
+
+    def results(self) -> dict[int, ShardResult]:
+        """Finished shards by number."""
+        found = ((shard, self.result(shard)) for shard in range(self._plan.num_shards))
+        return {shard: result for shard, result in found if result is not None}
+
+    def commit(self, shard: int, path: pathlib.Path, result: ShardResult) -> None:
+        """Gives a complete shard its name and notes that it is finished, in this order.
+
+        Args:
+          shard: its number.
+          path: the file.
+          result: what it holds.
+        """
+        name = self._plan.shard_name(shard)
+        self.storage.adopt(path, name)
+        self.storage.write(f"{self.work}/{name}.json", manifest.as_json(result.as_dict()).encode())
+
+    def finish(self, results: Sequence[ShardResult]) -> dict[str, Any]:
+        """Writes the manifest and removes what only an unfinished preparation needs.
+
+        Args:
+          results: every shard, in order.
+
+        Returns:
+          The manifest.
+        """
+        value = manifest.with_split(manifest.read(self.storage), self._plan, results)
+        self.storage.write(manifest.NAME, manifest.as_json(value).encode())
+        self.storage.remove_folder(self.work)
+        return value
+
+
+def temporary_name(plan: Plan, shard: int) -> str:
+    """Name under which this process writes a shard before it is complete."""
+    return f"{plan.shard_name(shard)}.{os.getpid()}.tmp"

@@ -1,0 +1,199 @@
+"""Pictures on their way into a shard: checked, made smaller, cut to the square of image codes.
+
+A picture that needs no change keeps its bytes. One that does is written as JPEG; boxes follow it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import io
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from ofa_jax.data.image_tokenizer import ImageTokenizer, PatchCodebook, middle_part
+from ofa_jax.data.ops import boxes as box_ops
+from ofa_jax.data.ops.image import FORMATS, as_rgb
+from ofa_jax.data.preparation.headers import damaged, read_header
+from ofa_jax.data.preparation.reasons import Reason, RejectedExample
+from ofa_jax.data.preparation.settings import ConversionSettings
+
+# A JPEG of four times the wanted side or more is decoded at a fraction of its size (by the
+# decoder's own averaging, to no less than twice the wanted side), which saves most of the time.
+_DRAFT_FROM = 4
+_DRAFT_TO = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedPicture:
+    """A picture that decodes.
+
+    Attributes:
+      data: the file to store.
+      original: width and height in pixels of the picture as it came.
+      stored: width and height in pixels of what `data` holds.
+      ratio: stored pixels per original pixel, in x and y.
+      corner: left and top of the stored window in the resized picture, in stored pixels.
+      pixels: uint8[y, x, 3], the stored picture before JPEG, where codes are made of it.
+    """
+
+    data: bytes
+    original: tuple[int, int]
+    stored: tuple[int, int]
+    ratio: tuple[float, float] = (1.0, 1.0)
+    corner: tuple[int, int] = (0, 0)
+    pixels: np.ndarray | None = None
+
+    def moved_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes of the original picture in pixels of the stored one.
+
+        Args:
+          boxes: float[n, 4] x0, y0, x1, y1.
+
+        Returns:
+          float32[n, 4], not clipped.
+        """
+        scaled = box_ops.as_boxes(boxes) * np.array(self.ratio * 2, np.float32)
+        return box_ops.shift_boxes(scaled, *self.corner)
+
+
+def check_picture(data: bytes, settings: ConversionSettings) -> CheckedPicture:
+    """Checks a picture, by its header first, and makes what is stored of it.
+
+    Args:
+      data: contents of its file.
+      settings: limits, size and quality of stored pictures.
+
+    Returns:
+      The picture to store.
+
+    Raises:
+      RejectedExample: empty, damaged, cut off, too large or small, or in printing colours.
+    """
+    header = read_header(data, settings.max_pixels)
+    short, long = sorted((header.width, header.height))
+    shown = f"{header.width} x {header.height} pixels"
+    if short < settings.min_side:
+        raise RejectedExample(Reason.SIDE_TOO_SHORT, shown)
+    if long > settings.max_side:
+        raise RejectedExample(Reason.SIDE_TOO_LONG, shown)
+    if settings.max_aspect is not None and long > short * settings.max_aspect:
+        raise RejectedExample(Reason.ASPECT_TOO_HIGH, shown)
+    if header.mode == "CMYK" and settings.cmyk == "drop":
+        raise RejectedExample(Reason.CMYK_IMAGE, f"{header.form}, {shown}")
+    original = (header.width, header.height)
+    wanted = settings.code_size if settings.image_tokenizer else settings.resize_short_side
+    decoded = _decode(data, wanted)
+    if settings.image_tokenizer:
+        return _code_square(decoded, original, settings)
+    if wanted is None or short <= wanted:
+        if header.mode != "CMYK":
+            return CheckedPicture(data, original, original)
+        return CheckedPicture(_jpeg(decoded, settings.jpeg_quality), original, original)
+    size = _with_short_side(original, wanted)
+    resized = decoded.resize(size, Image.Resampling.BICUBIC)
+    ratio = (size[0] / original[0], size[1] / original[1])
+    return CheckedPicture(_jpeg(resized, settings.jpeg_quality), original, size, ratio)
+
+
+def lossless(pixels: np.ndarray) -> bytes:
+    """A PNG file of uint8[y, x, 3]; b"" of a picture without pixels."""
+    if not pixels.size:
+        return b""
+    buffer = io.BytesIO()
+    Image.fromarray(as_rgb(pixels)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def image_codes(pixels: np.ndarray, settings: ConversionSettings) -> np.ndarray:
+    """Codes of a square picture, row by row.
+
+    Args:
+      pixels: uint8[code_size, code_size, 3].
+      settings: which tokenizer, which part.
+
+    Returns:
+      int32[codes].
+    """
+    tokenizer = load_image_tokenizer(str(settings.image_tokenizer))
+    part = middle_part(pixels) if settings.code_part == "middle" else pixels
+    return np.asarray(tokenizer.encode(part), np.int32).reshape(-1)
+
+
+@functools.lru_cache(maxsize=2)
+def load_image_tokenizer(name: str) -> ImageTokenizer:
+    """Loads an image tokenizer once per process.
+
+    Args:
+      name: a codebook file (`.npz`) or `module:function`.
+
+    Raises:
+      ValueError: no such file, module or function, or what the function returns is no tokenizer.
+    """
+    if name.endswith(".npz"):
+        if not pathlib.Path(name).is_file():
+            raise ValueError(f"image_tokenizer: there is no codebook file {name}")
+        return PatchCodebook.load(name)
+    module, separator, function = name.partition(":")
+    if not separator:
+        raise ValueError(f"image_tokenizer must be a .npz file or module:function, got {name!r}")
+    try:
+        tokenizer = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"image_tokenizer {name!r}: {error}") from error
+    if not isinstance(tokenizer, ImageTokenizer):
+        raise ValueError(
+            f"image_tokenizer {name!r} returns {type(tokenizer).__name__}, which has "
+            "not the methods and attributes of an ImageTokenizer"
+        )
+    return tokenizer
+
+
+def _decode(data: bytes, wanted: int | None) -> Image.Image:
+    """The whole picture as RGB, or a JPEG's reduced form of at least twice the wanted side."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if wanted is not None and min(image.size) >= wanted * _DRAFT_FROM:
+                image.draft(None, _with_short_side(image.size, wanted * _DRAFT_TO))
+            return image.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged data.
+        raise damaged(data, "it cannot be decoded") from error
+
+
+def _with_short_side(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """Width and height with the given short side and the same aspect ratio, rounded."""
+    ratio = short / min(size)
+    width, height = (max(short, round(side * ratio)) for side in size)
+    return width, height
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _code_square(
+    decoded: Image.Image, original: tuple[int, int], settings: ConversionSettings
+) -> CheckedPicture:
+    """The central square that codes are made of: short side to `code_size`, then cropped.
+
+    The resampling filter is the one with which the official codes were made.
+    """
+    size = _with_short_side(original, settings.code_size)
+    resized = decoded if decoded.size == size else decoded.resize(size, Image.Resampling.LANCZOS)
+    left, top = (size[0] - settings.code_size) // 2, (size[1] - settings.code_size) // 2
+    square = resized.crop((left, top, left + settings.code_size, top + settings.code_size))
+    return CheckedPicture(
+        data=_jpeg(square, settings.jpeg_quality),
+        original=original,
+        stored=square.size,
+        ratio=(size[0] / original[0], size[1] / original[1]),
+        corner=(left, top),
+        pixels=np.array(square),
+    )

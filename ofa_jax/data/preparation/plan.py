@@ -1,0 +1,161 @@
+"""What one preparation does: which records, into which shards, under which settings.
+
+Shard k of n holds what is kept of records [k * N // n, (k + 1) * N // n) of the source, in their
+order. So a shard's bytes are a function of the plan and k alone: not of the number of processes,
+nor of what was finished before a kill.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ofa_jax.data.preparation.conversion import convert, read_record
+from ofa_jax.data.preparation.reasons import RejectedExample
+from ofa_jax.data.preparation.settings import ConversionSettings
+from ofa_jax.data.sources import array_record
+from ofa_jax.data.task import Source
+
+TARGET_SHARD_BYTES = 256 << 20
+# Even a small set is cut into some shards, so that several processes have work.
+_SMALL_SHARD_RECORDS = 500
+_SMALL_SET_SHARDS = 16
+_SAMPLED_RECORDS = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One split of one source, to be prepared.
+
+    Attributes:
+      source: where the records come from; picklable.
+      description: what the manifest says about the source, values that JSON can hold.
+      split: split of the source, and of what is prepared.
+      num_records: records that are read, from the first on.
+      num_shards: shards that they are cut into.
+      settings: what is done to each example.
+      limit: at most this many records were asked for; None: all.
+      strict: whether the first bad record ends the preparation.
+    """
+
+    source: Source
+    description: Mapping[str, Any]
+    split: str
+    num_records: int
+    num_shards: int
+    settings: ConversionSettings
+    limit: int | None = None
+    strict: bool = False
+
+    def shard_name(self, shard: int) -> str:
+        """File name of shard number `shard`."""
+        return array_record.shard_name(self.split, shard, self.num_shards)
+
+    def shard_range(self, shard: int) -> range:
+        """Numbers of the records that go into a shard."""
+        return range(
+            shard * self.num_records // self.num_shards,
+            (shard + 1) * self.num_records // self.num_shards,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What must be equal for two preparations to write equal shards, for the manifest."""
+        return {
+            "source": dict(self.description),
+            "num_records": self.num_records,
+            "limit": self.limit,
+            "num_shards": self.num_shards,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a sample of the records says about the whole.
+
+    Attributes:
+      stored_bytes: bytes of all shards, about.
+    """
+
+    stored_bytes: int
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Converts a few records, evenly spread, to know how large the whole will be.
+
+    Args:
+      plan: its number of shards does not matter.
+
+    Returns:
+      The estimate; of equal plans always the same.
+    """
+    records = plan.source.open(plan.split)
+    count = min(_SAMPLED_RECORDS, plan.num_records)
+    total = 0
+    for index in np.linspace(0, plan.num_records - 1, count).astype(int):
+        try:
+            example = convert(read_record(records, int(index)), plan.settings).example
+        except RejectedExample:
+            continue
+        total += len(array_record.encode_example(example))
+    return Estimate(stored_bytes=total * plan.num_records // max(1, count))
+
+
+def make_plan(
+    source: Source,
+    description: Mapping[str, Any],
+    split: str,
+    *,
+    settings: ConversionSettings,
+    num_shards: int | None = None,
+    shard_bytes: int = TARGET_SHARD_BYTES,
+    limit: int | None = None,
+    strict: bool = False,
+) -> tuple[Plan, Estimate]:
+    """Looks at a source and decides how its records are cut into shards.
+
+    Args:
+      source: where the records come from.
+      description: what the manifest says about it.
+      split: which split.
+      settings: what is done to each example.
+      num_shards: how many shards; None: by their size.
+      shard_bytes: bytes of a shard, about, where `num_shards` is None.
+      limit: only the first so many records.
+      strict: whether the first bad record ends the preparation.
+
+    Returns:
+      The plan, and how large the result will be.
+
+    Raises:
+      ValueError: an empty source, or a number that cannot be.
+    """
+    for name, value in (("num_shards", num_shards), ("shard_bytes", shard_bytes), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    num_records = len(source.open(split))
+    if limit is not None:
+        num_records = min(limit, num_records)
+    if not num_records:
+        raise ValueError(f"the source has no {split} records")
+    if num_shards is not None and num_shards > num_records:
+        raise ValueError(f"num_shards is {num_shards}, but there are only {num_records} records")
+    plan = Plan(
+        source=source,
+        description=description,
+        split=split,
+        num_records=num_records,
+        num_shards=num_shards or 1,
+        limit=limit,
+        settings=settings,
+        strict=strict,
+    )
+    estimated = estimate(plan)
+    if num_shards is None:
+        by_size = math.ceil(estimated.stored_bytes / shard_bytes)
+        by_count = min(_SMALL_SET_SHARDS, math.ceil(num_records / _SMALL_SHARD_RECORDS))
+        plan = dataclasses.replace(plan, num_shards=min(num_records, max(1, by_size, by_count)))
+    return plan, estimated

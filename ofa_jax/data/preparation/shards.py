@@ -1,0 +1,118 @@
+"""Writes one shard: the unit of work of both engines, and of going on after a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ofa_jax.data.instruction import Example
+from ofa_jax.data.preparation.conversion import convert, read_record
+from ofa_jax.data.preparation.plan import Plan
+from ofa_jax.data.preparation.reasons import RejectedExample
+from ofa_jax.data.preparation.tally import Tally
+from ofa_jax.data.sources import array_record
+from ofa_jax.data.task import Records
+
+_READ_AT_ONCE = 1 << 20
+
+
+class StrictError(ValueError):
+    """A bad record of a preparation that must have none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardResult:
+    """A finished shard.
+
+    Attributes:
+      name: file name.
+      size: bytes.
+      sha256: hexadecimal digest of the file.
+      tally: what was kept and dropped of the shard's records.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    tally: Tally
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, values that JSON can hold."""
+        return {**self.file_entry(), "tally": self.tally.as_dict()}
+
+    def file_entry(self) -> dict[str, Any]:
+        """What the manifest says about the file."""
+        return {
+            "name": self.name,
+            "examples": self.tally.examples,
+            "bytes": self.size,
+            "sha256": self.sha256,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ShardResult:
+        """The inverse of `as_dict`."""
+        tally = Tally.from_dict(values["tally"])
+        return cls(values["name"], values["bytes"], values["sha256"], tally)
+
+
+def write_shard(
+    plan: Plan,
+    shard: int,
+    path: str | pathlib.Path,
+    *,
+    records: Records | None = None,
+    progress: Callable[[Tally], None] | None = None,
+) -> ShardResult:
+    """Converts the records of one shard and writes them to a file, one in memory at a time.
+
+    Args:
+      plan: the preparation.
+      shard: number of the shard.
+      path: where to write; a temporary name, since a kill leaves it unfinished.
+      records: the opened source, where the caller has it; None opens it.
+      progress: called after every record with the counts so far.
+
+    Returns:
+      What was written. The file is on disk, not only in the system's cache.
+
+    Raises:
+      StrictError: a bad record, where the plan is strict.
+      OSError: the file cannot be written, or the source not be read.
+    """
+    if records is None:
+        records = plan.source.open(plan.split)
+    tally = Tally()
+    with array_record.ShardWriter(path) as writer:
+        for index in plan.shard_range(shard):
+            example: Example = {}
+            try:
+                example = read_record(records, index)
+                converted = convert(example, plan.settings)
+                record = array_record.encode_example(converted.example)
+            except RejectedExample as rejection:
+                identifier = str(example["image_id"]) if "image_id" in example else None
+                if plan.strict:
+                    place = f"record {index}" + (f" ({identifier!r})" if identifier else "")
+                    raise StrictError(f"{place}: {rejection}") from rejection
+                tally.drop(index, identifier, rejection)
+            else:
+                writer.write_record(record)
+                tally.keep(converted.example["type"], converted.removed_boxes)
+            if progress is not None:
+                progress(tally)
+    size = os.path.getsize(path)
+    return ShardResult(plan.shard_name(shard), size, file_digest(path), tally)
+
+
+def file_digest(path: str | pathlib.Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_READ_AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()

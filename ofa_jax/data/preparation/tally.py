@@ -1,0 +1,89 @@
+"""Counts of a preparation: what was kept, what was dropped and why. Tallies of shards add up."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ofa_jax.data.preparation.reasons import Reason, RejectedExample
+
+# Examples that are named per reason.
+NAMED_EXAMPLES = 20
+
+
+@dataclasses.dataclass
+class Tally:
+    """Counts over some records, in record order.
+
+    Attributes:
+      records: records read.
+      kinds: examples kept, by kind.
+      dropped: examples dropped, by reason.
+      named: the first of them: `record` (number in the source), `id` (None where the record
+        could not be read) and `detail`, by reason.
+      removed_boxes: boxes removed from kept examples, by reason.
+    """
+
+    records: int = 0
+    kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    dropped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    named: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    removed_boxes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    @property
+    def examples(self) -> int:
+        """Examples kept."""
+        return sum(self.kinds.values())
+
+    def keep(self, kind: str, removed_boxes: Iterable[Reason] = ()) -> None:
+        """Counts an example that is stored."""
+        self.records += 1
+        self.kinds[kind] += 1
+        self.removed_boxes.update(reason.value for reason in removed_boxes)
+
+    def drop(self, record: int, identifier: str | None, rejection: RejectedExample) -> None:
+        """Counts an example that is not."""
+        self.records += 1
+        reason = rejection.reason.value
+        self.dropped[reason] += 1
+        named = self.named.setdefault(reason, [])
+        if len(named) < NAMED_EXAMPLES:
+            named.append({"record": record, "id": identifier, "detail": rejection.detail})
+
+    def add(self, later: Tally) -> None:
+        """Adds the counts of records that come after these."""
+        self.records += later.records
+        self.kinds.update(later.kinds)
+        self.dropped.update(later.dropped)
+        self.removed_boxes.update(later.removed_boxes)
+        for reason, examples in later.named.items():
+            named = self.named.setdefault(reason, [])
+            named.extend(examples[: NAMED_EXAMPLES - len(named)])
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts with sorted names, as the manifest shows them."""
+        return {
+            "records": self.records,
+            "examples": self.examples,
+            "kinds": dict(sorted(self.kinds.items())),
+            "dropped": {
+                reason: {"count": count, "examples": self.named[reason]}
+                for reason, count in sorted(self.dropped.items())
+            },
+            "removed_boxes": dict(sorted(self.removed_boxes.items())),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Tally:
+        """The inverse of `as_dict`; other entries are ignored."""
+        return cls(
+            records=values["records"],
+            kinds=collections.Counter(values["kinds"]),
+            dropped=collections.Counter(
+                {reason: entry["count"] for reason, entry in values["dropped"].items()}
+            ),
+            named={reason: entry["examples"] for reason, entry in values["dropped"].items()},
+            removed_boxes=collections.Counter(values["removed_boxes"]),
+        )
