@@ -19,6 +19,10 @@ FINGERPRINT_FILE = "model_fingerprint.json"
 _SHOWN = 4
 
 
+# Settings that older folders lack, with the value that they imply there.
+_LATER_SETTINGS = {"model.image_mean": [0.5, 0.5, 0.5], "model.image_std": [0.5, 0.5, 0.5]}
+
+
 def flatten_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings as {"model.width": 768, ...}, in JSON's types.
 
@@ -60,6 +64,9 @@ def check_fingerprint(directory: pathlib.Path, config: Mapping[str, Any]) -> Non
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON ({error})") from error
     wanted = flatten_settings(config)
+    for name, default in _LATER_SETTINGS.items():
+        if name in wanted:
+            saved.setdefault(name, default)
     absent = object()
     names = [
         name

@@ -266,11 +266,14 @@ def _check_initial_path(path: str) -> None:
 
 def _check_model_fits(config: OFAConfig, tasks: run_tasks.RunTasks) -> None:
     """Fails where the model's position tables are too small for the sequences or images."""
-    for key in ("inputs", "targets"):
-        if tasks.lengths[key] > config.max_positions:
+    only_codes = all(task.target_modality == "CODE" for task in tasks.tasks)
+    # 1,024 image codes and eos; codes have positions of their own.
+    longest = {"inputs": config.max_positions, "targets": config.max_positions + only_codes}
+    for key, limit in longest.items():
+        if tasks.lengths[key] > limit:
             raise ValueError(
                 f"TASK_FEATURE_LENGTHS[{key!r}] = {tasks.lengths[key]}, but the model has "
-                f"positions for {config.max_positions} tokens"
+                f"positions for {limit} tokens"
             )
     image, stride = tasks.lengths["image"], config.resnet.stride
     if image % stride or image // stride > config.image_bucket_size:

@@ -91,6 +91,10 @@ RESNET101 = ResNetConfig(stage_blocks=(3, 4, 23))
 RESNET152 = ResNetConfig(stage_blocks=(3, 8, 36))
 
 
+# Mean and deviation of pixels that all tasks but ImageNet classification are given (SPEC 4.4).
+HALF = (0.5, 0.5, 0.5)
+
+
 @dataclasses.dataclass(frozen=True)
 class OFAConfig:
     """Every number of the model (SPEC 1).
@@ -131,6 +135,8 @@ class OFAConfig:
       attention: implementation in `ofa_jax.ops.attention`.
       conv: implementation in `ofa_jax.ops.conv`.
       sample_patch_num: patches kept per image while training (SPEC 1.4, step 2); 0 keeps all.
+      image_mean: subtracted from pixels in 0 .. 1, per channel; 0.5 except for ImageNet (SPEC 8.6).
+      image_std: what the difference is divided by.
     """
 
     vocab_size: int = 59457
@@ -166,6 +172,8 @@ class OFAConfig:
     attention: str = "auto"
     conv: str = "auto"
     sample_patch_num: int = 0
+    image_mean: tuple[float, float, float] = HALF
+    image_std: tuple[float, float, float] = HALF
 
     def __post_init__(self) -> None:
         def require(field: str, condition: bool, wanted: str) -> None:
@@ -228,6 +236,10 @@ class OFAConfig:
             "resnet_drop_path",
         ):
             require(field, 0.0 <= getattr(self, field) < 1.0, "a rate in [0, 1)")
+        for field in ("image_mean", "image_std"):
+            object.__setattr__(self, field, tuple(map(float, getattr(self, field))))
+            require(field, len(getattr(self, field)) == 3, "three numbers, one per channel")
+        require("image_std", min(self.image_std) > 0, "positive")
         require("batch_norm_eps", self.batch_norm_eps > 0, "positive")
         require("batch_norm_momentum", 0 < self.batch_norm_momentum <= 1, "in (0, 1]")
         for field, allowed in (

@@ -6,7 +6,7 @@ logits over the one vocabulary. Losses, decoding and engines use only the method
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from ofa_jax.model.config import OFAConfig
+from ofa_jax.model.config import HALF, OFAConfig
 from ofa_jax.model.decoder import Cache, Decoder
 from ofa_jax.model.encoder import Encoder, EncoderOutput
 from ofa_jax.model.layers import Table, embedding_scale
@@ -25,7 +25,11 @@ Batch = Mapping[str, jax.Array]
 
 
 def normalise_images(
-    images: jax.Array, image_masks: jax.Array, holes: jax.Array | None
+    images: jax.Array,
+    image_masks: jax.Array,
+    holes: jax.Array | None,
+    mean: Sequence[float] = HALF,
+    std: Sequence[float] = HALF,
 ) -> jax.Array:
     """Pixels to what the ResNet takes (SPEC 4.4).
 
@@ -33,17 +37,22 @@ def normalise_images(
     are, whatever the input pipeline put there.
 
     Args:
-      images: uint8[b, y, x, 3], normalised here to (v / 255 - 0.5) / 0.5; or float[b, y, x, 3],
+      images: uint8[b, y, x, 3], normalised here to (v / 255 - mean) / std; or float[b, y, x, 3],
         taken as normalised already.
       image_masks: bool[b], False = no image.
       holes: int32[b, 4] boxes (x0, y0, x1, y1) in pixels that are set to 0 after normalisation,
         end excluded; empty boxes hide nothing. None = no holes.
+      mean: per channel.
+      std: per channel.
 
     Returns:
       float32[b, y, x, 3].
     """
     if jnp.issubdtype(images.dtype, jnp.integer):
-        pixels = images.astype(jnp.float32) / 127.5 - 1.0
+        # One multiplication and one subtraction; exact where mean and std are 0.5.
+        divisor = 255.0 * np.asarray(std, np.float32)
+        offset = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+        pixels = images.astype(jnp.float32) / divisor - offset
     else:
         pixels = images.astype(jnp.float32)
     keep = image_masks[:, None, None]
@@ -116,7 +125,13 @@ class OFA(nn.Module):
         if images is not None:
             masks = batch.get("encoder_image_masks")
             masks = jnp.ones(images.shape[:1], bool) if masks is None else masks.astype(bool)
-            images = normalise_images(images, masks, batch.get("encoder_image_holes"))
+            images = normalise_images(
+                images,
+                masks,
+                batch.get("encoder_image_holes"),
+                self.config.image_mean,
+                self.config.image_std,
+            )
         return self.encoder(
             self._embed(tokens), tokens != PAD_ID, images, masks, patch_orders, train
         )
