@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 OBJECTIVES = ("cross_entropy", "scst")
 LENGTH_KEYS = ("inputs", "targets", "image")
@@ -35,7 +36,16 @@ class DatasetConfig:
       split: split of the sources.
       seed: seed of order, preparation and noise.
       num_workers: worker processes; 0 reads in this process.
-      num_threads: reading threads where there are no workers.
+      num_threads: reading threads of this process or of each worker.
+      rate_by: "declared" mixes by the mixture's rates (and `rates`), "examples" by the number of
+        records of each task.
+      maximum: largest rate, or largest number of records that counts; None for no limit.
+      temperature: rates become rate ** (1 / temperature).
+      rate_schedule: step to {task or family: factor of its rate}; 1 for those not named.
+      rate_interpolation: between these steps, "linear" or "constant".
+      buckets: task or family to the lengths that it has instead of `task_feature_lengths`, for
+        example {"text_infilling": {"image": 0}}; a batch holds tasks of the same lengths.
+      on_bad_record: "error", or "skip" to count it and go on.
     """
 
     mixture_or_task_name: str
@@ -47,6 +57,13 @@ class DatasetConfig:
     seed: int = 0
     num_workers: int = 0
     num_threads: int = 1
+    rate_by: str = "declared"
+    maximum: float | None = None
+    temperature: float = 1.0
+    rate_schedule: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    rate_interpolation: str = "linear"
+    buckets: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    on_bad_record: str = "error"
 
     def __post_init__(self) -> None:
         _check_lengths(self.task_feature_lengths)
@@ -54,6 +71,54 @@ class DatasetConfig:
             raise ValueError(f"BATCH_SIZE must be positive, got {self.batch_size}")
         if self.num_workers < 0 or self.num_threads < 1:
             raise ValueError("utils.DatasetConfig: num_workers >= 0 and num_threads >= 1 expected")
+        self._check_mixing()
+
+    def _check_mixing(self) -> None:
+        for name, known in (
+            ("rate_by", ("declared", "examples")),
+            ("rate_interpolation", ("linear", "constant")),
+            ("on_bad_record", ("error", "skip")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"utils.DatasetConfig.{name} must be one of {', '.join(known)}, got "
+                    f"{getattr(self, name)!r}"
+                )
+        for name in ("temperature", "maximum"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"utils.DatasetConfig.{name} must be positive, got {value}")
+        if self.rate_by == "examples" and any(self.rates.values()):
+            raise ValueError(
+                'utils.DatasetConfig.rates: with rate_by = "examples" a rate can only be 0, which '
+                "leaves a task out; use rate_schedule = {0: {NAME: FACTOR}} to weigh tasks"
+            )
+        for step, factors in self.rate_schedule.items():
+            if not isinstance(step, int) or step < 0 or not isinstance(factors, Mapping):
+                raise ValueError(
+                    "utils.DatasetConfig.rate_schedule gives factors by step, for example "
+                    f"{{0: {{'vqa': 0.5}}, 10000: {{'vqa': 1.0}}}}; got {step!r}: {factors!r}"
+                )
+        for name, lengths in self.buckets.items():
+            if not isinstance(lengths, Mapping) or not set(lengths) <= set(LENGTH_KEYS):
+                raise ValueError(
+                    f"utils.DatasetConfig.buckets: {name!r} needs lengths by name "
+                    f"({', '.join(LENGTH_KEYS)}), got {lengths!r}"
+                )
+
+    @property
+    def mixing(self) -> dict[str, Any]:
+        """What the pipeline needs beyond tasks, lengths and hosts: its arguments by name."""
+        names = (
+            "rate_by",
+            "maximum",
+            "temperature",
+            "rate_schedule",
+            "rate_interpolation",
+            "buckets",
+            "on_bad_record",
+        )
+        return {name: getattr(self, name) for name in names}
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -135,12 +200,18 @@ class PartitionerConfig:
     """The device mesh (`partitioning.Partitioner`).
 
     Attributes:
-      mesh: for example "data=8,model=4"; "" puts every device on the data axis.
+      mesh: for example "data=8,model=4"; "" puts every device on the data axis. With `dcn_mesh`,
+        the mesh of one slice.
+      dcn_mesh: axes over the slow network between slices, for example "replica=2"; "" where there
+        is one slice, or where `mesh` says it all.
       rules: name of a rule table of `ofa_jax.sharding.rules`.
+      additional_rules: (logical axis, mesh axis) pairs that go before the table.
     """
 
     mesh: str = ""
+    dcn_mesh: str = ""
     rules: str = "data_parallel"
+    additional_rules: Sequence[Sequence[Any]] = ()
 
 
 @dataclasses.dataclass(frozen=True)

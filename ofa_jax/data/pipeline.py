@@ -1,49 +1,44 @@
 """The grain executor: deterministic batches of a mixture.
 
-Batch t is a pure function of (tasks and rates, seed, t): every source is shuffled over all its
-records, tasks are interleaved at fixed proportions by their rates, each host takes every n-th
-example, and each example has its own random generator. Resuming is `iterate(start_step=t)`,
-whatever the number of hosts or workers was before.
+Batch t is a pure function of (tasks, rates, buckets, seed, t): `ofa_jax.data.mixing` says which
+examples of which tasks it holds, every source is shuffled over all its records anew each epoch,
+each host takes every n-th example, and each example has its own random generator. Resuming is
+`iterate(start_step=t)`, whatever the number of hosts or workers was before.
 
 Does not import TensorFlow or seqio, so worker processes stay small.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import grain
+import numpy as np
 from absl import flags
 
 from ofa_jax.data import features as rows
+from ofa_jax.data.buckets import Buckets, by_task
 from ofa_jax.data.features import Row
-from ofa_jax.data.instruction import trim_at_eos
+from ofa_jax.data.instruction import InstructionError, trim_at_eos
+from ofa_jax.data.mixing import BatchPlan, MixturePlan, RateSchedule, tempered_rates
+from ofa_jax.data.skipped import SkippedRecords
 from ofa_jax.data.task import Lengths, OFATask, Records
 
+RATE_SOURCES = ("declared", "examples")
+ON_BAD_RECORD = ("error", "skip")
 
-@dataclasses.dataclass(frozen=True)
-class _ReadRow:
-    """Reads the example at one position of a shuffled, repeated stream of record numbers."""
+# What a damaged or unfitting record raises in its source or preparation. An error of the disk or
+# the network is none: it stops the run.
+BAD_RECORD_ERRORS = (ValueError, LookupError, TypeError, ArithmeticError)
 
-    task: OFATask
-    task_id: int
-    records: Records
-    lengths: Lengths
-    seed: int
-    train: bool
-
-    def __call__(self, position: int, index: int) -> Row:
-        features = self.task.read(
-            self.records,
-            int(index),
-            self.lengths,
-            seed=self.seed,
-            epoch=position // len(self.records),
-            train=self.train,
-        )
-        return rows.pad_row(features, self.lengths, self.task_id)
+_IMAGE_KEYS = ("encoder_images", "encoder_image_masks", "encoder_image_holes")
+# More batches than any run takes.
+_ENDLESS = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +55,17 @@ class MixturePipeline:
       num_hosts: hosts that share the global batch.
       host: index of this host.
       num_workers: worker processes; 0 reads in threads of this process.
-      num_threads: reading threads of this process where `num_workers` is 0.
+      num_threads: reading threads of this process or of each worker; each reads whole batches.
       prefetch: batches read ahead.
+      rate_by: "declared" mixes by `rates`, "examples" by the number of records of each task.
+      maximum: largest rate; those above are cut (after `rate_by`, before `temperature`).
+      temperature: rates are raised to 1 / temperature, as in seqio.
+      rate_schedule: step to task or family to a factor of its rate; 1 for those not named.
+      rate_interpolation: how shares change between these steps, "linear" or "constant".
+      buckets: task or family to the lengths that it has instead of `lengths`; `image` 0 for tasks
+        without pictures. A batch holds tasks of the same lengths only.
+      on_bad_record: "error", or "skip" for an example without weight in its place.
+      skipped: the account of bad records, filled by `iterate`.
     """
 
     tasks: tuple[OFATask, ...]
@@ -75,6 +79,16 @@ class MixturePipeline:
     num_workers: int = 0
     num_threads: int = 1
     prefetch: int = 4
+    rate_by: str = "declared"
+    maximum: float | None = None
+    temperature: float = 1.0
+    rate_schedule: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    rate_interpolation: str = "linear"
+    buckets: Mapping[str, Lengths] = dataclasses.field(default_factory=dict)
+    on_bad_record: str = "error"
+    skipped: SkippedRecords = dataclasses.field(
+        default_factory=SkippedRecords, init=False, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         if self.batch_size % self.num_hosts:
@@ -83,29 +97,20 @@ class MixturePipeline:
             )
         if len(self.tasks) != len(self.rates) or not all(rate > 0 for rate in self.rates):
             raise ValueError("every task of a mixture needs one positive rate")
-
-    def examples(self) -> grain.MapDataset[Row]:
-        """The endless stream of this host's rows, with random access."""
-        streams = []
-        for task_id, task in enumerate(self.tasks):
-            records = task.source.open(self.split)
-            if not len(records):
-                raise ValueError(f"task {task.name!r} has no {self.split} examples")
-            read = _ReadRow(task, task_id, records, self.lengths, self.seed, True)
-            order_seed = (self.seed * 1_000_003 + zlib.crc32(task.name.encode())) % 2**32
-            stream = grain.MapDataset.range(len(records)).seed(order_seed).shuffle().repeat()
-            streams.append(stream.map_with_index(read))
-        mixed = streams[0]
-        if len(streams) > 1:
-            total = sum(self.rates)
-            mixed = grain.MapDataset.mix(streams, [rate / total for rate in self.rates])
-        return mixed[self.host :: self.num_hosts]
+        for name, known in (("rate_by", RATE_SOURCES), ("on_bad_record", ON_BAD_RECORD)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"utils.DatasetConfig.{name} must be one of {', '.join(known)}, got "
+                    f"{getattr(self, name)!r}"
+                )
+        self._buckets  # noqa: B018  (lengths that cannot be are refused at once)
 
     def batch(self, step: int) -> Row:
-        """Batch number `step` (from 0) of this host, computed alone."""
-        size = self.batch_size // self.num_hosts
-        stream = self.examples()
-        return rows.stack_rows(stream[step * size + offset] for offset in range(size))
+        """Batch number `step` (from 0) of this host, computed alone.
+
+        A bad record is handled as `on_bad_record` says, and not counted.
+        """
+        return self._reader(step)[0]
 
     def iterate(self, start_step: int = 0) -> Iterator[Row]:
         """Batches from number `start_step` on, read ahead in threads or processes.
@@ -114,24 +119,169 @@ class MixturePipeline:
           start_step: number of the first batch.
 
         Yields:
-          Rows stacked to this host's share of the batch.
+          Rows stacked to this host's share of the batch; with buckets, shapes differ from batch to
+          batch, and those of a bucket without pictures have no keys of images.
+
+        Raises:
+          InstructionError: a bad record, unless these are skipped.
+          ValueError: a task of which most records are bad.
         """
-        size = self.batch_size // self.num_hosts
-        # Batched before the read-ahead: workers then take turns by batch, and the content of a
-        # batch does not depend on their number.
-        batches = self.examples()[start_step * size :].batch(
-            size, drop_remainder=True, batch_fn=rows.stack_rows
-        )
         options = grain.ReadOptions(
             num_threads=self.num_threads, prefetch_buffer_size=self.prefetch
         )
-        stream = batches.to_iter_dataset(options)
+        # One element is one batch: workers take turns by batch, so the content of a batch does not
+        # depend on their number, and it is stacked where it is read.
+        steps = grain.MapDataset.range(start_step, _ENDLESS)
+        stream = steps.map(self._reader).to_iter_dataset(options)
         if self.num_workers:
             # grain's worker processes read absl flags, which only absl's own entry points parse.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.num_workers))
-        return iter(stream)
+        with contextlib.closing(iter(stream)) as iterator:
+            for batch, reasons in iterator:
+                for task_id, number in enumerate(np.bincount(batch["task_ids"])):
+                    if number:
+                        name = self.tasks[task_id].name
+                        self.skipped.count(name, reasons.get(task_id, []), int(number))
+                yield batch
+
+    def plan(self, step: int) -> BatchPlan:
+        """Which examples the global batch number `step` holds."""
+        return self._plan.batch(step)
+
+    def shares(self, step: int) -> np.ndarray:
+        """float64[tasks]: expected share of each task at a step."""
+        return self._plan.schedule.shares(step)
+
+    def bucket_lengths(self) -> tuple[Lengths, ...]:
+        """Task feature lengths of each bucket, numbered as in `plan`."""
+        return self._buckets.lengths
+
+    def example_batch(self, size: int = 1) -> Row:
+        """A batch with every key and the largest shapes, to initialise a model; reads nothing."""
+        return rows.stack_rows([rows.empty_row(self.lengths)] * size)
+
+    @functools.cached_property
+    def _buckets(self) -> Buckets:
+        return Buckets.of_tasks(self.tasks, self.lengths, self.buckets)
+
+    @functools.cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        sizes = []
+        for task in self.tasks:
+            sizes.append(len(task.source.open(self.split)))
+            if not sizes[-1]:
+                raise ValueError(f"task {task.name!r} has no {self.split} examples")
+        return tuple(sizes)
+
+    @functools.cached_property
+    def _plan(self) -> MixturePlan:
+        rates = self._sizes if self.rate_by == "examples" else self.rates
+        rates = tempered_rates(rates, maximum=self.maximum, temperature=self.temperature)
+        factors = {
+            step: by_task(values, self.tasks, "utils.DatasetConfig.rate_schedule")
+            for step, values in self.rate_schedule.items()
+        }
+        names = [task.name for task in self.tasks]
+        schedule = RateSchedule.with_factors(
+            dict(zip(names, rates)), factors, self.rate_interpolation
+        )
+        return MixturePlan(schedule, self.batch_size, self._buckets.of_task)
+
+    @functools.cached_property
+    def _reader(self) -> _BatchReader:
+        return _BatchReader(
+            plan=self._plan,
+            tasks=self.tasks,
+            sizes=self._sizes,
+            lengths=self._buckets.lengths,
+            split=self.split,
+            seed=self.seed,
+            num_hosts=self.num_hosts,
+            host=self.host,
+            skip_bad_records=self.on_bad_record == "skip",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _BatchReader:
+    """Reads one host's share of any batch. Picklable; opens sources where it runs.
+
+    Attributes:
+      plan: which examples a batch holds.
+      tasks: tasks of the mixture.
+      sizes: records of each task.
+      lengths: task feature lengths of each bucket.
+      split: split of the sources.
+      seed: seed of order, preparation and noise.
+      num_hosts: hosts that share the global batch.
+      host: index of this host.
+      skip_bad_records: whether an example without weight takes the place of a bad record.
+    """
+
+    plan: MixturePlan
+    tasks: tuple[OFATask, ...]
+    sizes: tuple[int, ...]
+    lengths: tuple[Lengths, ...]
+    split: str
+    seed: int
+    num_hosts: int
+    host: int
+    skip_bad_records: bool
+
+    def __call__(self, step: int) -> tuple[Row, dict[int, list[str]]]:
+        """The rows of a batch, and what was wrong with the bad records of each task id."""
+        plan = self.plan.batch(int(step))
+        lengths = self.lengths[plan.bucket]
+        found, reasons = [], {}
+        mine = slice(self.host, None, self.num_hosts)
+        for task_id, position in zip(
+            plan.task_ids[mine].tolist(), plan.positions[mine].tolist(), strict=True
+        ):
+            try:
+                found.append(self._row(task_id, position, lengths))
+            except BAD_RECORD_ERRORS as error:
+                if not self.skip_bad_records:
+                    raise
+                reasons.setdefault(task_id, []).append(str(error))
+                found.append(rows.empty_row(lengths, task_id))
+        batch = rows.stack_rows(found)
+        if not lengths["image"]:
+            batch = {key: value for key, value in batch.items() if key not in _IMAGE_KEYS}
+        return batch, reasons
+
+    def _row(self, task_id: int, position: int, lengths: Lengths) -> Row:
+        task = self.tasks[task_id]
+        order_seed = (self.seed * 1_000_003 + zlib.crc32(task.name.encode())) % 2**32
+        index = int(_shuffled(self.sizes[task_id], order_seed)[position])
+        features = task.read(
+            self._records[task_id],
+            index,
+            lengths,
+            seed=self.seed,
+            epoch=position // self.sizes[task_id],
+            train=True,
+        )
+        if not np.isfinite(features["loss_weights"]).all():
+            raise InstructionError(
+                f"task {task.name!r}, record {index}: its confidence is not a finite number"
+            )
+        return rows.pad_row(features, lengths, task_id)
+
+    @functools.cached_property
+    def _records(self) -> list[Records]:
+        return [task.source.open(self.split) for task in self.tasks]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files stay where they were opened.
+        return {key: value for key, value in self.__dict__.items() if key != "_records"}
+
+
+@functools.lru_cache(maxsize=256)
+def _shuffled(size: int, seed: int) -> grain.MapDataset[int]:
+    """Record numbers in random order, epoch after epoch; random access."""
+    return grain.MapDataset.range(size).seed(seed).shuffle().repeat()
 
 
 def evaluation_rows(
