@@ -23,3 +23,46 @@ TEXT_INFILLING = ' what is the complete text of " [MASKED_TEXT:text] "? -> [TEXT
 
 # Never trained: only the instruction is new (SPEC 7.10).
 GROUNDED_VQA = "[IMAGE:image] [TEXT:question] region: [BOX:region] -> [TEXT:answer]"
+
+# Fine-tuning (SPEC 8).
+VISUAL_ENTAILMENT = (
+    '[IMAGE:image] can image and text1 " [TEXT:caption] " imply text2 " [TEXT:hypothesis] "?'
+    " -> [TEXT:answer]"
+)
+VISUAL_ENTAILMENT_WITHOUT_PREMISE = (
+    '[IMAGE:image] does the image describe " [TEXT:hypothesis] "? -> [TEXT:answer]'
+)
+CLASSIFICATION = "[IMAGE:image] what does the image describe? -> [TEXT:answer]"
+TEXT_TO_IMAGE = " what is the complete image? caption: [TEXT:text] -> [CODE:image_codes]"
+# No space after the arrow: the target begins without one (SPEC 3.1).
+SUMMARY = ' what is the summary of article " [TEXT:text] "? ->[TEXT:summary]'
+WRITTEN_TEXT = "[IMAGE:image] what are the texts on the image? -> [TEXT:text]"
+
+# Chinese (SPEC 8.9, 8.10); its tokenizer does not see the spaces around the slots.
+CAPTIONING_CHINESE = "[IMAGE:image] 图片描述了什么内容? -> [TEXT:caption]"
+VISUAL_GROUNDING_CHINESE = (
+    '[IMAGE:image] 这段文字" [TEXT:caption] "描述的是哪个区域？ -> [BOX:region]'
+)
+WRITTEN_TEXT_CHINESE = "[IMAGE:image] 图片上的文字是什么? -> [TEXT:text]"
+
+# GLUE task -> line (SPEC 8.7).
+GLUE = {
+    "cola": ' is the text " [TEXT:sentence1] " grammatically correct? -> [TEXT:answer]',
+    "mnli": (' can text1 " [TEXT:sentence1] " imply text2 " [TEXT:sentence2] "? -> [TEXT:answer]'),
+    "mrpc": (
+        ' does text1 " [TEXT:sentence1] " and text2 " [TEXT:sentence2] " have the same semantics?'
+        " -> [TEXT:answer]"
+    ),
+    "qnli": (
+        ' does " [TEXT:sentence2] " contain the answer to question " [TEXT:sentence1] "?'
+        " -> [TEXT:answer]"
+    ),
+    "qqp": (
+        ' is question " [TEXT:sentence1] " and question " [TEXT:sentence2] " equivalent?'
+        " -> [TEXT:answer]"
+    ),
+    "rte": (' can text1 " [TEXT:sentence1] " imply text2 " [TEXT:sentence2] "? -> [TEXT:answer]'),
+    "sst2": (
+        ' is the sentiment of text " [TEXT:sentence1] " positive or negative? -> [TEXT:answer]'
+    ),
+}

@@ -84,6 +84,11 @@ def caption_prediction(text: str) -> str:
     return remove_punctuation(text).strip()
 
 
+def without_spaces(text: str) -> str:
+    """Removes white space: Chinese captions and read text are compared so (SPEC 7.7)."""
+    return "".join(text.split())
+
+
 def _clean_english(text: str, *, person: bool = False) -> str:
     text = text.lower().lstrip(_LEADING).replace("-", " ").replace("/", " ")
     if person:

@@ -1,0 +1,30 @@
+"""What the fine-tuning tasks share: official files by split, vocabulary, pictures (SPEC 8).
+
+`DATA_DIR` is the folder of one data set, unpacked from the official archive; `VOCAB_DIR` that of
+GPT-2's vocabulary, or of the Chinese one for Chinese tasks.
+"""
+
+import functools
+
+from ofa_jax.data.finetuning_steps import RememberSize
+from ofa_jax.data.image_steps import CheckBoxes, DecodeImage, StretchToSquare
+from ofa_jax.data.official_tokenizer import official_tokenizer
+from ofa_jax.data.registration import add_task
+from ofa_jax.data.sources.tsv import TsvSource
+
+add = functools.partial(add_task, tokenizer=functools.partial(official_tokenizer, "{VOCAB_DIR}"))
+
+# All fine-tuned tasks but OCR read a picture stretched to a square (SPEC 8).
+SQUARE_PICTURE = (DecodeImage(), RememberSize(), StretchToSquare())
+SQUARE_PICTURE_WITH_BOXES = (DecodeImage(), RememberSize(), CheckBoxes(), StretchToSquare())
+
+
+def files(layout: str, **paths: str) -> TsvSource:
+    """A file of one layout per split.
+
+    Args:
+      layout: key of `ofa_jax.data.sources.tsv_layouts.LAYOUTS`.
+      **paths: split to file name below `DATA_DIR`.
+    """
+    named = tuple((split, f"{{DATA_DIR}}/{name}") for split, name in paths.items())
+    return TsvSource(named, layout)

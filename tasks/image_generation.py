@@ -1,0 +1,25 @@
+"""Text to image: a caption becomes the 1,024 codes of a picture (SPEC 8.5, 7.9)."""
+
+from ofa_jax.data.answering import Answering
+from ofa_jax.data.finetuning_steps import ImageDescription
+from tasks import instructions
+from tasks.finetuning import add, files
+
+add(
+    "text_to_image",
+    instructions.TEXT_TO_IMAGE,
+    family="text_to_image",
+    source=files(
+        "image_gen",
+        train="coco_vqgan_train.tsv",
+        validation="coco_vqgan_dev.tsv",
+        test="coco_vqgan_full_test.tsv",
+    ),
+    prepare=[ImageDescription(max_words=64)],
+    scorer="generated_codes",
+    answering=Answering(
+        method="sampling",
+        decoding={"samples": 1, "top_k": 256},
+        submission="image_codes",
+    ),
+)

@@ -1,0 +1,27 @@
+"""ImageNet-1K classification as naming: every class name is scored (SPEC 8.6)."""
+
+from ofa_jax.data.answering import Answering, AnswerList
+from ofa_jax.data.classification_steps import AugmentForClassification, ClassName
+from ofa_jax.data.image_steps import DecodeImage
+from tasks import instructions
+from tasks.finetuning import SQUARE_PICTURE, add, files
+
+add(
+    "imagenet",
+    instructions.CLASSIFICATION,
+    family="image_classification",
+    source=files(
+        "imagenet",
+        train="imagenet_1k_train.tsv",
+        validation="imagenet_1k_val.tsv",
+        test="imagenet_1k_val.tsv",
+    ),
+    prepare=[DecodeImage(), AugmentForClassification(), ClassName()],
+    eval_prepare=[*SQUARE_PICTURE, ClassName()],
+    scorer="answer",
+    answering=Answering(
+        answers=AnswerList(path="{DATA_DIR}/class2label_new.pkl"),
+        method="candidates",
+        submission="answer",
+    ),
+)
