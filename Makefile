@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-slow lint format types install clean help
+.PHONY: quickstart test test-slow test-t5x lint format types install clean help
 
 help:
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,6 +17,11 @@ test: $(STAMP) ## install, then run the default tests (under 15 minutes on two c
 
 test-slow: $(STAMP) ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
+
+# The python that has t5x's own dependencies; see docs/t5x.md.
+T5X_PYTHON ?= $(BIN)/python
+test-t5x: $(STAMP) ## the tests of the t5x adapter; T5X_DIR=FOLDER is the checkout of t5x
+	T5X_DIR="$(T5X_DIR)" $(T5X_PYTHON) -m pytest -rs -m "slow or not slow" tests/t5x
 
 lint: $(STAMP) ## ruff and the type checker
 	$(BIN)/ruff check .

@@ -1,0 +1,19 @@
+"""The adapter to upstream t5x: the same model, losses, decoding and input for its three scripts.
+
+`t5x/train.py`, `eval.py` and `infer.py` keep their loops, partitioned execution, checkpoints and
+gin; what they are given comes from here. Reading order: `features` and `inputs` (batches),
+`models` (what the scripts call a model), `partitioning`, `trainer` (one step), `evaluation`,
+`run_files`. The gin files are in `gin_configs/t5x`, the manual is docs/t5x.md.
+
+This is the only folder that may import t5x, which is not on PyPI (extra `t5x`, or a checkout).
+"""
+
+import os
+import sys
+
+import t5x
+
+# `python t5x/train.py` puts t5x's own folder first on the path, where its tasks.py would be found
+# in place of our package of task declarations.
+_T5X_FOLDER = os.path.realpath(os.path.dirname(t5x.__file__))
+sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or ".") != _T5X_FOLDER]

@@ -1,0 +1,146 @@
+"""grain as t5x's training input.
+
+`grain_dataset` is a drop-in for `t5x.utils.get_dataset` (gin: `train_script.train.get_dataset_fn`).
+Batch t is the one that the native runner trains at step t, so the position of the input is the
+number of finished steps: it is taken from the newest checkpoint of the run, whichever engine wrote
+it, and no state of the input needs to be saved.
+
+With a saved iterator t5x loses one batch when it restarts from `checkpoint_0` (T5X 2.8); here it
+does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from clu.data.dataset_iterator import ArraySpec, DatasetIterator
+from t5x import checkpoints, utils
+
+from ofa_jax.cli import run_tasks
+from ofa_jax.cli.settings import DatasetConfig
+from ofa_jax.data.pipeline import MixturePipeline
+
+
+class GrainIterator(DatasetIterator):
+    """Batches of a mixture from a given step on, in clu's interface."""
+
+    def __init__(self, pipeline: MixturePipeline, start_step: int = 0) -> None:
+        """Starts at a batch.
+
+        Args:
+          pipeline: of this host.
+          start_step: number of the first batch.
+        """
+        self._pipeline = pipeline
+        self._start = start_step
+        self._spec = {
+            key: ArraySpec(value.dtype, value.shape) for key, value in pipeline.batch(0).items()
+        }
+        self._seek(start_step)
+
+    def _seek(self, step: int) -> None:
+        self._next_step = step
+        self._batches = self._pipeline.iterate(step)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._batches)
+        self._next_step += 1
+        return batch
+
+    def reset(self) -> None:
+        """Goes back to where it started."""
+        self._seek(self._start)
+
+    @property
+    def element_spec(self) -> dict[str, ArraySpec]:
+        """Shapes and types of this host's part of a batch."""
+        return self._spec
+
+    def save(self, filename: str | os.PathLike) -> None:
+        """Writes the number of the next batch to `<filename>.json`."""
+        _state_file(filename).write_text(
+            json.dumps({"next_step": self._next_step}), encoding="utf-8"
+        )
+
+    def restore(self, filename: str | os.PathLike) -> None:
+        """Reads what `save` wrote."""
+        self._seek(json.loads(_state_file(filename).read_text(encoding="utf-8"))["next_step"])
+
+    load = restore
+
+
+def _state_file(filename: str | os.PathLike) -> pathlib.Path:
+    return pathlib.Path(f"{os.fspath(filename)}.json")
+
+
+def start_step(model_dir: str) -> int:
+    """The step from which t5x goes on in a folder: that of its newest checkpoint, else 0."""
+    steps = checkpoints.all_steps(model_dir) if os.path.isdir(model_dir) else []
+    return max(steps, default=0)
+
+
+def grain_dataset(
+    cfg: utils.DatasetConfig,
+    shard_id: int,
+    num_shards: int,
+    feature_converter_cls: Callable[..., Any],
+    num_epochs: int | None = None,
+    continue_from_last_checkpoint: bool = False,
+    *,
+    dataset: DatasetConfig,
+    model_dir: str,
+) -> GrainIterator:
+    """The training input of a run, for `train_script.train.get_dataset_fn`.
+
+    Args:
+      cfg: t5x's settings; mixture, lengths, split, batch size and seed are taken from here.
+      shard_id: index of this host among those that read.
+      num_shards: number of hosts that read.
+      feature_converter_cls: not used, rows come ready.
+      num_epochs: not used, the stream has no end.
+      continue_from_last_checkpoint: not used, it always does.
+      dataset: what t5x's settings have no place for: how tasks are mixed, modules, readers.
+      model_dir: folder of the run.
+
+    Returns:
+      The iterator, at the step of the newest checkpoint in `model_dir`.
+
+    Raises:
+      ValueError: buckets, whose batches differ in shape; or see `run_tasks.load` and
+        `MixturePipeline`.
+    """
+    del feature_converter_cls, num_epochs, continue_from_last_checkpoint
+    settings = dataclasses.replace(
+        dataset,
+        mixture_or_task_name=cfg.mixture_or_task_name,
+        task_feature_lengths=cfg.task_feature_lengths,
+        batch_size=cfg.batch_size,
+        split=cfg.split,
+        seed=cfg.seed or 0,
+    )
+    if settings.buckets:
+        raise ValueError(
+            "settings.DatasetConfig.buckets: t5x compiles one step for batches of one shape; leave "
+            "them out, or train with python -m ofa_jax.train"
+        )
+    tasks = run_tasks.load(settings, None)
+    pipeline = MixturePipeline(
+        tasks=tasks.tasks,
+        rates=tasks.rates,
+        lengths=tasks.lengths,
+        batch_size=settings.batch_size,
+        split=settings.split,
+        seed=settings.seed,
+        num_hosts=num_shards,
+        host=shard_id,
+        num_workers=settings.num_workers,
+        num_threads=settings.num_threads,
+        **settings.mixing,
+    )
+    return GrainIterator(pipeline, start_step(model_dir))

@@ -1,0 +1,53 @@
+"""What a run under t5x writes beside t5x's own files, so that everything else of ours can read it.
+
+With the model's configuration and the vocabulary in its folder, a run of t5x can be resumed by the
+native runner, converted, and loaded by `ofa_jax.load`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+from t5x import gin_utils
+
+from ofa_jax.checkpoint.fingerprint import check_fingerprint
+from ofa_jax.checkpoint.orbax_weights import write_model_config
+from ofa_jax.cli import run_tasks
+from ofa_jax.t5x.models import OFAModel
+
+CONFIG_FILE = "t5x_config.gin"
+
+
+def write_run_files(model_dir: str, summary_writer: Any, step: int, *, model: OFAModel) -> None:
+    """For `summarize_config_fn` of `t5x/train.py`.
+
+    The gin configuration goes to `t5x_config.gin`: `config.gin` is the native runner's, which
+    compares it when it goes on.
+
+    Args:
+      model_dir: folder of the run.
+      summary_writer: t5x's writer, or None.
+      step: at which the run starts.
+      model: of the run.
+
+    Raises:
+      ModelMismatchError: the folder belongs to another model.
+    """
+    if jax.process_index() != 0:
+        return
+    folder = pathlib.Path(model_dir)
+    layout = model.tasks.tokenizer.layout
+    check_fingerprint(
+        folder,
+        {"model": dataclasses.asdict(model.config), "vocabulary": dataclasses.asdict(layout)},
+    )
+    config = gin_utils.get_gin_config_str()
+    (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
+    write_model_config(folder, model.config)
+    run_tasks.save_vocabulary(folder, model.tasks.tokenizer)
+    if summary_writer is not None:
+        summary_writer.write_texts(step, {"config": config})
+        summary_writer.flush()

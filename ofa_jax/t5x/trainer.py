@@ -1,0 +1,114 @@
+"""t5x's trainer around the native training step.
+
+t5x keeps the loop, the metrics and the checkpoints; the arithmetic of a step (microbatches, loss,
+random keys, update) is `ofa_jax.training.step`, so that the two engines cannot drift apart. The
+train state crosses over as the tree that both write to disk.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+from t5x import trainer
+
+from ofa_jax.cli.finetuning import training_step
+from ofa_jax.sharding.placement import check_batch_size
+from ofa_jax.t5x.features import model_inputs
+from ofa_jax.t5x.models import Metrics, OFAModel, step_metrics
+from ofa_jax.training.optimizer import check_patterns
+from ofa_jax.training.state import from_checkpoint_tree, to_checkpoint_tree
+
+
+class Trainer(trainer.Trainer):
+    """For `train_script.train.trainer_cls`. Loss and accumulation are settings of the model."""
+
+    def __init__(
+        self,
+        model: OFAModel,
+        train_state: Any,
+        partitioner: Any,
+        eval_names: Any,
+        summary_dir: str | None,
+        train_state_axes: Any,
+        rng: jax.Array,
+        learning_rate_fn: Any = None,
+        num_microbatches: int | None = None,
+    ) -> None:
+        """Takes what t5x passes.
+
+        Args:
+          model: the model with its optimiser.
+          train_state: t5x's state.
+          partitioner: of the run.
+          eval_names: names of the teacher-forced evaluations.
+          summary_dir: where TensorBoard files go.
+          train_state_axes: where each array of the state goes.
+          rng: of evaluation; training draws from the model's `random_seed`.
+          learning_rate_fn: must be None, the optimiser has its schedule.
+          num_microbatches: must be None, see `settings.TrainerConfig`.
+
+        Raises:
+          ValueError: one of the last two is set.
+        """
+        if learning_rate_fn is not None or num_microbatches is not None:
+            raise ValueError(
+                "trainer.Trainer: set the learning rate in schedules.ScheduleConfig and "
+                "num_microbatches in settings.TrainerConfig"
+            )
+        super().__init__(
+            model=model,
+            train_state=train_state,
+            partitioner=partitioner,
+            eval_names=eval_names,
+            summary_dir=summary_dir,
+            train_state_axes=train_state_axes,
+            rng=rng,
+            learning_rate_fn=model.schedule,
+            num_microbatches=None,
+        )
+
+    @functools.cached_property
+    def _partitioned_train_step(self) -> Any:
+        model: OFAModel = self._model
+        if model.optimizer is None or model.schedule is None:
+            raise ValueError("models.OFAModel.optimizer is not set; training needs one")
+        update = training_step(
+            model.module,
+            model.transformation,
+            model.schedule,
+            model.trainer,
+            model.tasks,
+            ema=None,
+            frozen=model.optimizer.frozen,
+            state_shardings=None,
+            batch_shardings=None,
+        )
+        with nn.logical_axis_rules(()):
+            template = nn.unbox(jax.eval_shape(model.create_state))
+        check_patterns(template.params, model.optimizer)
+        key = jax.random.key(model.random_seed)
+
+        def train_step(state: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, Metrics]:
+            if model.loss.normalisation == "group" and "task_ids" not in batch:
+                raise ValueError(
+                    "settings.TrainerConfig.loss_normalisation = 'group' needs to know the task of "
+                    "each example, which seqio's mixtures do not say; use grain "
+                    "(train_script.train.get_dataset_fn = @inputs.grain_dataset)"
+                )
+            rows = batch["decoder_target_tokens"].shape[0]
+            check_batch_size(rows, self._partitioner.mesh, model.trainer.num_microbatches)
+            native = from_checkpoint_tree(state.state_dict(), template)
+            native, values = update(native, model_inputs(batch), key)
+            names = model.tasks.names if "task_ids" in batch else []
+            return state.restore_state(to_checkpoint_tree(native)), step_metrics(values, names)
+
+        return self._partitioner.partition(
+            train_step,
+            in_axis_resources=(self._train_state_axes, self._partitioner.data_partition_spec),
+            out_axis_resources=(self._train_state_axes, None),
+            donate_argnums=(0,),
+        )

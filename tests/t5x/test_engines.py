@@ -1,0 +1,140 @@
+"""The native runner and upstream t5x train the same curve and go on from each other's checkpoints.
+
+On 8 simulated devices with model parallelism, with the scripts of t5x as they are.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.t5x import engines
+from tests.t5x.checkout import requires_t5x
+
+pytestmark = [requires_t5x, pytest.mark.slow]
+
+# Agreement of loss curves over 50 steps (issue 5, item 4).
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("engines")
+
+
+@pytest.fixture(scope="module")
+def native(folder):
+    engines.train_natively(
+        folder / "native", folder / "cache", **{"utils.EvaluationConfig.final_num_examples": 8}
+    )
+    return folder / "native"
+
+
+@pytest.fixture(scope="module")
+def upstream(folder):
+    engines.train_upstream(folder / "upstream", folder / "cache")
+    return folder / "upstream"
+
+
+def agree(first, second):
+    assert first.keys() == second.keys()
+    steps = sorted(first)
+    difference = np.abs([first[step] - second[step] for step in steps])
+    print(f"{len(steps)} steps, largest difference of the loss {difference.max():.2e}")
+    assert difference.max() < TOLERANCE
+
+
+def test_loss_curves_agree_over_fifty_steps(native, upstream):
+    losses = engines.native_losses(native)
+    assert sorted(losses) == list(range(1, 51))
+    assert losses[50] < losses[1] - 0.5
+    agree(losses, engines.upstream_values(upstream))
+
+
+def test_t5x_goes_on_from_a_native_checkpoint(native, folder):
+    again = folder / "native_then_upstream"
+    engines.copy_checkpoint(native, again, 25)
+    engines.train_upstream(again, folder / "cache")
+    losses = engines.native_losses(native)
+    agree({step: losses[step] for step in range(26, 51)}, engines.upstream_values(again))
+
+
+def test_the_native_runner_goes_on_from_a_checkpoint_of_t5x(upstream, folder):
+    again = folder / "upstream_then_native"
+    engines.copy_checkpoint(upstream, again, 25)
+    engines.train_natively(again, folder / "cache")
+    losses = engines.upstream_values(upstream)
+    agree({step: losses[step] for step in range(26, 51)}, engines.native_losses(again))
+
+
+def test_a_run_can_change_engines_in_its_folder(upstream, folder):
+    """What either engine writes into a run's folder does not disturb the other."""
+    for name in ("t5x_config.gin", "model_config.json", "model_fingerprint.json", "vocabulary"):
+        assert (upstream / name).exists()
+    engines.train_natively(upstream, folder / "cache", TRAIN_STEPS=52)
+    assert sorted(engines.native_losses(upstream)) == [51, 52]
+    engines.train_upstream(upstream, folder / "cache", TRAIN_STEPS=53)
+    assert 53 in engines.upstream_values(upstream)
+
+
+def test_eval_script_gives_the_native_scores(native, folder):
+    output = folder / "evaluation"
+    engines.run_upstream(
+        "eval",
+        folder / "cache",
+        CHECKPOINT_PATH=str(native / "checkpoint_50"),
+        EVAL_OUTPUT_DIR=str(output),
+        EVAL_EXAMPLES=8,
+    )
+    line = json.loads((output / "inference_eval" / "metrics.jsonl").read_text())
+    assert line["step"] == 50
+    tasks = json.loads((native / "metrics.json").read_text())["tasks"]
+    assert len(tasks) == 7
+    for name, entry in tasks.items():
+        primary = entry["primary"]
+        assert line[f"eval/{name}/{primary}"] == pytest.approx(entry[primary], abs=1e-6), name
+
+
+def test_infer_script_writes_a_line_per_example(native, folder):
+    output = folder / "inference"
+    engines.run_upstream(
+        "infer",
+        folder / "cache",
+        MIXTURE_OR_TASK_NAME="scenes_vqa",
+        CHECKPOINT_PATH=str(native / "checkpoint_50"),
+        INFER_OUTPUT_DIR=str(output),
+        INFER_MODE="predict_with_aux",
+        BATCH_SIZE=64,
+    )
+    lines = (output / "scenes_vqa-predict_with_aux.jsonl-00000-of-00001").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) > 100
+    assert all(set(row["inputs"]) == {"inputs", "targets"} for row in rows)
+    assert all(isinstance(row["prediction"], str) for row in rows)
+    assert all(row["aux"]["scores"] <= 0 for row in rows)
+
+
+def test_seqio_input_trains_and_saves_its_state(folder):
+    run = folder / "seqio"
+    engines.train_upstream(
+        run, folder / "cache", "seqio_input.gin", TRAIN_STEPS=3, CHECKPOINT_PERIOD=3
+    )
+    losses = engines.upstream_values(run)
+    assert sorted(losses) == [1, 2, 3]
+    assert all(np.isfinite(list(losses.values())))
+    assert list((run / "checkpoint_3" / "dataset").glob("train_ds*"))
+
+
+def test_a_run_starts_from_the_weights_of_another(upstream, folder):
+    run = folder / "started"
+    engines.train_upstream(
+        run,
+        folder / "cache",
+        INITIAL_CHECKPOINT_PATH=str(upstream),
+        TRAIN_STEPS=1,
+        WARMUP_STEPS=0,
+    )
+    losses = engines.upstream_values(upstream)
+    [(step, loss)] = engines.upstream_values(run).items()
+    assert step == 1
+    assert loss < losses[1] - 0.5
