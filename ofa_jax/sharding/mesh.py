@@ -18,9 +18,8 @@ from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from ofa_jax.sharding.rules import LogicalRules
+from ofa_jax.sharding.rules import MESH_AXES, LogicalRules
 
-MESH_AXES = ("replica", "data", "model")
 FILL = -1
 
 
@@ -62,9 +61,21 @@ def parse_mesh(spec: str | Mapping[str, int] | None, device_count: int) -> dict[
         relation = "only" if known > device_count else "all"
         raise MeshError(
             f"mesh {shown} has {known} devices, but there are {relation} {device_count} of them; "
-            f"change a size, or give one axis -1 to use what is left"
+            f"{_fitting_mesh(sizes, device_count)} would fit"
         )
     return sizes
+
+
+def _fitting_mesh(sizes: Mapping[str, int], device_count: int) -> str:
+    """The mesh nearest to the wanted one that has this many devices."""
+    for axis in ("data", "replica", "model"):
+        others = math.prod(size for name, size in sizes.items() if name != axis)
+        if device_count % others == 0:
+            fitting = {**sizes, axis: device_count // others}
+            return ",".join(f"{name}={size}" for name, size in fitting.items() if size > 1) or (
+                "data=1"
+            )
+    return f"data={device_count}"
 
 
 def _read_spec(spec: str | Mapping[str, int] | None) -> dict[str, int]:
@@ -91,43 +102,82 @@ def _read_spec(spec: str | Mapping[str, int] | None) -> dict[str, int]:
     return sizes
 
 
-def arrange_devices(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
+def arrange_devices(
+    sizes: Mapping[str, int], devices: Sequence[Any], across: Mapping[str, int] | None = None
+) -> np.ndarray:
     """Devices as a grid whose last axes are the best connected.
 
     Args:
-      sizes: size by axis, from `parse_mesh`.
-      devices: as many as the sizes multiply to. Devices of several TPU slices are laid out so
-        that only the `replica` axis crosses the slow network between slices.
+      sizes: size by axis, from `parse_mesh`; with `across`, of one slice.
+      devices: as many as the sizes multiply to.
+      across: how often each axis goes on over the slow network between slices (or hosts). None
+        puts devices that form several TPU slices on the `replica` axis.
 
     Returns:
       object[replica, data, model].
 
     Raises:
-      MeshError: if there are several slices and `replica` is no multiple of their number.
+      MeshError: if there are several slices and `replica` is no multiple of their number, or the
+        devices do not form as many slices as `across` says.
     """
-    shape = tuple(sizes[axis] for axis in MESH_AXES)
+    if across is not None:
+        return _arrange_slices(sizes, across, devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
+        shape = tuple(sizes[axis] for axis in MESH_AXES)
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     if sizes["replica"] % slices:
         raise MeshError(
             f"the devices form {slices} slices, so mesh axis replica must be a multiple of "
-            f"{slices}, got {sizes['replica']}"
+            f"{slices}, got {sizes['replica']}; or set dcn_mesh"
         )
-    within = (sizes["replica"] // slices, sizes["data"], sizes["model"])
-    return mesh_utils.create_hybrid_device_mesh(
-        within, (slices, 1, 1), devices, allow_split_physical_axes=True
-    )
+    within = {**sizes, "replica": sizes["replica"] // slices}
+    return _arrange_slices(within, {"replica": slices, "data": 1, "model": 1}, devices)
+
+
+def _arrange_slices(
+    within: Mapping[str, int], across: Mapping[str, int], devices: Sequence[Any]
+) -> np.ndarray:
+    """Lays out each slice by itself, then the slices beside each other along `across`."""
+    count = math.prod(across.values())
+    groups: dict[int, list[Any]] = {}
+    for device in devices:
+        groups.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    if len(groups) == 1:
+        # Hosts of one network, or simulated devices: neighbours form a slice.
+        ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+        size = len(ordered) // count
+        groups = {number: ordered[number * size :][:size] for number in range(count)}
+    if len(groups) != count:
+        raise MeshError(
+            f"dcn_mesh has {count} slices, but the devices form {len(groups)}; "
+            f"replica={len(groups)} would fit"
+        )
+    inner = tuple(within[axis] for axis in MESH_AXES)
+    blocks = [
+        mesh_utils.create_device_mesh(inner, groups[number], allow_split_physical_axes=True)
+        for number in sorted(groups)
+    ]
+    outer = tuple(across[axis] for axis in MESH_AXES)
+    grid = np.stack(blocks).reshape(outer + inner)
+    # Each axis: first over the slices, then inside one.
+    grid = grid.transpose([number for axis in range(3) for number in (axis, axis + 3)])
+    return grid.reshape([a * b for a, b in zip(outer, inner, strict=True)])
 
 
 def build_mesh(
-    spec: str | Mapping[str, int] | None = None, devices: Sequence[Any] | None = None
+    spec: str | Mapping[str, int] | None = None,
+    devices: Sequence[Any] | None = None,
+    *,
+    dcn_spec: str | Mapping[str, int] | None = None,
 ) -> Mesh:
     """The mesh of a specification over all devices of all processes.
 
     Args:
-      spec: see `parse_mesh`.
+      spec: see `parse_mesh`; with `dcn_spec`, of one slice.
       devices: to use instead of `jax.devices()`.
+      dcn_spec: axes over the slow network between slices, for example "replica=2"; sizes multiply
+        with those of `spec`. Axes that are not named have size 1, none may be -1.
 
     Returns:
       Mesh with axes replica, data, model.
@@ -136,8 +186,27 @@ def build_mesh(
       MeshError: see `parse_mesh` and `arrange_devices`.
     """
     devices = list(jax.devices() if devices is None else devices)
-    grid = arrange_devices(parse_mesh(spec, len(devices)), devices)
+    across = None
+    if dcn_spec:
+        given = _read_spec(dcn_spec)
+        if FILL in given.values():
+            raise MeshError(f"dcn_mesh {dcn_spec}: sizes must be given, -1 is not possible")
+        across = {axis: given.get(axis, 1) for axis in MESH_AXES}
+    slices = math.prod(across.values()) if across else 1
+    if len(devices) % slices:
+        raise MeshError(
+            f"dcn_mesh {dcn_spec} has {slices} slices, over which {len(devices)} devices do not "
+            "divide"
+        )
+    sizes = parse_mesh(spec, len(devices) // slices)
+    grid = arrange_devices(sizes, devices, across)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def describe_mesh(mesh: Mesh) -> str:
+    """The resolved mesh as "replica=1, data=4, model=2 (8 devices)"."""
+    axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    return f"{axes} ({mesh.size} devices)"
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ofa_jax.sharding.mesh import MeshError, describe_mesh
 from ofa_jax.sharding.rules import LogicalRules
 
 BATCH_AXES = ("replica", "data")
@@ -160,12 +161,43 @@ def check_axis_sizes(axis_sizes: Mapping[str, int], mesh: Mesh, rules: LogicalRu
       ValueError: naming the first axis that does not divide.
     """
     for name, entry in rules:
-        size = axis_sizes.get(name)
-        if size is not None and size % _ways(entry, mesh):
+        size, ways = axis_sizes.get(name), _ways(entry, mesh)
+        if size is not None and size % ways:
+            fits = max(number for number in range(1, ways) if size % number == 0)
             raise ValueError(
-                f"the model has {name} = {size}, which does not divide over the "
-                f"{_ways(entry, mesh)} devices of mesh axis {'*'.join(_mesh_axes(entry))}"
+                f"the model has {name} = {size}, which does not divide over the {ways} devices of "
+                f"mesh axis {'*'.join(_mesh_axes(entry))}; {fits} of them would fit"
             )
+
+
+def input_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+    """Which part of each global batch a process has to read.
+
+    Processes whose devices hold the same rows of the batch (where the model axis crosses hosts)
+    read the same part.
+
+    Args:
+      mesh: the mesh.
+      process: its index; None for this process.
+
+    Returns:
+      (number of parts, index of this process's part).
+
+    Raises:
+      MeshError: processes hold overlapping or unequal parts, as no input can be split.
+    """
+    process = jax.process_index() if process is None else process
+    size = mesh.devices.shape[-1]
+    rows: dict[int, set[int]] = {}
+    for number, device in enumerate(mesh.devices.flat):
+        rows.setdefault(device.process_index, set()).add(number // size)
+    parts = sorted({tuple(sorted(held)) for held in rows.values()})
+    if len({len(part) for part in parts}) > 1 or len(set().union(*parts)) < sum(map(len, parts)):
+        raise MeshError(
+            f"mesh {describe_mesh(mesh)} gives the {len(rows)} hosts unequal parts of the batch; "
+            f"a model axis that divides the {mesh.size // len(rows)} devices of a host would fit"
+        )
+    return len(parts), parts.index(tuple(sorted(rows[process])))
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -255,6 +287,32 @@ def placements(abstract_state: Any, mesh: Mesh, rules: LogicalRules) -> list[Pla
     return result
 
 
+def _row(entry: Placement, width: int) -> str:
+    places = [
+        f"{name}:{'*'.join(_mesh_axes(mesh_axes))}" if mesh_axes else str(name)
+        for name, mesh_axes in zip(entry.names, entry.spec, strict=False)
+    ]
+    note = f"  not divisible: {', '.join(entry.kept_whole)}" if entry.kept_whole else ""
+    shape = "x".join(map(str, entry.shape)) or "scalar"
+    return f"{entry.path:<{width}}  {shape:>16}  ({', '.join(places)}){note}"
+
+
+def _totals(entries: list[Placement]) -> list[str]:
+    lines = []
+    for title, group in (("parameters", _parameters(entries)), ("whole state", entries)):
+        total = sum(entry.bytes for entry in group)
+        local = sum(entry.device_bytes for entry in group)
+        lines.append(
+            f"{title}: {total / 2**20:,.1f} MiB, {local / 2**20:,.1f} MiB per device "
+            f"({local / max(1, total):.1%})"
+        )
+    return lines
+
+
+def _parameters(entries: list[Placement]) -> list[Placement]:
+    return [entry for entry in entries if entry.path.startswith("params/")] or entries
+
+
 def placement_report(abstract_state: Any, mesh: Mesh, rules: LogicalRules) -> str:
     """Text that shows the mesh, each parameter's place, and the memory per device.
 
@@ -267,23 +325,32 @@ def placement_report(abstract_state: Any, mesh: Mesh, rules: LogicalRules) -> st
       Lines: one per parameter, then totals of parameters and of the whole state.
     """
     entries = placements(abstract_state, mesh, rules)
-    parameters = [entry for entry in entries if entry.path.startswith("params/")] or entries
+    parameters = _parameters(entries)
     width = max((len(entry.path) for entry in parameters), default=0)
-    axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-    lines = [f"mesh: {axes} ({mesh.size} devices)"]
-    for entry in parameters:
-        places = [
-            f"{name}:{'*'.join(_mesh_axes(mesh_axes))}" if mesh_axes else str(name)
-            for name, mesh_axes in zip(entry.names, entry.spec, strict=False)
+    rows = [_row(entry, width) for entry in parameters]
+    return "\n".join([f"mesh: {describe_mesh(mesh)}", *rows, *_totals(entries)])
+
+
+def placement_summary(
+    abstract_state: Any, mesh: Mesh, rules: LogicalRules, *, shown: int = 6
+) -> list[str]:
+    """The short form of `placement_report`: what takes most memory on a device.
+
+    Args:
+      abstract_state: boxed train state, as for `state_shardings`.
+      mesh: the mesh.
+      rules: the table.
+      shown: parameters shown, those that take most memory per device; none on a single device.
+
+    Returns:
+      Lines for a log.
+    """
+    entries = placements(abstract_state, mesh, rules)
+    lines = [f"mesh: {describe_mesh(mesh)}", *_totals(entries)]
+    if mesh.size > 1:
+        largest = sorted(_parameters(entries), key=lambda entry: -entry.device_bytes)[:shown]
+        width = max(len(entry.path) for entry in largest)
+        lines += [
+            f"{_row(entry, width)}  {entry.device_bytes / 2**20:,.1f} MiB" for entry in largest
         ]
-        note = f"  not divisible: {', '.join(entry.kept_whole)}" if entry.kept_whole else ""
-        shape = "x".join(map(str, entry.shape)) or "scalar"
-        lines.append(f"{entry.path:<{width}}  {shape:>16}  ({', '.join(places)}){note}")
-    for title, group in (("parameters", parameters), ("whole state", entries)):
-        total = sum(entry.bytes for entry in group)
-        local = sum(entry.device_bytes for entry in group)
-        lines.append(
-            f"{title}: {total / 2**20:,.1f} MiB, {local / 2**20:,.1f} MiB per device "
-            f"({local / max(1, total):.1%})"
-        )
-    return "\n".join(lines)
+    return lines

@@ -7,8 +7,9 @@ split. A mesh axis splits at most one axis of an array; earlier rules go first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 LogicalRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
@@ -35,6 +36,9 @@ data axis and gathered layer by layer. tensor_parallel: matrices are split over 
 fsdp_tensor: both."""
 
 
+MESH_AXES = ("replica", "data", "model")
+
+
 def rules_by_name(name: str) -> LogicalRules:
     """A table of `RULES`.
 
@@ -50,3 +54,38 @@ def rules_by_name(name: str) -> LogicalRules:
     if name not in RULES:
         raise ValueError(f"sharding rules {name!r} are none of {', '.join(RULES)}")
     return RULES[name]
+
+
+def build_rules(name: str, additional: Sequence[Sequence[Any]] = ()) -> LogicalRules:
+    """A table of `RULES` with rules of one's own before it.
+
+    Args:
+      name: of the table.
+      additional: (logical name, mesh axis, tuple of mesh axes, or None) pairs. They come first, so
+        that they win where both name an axis of the same array; None keeps an axis whole.
+
+    Returns:
+      The rules.
+
+    Raises:
+      ValueError: an unknown table or mesh axis, or something that is no pair.
+    """
+    own: list[tuple[str, str | tuple[str, ...] | None]] = []
+    for rule in additional:
+        if isinstance(rule, str) or len(rule) != 2 or not isinstance(rule[0], str):
+            raise ValueError(
+                f"additional_rules: {rule!r} is no pair such as ('conv_in', 'model') or "
+                "('heads', None)"
+            )
+        logical, axes = rule
+        names = () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+        for axis in names:
+            if axis not in MESH_AXES:
+                raise ValueError(
+                    f"additional_rules: {logical!r} is put on {axis!r}, which is none of the mesh "
+                    f"axes {', '.join(MESH_AXES)}"
+                )
+        own.append((logical, axes if axes is None or isinstance(axes, str) else names))
+    kept_whole = {logical for logical, axes in own if axes is None}
+    table = (rule for rule in rules_by_name(name) if rule[0] not in kept_whole)
+    return (*own, *table)

@@ -1,7 +1,11 @@
-"""Process of `test_eight_devices`: prints losses with and without sharding as one JSON line."""
+"""Process of `test_eight_devices`: prints losses with and without sharding as one JSON line.
+
+Arguments: rule files whose mesh and rules the nano model runs on, besides the stand-in.
+"""
 
 import dataclasses
 import json
+import sys
 
 import jax
 import numpy as np
@@ -9,6 +13,7 @@ import numpy as np
 from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.model.config import SIZES
 from ofa_jax.model.ofa import OFA
+from ofa_jax.cli.settings import PartitionerConfig
 from ofa_jax.sharding.mesh import build_mesh, mesh_context
 from ofa_jax.sharding.placement import (
     batch_sharding,
@@ -17,12 +22,13 @@ from ofa_jax.sharding.placement import (
     place_batch,
     placement_report,
 )
-from ofa_jax.sharding.rules import rules_by_name
+from ofa_jax.sharding.rules import build_rules
 from ofa_jax.training.ema import EMAConfig
 from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer
 from ofa_jax.training.schedule import ScheduleConfig
 from ofa_jax.training.state import TrainState
 from ofa_jax.training.step import make_train_step
+from tests.sharding.rule_files import RULE_FILES, partitioner
 from tests.training.standin import VOCAB_SIZE, StandIn, make_batch
 
 RNG = jax.random.key(0)
@@ -37,7 +43,7 @@ def nano_batch(size=8):
     return batch
 
 
-def two_steps(model, vocab_size, batch, mesh_spec, rules_name, devices=None):
+def two_steps(model, vocab_size, batch, settings, devices=None):
     frozen = ("bias$",)
     config = OptimizerConfig(ScheduleConfig(peak=0.01, shape="constant"), frozen=frozen)
     tx, schedule = build_optimizer(config)
@@ -45,7 +51,8 @@ def two_steps(model, vocab_size, batch, mesh_spec, rules_name, devices=None):
     def create(rng):
         return TrainState.create(model, tx, rng, batch, ema=True)
 
-    mesh, rules = build_mesh(mesh_spec, devices), rules_by_name(rules_name)
+    mesh = build_mesh(settings.mesh, devices, dcn_spec=settings.dcn_mesh)
+    rules = build_rules(settings.rules, settings.additional_rules)
     check_batch_size(len(batch["task_ids"]), mesh)
     state, shardings = create_sharded(create, RNG, mesh=mesh, rules=rules)
     local = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
@@ -79,22 +86,17 @@ def two_steps(model, vocab_size, batch, mesh_spec, rules_name, devices=None):
 def main():
     jax.config.update("jax_threefry_partitionable", True)
     one = jax.devices()[:1]
-    standin = (StandIn(width=16), VOCAB_SIZE, make_batch())
+    standin = (StandIn(width=32), VOCAB_SIZE, make_batch())
     nano_config = dataclasses.replace(SIZES["nano"], dropout=0.1, layer_stack="scan")
     nano = (OFA(nano_config), nano_config.vocab_size, nano_batch())
-    cases = {
-        "standin data_parallel": (standin, "replica=2,data=4"),
-        "standin fsdp": (standin, "data=8"),
-        "standin tensor_parallel": (standin, "data=4,model=2"),
-        "standin fsdp_tensor": (standin, "data=4,model=2"),
-        "nano fsdp_tensor": (nano, "data=4,model=2"),
-    }
+    cases = {f"standin {name}": standin for name in RULE_FILES}
+    cases |= {f"nano {name}": nano for name in sys.argv[1:]}
     references = {
-        id(setting): two_steps(*setting, "", "data_parallel", one) for setting in (standin, nano)
+        id(setting): two_steps(*setting, PartitionerConfig(), one) for setting in cases.values()
     }
     results = {}
-    for case, (setting, mesh_spec) in cases.items():
-        result = two_steps(*setting, mesh_spec, case.split()[1])
+    for case, setting in cases.items():
+        result = two_steps(*setting, partitioner(case.split()[1]))
         reference = references[id(setting)]
         for name in ("loss", "second_loss", "gradient_norm"):
             result[f"reference_{name}"] = reference[name]
