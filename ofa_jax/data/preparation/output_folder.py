@@ -4,7 +4,7 @@
     OUT/manifest.json                            written last
     OUT/.unfinished-train/plan.json              what was begun, until the split is finished
     OUT/.unfinished-train/<shard>.json           counts and checksum of each finished shard
-    OUT/.unfinished-train/<shard>.<process>.tmp  a shard in work
+    OUT/.unfinished-train/<shard>.<random>.tmp   a shard in work
 
 A shard counts as finished when its counts are there, which are written after it. So a kill at any
 moment loses the shards in work and nothing else.
@@ -13,8 +13,8 @@ moment loses the shards in work and nothing else.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,5 +120,5 @@ class OutputFolder:
 
 
 def temporary_name(plan: Plan, shard: int) -> str:
-    """Name under which this process writes a shard before it is complete."""
-    return f"{plan.shard_name(shard)}.{os.getpid()}.tmp"
+    """A name under which to write a shard before it is complete, unlike every other."""
+    return f"{plan.shard_name(shard)}.{uuid.uuid4().hex}.tmp"

@@ -12,7 +12,8 @@ import re
 from ofa_jax.data.ops.image import BadImageError
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_COLUMNS = re.compile(r"\bcolumns?\b.*\bhas\b")
+# How sources begin the message about a row of too many or too few columns.
+_COLUMNS = re.compile(r"\d+ columns\b")
 _LONGEST_DETAIL = 200
 
 
@@ -127,7 +128,7 @@ def reading_rejection(error: Exception) -> RejectedExample:
             reason = Reason.UNDECODABLE_IMAGE
         elif isinstance(cause, FileNotFoundError):
             reason = Reason.MISSING_FILE
-        elif cause.__cause__ is None and _COLUMNS.search(str(cause)):
+        elif cause.__cause__ is None and _COLUMNS.match(str(cause)):
             reason = Reason.WRONG_COLUMN_COUNT
         cause = cause.__cause__
     return RejectedExample(reason, one_line(error) or type(error).__name__)

@@ -12,7 +12,7 @@ from typing import Any
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.preparation.conversion import convert, read_record
 from ofa_jax.data.preparation.plan import Plan
-from ofa_jax.data.preparation.reasons import RejectedExample
+from ofa_jax.data.preparation.reasons import RejectedExample, one_line
 from ofa_jax.data.preparation.tally import Tally
 from ofa_jax.data.sources import array_record
 from ofa_jax.data.task import Records
@@ -95,7 +95,8 @@ def write_shard(
                 converted = convert(example, plan.settings)
                 record = array_record.encode_example(converted.example)
             except RejectedExample as rejection:
-                identifier = str(example["image_id"]) if "image_id" in example else None
+                identifier = example.get("example_id", example.get("image_id"))
+                identifier = None if identifier is None else one_line(identifier)
                 if plan.strict:
                     place = f"record {index}" + (f" ({identifier!r})" if identifier else "")
                     raise StrictError(f"{place}: {rejection}") from rejection

@@ -12,6 +12,7 @@ import fcntl
 import os
 import pathlib
 import shutil
+import uuid
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -78,7 +79,7 @@ class LocalStorage:
         """Writes a file under a temporary name, then renames it."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
