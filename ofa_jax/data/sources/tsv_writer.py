@@ -1,4 +1,4 @@
-"""Writes the official OFA TSV files (SPEC 4.1), the inverse of `sources.tsv`.
+"""Writes the official OFA TSV files (SPEC 4.1, 8), the inverse of `sources.tsv`.
 
 For people who want to feed their own data through the official layout, and for tests, which
 write small data sets from photographs that installed libraries ship.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from ofa_jax.data.instruction import Example
+from ofa_jax.data.sources.glue_labels import GLUE_LABELS
+from ofa_jax.data.sources.tsv_layouts import IGNORED, layout
 
 
 def _clean(text: str) -> str:
@@ -25,6 +27,82 @@ def _image(example: Example) -> str:
 
 def _numbers(values: Iterable[float]) -> str:
     return ",".join(f"{float(value):.2f}" for value in values)
+
+
+def _region(example: Example) -> str:
+    return _numbers(example["boxes"][example.get("refexp_box_index", [0])[0]])
+
+
+def _answers(example: Example) -> str:
+    pairs = zip(example.get("answer_conf", ()), example.get("answers", ()))
+    return "&&".join(f"{confidence}|!+{answer}" for confidence, answer in pairs)
+
+
+def _codes(example: Example) -> str:
+    return " ".join(map(str, np.asarray(example["image_codes"]).reshape(-1).tolist()))
+
+
+def _objects(example: Example) -> str:
+    return "&&".join(example.get("objects", ()))
+
+
+def _boxes(example: Example) -> str:
+    items = [
+        f"{_numbers(box)},{number},{_clean(label)}"
+        for number, (box, label) in enumerate(zip(example["boxes"], example["labels"]))
+    ]
+    return "&&".join(items)
+
+
+def _glue_number(example: Example) -> str:
+    task = example["dataset"]
+    numbers = {name: number for number, name in GLUE_LABELS[task].items()}
+    return numbers[example["label"]]
+
+
+# How a column is written, in all layouts.
+_CELLS: Mapping[str, Callable[[Example], str]] = {
+    "image": _image,
+    "example_id": lambda example: example.get("example_id", example["image_id"]),
+    "caption": lambda example: "&&".join(example["captions"]),
+    "answers": _answers,
+    "objects": _objects,
+    "region": _region,
+    "codes": _codes,
+    IGNORED: lambda example: "",
+}
+# Where one layout means something else by the name.
+_SPECIAL: Mapping[tuple[str, str], Callable[[Example], str]] = {
+    ("detection", "objects"): _boxes,
+    ("refcoco", "text"): lambda example: example["refexps"][0],
+    ("refcoco_cn", "text"): lambda example: example["refexps"][0],
+    ("ocr", "text"): lambda example: example["captions"][0],
+    **{(task, "label"): _glue_number for task in GLUE_LABELS},
+}
+
+
+def row(name: str, example: Example, columns: Sequence[str] = ()) -> str:
+    """One line of a file of some layout.
+
+    Args:
+      name: key of `tsv_layouts.LAYOUTS`.
+      example: with the fields that the layout holds.
+      columns: another order of the columns.
+
+    Returns:
+      The cells, tab separated, without newline; white space within a cell becomes one space.
+
+    Raises:
+      ValueError: an unknown layout or column, or a type that `vision_language` does not have.
+      KeyError: the example lacks a field.
+    """
+    if name == "vision_language":
+        return vision_language_row(example)
+    cells = []
+    for column in layout(name, columns).columns:
+        write_cell = _SPECIAL.get((name, column)) or _CELLS.get(column)
+        cells.append(_clean(write_cell(example) if write_cell else example[column]))
+    return "\t".join(cells)
 
 
 def vision_language_row(example: Example) -> str:
@@ -46,37 +124,29 @@ def vision_language_row(example: Example) -> str:
     if kind == "caption":
         caption = example["captions"][0]
     elif kind == "qa":
-        question = example["question"]
-        pairs = zip(example["answer_conf"], example["answers"])
-        refs = "&&".join(f"{confidence}|!+{answer}" for confidence, answer in pairs)
+        question, refs = example["question"], _answers(example)
     elif kind == "visual_grounding":
-        caption, refs = example["refexps"][0], _numbers(example["boxes"][0])
+        caption, refs = example["refexps"][0], _region(example)
     else:
         raise ValueError(f"type must be caption, qa or visual_grounding, got {kind!r}")
-    objects = "&&".join(example.get("objects", ()))
-    columns = [caption, question, refs, objects, example.get("dataset", ""), kind]
+    columns = [caption, question, refs, _objects(example), example.get("dataset", ""), kind]
     identifier = _clean(example["image_id"])
     return "\t".join([identifier, _image(example), *(_clean(column) for column in columns)])
 
 
 def text_row(example: Example) -> str:
     """One line of `text_examples.tsv`: id and text."""
-    return f"{_clean(example['image_id'])}\t{_clean(example['text'])}"
+    return row("text", example)
 
 
 def image_row(example: Example) -> str:
     """One line of `image_examples.tsv`: id, 256x256 image, codes of its central half."""
-    codes = " ".join(map(str, np.asarray(example["image_codes"]).reshape(-1).tolist()))
-    return f"{_clean(example['image_id'])}\t{_image(example)}\t{codes}"
+    return row("image", example)
 
 
 def detection_row(example: Example) -> str:
     """One line of `detection_examples.tsv`: id, image, `x0,y0,x1,y1,category id,name&&...`."""
-    items = [
-        f"{_numbers(box)},{number},{_clean(label)}"
-        for number, (box, label) in enumerate(zip(example["boxes"], example["labels"]))
-    ]
-    return f"{_clean(example['image_id'])}\t{_image(example)}\t{'&&'.join(items)}"
+    return row("detection", example)
 
 
 def write(path: str | pathlib.Path, rows: Iterable[str]) -> int:
@@ -87,7 +157,7 @@ def write(path: str | pathlib.Path, rows: Iterable[str]) -> int:
     """
     count = 0
     with open(path, "w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(row + "\n")
+        for line in rows:
+            file.write(line + "\n")
             count += 1
     return count

@@ -1,0 +1,292 @@
+"""What the columns of each official TSV file mean: pretraining (SPEC 4.1), fine-tuning (SPEC 8).
+
+A layout names its columns in the order of the official file and says how they become an example.
+Files that other people made may have other columns or another order: `Layout.with_columns`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ofa_jax.data.instruction import Example
+from ofa_jax.data.ops import image as image_ops
+from ofa_jax.data.sources.glue_labels import GLUE_LABELS, glue_label
+from ofa_jax.data.sources.schema import nearest
+
+Columns = Mapping[str, str]
+
+# A column of this name is not read.
+IGNORED = "_"
+
+# Cells by which the first line of a GLUE file is known to be its header.
+_HEADER_CELLS = frozenset({"label", "is_duplicate", "gold_label", "Quality"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The columns of a file.
+
+    Attributes:
+      columns: their names, left to right; `_` marks one that is not read.
+      read: columns by name to an example.
+      required: columns that `read` cannot do without.
+      header_column: the column whose first cell tells whether the file begins with a header.
+    """
+
+    columns: tuple[str, ...]
+    read: Callable[[Columns], Example]
+    required: frozenset[str]
+    header_column: str = ""
+
+    def with_columns(self, columns: Sequence[str]) -> Layout:
+        """The same rows in another order, with more columns or fewer.
+
+        Args:
+          columns: names of this layout's columns, and `_` for what is not read.
+
+        Raises:
+          ValueError: an unknown name, one given twice, or a necessary one missing.
+        """
+        named = [name for name in columns if name != IGNORED]
+        for name in named:
+            if name not in self.columns:
+                raise ValueError(f"unknown column {name!r}{nearest(name, self.columns)}")
+            if named.count(name) > 1:
+                raise ValueError(f"the column {name!r} is given twice")
+        if missing := self.required - set(named):
+            raise ValueError(f"the columns {', '.join(sorted(missing))} are missing")
+        return dataclasses.replace(self, columns=tuple(columns))
+
+    def is_header(self, cells: Sequence[str]) -> bool:
+        """Whether the first line of a file names its columns."""
+        if self.header_column not in self.columns or len(cells) != len(self.columns):
+            return False
+        return cells[self.columns.index(self.header_column)] in _HEADER_CELLS
+
+
+def layout(name: str, columns: Sequence[str] = ()) -> Layout:
+    """A layout by name.
+
+    Args:
+      name: key of `LAYOUTS`.
+      columns: the file's own order, if it is not the official one.
+
+    Raises:
+      ValueError: an unknown layout or column.
+    """
+    if name not in LAYOUTS:
+        raise ValueError(f"unknown TSV layout {name!r}; known: {', '.join(LAYOUTS)}")
+    return LAYOUTS[name].with_columns(columns) if columns else LAYOUTS[name]
+
+
+def _identity(row: Columns) -> Example:
+    return {name: row[name] for name in ("image_id", "example_id") if name in row}
+
+
+def _picture(row: Columns) -> Example:
+    return {**_identity(row), "image": image_ops.decode_base64(row["image"])}
+
+
+def _names(cell: str) -> list[str]:
+    return [name for name in cell.split("&&") if name]
+
+
+def _answers(cell: str) -> Example:
+    pairs = [item.partition("|!+") for item in cell.split("&&")]
+    if not all(separator for _, separator, _ in pairs):
+        raise ValueError(f"the answers are {cell[:60]!r}, not 'confidence|!+answer' joined by &&")
+    return {
+        "answers": [answer for _, _, answer in pairs],
+        "answer_conf": [float(confidence) for confidence, _, _ in pairs],
+    }
+
+
+def _region(cell: str, expression: str) -> Example:
+    box = cell.split(",")
+    if len(box) != 4:
+        raise ValueError(f"the region is {cell[:60]!r}, not 'x0,y0,x1,y1'")
+    return {
+        "boxes": np.array([[float(value) for value in box]], np.float32),
+        "refexps": [expression],
+        "refexp_box_index": [0],
+        "region_captions": [expression],
+    }
+
+
+def _codes(cell: str) -> np.ndarray:
+    return np.array(cell.split(), np.int32)
+
+
+def _captions(cell: str) -> Example:
+    captions = _names(cell)
+    return {"captions": captions, "caption": captions[0] if captions else ""}
+
+
+def _vision_language(row: Columns) -> Example:
+    example: Example = {
+        **_picture(row),
+        "caption": row["caption"],
+        "objects": _names(row["objects"]),
+        "dataset": row["dataset"],
+        "type": row["type"],
+    }
+    if row["type"] == "caption":
+        example["captions"] = [row["caption"]]
+    elif row["type"] == "qa":
+        example |= {"question": row["question"], **_answers(row["refs"])}
+    elif row["type"] == "visual_grounding":
+        example |= _region(row["refs"], row["caption"])
+    return example
+
+
+def _text(row: Columns) -> Example:
+    return {**_identity(row), "text": row["text"], "type": "text"}
+
+
+def _image(row: Columns) -> Example:
+    return {**_picture(row), "image_codes": _codes(row["codes"]), "type": "image"}
+
+
+def _detection(row: Columns) -> Example:
+    fields = [item.split(",", 5) for item in row["objects"].split("&&")]
+    if not all(len(item) == 6 for item in fields):
+        raise ValueError(
+            f"the objects are {row['objects'][:60]!r}, not 'x0,y0,x1,y1,number,name' joined by &&"
+        )
+    boxes = [[float(value) for value in item[:4]] for item in fields]
+    return {
+        **_picture(row),
+        "boxes": np.array(boxes, np.float32),
+        "labels": [item[5] for item in fields],
+        "type": "detection",
+    }
+
+
+def _caption(row: Columns) -> Example:
+    example = {**_picture(row), **_captions(row["caption"]), "type": "caption"}
+    if "objects" in row:
+        example["objects"] = _names(row["objects"])
+    return example
+
+
+def _referring(row: Columns) -> Example:
+    region = _region(row["region"], row["text"])
+    return {**_picture(row), **region, "caption": row["text"], "type": "visual_grounding"}
+
+
+def _question(row: Columns) -> Example:
+    example = {**_picture(row), "question": row["question"], "type": "qa"}
+    if row.get("answers"):
+        example |= _answers(row["answers"])
+    if "objects" in row:
+        example["objects"] = _names(row["objects"])
+    return example
+
+
+def _entailment(row: Columns) -> Example:
+    example = {**_picture(row), "hypothesis": row["hypothesis"], "type": "entailment"}
+    if "caption" in row:
+        example |= {"captions": [row["caption"]], "caption": row["caption"]}
+    if "label" in row:
+        if row["label"] not in ENTAILMENT_LABELS:
+            raise ValueError(
+                f"the class {row['label'][:40]!r} is not one of {', '.join(ENTAILMENT_LABELS)}"
+            )
+        example["label"] = row["label"]
+    return example
+
+
+def _classification(row: Columns) -> Example:
+    return {**_picture(row), "label": row["label"], "type": "classification"}
+
+
+def _text_to_image(row: Columns) -> Example:
+    example: Example = {**(_picture(row) if "image" in row else _identity(row))}
+    if "codes" in row:
+        example["image_codes"] = _codes(row["codes"])
+    captions = {"captions": [row["caption"]], "caption": row["caption"]}
+    return {**example, **captions, "type": "text_to_image"}
+
+
+def _ocr(row: Columns) -> Example:
+    written = {"captions": [row["text"]], "caption": row["text"]}
+    return {**_picture(row), **written, "type": "ocr"}
+
+
+def _summary(row: Columns) -> Example:
+    example = {**_identity(row), "text": row["text"], "type": "summary"}
+    return example | ({"summary": row["summary"]} if "summary" in row else {})
+
+
+def _sentences(task: str, row: Columns) -> Example:
+    example: Example = {**_identity(row), "dataset": task, "type": "sentences"}
+    example |= {name: row[name] for name in ("sentence1", "sentence2") if name in row}
+    if "label" in row:
+        example["label"] = glue_label(task, row["label"])
+    return example
+
+
+def _layout(columns: str, read: Callable[[Columns], Example], required: str) -> Layout:
+    return Layout(tuple(columns.split()), read, frozenset(required.split()))
+
+
+def _glue(task: str, columns: str) -> Layout:
+    """SPEC 8.7 selects columns of GLUE's own files; the others have no name here."""
+    names = tuple(columns.split())
+    needed = frozenset(name for name in names if name.startswith("sentence"))
+    return Layout(names, functools.partial(_sentences, task), needed, header_column="label")
+
+
+# What the last column of `vision_language` may say.
+TYPES = ("caption", "qa", "visual_grounding")
+
+ENTAILMENT_LABELS = ("entailment", "neutral", "contradiction")
+
+_CAPTION = "example_id image_id caption objects image"
+_PAIR = "image caption"
+
+LAYOUTS: Mapping[str, Layout] = {
+    # Pretraining, SPEC 4.1.
+    "vision_language": _layout(
+        "image_id image caption question refs objects dataset type",
+        _vision_language,
+        "image_id image caption question refs objects dataset type",
+    ),
+    "text": _layout("image_id text", _text, "text"),
+    "image": _layout("image_id image codes", _image, "image codes"),
+    "detection": _layout("image_id image objects", _detection, "image objects"),
+    # Fine-tuning, SPEC 8. Stage 1 and 2 differ in captions per row; the code asks for no more.
+    "caption_stage1": _layout(_CAPTION, _caption, _PAIR),
+    "caption_stage2": _layout(_CAPTION, _caption, _PAIR),
+    "caption_muge": _layout("image_id image caption", _caption, _PAIR),
+    "refcoco": _layout("example_id image_id text region image", _referring, "text region image"),
+    # SPEC 8.10: the Chinese files have another order.
+    "refcoco_cn": _layout("example_id text region image", _referring, "text region image"),
+    "vqa": _layout(
+        "example_id image_id question answers objects image", _question, "question image"
+    ),
+    "snli_ve": _layout(
+        "example_id image_id image hypothesis caption label", _entailment, "image hypothesis"
+    ),
+    "imagenet": _layout("image _ label", _classification, "image label"),
+    "imagenet_pairs": _layout("image label", _classification, "image label"),
+    "image_gen": _layout("image_id codes caption", _text_to_image, "caption"),
+    "image_gen_text": _layout("image_id caption", _text_to_image, "caption"),
+    "image_gen_picture": _layout("image_id image caption codes", _text_to_image, "caption"),
+    "gigaword": _layout("text summary", _summary, "text"),
+    "ocr": _layout("image_id image text", _ocr, "image text"),
+    "cola": _glue("cola", "_ sentence1 label"),
+    "mnli": _glue("mnli", "sentence1 sentence2 label"),
+    "mrpc": _glue("mrpc", "sentence1 sentence2 label"),
+    "qnli": _glue("qnli", "image_id sentence1 sentence2 label"),
+    "qqp": _glue("qqp", "image_id _ _ sentence1 sentence2 label"),
+    "rte": _glue("rte", "image_id sentence1 sentence2 label"),
+    "sst2": _glue("sst2", "sentence1 label"),
+}
+
+# Every GLUE layout has its labels.
+GLUE_TASKS = tuple(GLUE_LABELS)
