@@ -1,21 +1,51 @@
-"""Mixtures over real data: `ofa_pretrain` with the official sample ratios (SPEC 4.2)."""
+"""Mixtures over real data with the official sample ratios (SPEC 4.2).
 
-import tasks.pretrain  # noqa: F401  (registers the tasks)
+- `ofa_pretrain`: prepared data sets, one slot each (`tasks.pretrain_slots`). A family's rate is
+  divided among its slots in proportion to their samples.
+- `ofa_pretrain_tsv`: the four official TSV files (`tasks.pretrain`), for those who have them.
+- `ofa_without_<family>`, `ofa_tsv_without_<family>`: one of the eight families left out.
+
+Slots can be left out by a rate of 0 (docs/data.md); the other rates stay as they are.
+"""
+
+from collections.abc import Mapping
+
+import tasks.pretrain  # noqa: F401  (registers the tasks over TSV files)
 from mixtures.rates import CAPTION_SAMPLES, FAMILIES, QUESTION_SAMPLES, official_rates, without
 from ofa_jax.data.registration import add_mixture
+from tasks.pretrain_slots import SLOTS
 
 
-def _rates_of_tasks(rates: dict[str, float]) -> dict[str, float]:
-    """Rates by task; matching is divided between captions and questions as its rows are."""
-    by_task = {f"ofa_{family}": rate for family, rate in rates.items()}
-    matching = by_task.pop("ofa_image_text_matching", None)
+def _rates_of_kinds(rates: Mapping[str, float]) -> dict[str, float]:
+    """Rates by kind of task; matching is divided between captions and questions as rows are."""
+    by_kind = dict(rates)
+    matching = by_kind.pop("image_text_matching", None)
     if matching is not None:
         share = CAPTION_SAMPLES / (CAPTION_SAMPLES + QUESTION_SAMPLES)
-        by_task["ofa_image_text_matching"] = matching * share
-        by_task["ofa_answer_matching"] = matching * (1 - share)
+        by_kind["image_text_matching"] = matching * share
+        by_kind["answer_matching"] = matching * (1 - share)
+    return by_kind
+
+
+def rates_of_files(rates: Mapping[str, float]) -> dict[str, float]:
+    """Rates of the tasks over the official TSV files, from rates of families."""
+    return {f"ofa_{kind}": rate for kind, rate in _rates_of_kinds(rates).items()}
+
+
+def rates_of_slots(rates: Mapping[str, float]) -> dict[str, float]:
+    """Rates of the tasks over prepared data, from rates of families."""
+    by_task = {}
+    for kind, rate in _rates_of_kinds(rates).items():
+        samples = {slot.name: slot.samples[kind] for slot in SLOTS if kind in slot.samples}
+        total = sum(samples.values())
+        for name, count in samples.items():
+            by_task[f"{name}_{kind}"] = rate * count / total
     return by_task
 
 
-add_mixture("ofa_pretrain", _rates_of_tasks(official_rates()))
+add_mixture("ofa_pretrain", rates_of_slots(official_rates()))
+add_mixture("ofa_pretrain_tsv", rates_of_files(official_rates()))
 for _family in FAMILIES:
-    add_mixture(f"ofa_without_{_family}", _rates_of_tasks(without(official_rates(), _family)))
+    _rates = without(official_rates(), _family)
+    add_mixture(f"ofa_without_{_family}", rates_of_slots(_rates))
+    add_mixture(f"ofa_tsv_without_{_family}", rates_of_files(_rates))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
 
 from ofa_jax.cli.settings import DatasetConfig, EvaluationConfig
+from ofa_jax.cli.slots import change_rates, check_presence
 from ofa_jax.data.registration import lookup
 from ofa_jax.data.task import Lengths, OFATask, check_lengths
 from ofa_jax.text.tokenizer import Tokenizer
@@ -62,41 +61,6 @@ def import_modules(names: tuple[str, ...]) -> None:
             raise
 
 
-def change_rates(
-    found: list[tuple[OFATask, float]], changes: Mapping[str, float]
-) -> list[tuple[OFATask, float]]:
-    """Replaces rates of a mixture.
-
-    Args:
-      found: tasks and rates.
-      changes: task or family name to its new rate; 0 leaves the task out.
-
-    Returns:
-      The tasks of positive rate with their new rates.
-
-    Raises:
-      ValueError: a name that is not in the mixture, a negative rate, or nothing left.
-    """
-    known = {name for task, _ in found for name in (task.name, task.family)}
-    for name, rate in changes.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(sorted(known))}"
-            raise ValueError(f"utils.DatasetConfig.rates: the mixture has no task {name!r}{hint}")
-        if rate < 0:
-            raise ValueError(f"utils.DatasetConfig.rates: the rate of {name!r} is {rate}")
-    changed = [
-        (task, float(changes.get(task.name, changes.get(task.family, rate))))
-        for task, rate in found
-    ]
-    positive = [(task, rate) for task, rate in changed if rate > 0]
-    if not positive:
-        raise ValueError(
-            "utils.DatasetConfig.rates: every rate is zero; give at least one task a positive rate"
-        )
-    return positive
-
-
 def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTasks:
     """Finds the tasks of a run and checks that they fit together.
 
@@ -114,6 +78,7 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTask
     import_modules(dataset.modules)
     found = change_rates(lookup(dataset.mixture_or_task_name), dataset.rates)
     tasks = tuple(task for task, _ in found)
+    check_presence(tasks, dataset.split, dataset.mixture_or_task_name)
     unseen = tuple(
         lookup(name, setting="utils.EvaluationConfig.unseen_tasks")[0][0]
         for name in (evaluation.unseen_tasks if evaluation else ())
@@ -126,7 +91,6 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTask
                 f"{tokenizer.layout} and {task.tokenizer().layout}"
             )
     for task in tasks:
-        _check_split(task, dataset.split, "utils.DatasetConfig.split")
         check_lengths(task, dataset.task_feature_lengths, split=dataset.split, seed=dataset.seed)
     return RunTasks(
         tasks, tuple(rate for _, rate in found), unseen, dataset.task_feature_lengths, tokenizer

@@ -231,7 +231,9 @@ def share(name, *families):
     return sum(rate for task, rate in tasks if task.family in families) / total
 
 
-@pytest.mark.parametrize("name", ["ofa_pretrain", "scenes_pretrain", "scenes_base_pretrain"])
+@pytest.mark.parametrize(
+    "name", ["ofa_pretrain", "ofa_pretrain_tsv", "scenes_pretrain", "scenes_base_pretrain"]
+)
 def test_official_sample_ratios(name):
     # SPEC 4.2: image-text 16, text infilling 2, image infilling 1, detection 1.
     image_text = [family for family in rates.FAMILIES if "infilling" not in family]
@@ -249,15 +251,17 @@ def test_official_sample_ratios(name):
 
 
 def test_matching_of_official_data_is_divided_as_its_rows():
-    by_task = {task.name: rate for task, rate in lookup("ofa_pretrain")}
+    by_task = {task.name: rate for task, rate in lookup("ofa_pretrain_tsv")}
     ratio = by_task["ofa_image_text_matching"] / by_task["ofa_answer_matching"]
     assert ratio == pytest.approx(15.25 / 2.92)
 
 
-@pytest.mark.parametrize("prefix", ["ofa", "scenes", "scenes_small", "scenes_base"])
+@pytest.mark.parametrize("prefix", ["ofa", "ofa_tsv", "scenes", "scenes_small", "scenes_base"])
 @pytest.mark.parametrize("family", rates.FAMILIES)
 def test_leave_one_out_mixtures(prefix, family):
-    whole = "ofa_pretrain" if prefix == "ofa" else f"{prefix}_quickstart"
+    whole = {"ofa": "ofa_pretrain", "ofa_tsv": "ofa_pretrain_tsv"}.get(
+        prefix, f"{prefix}_quickstart"
+    )
     left = lookup(f"{prefix}_without_{family}")
     assert {task.family for task, _ in left} == set(rates.FAMILIES) - {family}
     rest = {task.name: rate for task, rate in lookup(whole) if task.family != family}

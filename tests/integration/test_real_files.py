@@ -22,6 +22,7 @@ def train(run_dir, data_dir, *overrides):
         "ofa_jax.train",
         "--gin_file=gin_configs/models/tiny.gin",
         "--gin_file=gin_configs/runs/pretrain.gin",
+        '--gin.MIXTURE_OR_TASK_NAME="ofa_pretrain_tsv"',
         f'--gin.MODEL_DIR="{run_dir}"',
         f'--gin.DATA_DIR="{data_dir}"',
         f'--gin.VOCAB_DIR="{shared_dir() / "vocab" / "gpt2_bpe"}"',

@@ -1,0 +1,226 @@
+"""The eight pretraining task families: instruction, preparation and scorer, each written once.
+
+`tasks.pretrain` puts them over the official TSV files, `tasks.pretrain_slots` over prepared data
+sets. Records of both have the flat schema, so one chain serves both (SPEC 4.3, 4.4).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+from ofa_jax.data.image_steps import (
+    AugmentForText,
+    CheckBoxes,
+    CropAroundObject,
+    DecodeImage,
+    JitterScene,
+    StretchToSquare,
+)
+from ofa_jax.data.matching_steps import BestAnswer, MatchAnswer, MatchCaption, SkipNoisyStart
+from ofa_jax.data.official_tokenizer import official_tokenizer
+from ofa_jax.data.registration import add_task
+from ofa_jax.data.selection_steps import KeepOneReferring
+from ofa_jax.data.steps import Choose, ChooseReferring, LowerCase, clean_caption, clean_question
+from ofa_jax.data.task import OFATask, Source, Step
+from tasks import instructions
+
+NEGATIVES = "{DATA_DIR}/negative_sample"
+VOCABULARY = functools.partial(official_tokenizer, "{VOCAB_DIR}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What tasks of one kind share, whatever data they read.
+
+    Attributes:
+      family: name under which results are reported.
+      instruction: the official line.
+      prepare: steps of training.
+      eval_prepare: steps of evaluation; None means the same as training.
+      scorer: name in `ofa_jax.evaluation.scoring`.
+      loss_weight: weight of every target token (SPEC 4.6).
+      needs_negatives: whether wrong pairs are drawn from the folder `negative_sample`.
+    """
+
+    family: str
+    instruction: str
+    prepare: tuple[Step, ...]
+    eval_prepare: tuple[Step, ...] | None
+    scorer: str
+    loss_weight: float = 1.0
+    needs_negatives: bool = False
+
+
+# The last word of a task's name -> its kind. Image-text matching has two: over captions and over
+# questions with answers.
+KINDS = {
+    "visual_grounding": Kind(
+        family="visual_grounding",
+        instruction=instructions.VISUAL_GROUNDING,
+        prepare=(
+            KeepOneReferring(),
+            DecodeImage(),
+            CheckBoxes(),
+            CropAroundObject(),
+            ChooseReferring(),
+            clean_caption(max_words=80),
+        ),
+        eval_prepare=(
+            KeepOneReferring(),
+            DecodeImage(),
+            CheckBoxes(),
+            StretchToSquare(),
+            ChooseReferring(),
+            clean_caption(max_words=80),
+        ),
+        scorer="region",
+    ),
+    "grounded_captioning": Kind(
+        family="grounded_captioning",
+        instruction=instructions.GROUNDED_CAPTIONING,
+        prepare=(
+            KeepOneReferring(),
+            DecodeImage(),
+            CheckBoxes(),
+            CropAroundObject(),
+            ChooseReferring(),
+            clean_caption(),
+        ),
+        eval_prepare=(
+            KeepOneReferring(),
+            DecodeImage(),
+            CheckBoxes(),
+            StretchToSquare(),
+            ChooseReferring(),
+            clean_caption(),
+        ),
+        scorer="description",
+    ),
+    "vqa": Kind(
+        family="vqa",
+        instruction=instructions.VQA,
+        prepare=(DecodeImage(), AugmentForText(), BestAnswer(), clean_question()),
+        eval_prepare=(DecodeImage(), StretchToSquare(), BestAnswer(), clean_question()),
+        scorer="answer",
+    ),
+    "image_text_matching": Kind(
+        family="image_text_matching",
+        instruction=instructions.IMAGE_TEXT_MATCHING,
+        prepare=(
+            DecodeImage(),
+            AugmentForText(),
+            Choose("captions", "caption"),
+            MatchCaption(NEGATIVES),
+            clean_caption(max_words=80),
+        ),
+        eval_prepare=(
+            DecodeImage(),
+            StretchToSquare(),
+            Choose("captions", "caption"),
+            MatchCaption(NEGATIVES),
+            clean_caption(max_words=80),
+        ),
+        scorer="answer",
+        needs_negatives=True,
+    ),
+    "answer_matching": Kind(
+        family="image_text_matching",
+        instruction=instructions.ANSWER_MATCHING,
+        prepare=(
+            DecodeImage(),
+            AugmentForText(),
+            BestAnswer(),
+            MatchAnswer(NEGATIVES),
+            clean_question(),
+        ),
+        eval_prepare=(
+            DecodeImage(),
+            StretchToSquare(),
+            BestAnswer(),
+            MatchAnswer(NEGATIVES),
+            clean_question(),
+        ),
+        scorer="answer",
+        needs_negatives=True,
+    ),
+    "captioning": Kind(
+        family="captioning",
+        instruction=instructions.CAPTIONING,
+        prepare=(
+            DecodeImage(),
+            AugmentForText(),
+            Choose("captions", "caption"),
+            clean_caption(),
+            SkipNoisyStart(),
+        ),
+        eval_prepare=(
+            DecodeImage(),
+            StretchToSquare(),
+            Choose("captions", "caption"),
+            clean_caption(),
+        ),
+        scorer="reference_caption",
+    ),
+    "detection": Kind(
+        family="detection",
+        instruction=instructions.DETECTION,
+        prepare=(DecodeImage(), CheckBoxes(), JitterScene()),
+        eval_prepare=(DecodeImage(), CheckBoxes(), StretchToSquare()),
+        scorer="objects",
+        loss_weight=2.0,
+    ),
+    "image_infilling": Kind(
+        family="image_infilling",
+        instruction=instructions.IMAGE_INFILLING,
+        prepare=(DecodeImage(), StretchToSquare()),
+        eval_prepare=None,
+        scorer="codes",
+        loss_weight=2.0,
+    ),
+    "text_infilling": Kind(
+        family="text_infilling",
+        instruction=instructions.TEXT_INFILLING,
+        prepare=(LowerCase(),),
+        eval_prepare=None,
+        scorer="filled_text",
+        loss_weight=2.0,
+    ),
+}
+
+
+def add_kind(
+    name: str,
+    kind: str,
+    source: Source,
+    *,
+    first_steps: Sequence[Step] = (),
+    splits: Sequence[str] = ("train", "validation"),
+) -> OFATask:
+    """Registers a task of one kind over a source.
+
+    Args:
+      name: registered name.
+      kind: key of `KINDS`.
+      source: where the examples come from.
+      first_steps: run before the kind's own steps.
+      splits: splits that the source may have.
+
+    Returns:
+      The task.
+    """
+    shared = KINDS[kind]
+    evaluated = shared.eval_prepare
+    return add_task(
+        name,
+        shared.instruction,
+        family=shared.family,
+        source=source,
+        tokenizer=VOCABULARY,
+        prepare=(*first_steps, *shared.prepare),
+        eval_prepare=None if evaluated is None else (*first_steps, *evaluated),
+        scorer=shared.scorer,
+        loss_weight=shared.loss_weight,
+        splits=splits,
+    )
