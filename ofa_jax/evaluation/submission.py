@@ -1,0 +1,114 @@
+"""Predictions in the official formats (SPEC 8.14), written line by line.
+
+`evaluate.py` of the official code writes one JSON list per split, `<split>_predict.json`; GLUE's
+server wants a table. Memory does not grow with the number of predictions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def _identifier(row: Row) -> Any:
+    """Numbers stay numbers, as the benchmarks' servers want them."""
+    text = str(row["example_id"])
+    return int(text) if text.isdecimal() and not text.startswith("0") else text
+
+
+def _caption(row: Row) -> dict[str, Any]:
+    return {"image_id": row["image_id"], "caption": row["prediction_text"]}
+
+
+def _vqa(row: Row) -> dict[str, Any]:
+    return {"question_id": _identifier(row), "answer": row["prediction_text"]}
+
+
+def _refcoco(row: Row) -> dict[str, Any]:
+    return {"uniq_id": row["example_id"], "box": row["original_box"] or [0.0, 0.0, 0.0, 0.0]}
+
+
+def _answer(row: Row) -> dict[str, Any]:
+    return {"uniq_id": row["example_id"], "answer": row["prediction_text"]}
+
+
+def _ocr(row: Row) -> dict[str, Any]:
+    return {"image_id": row["image_id"], "ocr": row["prediction_text"]}
+
+
+def _gigaword(row: Row) -> dict[str, Any]:
+    return {"hyp": row["prediction_text"], "ref": row["target_text"]}
+
+
+def _image_codes(row: Row) -> dict[str, Any]:
+    return {"uniq_id": row["example_id"], "codes": row["codes"], "caption": row["input_text"]}
+
+
+FORMATS: Mapping[str, Callable[[Row], dict[str, Any]]] = {
+    "caption": _caption,
+    "vqa": _vqa,
+    "refcoco": _refcoco,
+    "answer": _answer,
+    "ocr": _ocr,
+    "gigaword": _gigaword,
+    "image_codes": _image_codes,
+}
+GLUE = "glue"
+
+
+def file_name(form: str, split: str) -> str:
+    """Name of a submission file, `<split>_predict.json`, or `.tsv` for GLUE."""
+    return f"{split}_predict.{'tsv' if form == GLUE else 'json'}"
+
+
+@contextlib.contextmanager
+def _replacing(path: pathlib.Path) -> Iterator[Any]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.partial")
+    with temporary.open("w", encoding="utf-8") as file:
+        yield file
+    temporary.replace(path)
+
+
+def write_submission(path: pathlib.Path, form: str, rows: Iterable[Row]) -> int:
+    """Writes a submission file.
+
+    Args:
+      path: the file; replaced at once when it is complete.
+      form: key of `FORMATS`, or "glue" for a table of row number and class.
+      rows: predictions of `evaluation.prediction_rows`, in order.
+
+    Returns:
+      Number of predictions.
+
+    Raises:
+      ValueError: an unknown format.
+    """
+    if form == GLUE:
+        return _write_table(path, rows)
+    if form not in FORMATS:
+        raise ValueError(f"no submission format {form!r}; known: {', '.join([*FORMATS, GLUE])}")
+    count = 0
+    with _replacing(path) as file:
+        file.write("[")
+        for row in rows:
+            file.write(",\n " if count else "\n ")
+            file.write(json.dumps(FORMATS[form](row), ensure_ascii=False))
+            count += 1
+        file.write("\n]\n")
+    return count
+
+
+def _write_table(path: pathlib.Path, rows: Iterable[Row]) -> int:
+    count = 0
+    with _replacing(path) as file:
+        file.write("index\tprediction\n")
+        for row in rows:
+            file.write(f"{row['index']}\t{row.get('class') or row['prediction_text']}\n")
+            count += 1
+    return count
