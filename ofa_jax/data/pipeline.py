@@ -305,13 +305,20 @@ def evaluation_rows(
     """
     records = task.source.open(split)
     for index in range(min(count, len(records))):
-        rng = task.rng(seed, 0, index)
-        example = task.prepared(records[index], rng, lengths, train=False)
-        features = task.features(example, rng, lengths, train=False)
-        if task.masks_text:
-            text = task.tokenizer().decode(trim_at_eos(features["targets"]))
-            example = {**example, task.instructions[0].target_slot.field: text.strip()}
-        yield index, example, rows.pad_row(features, lengths, 0)
+        yield index, *evaluation_row(task, records, index, lengths, seed=seed)
+
+
+def evaluation_row(
+    task: OFATask, records: Records, index: int, lengths: Lengths, *, seed: int
+) -> tuple[dict, Row]:
+    """One example of `evaluation_rows`: the prepared example and its row."""
+    rng = task.rng(seed, 0, index)
+    example = task.prepared(records[index], rng, lengths, train=False)
+    features = task.features(example, rng, lengths, train=False)
+    if task.masks_text:
+        text = task.tokenizer().decode(trim_at_eos(features["targets"]))
+        example = {**example, task.instructions[0].target_slot.field: text.strip()}
+    return example, rows.pad_row(features, lengths, 0)
 
 
 def fill_batch(batch: list[Row], size: int) -> Row:

@@ -18,13 +18,19 @@ import numpy as np
 from PIL import Image
 
 from ofa_jax.data.features import Row
+from ofa_jax.data.finetuning_steps import LabelWord
 from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Example, trim_at_eos
 from ofa_jax.data.pipeline import evaluation_rows, fill_batch
-from ofa_jax.data.task import Lengths, OFATask
-from ofa_jax.evaluation import scoring
+from ofa_jax.data.task import IMAGE_SIZE, Lengths, OFATask
+from ofa_jax.evaluation import finetuning_scoring, scoring
 
 Generate = Callable[[OFATask, Row], np.ndarray]
+
+SCORERS = {**scoring.SCORERS, **finetuning_scoring.SCORERS}
+
+# Examples of a task whose pictures are kept and shown.
+PICTURES = 48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Predictions:
     Attributes:
       task: the task.
       ids: record numbers.
-      examples: prepared examples, with the truth.
+      examples: prepared examples, with the truth; only the first keep their pictures.
       inputs: source token ids, padded, one int32[s] per example.
       targets: true target token ids, padded, one int32[t] per example.
       values: decoded predictions, see `Instruction.decode`.
@@ -84,12 +90,13 @@ def predict(
         generated = np.asarray(generate(task, fill_batch(pending, batch_size)))
         for ids in generated[: len(pending)]:
             predictions.tokens.append(trim_at_eos(ids))
-            predictions.values.append(task.instructions[0].decode(ids, task.tokenizer()))
+            predictions.values.append(decoded(task, ids))
         pending.clear()
 
     for index, example, row in evaluation_rows(task, lengths, split=split, seed=seed, count=count):
         predictions.ids.append(index)
-        predictions.examples.append(example)
+        kept = len(predictions.ids) <= PICTURES
+        predictions.examples.append(example if kept else without_pixels(example))
         predictions.inputs.append(row["encoder_input_tokens"])
         predictions.targets.append(row["decoder_target_tokens"])
         pending.append(row)
@@ -102,9 +109,40 @@ def predict(
     return predictions
 
 
+def decoded(task: OFATask, ids: np.ndarray) -> Any:
+    """A prediction of the target's modality; texts are cleaned as the task says.
+
+    Args:
+      task: the task.
+      ids: int[t] generated ids without bos and decoder prompt.
+    """
+    value = task.instructions[0].decode(ids, task.tokenizer())
+    if task.answering.clean is not None and isinstance(value, str):
+        return task.answering.clean(value)
+    return value
+
+
+def without_pixels(example: Example) -> Example:
+    """An example without its picture, which takes almost all of its memory."""
+    return {
+        name: value
+        for name, value in example.items()
+        if not (isinstance(value, bytes) or (isinstance(value, np.ndarray) and value.ndim > 2))
+    }
+
+
 def score(predictions: Predictions) -> scoring.Result:
-    """Scores predictions with the task's scorer."""
-    return scoring.SCORERS[predictions.task.scorer](predictions.values, predictions.examples)
+    """Scores predictions with the task's scorer.
+
+    Raises:
+      ValueError: the examples have no truth to compare with.
+    """
+    task = predictions.task
+    if not all(finetuning_scoring.has_truth(task.scorer, e) for e in predictions.examples):
+        raise ValueError(
+            f"task {task.name!r} cannot be scored on these examples: some have no truth"
+        )
+    return SCORERS[task.scorer](predictions.values, predictions.examples)
 
 
 def write_predictions(
@@ -113,7 +151,7 @@ def write_predictions(
     run_dir: str | pathlib.Path,
     *,
     name: str,
-    pictures: int = 48,
+    pictures: int = PICTURES,
     image_tokenizer: ImageTokenizer | None = None,
 ) -> pathlib.Path:
     """Writes `predictions/<name>.jsonl` and the pictures of the first examples.
@@ -137,25 +175,33 @@ def write_predictions(
     temporary = path.with_suffix(".partial")
     with temporary.open("w", encoding="utf-8") as file:
         for number in range(len(predictions.ids)):
-            row = _row(predictions, number, result.scores[number])
+            row = prediction_row(predictions, number) | {"score": float(result.scores[number])}
             if number < pictures:
-                row |= _pictures(predictions, number, folder, root, image_tokenizer)
+                row |= write_pictures(predictions, number, folder, root, image_tokenizer)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     temporary.replace(path)
     return path
 
 
-def _row(predictions: Predictions, number: int, value: float) -> dict[str, Any]:
+def prediction_row(predictions: Predictions, number: int) -> dict[str, Any]:
+    """One line of a predictions file, without score and pictures.
+
+    Args:
+      predictions: what the model said.
+      number: which of them.
+    """
     task, example = predictions.task, predictions.examples[number]
     tokenizer = task.tokenizer()
     guess = predictions.values[number]
+    identifier = example.get("example_id") or example.get("image_id") or predictions.ids[number]
     row: dict[str, Any] = {
-        "example_id": str(example.get("image_id") or predictions.ids[number]),
+        "example_id": str(identifier),
+        "index": predictions.ids[number],
+        "image_id": str(example.get("image_id") or identifier),
         "input_text": tokenizer.decode(trim_at_eos(predictions.inputs[number])).strip(),
         "image": None,
         "prediction_text": tokenizer.decode(predictions.tokens[number]).strip(),
         "target_text": tokenizer.decode(trim_at_eos(predictions.targets[number])).strip(),
-        "score": float(value),
     }
     slot = task.instructions[0].target_slot
     if any(getattr(piece, "modality", "") == "BOX" for piece in task.instructions[0].source):
@@ -163,25 +209,50 @@ def _row(predictions: Predictions, number: int, value: float) -> dict[str, Any]:
     if slot.modality == "BOX":
         row["true_box"] = _floats(example[slot.field])
         row["predicted_box"] = None if guess is None else _floats(guess)
+        row["original_box"] = _original_box(guess, example)
     elif slot.modality == "BOXES":
         row["predicted_objects"] = [{"box": _floats(box), "label": label} for box, label in guess]
         row["true_objects"] = scoring.true_objects(example)
+    elif slot.modality == "CODE":
+        row["codes"] = np.asarray(guess).tolist()
     elif slot.modality == "TEXT":
-        row["target_text"] = str(example[slot.field])
-        if task.scorer in ("true_caption", "reference_caption"):
+        row["prediction_text"] = str(guess)
+        row["target_text"] = str(example.get("reference", example[slot.field]))
+        if "caption" in task.scorer and task.scorer != "region":
             row["references"] = list(example.get("captions", ()))
+        if label := _class_of(task, str(guess)):
+            row["class"] = label
     return row
 
 
-def _pictures(
+def _original_box(guess: Any, example: Example) -> list[float] | None:
+    """A predicted box in pixels of the picture as it was stored (SPEC 4.5)."""
+    if guess is None or "original_size" not in example:
+        return None
+    scale = np.asarray(example["original_size"], np.float64) / example[IMAGE_SIZE]
+    return _floats(np.asarray(guess, np.float64) * np.tile(scale, 2))
+
+
+def _class_of(task: OFATask, word: str) -> str | None:
+    """The class that an answer's word stands for, in tasks whose classes have words."""
+    for step in task.eval_prepare if task.eval_prepare is not None else task.prepare:
+        if isinstance(step, LabelWord):
+            return {answer: label for label, answer in step.words}.get(word)
+    return None
+
+
+def write_pictures(
     predictions: Predictions,
     number: int,
     folder: pathlib.Path,
     root: pathlib.Path,
     image_tokenizer: ImageTokenizer | None,
 ) -> dict[str, Any]:
+    """Writes the pictures of one prediction; returns the row's fields that name them."""
     task, example = predictions.task, predictions.examples[number]
     if task.instructions[0].image_slot is None:
+        return {}
+    if task.instructions[0].image_slot.field not in example:
         return {}
     image = np.asarray(example[task.instructions[0].image_slot.field])
     index = predictions.ids[number]
