@@ -2,18 +2,16 @@
 
 import functools
 import json
-import re
 
 import numpy as np
 import pytest
 
-from ofa_jax.decoding.beam import BeamConfig
-from ofa_jax.decoding.constraints import IdRanges, Trie
 from ofa_jax.decoding.generate import generate
 from ofa_jax.decoding.ranking import Candidates, rank
 from ofa_jax.model.ofa import OFA
 from ofa_jax.vocab import swap_official_ids
 from tests.parity.fixture import Fixture
+from tests.parity.generation import config_of, constraint_of, hypotheses_of
 from tests.shared import requires_shared, shared_dir
 
 
@@ -43,45 +41,13 @@ def loaded(folder, case):
     return OFA(config), opened.variables(config), opened.batch(), entry
 
 
-def config_of(setting):
-    """Reads the settings from an entry's key, see the fixtures' README."""
-
-    def number(pattern, default, kind=int):
-        found = re.search(pattern, setting)
-        return kind(found.group(1)) if found else default
-
-    is_box, is_unnormalised = "box" in setting, "unnorm" in setting
-    return BeamConfig(
-        beam=number(r"beam(\d+)", None),
-        max_len_b=number(r"_len(\d+)", 4 if is_box else 12 if is_unnormalised else 16),
-        min_len=number(r"min(\d+)", 4 if is_box else 1),
-        no_repeat_ngram_size=number(r"ngram(\d+)", 0),
-        length_penalty=number(r"lenpen([\d.]+)", 1.0, float),
-        temperature=number(r"temp([\d.]+)", 1.0, float),
-        normalize_scores=not is_unnormalised,
-        gen_code="gen_code" in setting,
-    )
-
-
-def constraint_of(entry):
-    """The entry's constraint in internal ids, or None."""
-    if "constraint_range" in entry:
-        start, end = map(int, entry["constraint_range"].split(","))
-        return IdRanges(((start, end),))
-    if "answers" in entry:
-        return Trie.build([swap_official_ids(answer).tolist() for answer in entry["answers"]])
-    return None
-
-
 @requires_shared
 @pytest.mark.parametrize(("folder", "case", "setting"), listed_settings())
 def test_hypotheses_equal_official(folder, case, setting):
     model, variables, batch, entries = loaded(folder, case)
     entry = entries[setting]
-    is_plain = isinstance(entry, list)
-    constraint = None if is_plain else constraint_of(entry)
-    found = generate(model, variables, batch, config_of(setting), constraint=constraint)
-    for sentence, expected in enumerate(entry if is_plain else entry["hyps"]):
+    found = generate(model, variables, batch, config_of(setting), constraint=constraint_of(entry))
+    for sentence, expected in enumerate(hypotheses_of(entry)):
         lengths = np.asarray(found.lengths[sentence])
         assert (lengths > 0).sum() == len(expected)
         for place, hypothesis in enumerate(expected):

@@ -1,29 +1,39 @@
-"""Runs our model on one case of a fixture and measures the differences.
+"""Differences between our model and the official numbers of a case.
 
-Shared by the tests and by `check.py`. Official ids, names and layouts are converted here; every
-function returns numbers and leaves the verdict to `Comparison.failures`.
+Shared by the tests and by `check.py`: every function returns numbers and leaves the verdict to
+`Comparison.failures`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ofa_jax.checkpoint.names import to_state_dict
-from ofa_jax.model.config import OFAConfig
-from ofa_jax.model.ofa import OFA
-from ofa_jax.vocab import BOS_ID, swap_official_ids
+from ofa_jax.checkpoint.layout import SHARED_EMBEDDING, expected_shapes, is_recomputed
+from ofa_jax.vocab import swap_official_ids
 from tests.parity import tolerances
-from tests.parity.fixture import Case
+from tests.parity.fixture import Fixture, config_from_fixture
+from tests.parity.generation import Hypotheses, config_of, constraint_of, hypotheses_of
+from tests.parity.run import FAST_COMPILE, Run, official_gradients
 
-# Compiling costs more than running at these sizes.
-FAST_COMPILE = {"xla_backend_optimization_level": 0}
+__all__ = [
+    "FAST_COMPILE",
+    "Comparison",
+    "Run",
+    "compare_beams",
+    "compare_forward",
+    "compare_gradient_statistics",
+    "compare_gradients",
+    "compare_greedy",
+    "compare_parameters",
+    "largest_difference",
+    "official_gradients",
+]
 
 
 @dataclasses.dataclass
@@ -63,106 +73,6 @@ def largest_difference(ours: Any, theirs: Any, where: Any = None) -> float:
     return float((difference if where is None else difference[np.asarray(where)]).max())
 
 
-class Run:
-    """Our model on one case.
-
-    Attributes:
-      case: the case.
-      config: its configuration.
-      model: the module.
-      variables: official weights as our variables.
-      batch: the inputs.
-    """
-
-    def __init__(
-        self, case: Case, *, compiler_options: dict[str, Any] | None = None, **overrides: Any
-    ) -> None:
-        self.case = case
-        self.config: OFAConfig = case.model_config(**overrides)
-        self.model = OFA(self.config)
-        self.variables = case.variables(self.config)
-        self.batch = case.batch()
-        self._options = compiler_options
-
-    def jit(self, function: Any) -> Any:
-        """`jax.jit` with this run's compiler options."""
-        return jax.jit(function, compiler_options=self._options)
-
-    @functools.cached_property
-    def outputs(self) -> dict[str, Any]:
-        """Encoder output, decoder features and logits of teacher forcing."""
-
-        def forward(variables: Any, batch: Any, patch_orders: Any) -> dict[str, Any]:
-            encoded = self.model.apply(variables, batch, patch_orders=patch_orders, method="encode")
-            logits, captured = self.model.apply(
-                variables,
-                encoded,
-                batch["decoder_input_tokens"],
-                batch.get("decoder_code_masks"),
-                method="decode",
-                mutable=["intermediates"],
-                capture_intermediates=lambda module, method: module.name == "decoder",
-            )
-            features = captured["intermediates"]["decoder"]["__call__"][0]
-            return {"encoded": encoded, "features": features, "logits": logits}
-
-        orders = self.case.patch_orders()
-        return jax.block_until_ready(self.jit(forward)(self.variables, self.batch, orders))
-
-    @property
-    def target_mask(self) -> np.ndarray:
-        """bool[b, t]: positions whose target is not padding."""
-        return np.asarray(self.batch["decoder_loss_weights"]) > 0
-
-    def nll_sum(self, params: Any) -> jax.Array:
-        """Summed negative log-likelihood of the targets in evaluation mode."""
-        variables = {**self.variables, "params": params}
-        logits = self.model.apply(variables, self.batch, patch_orders=self.case.patch_orders())
-        scores = jax.nn.log_softmax(logits)
-        targets = jnp.asarray(self.batch["decoder_target_tokens"])
-        picked = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
-        return -jnp.sum(picked * self.batch["decoder_loss_weights"])
-
-    def official_gradients(self) -> tuple[float, dict[str, np.ndarray]]:
-        """The loss sum, and its gradient under official names."""
-        function = self.jit(jax.value_and_grad(self.nll_sum))
-        loss, gradients = function(self.variables["params"])
-        return float(loss), official_gradients(gradients, self.variables, self.config)
-
-    def greedy(self, steps: int) -> np.ndarray:
-        """int32[b, steps] internal ids of plain argmax decoding through the cache."""
-        codes = self.batch.get("decoder_code_masks")
-        encoded = self.outputs["encoded"]
-        b = encoded.states.shape[0]
-
-        def decode(variables: Any, encoded: Any) -> jax.Array:
-            cache = self.model.apply(
-                variables, encoded, codes, beams=1, max_length=steps, method="init_cache"
-            )
-
-            def step(carry: Any, position: jax.Array) -> Any:
-                cache, tokens = carry
-                logits, cache = self.model.apply(
-                    variables, cache, tokens, position, method="decode_step"
-                )
-                tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-                return (cache, tokens), tokens[:, 0]
-
-            start = (cache, jnp.full((b, 1), BOS_ID, jnp.int32))
-            return jax.lax.scan(step, start, jnp.arange(steps))[1].T
-
-        return np.asarray(self.jit(decode)(self.variables, encoded))
-
-
-def official_gradients(
-    gradients: Any, variables: Mapping[str, Any], config: OFAConfig
-) -> dict[str, np.ndarray]:
-    """Gradients of our parameters under official names and in official shapes."""
-    statistics = {"params": gradients, "batch_stats": variables["batch_stats"]}
-    exported = to_state_dict(statistics, config)
-    return {name: array for name, array in exported.items() if "running_" not in name}
-
-
 def compare_forward(run: Run, subset: np.ndarray) -> Comparison:
     """Encoder output, decoder features, logits and what follows from them.
 
@@ -188,6 +98,7 @@ def compare_forward(run: Run, subset: np.ndarray) -> Comparison:
     if case.has("decoder_features"):
         features = case.output("decoder_features")
         result.add("features", largest_difference(run.outputs["features"], features, valid), layer)
+    _add_states(result, run, layer)
     columns = swap_official_ids(subset)
     result.add(
         "logits", largest_difference(logits[..., columns], case.output("logits"), valid), scores
@@ -210,6 +121,36 @@ def compare_forward(run: Run, subset: np.ndarray) -> Comparison:
         missed = logits.max(-1) - np.take_along_axis(logits, expected[..., None], -1)[..., 0]
         result.add("argmax", float(missed[valid].max()), scores)
     return result
+
+
+def _add_states(result: Comparison, run: Run, layer: float) -> None:
+    """What the case stores of the way there: states after each layer, features, positions."""
+    arrays, outputs = run.case.arrays, run.outputs
+    masks = {"encoder": outputs["encoded"].mask, "decoder": run.target_mask}
+    for stack, mask in masks.items():
+        for i, ours in enumerate(outputs[f"{stack}_states"], 1):
+            expected = arrays.get(f"mid.{stack}_state_{i}")
+            if expected is not None:
+                bound = max(layer, tolerances.state_bound(expected[mask]))
+                result.add(f"{stack} state {i}", largest_difference(ours, expected, mask), bound)
+    if "mid.resnet_map" in arrays and outputs["resnet"] is not None:
+        expected = arrays["mid.resnet_map"].transpose(0, 2, 3, 1)
+        ours = thinned(outputs["resnet"][: len(expected)], expected.shape)
+        bound = max(layer, tolerances.state_bound(expected))
+        result.add("resnet map", largest_difference(ours, expected), bound)
+    if "mid.position_embeddings" in arrays:
+        expected = arrays["mid.position_embeddings"]
+        ours = np.broadcast_to(outputs["encoded"].positions, expected.shape)
+        result.add("positions", largest_difference(ours, expected), layer)
+
+
+def thinned(features: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Every s-th row and column of [b, y, x, c], s = 4 or whatever else gives the shape."""
+    for step in (4, *range(1, max(features.shape[1:3]) + 1)):
+        kept = features[:, ::step, ::step]
+        if kept.shape == shape:
+            return kept
+    raise ValueError(f"no every n-th row of a map of shape {features.shape} has shape {shape}")
 
 
 def compare_greedy(run: Run) -> Comparison:
@@ -261,6 +202,9 @@ def compare_gradient_statistics(
     floor = tolerances.GRADIENT_FLOOR * total
     norms, entries = {}, {}
     for name, official in expected.items():
+        if name not in found:
+            norms[name] = entries[name] = float("inf")
+            continue
         gradient = np.asarray(found[name], np.float64)
         head = np.asarray(official["head"])
         own_head = gradient.reshape(-1)[: head.size]
@@ -277,12 +221,15 @@ def compare_gradient_statistics(
     return GradientDifference(norms[norm_of], norm_of, entries[entry_of], entry_of)
 
 
-def compare_gradients(run: Run, expected: Mapping[str, Any]) -> Comparison:
+def compare_gradients(
+    run: Run, expected: Mapping[str, Any], complete: Mapping[str, np.ndarray] | None = None
+) -> Comparison:
     """Loss sum and gradients of a case.
 
     Args:
       run: our model on the case.
       expected: the case's entry in `grad_stats.json`.
+      complete: official name to whole gradient, for some parameters; None = not stored.
     """
     result = Comparison(run.case.name)
     loss, gradients = run.official_gradients()
@@ -291,4 +238,65 @@ def compare_gradients(run: Run, expected: Mapping[str, Any]) -> Comparison:
     found = compare_gradient_statistics(gradients, expected["grads"])
     result.add(f"gradient norm of {found.norm_of}", found.norm, tolerances.GRADIENT_NORM)
     result.add(f"gradient entry of {found.entry_of}", found.entry, tolerances.GRADIENT_ENTRY)
+    for name, whole in (complete or {}).items():
+        total = float(np.sqrt(sum(entry["norm"] ** 2 for entry in expected["grads"].values())))
+        scale = float(np.abs(whole).max()) + tolerances.GRADIENT_FLOOR * total
+        difference = largest_difference(gradients[name], whole) / scale
+        result.add(f"whole gradient of {name}", difference, tolerances.GRADIENT_NORM)
+    return result
+
+
+def compare_beams(run: Run, setting: str, entry: Hypotheses | Mapping[str, Any]) -> Comparison:
+    """Hypotheses of one setting of the search: tokens identical, scores within tolerance.
+
+    Args:
+      run: our model on the case.
+      setting: the entry's key in `generation.json`.
+      entry: hypotheses, or a dict with a constraint and hypotheses.
+    """
+    result = Comparison(f"{run.case.name} {setting}")
+    found = run.search(config_of(setting), constraint_of(entry))
+    wrong, worst = 0, 0.0
+    for b, expected in enumerate(hypotheses_of(entry)):
+        lengths = found.lengths[b]
+        ours = [
+            swap_official_ids(found.tokens[b, g, : lengths[g]]).tolist()
+            for g in np.flatnonzero(lengths)
+        ]
+        wrong += int(ours != [hypothesis["tokens"] for hypothesis in expected])
+        for g, (own, official) in enumerate(zip(ours, expected, strict=False)):
+            differences = [abs(float(found.scores[b, g]) - official["score"])]
+            if own == official["tokens"] and "positional_scores" in official:
+                positional = found.positional_scores[b, g, : lengths[g]]
+                differences.append(largest_difference(positional, official["positional_scores"]))
+            worst = max(worst, *differences)
+    result.add("sentences", float(wrong), 0.0)
+    result.add("scores", worst, tolerances.BEAM_SCORE)
+    return result
+
+
+def compare_parameters(fixture: Fixture) -> Comparison:
+    """Names, shapes and number of the parameters, where the folder lists them."""
+    result = Comparison("parameters")
+    config = config_from_fixture(fixture.config)
+    ours = expected_shapes(config)
+    listing = fixture.optional_json("state_dict.json")
+    if listing is not None:
+        theirs = {
+            name: tuple(entry["shape"])
+            for name, entry in listing.items()
+            if not is_recomputed(name)
+        }
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                what = f"shape of {name}, ours {ours.get(name)}, official {theirs.get(name)}"
+                result.add(what, 1.0, 0.0)
+    # Frozen batch norm has constants in place of parameters.
+    if "n_params" in fixture.config and config.batch_norm != "frozen":
+        count = sum(
+            math.prod(shape)
+            for name, shape in ours.items()
+            if name not in SHARED_EMBEDDING[1:] and "running_" not in name
+        )
+        result.add("number", abs(count - fixture.config["n_params"]), 0.0)
     return result

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,76 @@ from ofa_jax.checkpoint.names import to_params
 from ofa_jax.model.config import OFAConfig, ResNetConfig
 from ofa_jax.vocab import VocabLayout, swap_official_ids
 
+# What every checkpoint of OFA has (SPEC 1.1, 2); a model without it is another one.
+_REQUIRED: dict[str, Any] = {
+    **dict.fromkeys(
+        (
+            "add_type_embedding",
+            "code_layernorm_embedding",
+            "decoder_normalize_before",
+            "disable_entangle",
+            "encoder_normalize_before",
+            "layernorm_embedding",
+            "no_scale_embedding",
+            "patch_layernorm_embedding",
+            "scale_attn",
+            "scale_fc",
+            "scale_heads",
+            "share_all_embeddings",
+        ),
+        True,
+    ),
+    **dict.fromkeys(
+        (
+            "adapter",
+            "bitfit",
+            "cross_self_attention",
+            "decoder_prompt",
+            "encoder_prompt",
+            "entangle_position_embedding",
+            "no_cross_attention",
+            "no_token_positional_embeddings",
+        ),
+        False,
+    ),
+    "activation_fn": "gelu",
+    "attn_scale_factor": 2,
+}
+# Both stacks have the same of these (SPEC 1.1).
+_SHARED = ("embed_dim", "ffn_embed_dim", "attention_heads")
+# `resnet_layers` of `resnet_type`, where a folder names only the type (SPEC 1.3).
+_RESNETS = {
+    "resnet18": (2, 2, 2),
+    "resnet34": (3, 4, 6),
+    "resnet50": (3, 4, 6),
+    "resnet101": (3, 4, 23),
+    "resnet152": (3, 8, 36),
+}
 
-def config_from_fixture(config_json: dict[str, Any], **options: Any) -> OFAConfig:
+
+def _check_architecture(args: Mapping[str, Any]) -> None:
+    for name, wanted in _REQUIRED.items():
+        if args.get(name, wanted) != wanted:
+            raise ValueError(
+                f"the fixture was made with {name} = {args[name]!r}; every checkpoint of OFA has "
+                f"{wanted!r}"
+            )
+    for name in _SHARED:
+        ours, theirs = args[f"encoder_{name}"], args.get(f"decoder_{name}")
+        if theirs not in (None, ours):
+            raise ValueError(
+                f"the fixture has encoder_{name} {ours} and decoder_{name} {theirs}; OFA's two "
+                "stacks have the same"
+            )
+    positions = args.get("max_source_positions"), args.get("max_target_positions")
+    if None not in positions and positions[0] != positions[1]:
+        raise ValueError(
+            f"the fixture has max_source_positions and max_target_positions {positions}; OFA has "
+            "the same of both"
+        )
+
+
+def config_from_fixture(config_json: Mapping[str, Any], **options: Any) -> OFAConfig:
     """Our configuration for a fixture.
 
     Args:
@@ -34,9 +104,17 @@ def config_from_fixture(config_json: dict[str, Any], **options: Any) -> OFAConfi
     fields = {field.name for field in dataclasses.fields(OFAConfig)}
     overrides = {name: value for name, value in options.items() if name in fields}
     args.update({name: value for name, value in options.items() if name not in fields})
-    for name in ("add_type_embedding", "disable_entangle", "scale_attn", "scale_fc", "scale_heads"):
-        if not args.get(name, True):
-            raise ValueError(f"the fixture was made without {name}, which every checkpoint has")
+    _check_architecture(args)
+    blocks = config_json.get("resnet_layers") or _RESNETS[args["resnet_type"]]
+    # Rates do nothing in evaluation, so a folder need not list them.
+    rates = {
+        "dropout": "dropout",
+        "attention_dropout": "attention_dropout",
+        "activation_dropout": "activation_dropout",
+        "encoder_drop_path": "encoder_drop_path_rate",
+        "decoder_drop_path": "decoder_drop_path_rate",
+        "resnet_drop_path": "resnet_drop_path_rate",
+    }
     base = OFAConfig(
         vocab_size=config_json["vocab_size"],
         num_codes=args["code_dict_size"],
@@ -45,22 +123,17 @@ def config_from_fixture(config_json: dict[str, Any], **options: Any) -> OFAConfi
         num_heads=args["encoder_attention_heads"],
         encoder_layers=args["encoder_layers"],
         decoder_layers=args["decoder_layers"],
-        resnet=ResNetConfig(stage_blocks=tuple(config_json["resnet_layers"])),
+        resnet=ResNetConfig(stage_blocks=tuple(blocks)),
         token_bucket_size=args["token_bucket_size"],
         image_bucket_size=args["image_bucket_size"],
         max_positions=args["max_source_positions"],
         code_image_size=args["code_image_size"],
         orig_patch_image_size=args["orig_patch_image_size"],
         interpolate_position=args.get("interpolate_position", False),
-        scale_resids=args["scale_resids"],
-        dropout=args["dropout"],
-        attention_dropout=args["attention_dropout"],
-        activation_dropout=args["activation_dropout"],
-        encoder_drop_path=args["encoder_drop_path_rate"],
-        decoder_drop_path=args["decoder_drop_path_rate"],
-        resnet_drop_path=args["resnet_drop_path_rate"],
-        batch_norm_eps=1e-3 if args["sync_bn"] else 1e-5,
-        batch_norm="frozen" if args.get("freeze_resnet", False) else "batch",
+        scale_resids=args.get("scale_resids", False),
+        batch_norm_eps=1e-3 if args.get("sync_bn") else 1e-5,
+        batch_norm="frozen" if args.get("freeze_resnet") else "batch",
+        **{ours: args.get(theirs, 0.0) for ours, theirs in rates.items()},
     )
     return dataclasses.replace(base, **overrides)
 
@@ -89,8 +162,23 @@ class Fixture:
     def case_names(self) -> list[str]:
         """Names of all cases that have a file, in the order of the configuration, then by name."""
         found = {p.stem.removeprefix("case_") for p in self.path.glob("case_*.npz")}
-        listed = [name for name in self.config.get("cases", {}) if name in found]
+        listed = [name for name in self._cases() if name in found]
         return listed + sorted(found - set(listed))
+
+    def _cases(self) -> dict[str, Any]:
+        return self.config.get("cases") or {}
+
+    def facts(self, case: str) -> dict[str, Any]:
+        """What the configuration says about a case: note, opts, fp32_noise; may be {}."""
+        return self._cases().get(case) or {}
+
+    def largest_noise(self) -> dict[str, float]:
+        """The largest `fp32_noise` of all cases, per quantity; {} where none was measured."""
+        largest: dict[str, float] = {}
+        for name in self._cases():
+            for quantity, value in (self.facts(name).get("fp32_noise") or {}).items():
+                largest[quantity] = max(value, largest.get(quantity, 0.0))
+        return largest
 
     def vocab_subset(self) -> np.ndarray:
         """int[c] official ids of the columns that the cases' `out.logits` keep."""
@@ -111,22 +199,43 @@ class Fixture:
         with np.load(self.path / "weights.npz") as weights:
             return {name: weights[name].astype(np.float32) for name in weights}
 
+    def complete_gradients(self, case: str) -> dict[str, np.ndarray]:
+        """Whole gradients of a case under official names; {} where the folder has none."""
+        path = self.path / f"grads_{case}.npz"
+        if not path.is_file():
+            return {}
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in arrays}
+
     def case(self, name: str) -> Case:
-        """Reads one case, with inputs borrowed where its file has outputs only."""
-        with np.load(self.path / f"case_{name}.npz") as arrays:
-            own = {key: arrays[key] for key in arrays}
-        for lender in self._lenders(name, own):
-            with np.load(self.path / f"case_{lender}.npz") as arrays:
-                inputs = {k: arrays[k] for k in arrays if k.startswith("in.")}
-            own = {**inputs, **own}
+        """Reads one case, with inputs borrowed where its file does not repeat them.
+
+        Raises:
+          ValueError: inputs are missing and no other case is named that has them.
+        """
+        own = self._arrays(name)
+        if "in.src_tokens" not in own:
+            return Case(self, name, {**self._lent(name, "in.", "inputs"), **own})
+        # More encoder tokens than text tokens: the official model saw images.
+        saw_images = own["out.encoder_out"].shape[1] > own["in.src_tokens"].shape[1]
+        if saw_images and "in.patch_images" not in own:
+            own = {**self._lent(name, "in.patch_images", "images"), **own}
         return Case(self, name, own)
 
-    def _lenders(self, name: str, own: dict[str, np.ndarray]) -> list[str]:
-        """Cases whose inputs complete this one: the one named in front of its suffix."""
-        if "in.src_tokens" in own and not name.endswith("_interp"):
-            return []
-        others = [n for n in self.case_names() if n != name and name.startswith(n + "_")]
-        return sorted(others, key=len)[-1:]
+    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+        with np.load(self.path / f"case_{name}.npz") as arrays:
+            return {key: arrays[key] for key in arrays}
+
+    def _lent(self, name: str, prefix: str, what: str) -> dict[str, np.ndarray]:
+        """Arrays of the case that this one extends by a suffix, or that its note names."""
+        others = [other for other in self.case_names() if other != name]
+        note = re.findall(r"\w+", str(self.facts(name).get("note", "")))
+        lenders = sorted((n for n in others if name.startswith(n + "_")), key=len, reverse=True)
+        for lender in (*lenders, *(n for n in others if n in note)):
+            lent = {k: v for k, v in self._arrays(lender).items() if k.startswith(prefix)}
+            if lent:
+                return lent
+        raise ValueError(f"case {name} has no {what}, and no case of {others} is named as theirs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,15 +254,19 @@ class Case:
 
     @property
     def noise(self) -> dict[str, float]:
-        """Measured |float32 - float64| of the official run: "encoder_out", "logits"; may be {}."""
-        return self.fixture.config.get("cases", {}).get(self.name, {}).get("fp32_noise", {})
+        """Measured |float32 - float64| of the official run: "encoder_out", "logits"; may be {}.
+
+        A case without a measurement has the largest of its folder, since the weights are the same.
+        """
+        listed = self.fixture.facts(self.name).get("fp32_noise")
+        return self.fixture.largest_noise() if listed is None else listed
 
     def options(self) -> dict[str, Any]:
         """Official arguments that this case changes.
 
         `sample_patch_num` is left out: evaluation never samples, the kept patches are inputs.
         """
-        listed = self.fixture.config.get("cases", {}).get(self.name, {}).get("opts", {})
+        listed = self.fixture.facts(self.name).get("opts") or {}
         options = {key: value for key, value in listed.items() if key != "sample_patch_num"}
         if any(key.endswith("w_resid") for key in self.arrays):
             options["scale_resids"] = True
