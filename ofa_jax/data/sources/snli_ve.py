@@ -1,0 +1,73 @@
+"""SNLI-VE as published: `snli_ve_train.jsonl` beside the pictures of Flickr30k."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from ofa_jax.data.sources import lines, split_paths
+from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, Row
+from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.tsv_layouts import ENTAILMENT_LABELS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SnliVe(AnnotatedPictures):
+    """One example per claim about a picture.
+
+    Attributes:
+      annotations: the JSON-lines files.
+    """
+
+    annotations: split_paths.Paths
+
+    def table(self, split: str) -> Sequence[Row]:
+        """Rows made from their lines on demand."""
+        paths = split_paths.files(self.annotations, split, "SNLI-VE rows")
+        return _Lines(tuple((path, line) for path in paths for line in range(_count(path))))
+
+
+def _count(path: str) -> int:
+    return len(lines.spans(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lines(Sequence):
+    """Rows by file and line.
+
+    Attributes:
+      places: file and number of the line, for each row.
+    """
+
+    places: tuple[tuple[str, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index):
+        path, line = self.places[index]
+        where = f"{path}, line {lines.number(path, int(lines.spans(path)[line][0]))}"
+        try:
+            entry = json.loads(lines.line(path, line))
+            label = entry["gold_label"]
+            if label not in ENTAILMENT_LABELS:
+                raise ValueError(
+                    f"the class {label!r} is not one of {', '.join(ENTAILMENT_LABELS)}"
+                )
+            premise = str(entry["sentence1"])
+            name = str(entry["Flickr30K_ID"]).removesuffix(".jpg")
+            fields = {
+                "image_id": name,
+                "example_id": str(entry["pairID"]),
+                "captions": [premise],
+                "caption": premise,
+                "hypothesis": str(entry["sentence2"]),
+                "label": label,
+                "type": "entailment",
+            }
+        except KeyError as error:
+            raise SourceError(f"{where}: it lacks {error}") from error
+        except (ValueError, TypeError) as error:
+            raise SourceError(f"{where}: {error}") from error
+        return Row(where, f"{name}.jpg", fields)

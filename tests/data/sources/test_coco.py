@@ -1,0 +1,188 @@
+"""COCO captions, instances and Karpathy's splits, written as their authors write them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ofa_jax.data.sources.coco import CocoCaptions, CocoInstances, KarpathyCaptions
+from ofa_jax.data.sources.errors import SourceError
+from tests.data.sources.checks import examples_of, same
+from tests.data.sources.photographs import annotated, write_pictures
+
+
+def file_name(one):
+    return f"COCO_train2014_{one.number:012d}.jpg"
+
+
+def dump(path, content):
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_pictures(tmp_path / "train2014", file_name)
+
+
+def image_entries():
+    return [
+        {"id": one.number, "file_name": file_name(one), "width": one.width, "height": one.height}
+        for one in annotated()
+    ]
+
+
+def caption_entries():
+    pairs = [(one, text) for text in (0, 1) for one in annotated()]
+    return [
+        {"image_id": one.number, "id": number, "caption": one.captions[text]}
+        for number, (one, text) in enumerate(pairs)
+    ]
+
+
+def instances(**change):
+    boxes = []
+    for number, one in enumerate(annotated()):
+        small = [0, 0, one.width // 2, one.height // 2]
+        for box, crowd, category in (
+            (one.left_top_size, 0, number),
+            (small, 0, 90),
+            ([1, 1, 2, 2], 1, 90),
+        ):
+            entry = {"image_id": one.number, "bbox": box, "category_id": category}
+            boxes.append(entry | {"id": len(boxes), "iscrowd": crowd})
+    names = [one.label for one in annotated()]
+    categories = [{"id": number, "name": f"{name} "} for number, name in enumerate(names)]
+    # Objects365 writes annotations in any order.
+    return {
+        "categories": [*categories, {"id": 90, "name": "thing"}],
+        "annotations": boxes[::-1],
+        "images": image_entries(),
+    } | change
+
+
+def test_captions(tmp_path, images):
+    document = {"info": {}, "images": image_entries(), "annotations": caption_entries()}
+    document["images"].append({"id": 7, "file_name": "without_caption.jpg"})
+    path = dump(tmp_path / "captions_train2014.json", document)
+    source = CocoCaptions(annotations=path, images=images, dataset="coco")
+    for found, one in zip(examples_of(source), annotated(), strict=True):
+        expected = {
+            "image": one.image,
+            "image_id": str(one.number),
+            "captions": list(one.captions),
+            "caption": one.captions[0],
+            "dataset": "coco",
+            "type": "caption",
+        }
+        same(found, expected)
+
+
+def test_karpathy_splits(tmp_path, images):
+    entries = []
+    for one, split in zip(annotated(), ("train", "val", "restval", "test"), strict=True):
+        sentences = [{"raw": text, "tokens": []} for text in one.captions]
+        entries.append(
+            {
+                "filepath": "train2014",
+                "filename": file_name(one),
+                "imgid": 5,
+                "cocoid": one.number,
+                "split": split,
+                "sentences": sentences,
+            }
+        )
+    path = dump(tmp_path / "dataset_coco.json", {"images": entries, "dataset": "coco"})
+    source = KarpathyCaptions(annotations=path, images=str(tmp_path))
+    first, second, third, fourth = annotated()
+    found = {split: examples_of(source, split) for split in ("train", "val", "restval", "test")}
+    assert [one["image"] for one in found["train"]] == [first.image, third.image]
+    assert [one["captions"] for one in found["val"]] == [list(second.captions)]
+    assert [one["image_id"] for one in found["restval"]] == [str(third.number)]
+    assert [one["caption"] for one in found["test"]] == [fourth.captions[0]]
+    alone = KarpathyCaptions(annotations=path, images=images, with_restval=False)
+    assert [one["image"] for one in examples_of(alone)] == [first.image]
+    with pytest.raises(SourceError, match="no split 'validation', only restval, test, train, val"):
+        source.open("validation")
+
+    # Flickr30k: no folders, no COCO number.
+    for entry in entries:
+        del entry["filepath"], entry["cocoid"]
+    path = dump(tmp_path / "dataset_flickr30k.json", {"images": entries})
+    [found] = examples_of(KarpathyCaptions(annotations=path, images=images), "val")
+    assert (found["image"], found["image_id"]) == (second.image, "5")
+
+
+def test_instances(tmp_path, images):
+    path = dump(tmp_path / "instances.json", instances())
+    source = CocoInstances(annotations=path, images=images)
+    for found, one in zip(examples_of(source), annotated(), strict=True):
+        expected = {
+            "image": one.image,
+            "image_id": str(one.number),
+            "boxes": np.array([one.second_box, one.box], np.float32),
+            "labels": ["thing", one.label],
+            "objects": ["thing", one.label],
+            "type": "detection",
+        }
+        same(found, expected)
+
+
+def test_pictures_are_found_where_archives_were_unpacked(tmp_path):
+    # Objects365 says images/v1/patch0/x.jpg; people have train/patch0/x.jpg, or x.jpg alone.
+    document = instances()
+    for entry in document["images"]:
+        entry["file_name"] = f"images/v1/patch0/{entry['file_name']}"
+    path = dump(tmp_path / "zhiyuan_objv2_train.json", document)
+    one = annotated()[0]
+    for number, folder in enumerate(("images/v1/patch0", "patch0", ".")):
+        root = tmp_path / str(number)
+        write_pictures(root / folder, file_name)
+        (tmp_path / "nothing").mkdir(exist_ok=True)
+        source = CocoInstances(annotations=path, images=f"{tmp_path / 'nothing'},{root}")
+        assert source.open("train")[0]["image"] == one.image
+
+
+def test_missing_pictures_are_named_when_read(tmp_path, images):
+    path = dump(tmp_path / "instances.json", instances())
+    (tmp_path / "train2014" / file_name(annotated()[1])).unlink()
+    records = CocoInstances(annotations=path, images=images).open("train")
+    assert records[0]["image"] == annotated()[0].image
+    message = r"instances\.json, image 102: the picture COCO_train2014_000000000102\.jpg is not in"
+    with pytest.raises(SourceError, match=message) as error:
+        records[1]
+    assert isinstance(error.value.__cause__, FileNotFoundError)
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg", ""])
+def test_names_cannot_leave_the_folder(tmp_path, images, name):
+    document = instances()
+    document["images"][0]["file_name"] = name
+    records = CocoInstances(annotations=dump(tmp_path / "i.json", document), images=images).open("")
+    with pytest.raises(SourceError, match="is not a path inside a folder"):
+        records[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": []}, "the section 'images' is missing or empty"),
+        ({"images": [{"id": 1}]}, r"images\[0\]: it lacks 'file_name'"),
+        (
+            {"images": [{"id": 7, "file_name": "x"}]},
+            "names the image 101, which is not in 'images'",
+        ),
+        (
+            {"annotations": [{"image_id": 101, "bbox": [1, 2, 3]}]},
+            r"annotations\[0\]: the box \[1,",
+        ),
+        ({"annotations": [{"image_id": 101, "bbox": [1, 2, 3, "x"]}]}, "could not convert string"),
+        ({"annotations": [3]}, r"annotations\[0\]: 'int' object"),
+        ({"categories": [{"id": 90, "name": "x"}]}, "category 0, which is not declared"),
+    ],
+)
+def test_damaged_files_name_file_and_entry(tmp_path, images, change, message):
+    path = dump(tmp_path / "instances.json", instances(**change))
+    with pytest.raises(SourceError, match=message) as error:
+        CocoInstances(annotations=path, images=images).open("train")
+    assert str(error.value).startswith(path)
