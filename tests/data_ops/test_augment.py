@@ -6,15 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_jax.data.ops.augment import (
-    center_crop,
     crop,
     large_scale_jitter,
-    object_center_crop,
     random_mirror,
-    random_resize,
+    random_resized_center_crop,
+    random_resized_object_crop,
+    random_size,
+    resized_window,
     size_for_short_side,
 )
-from ofa_jax.data.ops.image import image_size
+from ofa_jax.data.ops.image import image_size, resize_image
 
 
 def marked(width: int, height: int, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -47,15 +48,36 @@ def test_rule_for_the_size(size, short, longest, expected):
     assert size_for_short_side(*size, short, longest) == expected
 
 
-def test_random_resize_draws_every_length():
-    image = marked(60, 40, (6, 4, 30, 20))
+def test_random_sizes_draw_every_length():
     rng = np.random.default_rng(0)
-    seen = set()
-    for _ in range(60):
-        resized, boxes = random_resize(image, [[6, 4, 30, 20]], range(20, 25), 672, rng)
-        seen.add(min(image_size(resized)))
-        np.testing.assert_allclose(boxes[0], white_box(resized), atol=1)
-    assert seen == set(range(20, 25))
+    sizes = [random_size((60, 40), range(20, 25), 33, rng) for _ in range(60)]
+    assert {min(size) for size in sizes} == set(range(20, 25))
+    assert set(sizes) == {(30, 20), (31, 21), (33, 22), (33, 23), (33, 24)}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.tuples(st.integers(2, 90), st.integers(2, 90)),
+    st.tuples(st.integers(30, 90), st.integers(30, 90)),
+    st.tuples(st.integers(-20, 29), st.integers(-25, 95)),
+)
+def test_a_window_of_the_resized_picture_has_the_very_pixels(old, new, corner):
+    image = np.random.default_rng(sum(old)).integers(0, 256, (*old, 3), dtype=np.uint8)
+    window = resized_window(image, new, *corner, 32)
+    expected = crop(resize_image(image, *new), *corner, 32, 32)
+    np.testing.assert_array_equal(window, expected)
+
+
+def center_crop(image, size):
+    """The middle, not resized: the short side has the length that is drawn."""
+    short = min(image_size(image))
+    return random_resized_center_crop(image, [short], None, size, np.random.default_rng(0))
+
+
+def object_center_crop(image, boxes, size):
+    short = min(image_size(image))
+    rng = np.random.default_rng(0)
+    return random_resized_object_crop(image, boxes, [short], None, size, rng)
 
 
 def test_center_crop():
@@ -67,6 +89,16 @@ def test_center_crop():
     assert padded.shape == (8, 8, 3)
     np.testing.assert_array_equal(padded[1:6, 0:7], image)
     assert padded[0].max() == padded[6:].max() == padded[:, 7].max() == 0
+
+
+def test_crop_around_an_object_resizes_pixels_and_boxes_alike():
+    image = marked(60, 40, (6, 4, 30, 20))
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        sides = range(40, 60)
+        window, boxes = random_resized_object_crop(image, [[6, 4, 30, 20]], sides, 99, 40, rng)
+        assert window.shape == (40, 40, 3)
+        np.testing.assert_allclose(boxes[0], white_box(window), atol=1.01)
 
 
 def test_crop_outside_is_black():

@@ -55,6 +55,18 @@ def test_pictures_without_loss_come_back():
     assert np.abs(decode_image(encoded(smooth, "JPEG")).astype(int) - 90).max() <= 2
 
 
+def test_large_photographs_may_be_decoded_smaller():
+    data = encoded(np.full((400, 600, 3), 90, np.uint8), "JPEG")
+    assert decode_image(data).shape == (400, 600, 3)
+    assert decode_image(data, smallest=200).shape == (200, 300, 3)
+    assert decode_image(data, smallest=201).shape == (400, 600, 3)
+    assert decode_image(data, smallest=100).shape == (100, 150, 3)
+    grey = encoded(np.full((400, 600), 90, np.uint8), "JPEG")
+    assert decode_image(grey, smallest=200).shape == (200, 300, 3)
+    # Formats without reduced sizes are decoded whole.
+    assert decode_image(encoded(noise()), smallest=4).shape == (20, 30, 3)
+
+
 def test_two_pictures_in_one_file_give_the_first():
     buffer = io.BytesIO()
     first, second = (Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (20, 200))

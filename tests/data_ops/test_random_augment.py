@@ -50,6 +50,25 @@ def test_translation_by_whole_pixels_is_exact(photo):
     np.testing.assert_array_equal(ra.rotate(photo, 0.0), photo)
 
 
+def test_translation_is_that_of_the_general_warp(photo):
+    for x, y in ((7.000000000000001, 0), (-7, 0), (0, 7), (3, -5), (2.5, 0)):
+        general = ra.warp(photo, np.array([[1.0, 0.0, x], [0.0, 1.0, y]]))
+        np.testing.assert_array_equal(ra.translate(photo, x=x, y=y), general)
+
+
+def test_sharpening_by_the_formula(photo):
+    wide = np.pad(photo.astype(float), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    height, width = photo.shape[:2]
+    total = sum(wide[y : y + height, x : x + width] for y in range(3) for x in range(3))
+    smooth = np.floor((total + 4.0 * photo) / 13 + 0.5)
+    for factor in (0.0, 1.0, 1.36, 3.0):
+        sharp = np.clip(smooth + factor * (photo - smooth), 0, 255)
+        found = ra.sharpen(photo, factor)[1:-1, 1:-1].astype(int)
+        # Rounded down; a product that should be whole may fall just below it.
+        assert ((sharp[1:-1, 1:-1] - found > -1e-4) & (sharp[1:-1, 1:-1] - found < 1.0001)).all()
+        np.testing.assert_array_equal(ra.sharpen(photo, factor)[:, -1], photo[:, -1])
+
+
 def test_shear_slides_rows():
     image = np.full((41, 41, 3), 128, np.uint8)
     image[:, 10] = 255

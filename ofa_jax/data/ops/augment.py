@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 from ofa_jax.data.ops.boxes import (
     as_boxes,
@@ -47,30 +48,25 @@ def size_for_short_side(
     return width, height
 
 
-def random_resize(
-    image: np.ndarray,
-    boxes: np.ndarray,
+def random_size(
+    size: tuple[int, int],
     short_sides: Sequence[int],
     max_side: int | None,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Resizes so that the short side has one of several lengths (SPEC 4.4a).
+) -> tuple[int, int]:
+    """Draws the size to which a picture is resized (SPEC 4.4a).
 
     Args:
-      image: uint8[y, x, 3].
-      boxes: float[n, 4] pixels.
-      short_sides: lengths to choose from, each equally likely.
+      size: present width and height in pixels.
+      short_sides: lengths of the short side to choose from, each equally likely.
       max_side: see `size_for_short_side`.
       rng: source of randomness.
 
     Returns:
-      uint8[y', x', 3] and float32[n, 4] pixels of the new picture.
+      New width and height.
     """
-    image = as_rgb(image)
-    old = image_size(image)
     short_side = short_sides[int(rng.integers(len(short_sides)))]
-    new = size_for_short_side(*old, short_side, max_side)
-    return resize_image(image, *new), scale_boxes(boxes, old, new)
+    return size_for_short_side(*size, short_side, max_side)
 
 
 def square_with_boxes(
@@ -117,32 +113,82 @@ def crop(image: np.ndarray, left: int, top: int, width: int, height: int) -> np.
     return window
 
 
-def center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The middle of the picture, black where it is too small (SPEC 4.4a).
+def resized_window(
+    image: np.ndarray, new: tuple[int, int], left: int, top: int, size: int
+) -> np.ndarray:
+    """A window of the resized picture: the same pixels as resizing first and cropping then.
+
+    Pillow resizes columns first and rows second, with whole grey levels in between, so columns
+    outside of the window can be left out of the second half of the work.
 
     Args:
       image: uint8[y, x, 3].
+      new: width and height of the resized picture.
+      left: column of the window's left edge in the resized picture; may be negative, but some
+        column must lie inside.
+      top: row of its upper edge; may be negative.
       size: side of the square window in pixels.
 
     Returns:
-      uint8[size, size, 3].
+      uint8[size, size, 3], black outside of the picture.
     """
     image = as_rgb(image)
-    left, top = (_center_offset(length, size) for length in image_size(image))
+    if image_size(image) != new:
+        width, height = new
+        first, last = max(left, 0), min(left + size, width)
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        picture = picture.resize((width, picture.height), Image.Resampling.BICUBIC)
+        picture = picture.crop((first, 0, last, picture.height))
+        picture = picture.resize((picture.width, height), Image.Resampling.BICUBIC)
+        image, left = np.asarray(picture), left - first
     return crop(image, left, top, size, size)
 
 
-def object_center_crop(
-    image: np.ndarray, boxes: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """A square window around the middle of the first box, moved into the picture (SPEC 4.4b).
+def random_resized_center_crop(
+    image: np.ndarray,
+    short_sides: Sequence[int],
+    max_side: int | None,
+    size: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Resizes to a random size and takes the middle: image-text tasks (SPEC 4.4a).
 
-    Boxes are shifted by the exact offset and pixels by the rounded one, as in the official code.
+    Args:
+      image: uint8[y, x, 3].
+      short_sides: see `random_size`.
+      max_side: see `random_size`.
+      size: side of the square window in pixels.
+      rng: source of randomness.
+
+    Returns:
+      uint8[size, size, 3], black where the picture is too small.
+    """
+    image = as_rgb(image)
+    new = random_size(image_size(image), short_sides, max_side, rng)
+    left, top = (_center_offset(length, size) for length in new)
+    return resized_window(image, new, left, top, size)
+
+
+def random_resized_object_crop(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    short_sides: Sequence[int],
+    max_side: int | None,
+    size: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resizes to a random size and takes a window around the first box (SPEC 4.4b).
+
+    The window is moved into the picture. Boxes are shifted by the exact offset and pixels by the
+    rounded one, as in the official code.
 
     Args:
       image: uint8[y, x, 3].
       boxes: float[n, 4] pixels, n at least 1.
+      short_sides: see `random_size`.
+      max_side: see `random_size`.
       size: side of the window in pixels.
+      rng: source of randomness.
 
     Returns:
       uint8[size, size, 3] and float32[n, 4] pixels of the window, clipped to it; degenerate boxes
@@ -151,16 +197,18 @@ def object_center_crop(
     Raises:
       ValueError: there is no box.
     """
-    image, boxes = as_rgb(image), as_boxes(boxes)
+    image, old = as_rgb(image), image_size(image)
+    new = random_size(old, short_sides, max_side, rng)
+    boxes = scale_boxes(boxes, old, new)
     if not len(boxes):
-        raise ValueError("object_center_crop needs a box to centre on, got none")
+        raise ValueError("a crop around an object needs a box to centre on, got none")
     x0, y0, x1, y1 = boxes[0].tolist()
     half = size / 2
-    width, height = image_size(image)
+    width, height = new
     center_x, center_y = (x0 + x1) / 2, (y0 + y1) / 2
     left = max(center_x - half + min(width - center_x - half, 0), 0)
     top = max(center_y - half + min(height - center_y - half, 0), 0)
-    window = crop(image, round(left), round(top), size, size)
+    window = resized_window(image, new, round(left), round(top), size)
     return window, clip_boxes(shift_boxes(boxes, left, top), size, size)
 
 
@@ -211,7 +259,7 @@ def large_scale_jitter(
     # Rounding must not leave the picture smaller than the window.
     new = (max(round(old[0] * scale), size), max(round(old[1] * scale), size))
     left, top = (math.floor(rng.random() * (length - size)) for length in new)
-    window = crop(resize_image(image, *new), left, top, size, size)
+    window = resized_window(image, new, left, top, size)
     moved = clip_boxes(shift_boxes(scale_boxes(boxes, old, new), left, top), size, size)
     visible = np.flatnonzero(has_area(moved))
     return window, moved[visible], visible

@@ -54,29 +54,29 @@ def random_augment(
 
 def auto_contrast(image: np.ndarray) -> np.ndarray:
     """Stretches each channel to 0 .. 255: uint8[y, x, 3] to uint8[y, x, 3]."""
-    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
+    picture = _picture(image)
     tables = []
-    for first, last in zip(low.tolist(), high.tolist()):
+    for first, last in picture.getextrema():
         table = np.arange(256.0)
         if last > first:
             scale = 255 / (last - first)
             table = np.clip(table * scale - first * scale, 0, 255)
         tables.append(table.astype(np.uint8))
-    return _look_up(image, tables)
+    return _look_up(picture, tables)
 
 
 def equalise(image: np.ndarray) -> np.ndarray:
     """Flattens the histogram of each channel, as Pillow does: uint8[y, x, 3] likewise."""
+    picture = _picture(image)
     tables = []
-    for channel in range(3):
-        histogram = np.bincount(image[:, :, channel].ravel(), minlength=256)
+    for histogram in np.array(picture.histogram()).reshape(3, 256):
         step = histogram[histogram > 0][:-1].sum() // 255
         if step == 0:
             tables.append(np.arange(256, dtype=np.uint8))
             continue
         below = np.concatenate([[step // 2], histogram[:-1]])
         tables.append(np.clip(np.cumsum(below) // step, 0, 255).astype(np.uint8))
-    return _look_up(image, tables)
+    return _look_up(picture, tables)
 
 
 def brighten(image: np.ndarray, factor: float) -> np.ndarray:
@@ -90,7 +90,7 @@ def brighten(image: np.ndarray, factor: float) -> np.ndarray:
       uint8[y, x, 3], rounded down and cut at 255.
     """
     table = np.clip(np.arange(256, dtype=np.float32) * np.float32(factor), 0, 255).astype(np.uint8)
-    return table[image]
+    return _look_up(_picture(image), [table] * 3)
 
 
 def sharpen(image: np.ndarray, factor: float) -> np.ndarray:
@@ -106,19 +106,17 @@ def sharpen(image: np.ndarray, factor: float) -> np.ndarray:
     Returns:
       uint8[y, x, 3]; the outermost row of pixels on each side stays as it is.
     """
-    height, width = image.shape[:2]
-    if min(height, width) < 3:
+    if min(image.shape[:2]) < 3:
         return image
-    wide = image.astype(np.int32)
+    wide = image.astype(np.uint16)
+    rows = wide[:-2] + wide[1:-1] + wide[2:]
     centre = wide[1:-1, 1:-1]
-    total = 4 * centre
-    for row in range(3):
-        for column in range(3):
-            total = total + wide[row : height - 2 + row, column : width - 2 + column]
+    # At most 13 * 255, so 16 bits hold the doubled sum; rounded to the nearest whole number.
+    total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * centre
     smooth = ((2 * total + 13) // 26).astype(np.float32)
     sharp = smooth + np.float32(factor) * (centre - smooth)
     result = image.copy()
-    result[1:-1, 1:-1] = np.clip(sharp, 0, 255).astype(np.uint8)
+    result[1:-1, 1:-1] = np.clip(sharp, 0, 255, out=sharp)
     return result
 
 
@@ -140,9 +138,8 @@ def warp(image: np.ndarray, forward: np.ndarray) -> np.ndarray:
     inverse = np.linalg.inv(np.vstack([forward, [0.0, 0.0, 1.0]]))[:2]
     # Pillow puts pixel centres at halves. Rounded below, so that whole positions stay whole.
     inverse[:, 2] += 0.5 - 0.5 * inverse[:, 0] - 0.5 * inverse[:, 1]
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    return np.array(
-        picture.transform(
+    return np.asarray(
+        _picture(image).transform(
             (width, height),
             Image.Transform.AFFINE,
             tuple(np.round(inverse, 9).ravel().tolist()),
@@ -178,7 +175,17 @@ def shear(image: np.ndarray, x: float = 0.0, y: float = 0.0) -> np.ndarray:
 
 def translate(image: np.ndarray, x: float = 0.0, y: float = 0.0) -> np.ndarray:
     """Moves the picture by x pixels to the right and y pixels down: uint8[y, x, 3]."""
-    return warp(image, np.array([[1.0, 0.0, x], [0.0, 1.0, y]]))
+    # Level times ten is a little off a whole number.
+    columns, rows = round(x), round(y)
+    if abs(x - columns) > 1e-9 or abs(y - rows) > 1e-9:
+        return warp(image, np.array([[1.0, 0.0, x], [0.0, 1.0, y]]))
+    height, width = image.shape[:2]
+    moved = np.empty_like(image)
+    moved[:] = FILL
+    moved[max(rows, 0) : height + min(rows, 0), max(columns, 0) : width + min(columns, 0)] = image[
+        max(-rows, 0) : height - max(rows, 0), max(-columns, 0) : width - max(columns, 0)
+    ]
+    return moved
 
 
 # Name to operation(image, level in 0 .. 1, sign). Brightness and sharpness have no sign: they are
@@ -197,5 +204,9 @@ OPERATIONS: dict[str, Callable[[np.ndarray, float, float], np.ndarray]] = {
 }
 
 
-def _look_up(image: np.ndarray, tables: list[np.ndarray]) -> np.ndarray:
-    return np.stack([table[image[:, :, i]] for i, table in enumerate(tables)], axis=2)
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(image))
+
+
+def _look_up(picture: Image.Image, tables: list[np.ndarray]) -> np.ndarray:
+    return np.asarray(picture.point(np.concatenate(tables).tolist()))
