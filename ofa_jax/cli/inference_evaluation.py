@@ -9,19 +9,17 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from ofa_jax.cli.answering import Answerer
 from ofa_jax.cli.run_log import duration
 from ofa_jax.cli.run_tasks import RunTasks
 from ofa_jax.cli.settings import EvaluationConfig
 from ofa_jax.data.features import Row
 from ofa_jax.data.steps import image_tokenizer_of
 from ofa_jax.data.task import OFATask
-from ofa_jax.decoding.beam import BeamConfig
-from ofa_jax.decoding.constraints import IdRanges
-from ofa_jax.decoding.generate import generate
 from ofa_jax.evaluation import evaluator, scoring
+from ofa_jax.evaluation.submission import file_name, write_submission
 from ofa_jax.model.ofa import OFA
 
 logger = logging.getLogger("ofa_jax")
@@ -44,18 +42,15 @@ class InferenceEvaluation:
     seed: int = 0
 
     def generate(self, variables: Any, task: OFATask, rows: Row) -> np.ndarray:
-        """Generated ids int32[b, t] of a batch; image codes are decoded as codes only."""
-        layout = self.run_tasks.tokenizer.layout
-        codes = task.target_modality == "CODE"
-        length = self.run_tasks.lengths["targets"] - 1
-        constraint = None
-        if codes:
-            length = self.model.config.code_window**2
-            constraint = IdRanges(((layout.code_start, layout.bin_start),))
-        batch = {key: jnp.asarray(value) for key, value in rows.items()}
-        settings = BeamConfig(beam=self.config.beam_size, max_len_b=length, gen_code=codes)
-        found = generate(self.model, variables, batch, settings, constraint=constraint)
-        return np.asarray(found.tokens)[:, 0]
+        """Generated ids int32[b, t] of a batch, by the task's own recipe."""
+        answerer = Answerer(
+            self.model,
+            self.run_tasks.tokenizer,
+            self.run_tasks.lengths,
+            beam_size=self.config.beam_size,
+            method=self.config.closed_set_method,
+        )
+        return answerer(variables, task, rows).tokens
 
     def predict(
         self, variables: Any, task: OFATask, split: str, count: int, seed: int
@@ -110,6 +105,18 @@ class InferenceEvaluation:
                 predictions, result, run_dir, name=name, image_tokenizer=image_tokenizer_of(task)
             )
             entries[name] = result.entry() | self._bounds(name)
+            if task.answering.submission:
+                write_submission(
+                    pathlib.Path(run_dir)
+                    / "submissions"
+                    / name
+                    / file_name(task.answering.submission, config.split),
+                    task.answering.submission,
+                    (
+                        evaluator.prediction_row(predictions, number)
+                        for number in range(len(predictions.ids))
+                    ),
+                )
             _report(name, config.split, result, time.perf_counter() - start)
         for task in self.run_tasks.unseen:
             entries[task.family] = self._unseen(variables, task, run_dir)

@@ -12,6 +12,7 @@ from ofa_jax.cli.settings import DatasetConfig, EvaluationConfig
 from ofa_jax.cli.slots import change_rates, check_presence
 from ofa_jax.data.registration import lookup
 from ofa_jax.data.task import Lengths, OFATask, check_lengths
+from ofa_jax.evaluation.finetuning_scoring import check_installed
 from ofa_jax.text.tokenizer import Tokenizer
 
 logger = logging.getLogger("ofa_jax")
@@ -110,6 +111,7 @@ def check_evaluation(tasks: RunTasks, evaluation: EvaluationConfig, *, period: i
     """
     if period or evaluation.final_num_examples:
         for task in tasks.tasks:
+            check_installed(task.scorer)
             _check_split(task, evaluation.split, "utils.EvaluationConfig.split")
     if evaluation.final_num_examples:
         for task in tasks.unseen:

@@ -139,7 +139,9 @@ class EvaluationConfig:
         of the mixture must have them.
       unseen_tasks: tasks that are evaluated but never trained.
       unseen_task_seeds: evaluation seeds over which their scores are averaged.
-      beam_size: 1 is greedy.
+      beam_size: of tasks whose recipe names none; 1 is greedy.
+      closed_set_method: "search" or "candidates" replaces the method of tasks with a closed set
+        of answers, "" keeps the task's own. Search is faster, scoring every candidate better.
       bounds: task to (floor, aim) of its headline metric, shown in the report.
     """
 
@@ -151,6 +153,7 @@ class EvaluationConfig:
     unseen_tasks: Sequence[str] = ()
     unseen_task_seeds: int = 3
     beam_size: int = 1
+    closed_set_method: str = ""
     bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -159,10 +162,64 @@ class EvaluationConfig:
                 raise ValueError(
                     f"utils.EvaluationConfig.{name} must be positive, got {getattr(self, name)}"
                 )
+        if self.closed_set_method not in ("", "search", "candidates"):
+            raise ValueError(
+                "utils.EvaluationConfig.closed_set_method must be 'search', 'candidates' or '', "
+                f"got {self.closed_set_method!r}"
+            )
         if isinstance(self.unseen_tasks, str):
             raise ValueError(
                 "utils.EvaluationConfig.unseen_tasks must be a list of names, such as "
                 f"({self.unseen_tasks!r},)"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossEvaluationConfig:
+    """The loss on held-out batches while training (`utils.LossEvaluationConfig`).
+
+    Cheaper than generation, so it can come more often.
+
+    Attributes:
+      period: steps between two measurements; the last step is always one.
+      num_batches: batches of the training batch size; the same ones every time.
+      split: split of the sources.
+    """
+
+    period: int = 1000
+    num_batches: int = 8
+    split: str = "validation"
+
+    def __post_init__(self) -> None:
+        for name in ("period", "num_batches"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"utils.LossEvaluationConfig.{name} must be a whole number of 1 or more, got "
+                    f"{value!r}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """Where the numbers of a run go besides `metrics.jsonl` (`utils.LogConfig`).
+
+    Attributes:
+      tensorboard: whether event files are written.
+      wandb_project: project of Weights & Biases; "" sends nothing there.
+      wandb_entity: account or team of that project; "" is the user's own.
+      wandb_mode: "online" or "offline" (kept in the run's folder).
+    """
+
+    tensorboard: bool = True
+    wandb_project: str = ""
+    wandb_entity: str = ""
+    wandb_mode: str = "online"
+
+    def __post_init__(self) -> None:
+        if self.wandb_mode not in ("online", "offline"):
+            raise ValueError(
+                f"utils.LogConfig.wandb_mode must be 'online' or 'offline', got {self.wandb_mode!r}"
             )
 
 
@@ -235,6 +292,8 @@ class TrainerConfig:
       scst_max_length: longest of them, in tokens.
       scst_document_frequency: file of n-gram frequencies (the official coco-train-words.p, or
         JSON); "" counts them in the training references.
+      profile_start: finished steps when the profiler starts to record.
+      profile_steps: steps that it records into the folder `profile` of the run; 0 records none.
     """
 
     num_microbatches: int = 1
@@ -250,8 +309,19 @@ class TrainerConfig:
     scst_samples: int = 5
     scst_max_length: int = 16
     scst_document_frequency: str = ""
+    profile_start: int = 10
+    profile_steps: int = 0
 
     def __post_init__(self) -> None:
+        for name, least in {"num_microbatches": 1, "profile_start": 0, "profile_steps": 0}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"trainer.Trainer.{name} must be a whole number of {least} or more, got "
+                    f"{value!r}"
+                )
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ValueError(f"trainer.Trainer.ema_decay must be in [0, 1), got {self.ema_decay}")
         if self.objective not in OBJECTIVES:
             raise ValueError(
                 f"trainer.Trainer.objective must be one of {', '.join(OBJECTIVES)}, "

@@ -218,7 +218,7 @@ def prediction_row(predictions: Predictions, number: int) -> dict[str, Any]:
     elif slot.modality == "TEXT":
         row["prediction_text"] = str(guess)
         row["target_text"] = str(example.get("reference", example[slot.field]))
-        if "caption" in task.scorer and task.scorer != "region":
+        if "caption" in task.scorer:
             row["references"] = list(example.get("captions", ()))
         if label := _class_of(task, str(guess)):
             row["class"] = label
