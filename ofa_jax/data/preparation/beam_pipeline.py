@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from ofa_jax.data.preparation.output_folder import OutputFolder, temporary_name
 from ofa_jax.data.preparation.plan import Estimate, Plan
-from ofa_jax.data.preparation.shards import write_shard
+from ofa_jax.data.preparation.shards import PreparationError, write_shard
 from ofa_jax.data.preparation.storage import LocalStorage, Storage
 
 # What tells a bucket from a folder, for example gs://bucket/data.
@@ -140,6 +140,7 @@ def prepare(
       MissingBeamError: Beam is not installed.
       ValueError: other settings, or too little space.
       OSError: the folder cannot be written.
+      PreparationError: the pipeline failed.
     """
     beam = require_beam()
     storage = storage or storage_of(out)
@@ -159,13 +160,16 @@ def prepare(
             storage.check_space(max(0, estimate.stored_bytes - done))
         folder.begin()
         missing = [shard for shard in range(plan.num_shards) if shard not in results]
-        with beam.Pipeline(argv=list(options)) as pipeline:
-            _ = (
-                pipeline
-                | "ShardNumbers" >> beam.Create(missing)
-                | "Spread" >> beam.Reshuffle()
-                | "WriteShards" >> beam.Map(write_one, folder, plan)
-            )
+        try:
+            with beam.Pipeline(argv=list(options)) as pipeline:
+                _ = (
+                    pipeline
+                    | "ShardNumbers" >> beam.Create(missing)
+                    | "Spread" >> beam.Reshuffle()
+                    | "WriteShards" >> beam.Map(write_one, folder, plan)
+                )
+        except Exception as error:  # Runners wrap what happens on their workers in many ways.
+            raise PreparationError(f"the Beam pipeline failed: {_last_line(error)}") from error
         results = folder.results()
         lost = [plan.shard_name(shard) for shard in missing if shard not in results]
         if lost:
@@ -197,6 +201,12 @@ def write_one(shard: int, folder: OutputFolder, plan: Plan) -> int:
         result = write_shard(plan, shard, temporary)
         folder.commit(shard, temporary, result)
     return result.tally.examples
+
+
+def _last_line(error: Exception) -> str:
+    """The line of a runner's message that says what happened; tracebacks stand above it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
 
 
 def _file_systems() -> Any:

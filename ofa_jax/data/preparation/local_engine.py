@@ -21,7 +21,7 @@ from typing import Any
 
 from ofa_jax.data.preparation.output_folder import OutputFolder, temporary_name
 from ofa_jax.data.preparation.plan import Estimate, Plan
-from ofa_jax.data.preparation.shards import ShardResult, write_shard
+from ofa_jax.data.preparation.shards import PreparationError, ShardResult, write_shard
 from ofa_jax.data.preparation.storage import LocalStorage
 from ofa_jax.data.preparation.tally import Tally
 from ofa_jax.data.task import Records
@@ -30,10 +30,6 @@ from ofa_jax.data.task import Records
 Progress = Callable[[int, int], None]
 
 _POLL_SECONDS = 0.25
-
-
-class PreparationError(RuntimeError):
-    """A preparation that could not go on; giving the same command again goes on."""
 
 
 def prepare(

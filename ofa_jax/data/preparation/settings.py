@@ -66,8 +66,9 @@ class ConversionSettings:
             ("bad_boxes", BAD_BOX_TREATMENTS),
             ("code_part", CODE_PARTS),
         ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be {' or '.join(choices)}, got {self!r}")
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
         most_pixels = 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
         for name, least, most in (
             ("resize_short_side", 1, None),

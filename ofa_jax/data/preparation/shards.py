@@ -20,6 +20,10 @@ from ofa_jax.data.task import Records
 _READ_AT_ONCE = 1 << 20
 
 
+class PreparationError(RuntimeError):
+    """A preparation that broke off; giving the same command again goes on."""
+
+
 class StrictError(ValueError):
     """A bad record of a preparation that must have none."""
 
