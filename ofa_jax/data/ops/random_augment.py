@@ -14,7 +14,7 @@ from PIL import Image
 
 from ofa_jax.data.ops.image import as_rgb
 
-FILL = (128, 128, 128)
+GREY = 128
 
 
 def random_augment(
@@ -106,17 +106,28 @@ def sharpen(image: np.ndarray, factor: float) -> np.ndarray:
     Returns:
       uint8[y, x, 3]; the outermost row of pixels on each side stays as it is.
     """
-    if min(image.shape[:2]) < 3:
+    height, width = image.shape[:2]
+    if min(height, width) < 3:
         return image
-    wide = image.astype(np.uint16)
-    rows = wide[:-2] + wide[1:-1] + wide[2:]
-    centre = wide[1:-1, 1:-1]
-    # At most 13 * 255, so 16 bits hold the doubled sum; rounded to the nearest whole number.
-    total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * centre
-    smooth = ((2 * total + 13) // 26).astype(np.float32)
-    sharp = smooth + np.float32(factor) * (centre - smooth)
+    # Rows of plain numbers, neighbours three apart. A sum is at most 13 * 255: 16 bits hold twice
+    # of it, which is divided by 26 for a mean that is rounded to the nearest.
+    wide = image.reshape(height, -1).astype(np.uint16)
+    columns = wide[:-2] + wide[1:-1]
+    columns += wide[2:]
+    total = columns[:, :-6] + columns[:, 3:-3]
+    total += columns[:, 6:]
+    centre = wide[1:-1, 3:-3]
+    total += 4 * centre
+    total *= 2
+    total += 13
+    total //= 26
+    smooth = total.astype(np.float32)
+    sharp = centre.astype(np.float32)
+    sharp -= smooth
+    sharp *= np.float32(factor)
+    sharp += smooth
     result = image.copy()
-    result[1:-1, 1:-1] = np.clip(sharp, 0, 255, out=sharp)
+    result.reshape(height, -1)[1:-1, 3:-3] = np.clip(sharp, 0, 255, out=sharp)
     return result
 
 
@@ -144,7 +155,7 @@ def warp(image: np.ndarray, forward: np.ndarray) -> np.ndarray:
             Image.Transform.AFFINE,
             tuple(np.round(inverse, 9).ravel().tolist()),
             Image.Resampling.BILINEAR,
-            fillcolor=FILL,
+            fillcolor=(GREY,) * 3,
         )
     )
 
@@ -180,8 +191,7 @@ def translate(image: np.ndarray, x: float = 0.0, y: float = 0.0) -> np.ndarray:
     if abs(x - columns) > 1e-9 or abs(y - rows) > 1e-9:
         return warp(image, np.array([[1.0, 0.0, x], [0.0, 1.0, y]]))
     height, width = image.shape[:2]
-    moved = np.empty_like(image)
-    moved[:] = FILL
+    moved = np.full_like(image, GREY)
     moved[max(rows, 0) : height + min(rows, 0), max(columns, 0) : width + min(columns, 0)] = image[
         max(-rows, 0) : height - max(rows, 0), max(-columns, 0) : width - max(columns, 0)
     ]
