@@ -1,0 +1,282 @@
+"""The folder of prepared data: what it refuses, what it says, what a second run does."""
+
+import json
+import logging
+import pathlib
+import shutil
+
+import pytest
+
+from ofa_jax.cli.prepare import PreparationProgress, run_prepare
+from ofa_jax.data.preparation import local_engine
+from ofa_jax.data.preparation.plan import make_plan
+from ofa_jax.data.preparation.settings import ConversionSettings
+from ofa_jax.data.preparation.shards import PreparationError
+from ofa_jax.data.preparation.storage import LocalStorage
+from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.sources.tsv import TsvSource
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.tsv"
+    path.write_text("".join(f"{number}\ttext number {number}\n" for number in range(40)))
+    (tmp_path / "validation.tsv").write_text("v\tanother text\n")
+    return path
+
+
+def run(texts, *more, out=None):
+    folder = out or texts.parent / "out"
+    paths = f"train={texts} validation={texts.parent / 'validation.tsv'}"
+    arguments = ["--source=tsv", "--layout=text", "--paths", paths, "--out", str(folder)]
+    return run_prepare([*arguments, "--processes=1", *more])
+
+
+def error_of(capsys, status):
+    assert status == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    return lines[-1]
+
+
+def content(folder: pathlib.Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_manifest_says_everything(texts):
+    assert run(texts, "--num_shards=3", "--limit=31", "--max_words=9") == 0
+    folder = texts.parent / "out"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["schema_version"] == 1
+    assert manifest["settings"]["max_words"] == 9
+    entry = manifest["splits"]["train"]
+    assert entry["source"]["format"] == "tsv"
+    assert entry["source"]["layout"] == "text"
+    assert (entry["num_shards"], entry["limit"], entry["num_records"]) == (3, 31, 31)
+    assert (entry["records"], entry["examples"], entry["kinds"]) == (31, 31, {"text": 31})
+    assert entry["dropped"] == {}
+    assert [shard["examples"] for shard in entry["shards"]] == [10, 10, 11]
+    names = [shard["name"] for shard in entry["shards"]]
+    assert names == [f"train-0000{number}-of-00003.array_record" for number in range(3)]
+    assert sorted(content(folder)) == ["manifest.json", *names]
+    for shard in entry["shards"]:
+        assert shard["bytes"] == (folder / shard["name"]).stat().st_size
+    records = PreparedSource(str(folder)).open("train")
+    assert [records[index]["image_id"] for index in range(31)] == [str(i) for i in range(31)]
+
+
+def test_a_second_run_changes_nothing(texts, monkeypatch):
+    assert run(texts, "--num_shards=3") == 0
+    before = content(texts.parent / "out")
+    monkeypatch.setattr(local_engine, "write_shard", None)
+    assert run(texts, "--num_shards=3") == 0
+    assert content(texts.parent / "out") == before
+
+
+def test_splits_share_a_folder(texts):
+    assert run(texts, "--split=train,validation") == 0
+    both = content(texts.parent / "out")
+    other = texts.parent / "other"
+    assert run(texts, "--split=validation", out=other) == 0
+    assert run(texts, "--split=train", out=other) == 0
+    assert content(other) == both
+    splits = json.loads(both["manifest.json"])["splits"]
+    assert {name: split["examples"] for name, split in splits.items()} == {
+        "train": 40,
+        "validation": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--max_words=7", "max_words = 1000, now it is 7"),
+        ("--num_shards=4", "num_shards of split train = 2, now it is 4"),
+        ("--limit=39", "limit of split train = null, now it is 39"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_refused_by_name(texts, capsys, monkeypatch, change, message, finished):
+    if not finished:
+
+        def interrupted(*arguments):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(local_engine.OutputFolder, "finish", interrupted)
+        assert run(texts, "--num_shards=2") == 130
+        assert "give the same command again" in capsys.readouterr().err
+        monkeypatch.undo()
+    else:
+        assert run(texts, "--num_shards=2") == 0
+    before = content(texts.parent / "out")
+    changed = [change] if "shards" in change else ["--num_shards=2", change]
+    assert message in error_of(capsys, run(texts, *changed))
+    assert content(texts.parent / "out").items() >= before.items()
+    assert run(texts, "--num_shards=2") == 0
+
+
+def test_settings_hold_for_every_split_of_a_folder(texts, capsys):
+    assert run(texts) == 0
+    message = error_of(capsys, run(texts, "--split=validation", "--max_words=7"))
+    assert "max_words = 1000, now it is 7" in message
+
+
+def test_a_lost_shard_is_written_again_before_the_end(texts, monkeypatch):
+    assert run(texts, "--num_shards=4") == 0
+    whole = content(texts.parent / "out")
+    shutil.rmtree(texts.parent / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(local_engine.OutputFolder, "finish", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(texts, "--num_shards=4")
+    (texts.parent / "out" / "train-00002-of-00004.array_record").write_bytes(b"cut")
+    (texts.parent / "out" / "train-00001-of-00004.array_record").unlink()
+    assert run(texts, "--num_shards=4") == 0
+    assert content(texts.parent / "out") == whole
+
+
+def test_a_lost_shard_after_the_end_is_an_error(texts, capsys):
+    assert run(texts, "--num_shards=2") == 0
+    (texts.parent / "out" / "train-00001-of-00002.array_record").unlink()
+    message = error_of(capsys, run(texts, "--num_shards=2"))
+    assert "train-00001-of-00002.array_record is not the file of" in message
+
+
+def test_strange_shards_are_not_mixed_with(texts, capsys):
+    folder = texts.parent / "out"
+    folder.mkdir()
+    (folder / "train-00000-of-00001.array_record").write_bytes(b"x")
+    assert "nothing says how it was made" in error_of(capsys, run(texts))
+
+
+def test_folders_that_cannot_be_written(texts, capsys):
+    message = error_of(capsys, run(texts, out=texts / "below_a_file"))
+    assert message.startswith(f"error: cannot write to {texts / 'below_a_file'}: ")
+
+
+def test_a_full_disk_is_seen_before_work(texts, capsys, monkeypatch):
+    usage = shutil.disk_usage(texts.parent)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert "has 0.0 MB free; the shards need about 1.1 MB more" in error_of(capsys, run(texts))
+    assert not list((texts.parent / "out").glob("*.array_record"))
+
+
+def test_errors_while_writing_are_one_line(texts, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise RuntimeError("RESOURCE_EXHAUSTED: no space left")
+
+    monkeypatch.setattr(local_engine, "write_shard", full)
+    message = error_of(capsys, run(texts))
+    assert message.startswith("error: cannot write ")
+    assert message.endswith("no space left")
+
+
+def test_two_at_a_time_are_refused(texts, capsys):
+    folder = texts.parent / "out"
+    folder.mkdir()
+    with LocalStorage(folder).lock():
+        assert "another process is preparing data" in error_of(capsys, run(texts))
+    assert run(texts) == 0
+
+
+def test_verify_finds_damage(texts, capsys):
+    folder = texts.parent / "out"
+    assert run_prepare([f"--verify={folder}"]) == 2
+    assert run(texts, "--num_shards=2") == 0
+    assert run_prepare([f"--verify={folder}"]) == 0
+    path = folder / "train-00001-of-00002.array_record"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert "is damaged" in error_of(capsys, run_prepare([f"--verify={folder}"]))
+    path.unlink()
+    assert "is missing" in error_of(capsys, run_prepare([f"--verify={folder}"]))
+
+
+def test_nothing_kept_is_an_error(texts, capsys):
+    assert "every train example was dropped" in error_of(capsys, run(texts, "--min_words=9"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out=x"], "--source is needed"),
+        (["--source=tsv"], "--out is needed"),
+        (["--source=tsf", "--out=x"], "unknown format 'tsf'; did you mean 'tsv'?"),
+        (["--source=tsv", "--out=x", "--layout=text"], "needs paths"),
+        (["--source=tsv", "--out=x", "--layuot=text"], "no argument 'layuot'"),
+        (["--source=tsv", "--out=x", "--layout"], "--layout has no value"),
+        (["--source=tsv", "--out=x", "text"], "'text' is not --NAME=VALUE"),
+        (["--source=tsv", "--out=x", "--layout=a", "--layout=b"], "--layout is given twice"),
+        (["--source=tsv", "--out=x", "--processes=0"], "--processes must be at least 1"),
+        (["--source=tsv", "--out=x", "--jpeg_quality=99"], "jpeg_quality must be from 1 to 95"),
+    ],
+)
+def test_mistakes_in_the_command_are_named(arguments, message, capsys):
+    assert message in error_of(capsys, run_prepare(arguments))
+
+
+def test_numbers_that_cannot_be(texts, capsys):
+    for change, message in (
+        ("--num_shards=41", "num_shards is 41, but there are only 40 records"),
+        ("--num_shards=0", "num_shards must be at least 1"),
+        ("--limit=0", "limit must be at least 1"),
+        ("--split=test", "test"),
+    ):
+        assert message in error_of(capsys, run(texts, change))
+
+
+def test_shards_are_cut_by_size(texts):
+    source = TsvSource((("train", str(texts)),), "text")
+    settings = ConversionSettings()
+    plan, estimate = make_plan(source, {}, "train", settings=settings)
+    assert plan.num_shards == 1
+    size = estimate.stored_bytes
+    assert 40 * 20 < size < 40 * 100
+    plan, _ = make_plan(source, {}, "train", settings=settings, shard_bytes=size // 4)
+    assert plan.num_shards in (4, 5)
+    ranges = [plan.shard_range(shard) for shard in range(plan.num_shards)]
+    assert [record for part in ranges for record in part] == list(range(40))
+    assert {len(part) for part in ranges} <= {8, 10}
+
+
+def test_progress_without_a_terminal_is_a_line_per_interval(caplog):
+    with caplog.at_level(logging.INFO, logger="ofa_jax"):
+        progress = PreparationProgress(100, "train", interval=0.0)
+        progress(20, 20)
+        progress(60, 50)
+        progress.close()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == "train: going on after 20 records"
+    assert lines[-1].startswith("train: 60/100 records, 10 dropped, ")
+    assert "ETA 00:0" in lines[-1]
+
+
+def test_a_worker_that_is_killed_is_reported(texts, monkeypatch):
+    source = TsvSource((("train", str(texts)),), "text")
+    plan, estimate = make_plan(source, {}, "train", settings=ConversionSettings(), num_shards=2)
+    monkeypatch.setattr(
+        local_engine.concurrent.futures, "ProcessPoolExecutor", lambda **options: _Broken()
+    )
+    with pytest.raises(PreparationError, match="a process was killed"):
+        local_engine.prepare(plan, estimate, texts.parent / "out", processes=2)
+
+
+class _Broken:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def submit(self, function, shard):
+        future = local_engine.concurrent.futures.Future()
+        future.set_exception(local_engine.BrokenProcessPool("terminated abruptly"))
+        return future
+
+    def shutdown(self, **options):
+        return None
