@@ -39,6 +39,12 @@ def _arguments() -> argparse.ArgumentParser:
         action="store_true",
         help="keep what the source lacks at initialisation and drop what is unknown, and say so",
     )
+    add(
+        "--dictionary_without_mask",
+        action="store_true",
+        help="the source's dictionary lacks <mask>: cut a last embedding row beyond the model's "
+        "(with --size)",
+    )
     add("--size", choices=sorted(SIZES), help="the model; by default taken from the source")
     add("--dtype", default="source", choices=EXPORT_DTYPES, help="of exported tensors")
     add("--stem", help="torchvision ResNet weights that replace the image stem")
@@ -63,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.source is None and args.size is None:
         parser.error("--source is needed (or --size, to start from initialisation)")
+    if args.dictionary_without_mask and args.size is None:
+        parser.error("--dictionary_without_mask needs --size, which says how many rows are right")
     start = time.monotonic()
 
     def progress(line: str) -> None:
@@ -82,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=SIZES[args.size] if args.size else None,
             ema=args.ema,
             tolerant=args.tolerant,
+            dictionary_has_mask=not args.dictionary_without_mask,
             stem=args.stem,
             layer_stack=args.layer_stack,
             revision=args.revision,

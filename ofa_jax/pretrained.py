@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from ofa_jax.checkpoint.huggingface import fetch_repository, is_repository_id
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.data.ops.image import as_rgb, decode_image, image_size, resize_square
 from ofa_jax.decoding.beam import BeamConfig
@@ -111,6 +112,21 @@ class OFAPredictor:
         self.decoding = decoding or BeamConfig(beam=5, max_len_b=64, no_repeat_ngram_size=3)
         self._model = OFA(config)
         self._variables = jax.tree.map(jax.numpy.asarray, dict(variables))
+        self._place: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+
+    def spread(
+        self,
+        replicate: Callable[[Any], Any],
+        split: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    ) -> None:
+        """Uses several devices from now on.
+
+        Args:
+          replicate: copies the weights to all of them.
+          split: divides a batch over them; every batch must then have a size that they divide.
+        """
+        self._variables = replicate(self._variables)
+        self._place = split
 
     def region(self, box: Sequence[float], image: Picture) -> str:
         """A region of an image as it is written in an instruction.
@@ -200,7 +216,7 @@ class OFAPredictor:
         hypotheses = generate(
             self._model,
             self._variables,
-            batch,
+            self._place(batch),
             decoding or self.decoding,
             constraint=constraint,
             rng=jax.random.key(seed),
@@ -290,7 +306,8 @@ def load(
     Args:
       source: a fairseq `.pt`, a HuggingFace folder or repository id ("OFA-Sys/ofa-base"), or a
         folder of ours (converted or trained).
-      vocabulary: folder with the vocabulary files; None = those beside the weights.
+      vocabulary: folder or hub repository with the vocabulary files; None = those beside the
+        weights.
       image_size: see `OFAPredictor`.
       decoding: see `OFAPredictor`.
       dtype: type of the computation, "float32" or "bfloat16"; None = as configured.
@@ -314,10 +331,12 @@ def load(
     if vocabulary is None:
         if not imported.vocabulary_files:
             raise FileNotFoundError(
-                f"{source}: no vocabulary files beside the weights; give their folder "
-                "(vocabulary=...)"
+                f"{source}: no vocabulary files beside the weights; give their folder or a hub "
+                "repository that has them (vocabulary=...)"
             )
         vocabulary = imported.vocabulary_files[0].parent
+    elif is_repository_id(str(vocabulary)):
+        vocabulary = fetch_repository(str(vocabulary), weights=False)
     tokenizer = _fitting_tokenizer(pathlib.Path(vocabulary), config)
     return OFAPredictor(
         config, imported.variables, tokenizer, image_size=image_size, decoding=decoding

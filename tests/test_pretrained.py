@@ -141,6 +141,19 @@ def test_bad_models(model_folder, tmp_path, predictor):
         pretrained.load(model_folder, vocabulary=small, image_size=SIDE)
 
 
+def test_vocabulary_from_the_hub(model_folder, monkeypatch):
+    asked = []
+
+    def fetch(repository, *, weights):
+        asked.append((repository, weights))
+        return model_folder
+
+    monkeypatch.setattr(pretrained, "fetch_repository", fetch)
+    loaded = pretrained.load(model_folder, vocabulary="owner/words", image_size=SIDE)
+    assert asked == [("owner/words", False)]
+    assert loaded.tokenizer.layout.num_codes == 4
+
+
 def test_bins_are_counted_where_the_layout_is_not_saved(model_folder, predictor, tmp_path):
     (tmp_path / "trained_bpe.json").write_text((model_folder / "trained_bpe.json").read_text())
     loaded = pretrained.load(model_folder, vocabulary=tmp_path, dtype="bfloat16", image_size=SIDE)

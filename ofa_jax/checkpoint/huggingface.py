@@ -281,7 +281,11 @@ def is_repository_id(source: str) -> bool:
 
 
 def fetch_repository(
-    repository: str, *, revision: str | None = None, local_files_only: bool = False
+    repository: str,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    weights: bool = True,
 ) -> pathlib.Path:
     """Downloads a model repository of the HuggingFace hub, or finds it in the local cache.
 
@@ -289,6 +293,7 @@ def fetch_repository(
       repository: "owner/name".
       revision: branch, tag or commit.
       local_files_only: never touch the network.
+      weights: False takes the vocabulary files only.
 
     Returns:
       The local folder.
@@ -299,7 +304,9 @@ def fetch_repository(
     # Imported here: it takes a second, and only downloads need it.
     import huggingface_hub
 
-    patterns = [CONFIG_FILE, "*.safetensors", "*.bin", "*.index.json", *VOCABULARY_FILES]
+    patterns = list(VOCABULARY_FILES)
+    if weights:
+        patterns += [CONFIG_FILE, "*.safetensors", "*.bin", "*.index.json"]
     try:
         folder = huggingface_hub.snapshot_download(
             repository,

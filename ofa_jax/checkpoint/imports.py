@@ -190,6 +190,7 @@ def _import_foreign(
     *,
     ema: bool,
     tolerant: bool,
+    dictionary_has_mask: bool,
     stem: StateDict | None,
     layer_stack: str | None,
     seed: int,
@@ -212,6 +213,7 @@ def _import_foreign(
         config,
         initial=lambda: to_state_dict(initial_variables(config, seed), config),
         tolerant=tolerant,
+        dictionary_has_mask=dictionary_has_mask,
         seed=seed,
     )
     report.renamed = renamed
@@ -261,6 +263,7 @@ def import_checkpoint(
     config: OFAConfig | None = None,
     ema: bool = False,
     tolerant: bool = False,
+    dictionary_has_mask: bool = True,
     stem: str | os.PathLike | None = None,
     layer_stack: str | None = None,
     revision: str | None = None,
@@ -276,6 +279,7 @@ def import_checkpoint(
         foreign source is recognised and needs no other configuration.
       ema: take the moving average.
       tolerant: see `repair_state_dict`.
+      dictionary_has_mask: see `repair_state_dict`; False needs `config`.
       stem: torchvision ResNet weights that replace the stem.
       layer_stack: "loop" or "scan"; None keeps that of the configuration.
       revision: of a hub repository.
@@ -316,6 +320,7 @@ def import_checkpoint(
                 config,
                 ema=ema,
                 tolerant=tolerant,
+                dictionary_has_mask=dictionary_has_mask,
                 stem=stem_weights,
                 layer_stack=layer_stack,
                 seed=seed,

@@ -43,6 +43,7 @@ class RepairReport:
       cropped: (name, rows in the file, rows of the model).
       kept_at_initialisation: parameters that the file lacks, or has in another shape.
       dropped: entries of the file that the model has no place for.
+      reasons: why, for each name of these two lists.
       batches_tracked: BatchNorm counters of the file, needed for an exact export.
     """
 
@@ -51,10 +52,11 @@ class RepairReport:
     cropped: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
     kept_at_initialisation: list[str] = dataclasses.field(default_factory=list)
     dropped: list[str] = dataclasses.field(default_factory=list)
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
     batches_tracked: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """One line per kind of change, for people; empty when nothing was changed."""
+        """The changes, for people: one line per kind of renaming and per tensor otherwise."""
         found = []
         if self.renamed:
             old, new = self.renamed[0]
@@ -67,8 +69,7 @@ class RepairReport:
             ("kept at initialisation", self.kept_at_initialisation),
             ("dropped", self.dropped),
         ):
-            if names:
-                found.append(f"{what}: {_listed(names)}")
+            found += [f"{what}: {name} {self.reasons.get(name, '')}".rstrip() for name in names]
         return found
 
 
@@ -120,6 +121,8 @@ def _likely_cause(name: str, found: tuple[int, ...] | None, config: OFAConfig) -
         return "the file holds another kind of model, or was saved in parts"
     expected = expected_shapes(config)[name]
     if name in SHARED_EMBEDDING and found[-1] == config.width:
+        if found[0] == config.vocab_size + 1:
+            return "a dictionary without <mask> and one row too many (--dictionary_without_mask)"
         return (
             f"another vocabulary: {found[0]} ids in the file, {config.vocab_size} in the model "
             "(59457 is English, 30325 Chinese)"
@@ -252,6 +255,7 @@ def repair_state_dict(
     # Machinery inherited from BART that no released task uses (SPEC 2.2).
     for name in [name for name in tensors if name.startswith("classification_heads.")]:
         report.dropped.append(name)
+        report.reasons[name] = "(no task of OFA uses it)"
         del tensors[name]
     repair.tie(tensors)
     repair.lengthen(tensors, dictionary_has_mask)
@@ -261,6 +265,7 @@ def repair_state_dict(
     for name in [name for name in tensors if name not in expected]:
         problems.append(f"{name} is unknown to the model: {_unknown_cause(name)}")
         report.dropped.append(name)
+        report.reasons[name] = f"({_unknown_cause(name)})"
     for name, shape in expected.items():
         found = tuple(tensors[name].shape) if name in tensors else None
         if found == shape:
@@ -270,6 +275,7 @@ def repair_state_dict(
             f"{name} {what}, the model needs {shape}: {_likely_cause(name, found, config)}"
         )
         report.kept_at_initialisation.append(name)
+        report.reasons[name] = f"({what} in the file, the model needs {shape})"
     missing = report.kept_at_initialisation
     if problems and not tolerant:
         # A wrong shape says more than a missing name, and a missing one more than an extra one.

@@ -209,6 +209,25 @@ def test_tolerant_import_keeps_initial_values_and_says_so(
     np.testing.assert_array_equal(official_state_dict(imported)[lost], expected)
 
 
+def test_one_row_too_many_is_cut_on_request(tmp_path, capsys, monkeypatch):
+    import ofa_jax.convert as command
+
+    source, target = tmp_path / "long.pt", tmp_path / "cut.pt"
+    original = random_state_dict()
+    write_torch_file(source, original)
+    smaller = dataclasses.replace(SMALL, vocab_size=299, padded_vocab_size=None)
+    monkeypatch.setattr(command, "SIZES", {"small": smaller})
+    assert convert(source, target, "fairseq", "--size", "small") == 1
+    assert "--dictionary_without_mask" in capsys.readouterr().err
+    assert convert(source, target, "fairseq", "--size", "small", "--dictionary_without_mask") == 0
+    assert "cut 300 rows to 299" in capsys.readouterr().out
+    table = read_torch_checkpoint(target).state_dict[SHARED_EMBEDDING[0]]
+    np.testing.assert_array_equal(table, original[SHARED_EMBEDDING[0]][:299])
+    with pytest.raises(SystemExit):
+        convert(source, target, "fairseq", "--dictionary_without_mask")
+    assert "needs --size" in capsys.readouterr().err
+
+
 def test_torchvision_stem(tmp_path, small_source, initialised_once):
     rng = np.random.default_rng(3)
     stem = {

@@ -91,8 +91,11 @@ def test_short_vocabulary_is_extended_in_all_copies():
 def test_one_row_too_many_is_cut_only_without_mask_in_the_dictionary():
     smaller = dataclasses.replace(SMALL, vocab_size=299, padded_vocab_size=None)
     original = random_state_dict()
-    with pytest.raises(CheckpointMismatchError, match="another vocabulary: 300 ids"):
+    with pytest.raises(CheckpointMismatchError, match="without <mask> and one row too many"):
         repair_state_dict(original, smaller)
+    much_smaller = dataclasses.replace(SMALL, vocab_size=290, padded_vocab_size=None)
+    with pytest.raises(CheckpointMismatchError, match="another vocabulary: 300 ids"):
+        repair_state_dict(original, much_smaller)
     repaired, report = repair_state_dict(original, smaller, dictionary_has_mask=False)
     np.testing.assert_array_equal(repaired[EMBEDDING], original[EMBEDDING][:299])
     assert report.cropped == [(EMBEDDING, 300, 299)]
@@ -169,8 +172,25 @@ def test_missing_and_unknown_names():
     assert report.kept_at_initialisation == [missing]
     assert len(report.dropped) == 2
     assert repaired.tensors[missing] is initial[missing]
-    assert any("kept at initialisation" in line for line in report.lines())
+    assert report.lines() == [
+        f"kept at initialisation: {missing} (is missing in the file, the model needs (16,))",
+        "dropped: encoder.layers.0.adapter.down_proj.weight (adapters (parameter-efficient "
+        "tuning), which this configuration does not have)",
+        "dropped: encoder.layers.7.fc1.weight (a layer that the configuration does not have, or a "
+        "part of another OFA version)",
+    ]
     assert to_params(repaired, SMALL)["params"]["decoder"]
+
+
+def test_the_list_of_what_was_kept_is_complete():
+    state_dict = random_state_dict()
+    lost = [name for name in state_dict if name.startswith("decoder.layers.0.")]
+    for name in lost:
+        del state_dict[name]
+    _, report = repair_state_dict(state_dict, SMALL, initial=random_state_dict, tolerant=True)
+    assert len(lost) > 20
+    kept = [line.split()[3] for line in report.lines() if line.startswith("kept at init")]
+    assert kept == lost
 
 
 def test_nothing_in_common_is_an_error_even_when_tolerant():
