@@ -61,6 +61,9 @@ def test_the_initial_loss_is_that_of_a_uniform_guess(first_batch, seed):
         rows = batch["task_ids"] == number
         assert rows.any(), f"{task.name} is in the batch"
         of_task = nll[rows][counted[rows]].mean()
-        # With tied embeddings a new decoder leans towards repeating its input token, which suits
-        # the runs of equal background codes: image infilling starts about 17 percent lower.
-        assert of_task == pytest.approx(uniform, rel=0.2), task.name
+        if task.target_modality == "CODE":
+            # With tied embeddings a new decoder leans towards repeating its input token, which
+            # suits the runs of equal background codes: it starts about a fifth lower.
+            assert 0.7 * uniform < of_task < 1.15 * uniform
+        else:
+            assert of_task == pytest.approx(uniform, rel=0.15), task.name
