@@ -19,6 +19,11 @@ def assign(name: str, path: str) -> None:
     os.environ[_PREFIX + name] = os.path.expanduser(path)
 
 
+def is_assigned(name: str) -> bool:
+    """Whether a name has a folder, from here or from the environment."""
+    return bool(os.environ.get(_PREFIX + name))
+
+
 def resolve(template: str) -> str:
     """Replaces each `{NAME}` of a path by its folder.
 

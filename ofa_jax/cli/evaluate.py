@@ -1,0 +1,299 @@
+"""Evaluation of a checkpoint: `eval_script.evaluate`, behind `python -m ofa_jax.eval`.
+
+Every task and split: predict line by line (`evaluation.streaming`), score, write predictions, the
+submission file and a report page. The same command goes on where a stopped one was; several
+processes given `num_shards` and `shard` share the work, and whoever is last scores it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from ofa_jax.cli.answering import Answerer
+from ofa_jax.cli.inference_evaluation import device_name
+from ofa_jax.cli.inference_model import (
+    Devices,
+    find_checkpoint,
+    load_weights,
+    trained_lengths,
+)
+from ofa_jax.cli.run_log import duration
+from ofa_jax.cli.run_tasks import import_modules, write_json
+from ofa_jax.cli.settings import LENGTH_KEYS
+from ofa_jax.data import locations as data_locations
+from ofa_jax.data.registration import lookup
+from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.steps import image_tokenizer_of
+from ofa_jax.data.task import OFATask
+from ofa_jax.evaluation import finetuning_scoring
+from ofa_jax.evaluation.streaming import Shard, finish, predict_split
+from ofa_jax.evaluation.submission import file_name
+from ofa_jax.model.config import OFAConfig
+from ofa_jax.model.ofa import OFA
+from ofa_jax.report.build import build_report
+
+logger = logging.getLogger("ofa_jax")
+
+SETTINGS_FILE = "evaluation.json"
+_PROGRESS_SECONDS = 30.0
+
+
+def evaluate(
+    *,
+    output_dir: str,
+    mixture_or_task_name: str,
+    checkpoint: str = "",
+    module: str | Sequence[str] = (),
+    splits: Sequence[str] = ("validation",),
+    task_feature_lengths: Mapping[str, int] | None = None,
+    batch_size: int = 32,
+    num_examples: int = 0,
+    beam_size: int = 1,
+    closed_set_method: str = "",
+    ema: bool = False,
+    dtype: str = "",
+    model_settings: Mapping[str, Any] | None = None,
+    prepared_data: str = "",
+    num_shards: int = 0,
+    shard: int = 0,
+    skip_bad_records: bool = True,
+    seed: int = 0,
+    locations: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Predicts, scores and reports every task of a mixture on every split.
+
+    Args:
+      output_dir: folder of the results; made where it does not exist.
+      mixture_or_task_name: a registered task or mixture.
+      checkpoint: folder of a run, orbax folder, `.pt`, HuggingFace folder or hub repository; "" is
+        the quickstart's run.
+      module: modules that register the tasks.
+      splits: splits of the tasks' sources.
+      task_feature_lengths: None takes those of the run that the checkpoint comes from.
+      batch_size: examples per step, over all devices of this process.
+      num_examples: the first so many of each split; 0 = all.
+      beam_size: of tasks whose recipe names none; 1 is greedy.
+      closed_set_method: "search" or "candidates" instead of a task's own method; "" keeps it.
+      ema: take the moving average of the weights.
+      dtype: type of the computation; "" = as the checkpoint says.
+      model_settings: fields of the model's configuration to change.
+      prepared_data: folder of prepared shards that takes the place of the tasks' own files.
+      num_shards: processes that share the examples; 0 = as many as JAX has.
+      shard: number of this one, where `num_shards` is given.
+      skip_bad_records: count and leave out bad records; otherwise they are errors.
+      seed: seed of the examples and of sampling.
+      locations: folders by name; VOCAB_DIR is by default the vocabulary beside the checkpoint.
+
+    Returns:
+      The content of `metrics.json`; {} while other shards are not done.
+
+    Raises:
+      ValueError: a setting that cannot work; the message names it.
+    """
+    started = time.perf_counter()
+    part = Shard(jax.process_index(), jax.process_count())
+    if num_shards:
+        part = Shard(shard, num_shards)
+    devices = Devices.of_this_process()
+    devices.check_batch(batch_size, "BATCH_SIZE")
+    for name, path in (locations or {}).items():
+        data_locations.assign(name, path)
+    source = find_checkpoint(checkpoint)
+    lengths = _lengths(task_feature_lengths, source)
+    import_modules((module,) if isinstance(module, str) else tuple(module))
+    tasks = [task for task, _ in lookup(mixture_or_task_name)]
+    if prepared_data:
+        tasks = [dataclasses.replace(task, source=PreparedSource(prepared_data)) for task in tasks]
+    for task in tasks:
+        finetuning_scoring.check_installed(task.scorer)
+    imported = load_weights(source, ema=ema, dtype=dtype, settings=model_settings)
+    if imported.vocabulary_files and not data_locations.is_assigned("VOCAB_DIR"):
+        data_locations.assign("VOCAB_DIR", str(imported.vocabulary_files[0].parent))
+    _check_vocabulary(tasks, imported.config, source)
+    for task in tasks:
+        for split in splits:
+            task.source.open(split)
+
+    root = pathlib.Path(output_dir)
+    root.mkdir(parents=True, exist_ok=True)
+    _refuse_other_settings(
+        root,
+        {
+            "checkpoint": source,
+            "lengths": dict(lengths),
+            "seed": seed,
+            "beam_size": beam_size,
+            "closed_set_method": closed_set_method,
+            "ema": ema,
+            "prepared_data": prepared_data,
+        },
+    )
+    variables = devices.replicate(imported.variables)
+    answerer = Answerer(
+        OFA(imported.config),
+        tasks[0].tokenizer(),
+        lengths,
+        beam_size=beam_size,
+        method=closed_set_method,
+        place=devices.split,
+        seed=seed,
+    )
+
+    def answer(task: OFATask, rows: Any, number: int) -> tuple[Any, Any]:
+        found = answerer(variables, task, rows, number)
+        return found.tokens, found.scores
+
+    entries: dict[str, dict[str, Any]] = {split: {} for split in splits}
+    complete = True
+    for task in tasks:
+        for split in splits:
+            name = _name(task, tasks, split, splits)
+            total = min(len(task.source.open(split)), num_examples or 1 << 62)
+            tally = predict_split(
+                task,
+                answer,
+                lengths,
+                split=split,
+                work=part.work_file(root / "work", name),
+                batch_size=batch_size,
+                shard=part,
+                seed=seed,
+                limit=num_examples or None,
+                pictures_root=root,
+                name=name,
+                skip_bad=skip_bad_records,
+                image_tokenizer=image_tokenizer_of(task),
+                progress=_Progress(name),
+            )
+            works = [Shard(i, part.count).work_file(root / "work", name) for i in range(part.count)]
+            if not all(
+                _line_count(work) == len(range(number, total, part.count))
+                for number, work in enumerate(works)
+            ):
+                logger.info("%s: waiting for other shards; whoever is last scores it", name)
+                complete = False
+                continue
+            form = task.answering.submission
+            result, skipped = finish(
+                task,
+                works,
+                root,
+                name=name,
+                submission=root / "submissions" / name / file_name(form, split) if form else None,
+            )
+            entry: dict[str, Any] = {"n": tally.examples, "skipped": skipped}
+            if result is not None:
+                entry |= result.entry()
+                logger.info("%s: %s %.4f", name, result.primary, result.metrics[result.primary])
+            else:
+                logger.info("%s: %d predictions, no truth to score them by", name, tally.examples)
+            if skipped:
+                logger.warning("%s: %d bad records were left out", name, skipped)
+            entries[split][_name(task, tasks)] = entry
+    if not complete:
+        return {}
+    facts = {
+        "name": root.name,
+        "finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "model": source,
+        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(imported.variables["params"])),
+        "mixture": mixture_or_task_name,
+        "hardware": device_name(),
+    }
+    first, *others = splits
+    scored = {name: entry for name, entry in entries[first].items() if "primary" in entry}
+    results = {
+        "run": facts,
+        "tasks": scored,
+        "splits": {split: entries[split] for split in others},
+        "counts": {
+            split: {name: {"n": e["n"], "skipped": e["skipped"]} for name, e in group.items()}
+            for split, group in entries.items()
+        },
+    }
+    write_json(root / "metrics.json", results)
+    logger.info("report: %s", build_report(root))
+    logger.info("done in %s", duration(time.perf_counter() - started))
+    return results
+
+
+class _Progress:
+    """A log line at the end, and every half minute before."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._last = self._start = time.perf_counter()
+        self._first: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.perf_counter()
+        self._first = done if self._first is None else self._first
+        if done < total and now - self._last < _PROGRESS_SECONDS:
+            return
+        self._last = now
+        rate = (done - self._first) / (now - self._start) if done > self._first else 0.0
+        left = f", {duration((total - done) / rate)} left" if rate and done < total else ""
+        logger.info("%s: %d of %d examples%s", self._name, done, total, left)
+
+
+def _lengths(given: Mapping[str, int] | None, checkpoint: str) -> dict[str, int]:
+    lengths = dict(given) if given else trained_lengths(checkpoint)
+    if not lengths:
+        raise ValueError(
+            f"TASK_FEATURE_LENGTHS: {checkpoint} is not the folder of a run, so give the lengths, "
+            "such as --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 64, 'targets': 32, 'image': 480}\""
+        )
+    if set(lengths) != set(LENGTH_KEYS):
+        raise ValueError(f"TASK_FEATURE_LENGTHS must name {', '.join(LENGTH_KEYS)}, got {lengths}")
+    return lengths
+
+
+def _check_vocabulary(tasks: Sequence[OFATask], config: OFAConfig, checkpoint: str) -> None:
+    for task in tasks:
+        size = task.tokenizer().layout.size
+        if size != config.vocab_size:
+            raise ValueError(
+                f"task {task.name!r} has a vocabulary of {size} ids, {checkpoint} of "
+                f"{config.vocab_size}; VOCAB_DIR must be the vocabulary of that model"
+            )
+
+
+def _name(
+    task: OFATask, tasks: Sequence[OFATask], split: str = "", splits: Sequence[str] = ()
+) -> str:
+    """Name of a task in files and reports: its family where that is unique, and the split."""
+    families = [other.family for other in tasks]
+    name = task.family if families.count(task.family) == 1 else task.name
+    return name if split in ("", *splits[:1]) else f"{name}_{split}"
+
+
+def _line_count(path: pathlib.Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(line.endswith(b"\n") for line in file)
+
+
+def _refuse_other_settings(root: pathlib.Path, settings: dict[str, Any]) -> None:
+    """A folder goes on with the settings that it began with."""
+    path = root / SETTINGS_FILE
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in settings if before.get(name) != settings[name]]
+        if changed:
+            name = changed[0]
+            raise ValueError(
+                f"OUTPUT_DIR {root} holds an evaluation with {name} {before.get(name)!r}, now it "
+                f"is {settings[name]!r}; give another folder, or delete that one"
+            )
+    write_json(path, settings)

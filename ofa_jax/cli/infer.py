@@ -1,0 +1,423 @@
+"""Free instructions to pictures: `infer_script.infer`, behind `python -m ofa_jax.infer`.
+
+One picture: the answer is printed, a box is drawn into a PNG. Many pictures, from files, folders
+or a prepared data set: a line per picture in `predictions.jsonl`, written batch by batch, and a
+report page; the same command goes on where a stopped one was. Bad pictures are counted.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ofa_jax.cli.inference_model import Devices, find_checkpoint, trained_lengths
+from ofa_jax.cli.run_tasks import write_json
+from ofa_jax.data.answering import AnswerList
+from ofa_jax.data.ops.image import BadImageError, decode_image, image_size
+from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.decoding.beam import BeamConfig
+from ofa_jax.decoding.constraints import Trie
+from ofa_jax.decoding.sampling import SamplingConfig
+from ofa_jax.pretrained import OFAPredictor, Prediction, load
+from ofa_jax.report.build import build_report
+
+logger = logging.getLogger("ofa_jax")
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_BINS = re.compile(r"<bin_(\d+)>\s*<bin_(\d+)>\s*<bin_(\d+)>\s*<bin_(\d+)>")
+_REGION = "{region}"
+# Pictures that are copied for the report.
+_SHOWN = 48
+_NAMED = 20
+_INK = (230, 40, 40)
+
+
+def infer(
+    *,
+    instruction: str,
+    checkpoint: str = "",
+    images: Sequence[str] = (),
+    prepared_data: str = "",
+    split: str = "validation",
+    region: Sequence[float] | None = None,
+    without_image: bool = False,
+    answers: str | Sequence[str] = (),
+    output_dir: str = "",
+    batch_size: int = 8,
+    image_side: int = 0,
+    vocabulary: str = "",
+    ema: bool = False,
+    dtype: str = "",
+    decoding: Mapping[str, Any] | None = None,
+    sampling: bool = False,
+    seed: int = 0,
+) -> list[Prediction]:
+    """Answers one instruction about each picture.
+
+    Args:
+      instruction: what to do, such as "what does the image describe?". Regions are four bins
+        `<bin_12> ...`, or `{region}` with `region`.
+      checkpoint: folder of a run, orbax folder, `.pt`, HuggingFace folder or hub repository; "" is
+        the quickstart's run.
+      images: files, folders, or patterns such as "photos/*.jpg".
+      prepared_data: folder of prepared shards whose pictures are used.
+      split: of that folder.
+      region: x0, y0, x1, y1 in pixels of the picture; takes the place of `{region}`.
+      without_image: the instruction is about text alone.
+      answers: the only allowed answers: a list, or a file of them (`.txt`, `.json`, `.pkl`).
+      output_dir: folder of the results; "" prints one picture's answer and writes a drawn box
+        into the working directory, and takes "runs/infer" for several.
+      batch_size: pictures per step, over all devices of this process.
+      image_side: side in pixels of the model's input; 0 = as the run was trained, else 480.
+      vocabulary: folder of the vocabulary; "" = the one beside the weights.
+      ema: take the moving average of the weights.
+      dtype: type of the computation; "" = as the checkpoint says.
+      decoding: settings of `BeamConfig` (or `SamplingConfig`) that differ from those of free
+        instructions: 5 beams, at most 64 tokens, no repeated 3-grams.
+      sampling: draw the answer instead of searching the likeliest.
+      seed: of sampling.
+
+    Returns:
+      The predictions of a single picture or text; [] for many, which are in the file.
+
+    Raises:
+      ValueError: a setting that cannot work, or a bad single picture.
+    """
+    if not instruction.strip():
+        raise ValueError("--instruction is empty; say what the model should do")
+    paths = find_pictures(images)
+    _check_inputs(instruction, paths, prepared_data, region, without_image)
+    source = find_checkpoint(checkpoint)
+    side = image_side or (trained_lengths(source) or {}).get("image")
+    predictor = load(
+        source,
+        vocabulary=vocabulary or None,
+        image_size=side or None,
+        dtype=dtype or None,
+        ema=ema,
+        progress=lambda line: logger.info("%s", line),
+    )
+    settings = _settings(decoding, sampling)
+    options: dict[str, Any] = {"decoding": settings, "seed": seed}
+    if answers:
+        options["constraint"] = _closed_set(answers, predictor, settings.max_length())
+    check_regions(instruction, predictor)
+    if prepared_data or len(paths) > 1:
+        pictures = _prepared_pictures(prepared_data, split) if prepared_data else _files(paths)
+        _many(predictor, pictures, instruction, region, options, output_dir, batch_size)
+        return []
+    image = _read(paths[0]) if paths else None
+    asked = _with_region(instruction, region, image, predictor)
+    prediction = predictor.generate(image, asked, **options)
+    print(prediction.text)
+    if image is not None and prediction.box is not None:
+        name = f"{pathlib.Path(paths[0]).stem}_box.png"
+        target = pathlib.Path(output_dir) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draw_box(image, prediction.box).save(target)
+        x0, y0, x1, y1 = (round(v, 1) for v in prediction.box)
+        print(f"box: {x0} {y0} {x1} {y1} (left, top, right, bottom, pixels); drawn in {target}")
+    return [prediction]
+
+
+def find_pictures(names: Sequence[str]) -> list[str]:
+    """Picture files behind files, folders and patterns, in order, each folder sorted.
+
+    Args:
+      names: as the user gave them.
+
+    Raises:
+      ValueError: something that does not exist, or a folder without pictures.
+    """
+    found: list[str] = []
+    for name in [names] if isinstance(names, str) else names:
+        path = pathlib.Path(name)
+        if path.is_dir():
+            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            if not inside:
+                raise ValueError(
+                    f"--image {name}: the folder has no pictures ("
+                    f"{', '.join(sorted(PICTURE_SUFFIXES))})"
+                )
+            found += inside
+        elif path.is_file():
+            found.append(name)
+        elif matches := sorted(glob.glob(name, recursive=True)):
+            found += [match for match in matches if pathlib.Path(match).is_file()]
+        else:
+            raise ValueError(f"--image {name}: no such file or folder")
+    return found
+
+
+def check_regions(instruction: str, predictor: OFAPredictor) -> None:
+    """Fails where a region of an instruction lies outside the model's input.
+
+    Args:
+      instruction: may hold runs of four bins.
+      predictor: its input size and bins decide.
+
+    Raises:
+      ValueError: names the region and what would be right.
+    """
+    layout, side = predictor.tokenizer.layout, predictor.image_size
+    last = int(layout.coordinates_to_bins(np.array([side]))[0])
+    for match in _BINS.finditer(instruction):
+        x0, y0, x1, y1 = (int(number) for number in match.groups())
+        if not (x0 < x1 <= last and y0 < y1 <= last):
+            raise ValueError(
+                f"region {match.group()} is no box of the picture: left < right and top < bottom, "
+                f"and at most <bin_{last}>, the edge of the model's input of {side} pixels "
+                "(--region takes pixels of the picture instead)"
+            )
+
+
+def draw_box(image: np.ndarray, box: Sequence[float]) -> Image.Image:
+    """The picture with a frame around a region.
+
+    Args:
+      image: uint8[y, x, 3].
+      box: x0, y0, x1, y1 in its pixels.
+    """
+    scale = max(1, -(-256 // max(image.shape[:2])))  # tiny pictures are enlarged to be seen
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture = picture.resize(
+        (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
+    )
+    x0, x1 = sorted((float(box[0]) * scale, float(box[2]) * scale))
+    y0, y1 = sorted((float(box[1]) * scale, float(box[3]) * scale))
+    width = max(2, round(max(picture.size) / 200))
+    ImageDraw.Draw(picture).rectangle((x0, y0, x1, y1), outline=_INK, width=width)
+    return picture
+
+
+def _check_inputs(
+    instruction: str,
+    paths: Sequence[str],
+    prepared_data: str,
+    region: Sequence[float] | None,
+    without_image: bool,
+) -> None:
+    has_image = bool(paths or prepared_data)
+    if not has_image and not without_image:
+        raise ValueError(
+            "no image: give --image FILE or FOLDER, or --without_image if the instruction is about "
+            "text alone"
+        )
+    if has_image and without_image:
+        raise ValueError("--image and --without_image exclude each other")
+    if (region is not None) != (_REGION in instruction):
+        raise ValueError(
+            f"--region x0,y0,x1,y1 and {_REGION} in the instruction belong together, as in "
+            f"--instruction 'what color is the car in the region? region: {_REGION}'"
+        )
+    if region is not None and len(region) != 4:
+        raise ValueError(f"--region is x0,y0,x1,y1 in pixels, got {len(region)} numbers")
+
+
+def _settings(decoding: Mapping[str, Any] | None, sampling: bool) -> BeamConfig | SamplingConfig:
+    given = dict(decoding or {})
+    try:
+        if sampling:
+            return SamplingConfig(**{"max_len_b": 64, **given})
+        return BeamConfig(**{"beam": 5, "max_len_b": 64, "no_repeat_ngram_size": 3, **given})
+    except TypeError as error:
+        raise ValueError(f"decoding: {error}") from error
+
+
+def _closed_set(answers: str | Sequence[str], predictor: OFAPredictor, max_length: int) -> Trie:
+    if isinstance(answers, str) and pathlib.Path(answers).suffix in (".txt", ".json", ".pkl"):
+        words = AnswerList(path=answers).load()
+    else:
+        listed = answers.split(",") if isinstance(answers, str) else answers
+        words = tuple(word.strip() for word in listed if word.strip())
+    if not words:
+        raise ValueError("--answers is empty; give at least one answer")
+    ids = [predictor.tokenizer.encode_text(f" {word}") for word in words]
+    for word, row in zip(words, ids):
+        if len(row) > max_length:
+            raise ValueError(
+                f"answer {word!r} has {len(row)} tokens, longer than the {max_length} of an answer"
+            )
+    return Trie.build(ids)
+
+
+def _read(path: str) -> np.ndarray:
+    try:
+        return decode_image(pathlib.Path(path).read_bytes())
+    except BadImageError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _with_region(
+    instruction: str,
+    region: Sequence[float] | None,
+    image: np.ndarray | None,
+    predictor: OFAPredictor,
+) -> str:
+    if region is None or image is None:
+        return instruction
+    x0, y0, x1, y1 = region
+    width, height = image_size(image)
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise ValueError(
+            f"region {x0:g},{y0:g},{x1:g},{y1:g} is not inside the picture of {width}x{height} "
+            "pixels (left, top, right, bottom)"
+        )
+    return instruction.replace(_REGION, predictor.region(region, image))
+
+
+def _files(paths: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """(name, uint8[y, x, 3] or the error) of each file, read when it is its turn."""
+    for path in paths:
+        try:
+            yield path, _read(path)
+        except (ValueError, OSError) as error:
+            yield path, error
+
+
+def _prepared_pictures(folder: str, split: str) -> Iterator[tuple[str, Any]]:
+    records = PreparedSource(folder).open(split)
+    for index in range(len(records)):
+        example = records[index]
+        name = str(example.get("image_id", index))
+        try:
+            image = example.get("image", b"")
+            yield name, decode_image(image) if isinstance(image, bytes) else np.asarray(image)
+        except ValueError as error:
+            yield name, ValueError(f"{name}: {error}")
+
+
+def _many(
+    predictor: OFAPredictor,
+    pictures: Iterator[tuple[str, Any]],
+    instruction: str,
+    region: Sequence[float] | None,
+    options: dict[str, Any],
+    output_dir: str,
+    batch_size: int,
+) -> None:
+    """Streams pictures through the model into `predictions/answers.jsonl`."""
+    devices = Devices.of_this_process()
+    devices.check_batch(batch_size, "--batch_size")
+    predictor.spread(devices.replicate, devices.split)
+    root = pathlib.Path(output_dir or "runs/infer")
+    _refuse_other_instruction(root, instruction, region)
+    path = root / "predictions" / "answers.jsonl"
+    (root / "examples" / "answers").mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bad = root / "skipped.jsonl"
+    done = _complete_lines(path) + _complete_lines(bad)
+    if done:
+        logger.info("going on behind %d pictures in %s", done, path)
+    count = skipped = 0
+    batch: list[tuple[int, str, Any, str]] = []
+    with path.open("a", encoding="utf-8") as file:
+
+        def flush() -> None:
+            images = [image for _, _, image, _ in batch]
+            asked = [line for _, _, _, line in batch]
+            fill = batch_size - len(batch)
+            found = predictor.generate_batch(
+                [*images, *[images[0]] * fill], [*asked, *[asked[0]] * fill], **options
+            )
+            for (index, name, image, line), prediction in zip(batch, found):
+                row = _row(root, index, name, image, line, prediction)
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            batch.clear()
+            logger.info("%d pictures answered", count - skipped)
+
+        for index, (name, image) in enumerate(pictures):
+            count += 1
+            if index < done:
+                continue
+            try:
+                if isinstance(image, Exception):
+                    raise image
+                line = _with_region(instruction, region, image, predictor)
+            except (ValueError, OSError) as error:
+                skipped += 1
+                if skipped <= _NAMED:
+                    logger.warning("skipped: %s", error)
+                if batch:
+                    flush()  # so that the two files together tell where to go on
+                with bad.open("a", encoding="utf-8") as rejected:
+                    rejected.write(json.dumps({"image": name, "reason": str(error)}) + "\n")
+                continue
+            batch.append((index, name, image, line))
+            if len(batch) == batch_size:
+                flush()
+        if batch:
+            flush()
+    if skipped:
+        logger.warning("%d of %d pictures were bad and are left out", skipped, count)
+    if skipped == count:
+        raise ValueError(f"none of the {count} pictures could be read")
+    write_json(
+        root / "metrics.json",
+        {"run": {"name": root.name, "instruction": instruction}, "tasks": {}, "splits": {}},
+    )
+    logger.info("predictions: %s, report: %s", path, build_report(root))
+
+
+def _row(
+    root: pathlib.Path,
+    index: int,
+    name: str,
+    image: np.ndarray,
+    line: str,
+    prediction: Prediction,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "example_id": name,
+        "input_text": line,
+        "image": None,
+        "image_size": list(image_size(image)),
+        "prediction_text": prediction.text,
+        "target_text": "",
+        "log_probability": round(prediction.score, 5),
+    }
+    if prediction.box is not None:
+        row["predicted_box"] = [round(value, 2) for value in prediction.box]
+    if index < _SHOWN:
+        file = root / "examples" / "answers" / f"{index}.png"
+        Image.fromarray(np.ascontiguousarray(image)).save(file)
+        row["image"] = str(file.relative_to(root))
+    return row
+
+
+def _complete_lines(path: pathlib.Path) -> int:
+    """Complete lines of a file; an incomplete last one is cut off."""
+    if not path.exists():
+        return 0
+    lines = end = 0
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                lines, end = lines + 1, end + len(line)
+    with path.open("r+b") as file:
+        file.truncate(end)
+    return lines
+
+
+def _refuse_other_instruction(
+    root: pathlib.Path, instruction: str, region: Sequence[float] | None
+) -> None:
+    path = root / "instruction.json"
+    asked = {"instruction": instruction, "region": None if region is None else list(region)}
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != asked:
+        raise ValueError(
+            f"--output {root} holds the answers to another instruction; give another folder"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(path, asked)

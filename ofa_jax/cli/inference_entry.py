@@ -1,0 +1,173 @@
+"""The command lines of evaluation and inference.
+
+The everyday options are short names of gin settings: both end in one function call that gin
+configures, and any other setting can be given as `--gin.NAME=VALUE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ofa_jax.cli.entry import set_up_process
+
+EVAL_FILE = "gin_configs/runs/eval.gin"
+INFER_FILE = "gin_configs/runs/infer.gin"
+
+
+def run_eval(arguments: Sequence[str]) -> int:
+    """Parses the command line of `python -m ofa_jax.eval` and evaluates.
+
+    Returns:
+      Exit status: 0, or 2 for a mistake in the settings.
+    """
+    parser = _parser("eval", "Evaluates a checkpoint on the splits of a task or mixture.")
+    parser.add_argument("--checkpoint", help="run folder, .pt, HuggingFace folder or hub id")
+    parser.add_argument("--task", help="registered task or mixture")
+    parser.add_argument("--module", action="append", help="module that registers it; repeatable")
+    parser.add_argument("--split", action="append", help="repeatable; default validation")
+    parser.add_argument("--output", help="folder of the results")
+    parser.add_argument("--data", help="DATA_DIR, the folder of the task's files")
+    parser.add_argument("--vocabulary", help="VOCAB_DIR; default beside the checkpoint")
+    parser.add_argument("--prepared", help="folder of prepared shards instead of the task's files")
+    parser.add_argument("--num_examples", type=int, help="the first so many; default all")
+    parser.add_argument("--batch_size", type=int, help="over all devices")
+    options, bindings = _options(parser, arguments)
+    function = "eval_script.evaluate"
+    locations = {"DATA_DIR": options.data, "VOCAB_DIR": options.vocabulary}
+    chosen = {
+        "CHECKPOINT": options.checkpoint,
+        "MIXTURE_OR_TASK_NAME": options.task,
+        "MIXTURE_OR_TASK_MODULE": options.module and tuple(options.module),
+        "SPLITS": options.split and tuple(options.split),
+        "OUTPUT_DIR": options.output,
+        "LOCATIONS": {name: path for name, path in locations.items() if path} or None,
+        "BATCH_SIZE": options.batch_size,
+        f"{function}.prepared_data": options.prepared,
+        f"{function}.num_examples": options.num_examples,
+    }
+
+    def load() -> Callable[..., Any]:
+        from ofa_jax.cli.evaluate import evaluate
+
+        return evaluate
+
+    required = ("MIXTURE_OR_TASK_NAME", "OUTPUT_DIR")
+    return _run(function, load, options, chosen, bindings, EVAL_FILE, required)
+
+
+def run_infer(arguments: Sequence[str]) -> int:
+    """Parses the command line of `python -m ofa_jax.infer` and answers.
+
+    Returns:
+      Exit status: 0, or 2 for a mistake in the settings.
+    """
+    parser = _parser("infer", "Answers an instruction about pictures.")
+    parser.add_argument("--image", action="append", help="file, folder or pattern; repeatable")
+    parser.add_argument("--instruction", help='such as "what does the image describe?"')
+    parser.add_argument("--checkpoint", help="run folder, .pt, HuggingFace folder or hub id")
+    parser.add_argument("--region", type=_numbers, help="x0,y0,x1,y1 in pixels, for {region}")
+    parser.add_argument("--answers", help="allowed answers: a,b,c or a .txt, .json or .pkl file")
+    parser.add_argument("--prepared", help="folder of prepared shards whose pictures are used")
+    parser.add_argument("--split", help="of the prepared data set; default validation")
+    parser.add_argument("--output", help="folder of the results")
+    parser.add_argument("--vocabulary", help="folder of the vocabulary")
+    parser.add_argument("--image_side", type=int, help="side of the model's input in pixels")
+    parser.add_argument("--batch_size", type=int, help="pictures per step, over all devices")
+    parser.add_argument(
+        "--without_image", action="store_true", help="the instruction is about text alone"
+    )
+    options, bindings = _options(parser, arguments)
+    function = "infer_script.infer"
+    chosen = {
+        "CHECKPOINT": options.checkpoint,
+        "INSTRUCTION": options.instruction,
+        "IMAGES": options.image and tuple(options.image),
+        "OUTPUT_DIR": options.output,
+        "BATCH_SIZE": options.batch_size,
+        f"{function}.region": options.region,
+        f"{function}.answers": options.answers,
+        f"{function}.prepared_data": options.prepared,
+        f"{function}.split": options.split,
+        f"{function}.vocabulary": options.vocabulary,
+        f"{function}.image_side": options.image_side,
+        f"{function}.without_image": options.without_image or None,
+    }
+
+    def load() -> Callable[..., Any]:
+        from ofa_jax.cli.infer import infer
+
+        return infer
+
+    return _run(function, load, options, chosen, bindings, INFER_FILE, ())
+
+
+def _parser(verb: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m ofa_jax.{verb}",
+        description=description,
+        epilog="Any other setting can be given as --gin.NAME=VALUE.",
+    )
+    parser.add_argument("--gin_file", action="append", help="may be repeated")
+    parser.add_argument("--print_config", action="store_true", help="print the settings and stop")
+    return parser
+
+
+def _options(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    from ofa_jax.cli import gin_files
+
+    others, bindings = gin_files.split_overrides(arguments)
+    return parser.parse_args(others), bindings
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not x0,y0,x1,y1") from error
+
+
+def _run(
+    name: str,
+    load: Callable[[], Callable[..., Any]],
+    options: argparse.Namespace,
+    chosen: dict[str, Any],
+    bindings: list[str],
+    gin_file: str,
+    required: Sequence[str],
+) -> int:
+    set_up_process()
+    import gin
+
+    from ofa_jax.checkpoint.errors import CheckpointError
+    from ofa_jax.checkpoint.torch_archive import CheckpointFileError
+    from ofa_jax.cli import gin_files
+
+    function = load()
+    lines = [f"{key} = {value!r}" for key, value in chosen.items() if value is not None]
+    module, _, short = name.rpartition(".")
+    try:
+        gin.clear_config()
+        configurable = gin.external_configurable(function, short, module=module)
+        gin_files.parse(
+            [gin_file, *(options.gin_file or ())],
+            [*lines, *bindings],
+            {name: function},
+            required=required,
+        )
+        if options.print_config:
+            print(gin_files.resolved())
+            return 0
+        configurable()
+    except (ValueError, OSError, CheckpointError, CheckpointFileError) as error:
+        if os.environ.get("OFA_TRACEBACK"):
+            raise
+        # gin appends where in the configuration it was; the first line is the message.
+        print(f"error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        return 2
+    return 0
