@@ -56,7 +56,7 @@ class AnswerList:
         Raises:
           InstructionError: names the answer and the set.
         """
-        known = _answer_set(self)
+        known = _answer_set(self.load())
         if answer not in known:
             where = f"the {len(known)} answers of {self.path}" if self.path else f"{self.words}"
             raise InstructionError(f"answer {answer!r} is not one of {where}")
@@ -228,5 +228,5 @@ def _ordered(raw: Any, path: str) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=16)
-def _answer_set(answers: AnswerList) -> frozenset[str]:
-    return frozenset(answers.load())
+def _answer_set(answers: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(answers)

@@ -8,9 +8,8 @@ from ofa_jax.data import locations
 from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 
-@functools.lru_cache(maxsize=4)
 def official_tokenizer(folder: str) -> Tokenizer:
-    """Loads the vocabulary files of a folder once per process.
+    """Loads the vocabulary files of a folder, each folder once per process.
 
     Args:
       folder: path of GPT-2 or BERT vocabulary files; may hold `{VOCAB_DIR}`.
@@ -21,4 +20,9 @@ def official_tokenizer(folder: str) -> Tokenizer:
     Raises:
       ValueError: the folder is not set or lacks its files.
     """
-    return load_tokenizer(locations.resolve(folder))
+    return _load(locations.resolve(folder))
+
+
+@functools.lru_cache(maxsize=4)
+def _load(folder: str) -> Tokenizer:
+    return load_tokenizer(folder)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ofa_jax.data.answering import FREE_ANSWER, Answering, AnswerList
+from ofa_jax.data.answering import FREE_ANSWER, Answering
 from ofa_jax.data.instruction import Example, Features, Instruction, InstructionError
 from ofa_jax.text.tokenizer import Tokenizer
 
@@ -172,7 +172,7 @@ class OFATask:
         prefix = "".join(p for p in self.instructions[0].target if isinstance(p, str))
         try:
             return _answer_ids(
-                self.answering.answers, self.tokenizer, prefix, self.answering.max_tokens
+                self.answering.answers.load(), self.tokenizer(), prefix, self.answering.max_tokens
             )
         except ValueError as error:
             raise ValueError(f"task {self.name!r}: {error}") from error
@@ -214,11 +214,11 @@ class OFATask:
 
 @functools.lru_cache(maxsize=16)
 def _answer_ids(
-    answers: AnswerList, tokenizer: Callable[[], Tokenizer], prefix: str, limit: int | None
+    answers: tuple[str, ...], tokenizer: Tokenizer, prefix: str, limit: int | None
 ) -> tuple[tuple[int, ...], ...]:
     rows = []
-    for answer in answers.load():
-        ids = tokenizer().encode_text(prefix + answer)
+    for answer in answers:
+        ids = tokenizer.encode_text(prefix + answer)
         if limit is not None and len(ids) > limit:
             raise ValueError(f"answer {answer!r} has {len(ids)} tokens, the target holds {limit}")
         rows.append(tuple(ids))
