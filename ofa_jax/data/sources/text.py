@@ -1,0 +1,204 @@
+"""Plain text: JSON lines or lines of text, also compressed (.gz, .zst) as the Pile is.
+
+Lines of a plain file are found by offset. A compressed file can only be read forward: reading in
+order, as `ofa_jax.prepare` does, passes it once; a step back begins again, so prepare compressed
+text before training on it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+import gzip
+import io
+import json
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from ofa_jax.data.instruction import Example
+from ofa_jax.data.sources import lines, split_paths
+from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.schema import nearest
+
+FORMS = ("jsonl", "txt")
+
+_COMPRESSED = (".gz", ".zst")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSource:
+    """One example of type `text` per line that is not blank.
+
+    Attributes:
+      paths: the files; `*` and commas are allowed.
+      form: `jsonl` (an object per line) or `txt`.
+      key: key of the text in an object.
+      dataset: name of the data set.
+    """
+
+    paths: split_paths.Paths
+    form: str = "jsonl"
+    key: str = "text"
+    dataset: str = ""
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"unknown form of text {self.form!r}{nearest(self.form, FORMS)}")
+
+    def open(self, split: str) -> TextRecords:
+        """Counts the lines of a split; compressed files are read through for that.
+
+        Raises:
+          ValueError: a file is missing, empty or damaged.
+        """
+        paths = split_paths.files(self.paths, split, f"texts ({self.form})")
+        counts = [_count(path) for path in paths]
+        return TextRecords(self, paths, tuple(np.cumsum(counts, dtype=np.int64).tolist()))
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRecords:
+    """Access to the texts of some files; random where they are not compressed.
+
+    Attributes:
+      source: how lines become examples.
+      paths: the files.
+      ends: for each, the number of lines up to and including it.
+    """
+
+    source: TextSource
+    paths: tuple[str, ...]
+    ends: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} texts, there is no number {index}")
+        number = bisect.bisect_right(self.ends, index)
+        path = self.paths[number]
+        position = int(index - (self.ends[number - 1] if number else 0))
+        line = _line(path, position)
+        try:
+            text = line.decode("utf-8")
+            if self.source.form == "jsonl":
+                text = self._text(json.loads(text))
+        except ValueError as error:
+            raise SourceError(f"{path}, text {position + 1}: {error}") from error
+        name = os.path.basename(path)
+        example = {"image_id": f"{name}:{position}", "text": text, "type": "text"}
+        return {**example, "dataset": self.source.dataset} if self.source.dataset else example
+
+    def _text(self, entry: Any) -> str:
+        text = entry.get(self.source.key) if isinstance(entry, dict) else None
+        if not isinstance(text, str):
+            raise SourceError(f"the line is no object with a text under {self.source.key!r}")
+        return text
+
+
+def _is_compressed(path: str) -> bool:
+    return path.endswith(_COMPRESSED)
+
+
+@functools.lru_cache(maxsize=256)
+def _count(path: str) -> int:
+    if not _is_compressed(path):
+        return len(lines.spans(path))
+    count = 0
+    with _Cursor(path) as cursor:
+        while cursor.next() is not None:
+            count += 1
+    if not count:
+        raise SourceError(f"{path} is empty")
+    return count
+
+
+def _line(path: str, position: int) -> bytes:
+    if not _is_compressed(path):
+        return lines.line(path, position)
+    return _cursor(path, os.getpid()).line(position)
+
+
+class _Cursor:
+    """A compressed file and how far it has been read."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._lock = threading.Lock()
+        self._file: Any = None
+        self._position = 0
+        self._last = b""
+
+    def __enter__(self) -> _Cursor:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def next(self) -> bytes | None:
+        """The next line that is not blank, None at the end."""
+        if self._file is None:
+            self._file = io.BufferedReader(_decompressed(self._path), 1 << 20)
+        try:
+            for line in self._file:
+                if line := line.rstrip(b"\r\n"):
+                    self._position += 1
+                    self._last = line
+                    return line
+        except (OSError, EOFError) as error:
+            raise SourceError(
+                f"{self._path}, text {self._position + 1}: the file is cut off or damaged: {error}"
+            ) from error
+        return None
+
+    def line(self, position: int) -> bytes:
+        """The line at a position, from 0; begins again where it lies behind."""
+        with self._lock:
+            if position < self._position - 1:
+                self._file.close()
+                self._file, self._position = None, 0
+            while self._position <= position:
+                if self.next() is None:
+                    raise SourceError(f"{self._path} has changed: it ends at {self._position}")
+            return self._last
+
+
+@functools.lru_cache(maxsize=64)
+def _cursor(path: str, process: int) -> _Cursor:
+    """A cursor; `process` keeps a forked child from moving its parent's."""
+    del process
+    return _Cursor(path)
+
+
+def _decompressed(path: str) -> Any:
+    if path.endswith(".gz"):
+        return gzip.open(path, "rb")
+    import pyarrow
+
+    # pyarrow brings the zstd decoder; gzip it would read as well, but stops at the first member.
+    return _Zstandard(pyarrow.CompressedInputStream(pyarrow.OSFile(path), "zstd"))
+
+
+class _Zstandard(io.RawIOBase):
+    """A stream of pyarrow as Python's own file type."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()

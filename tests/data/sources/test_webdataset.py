@@ -1,0 +1,98 @@
+"""Webdataset tars written with the standard library, as img2dataset lays them out."""
+
+import io
+import json
+import tarfile
+
+import pytest
+
+from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.webdataset import WebdatasetSource
+from tests.data.sources.checks import examples_of, same
+from tests.data.sources.photographs import annotated
+
+
+def write_tar(path, files, mode="w"):
+    with tarfile.open(path, mode) as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+def sample(one, prefix="", **texts):
+    key = f"{prefix}{one.number:09d}"
+    metadata = json.dumps({"caption": one.captions[1], "url": "x", "status": "success"})
+    files = {f"{key}.jpg": one.image, f"{key}.json": metadata.encode()}
+    return files | {f"{key}.{suffix}": text.encode() for suffix, text in texts.items()}
+
+
+def test_pictures_with_captions(tmp_path):
+    photographs = annotated()
+    for number in (0, 1):
+        files = {"./": b""}
+        for one in photographs[2 * number : 2 * number + 2]:
+            files |= sample(one, "./", txt=f"{one.captions[0]}\n")
+        # A sample that img2dataset could not download has no picture.
+        files[f"./{number}.txt"] = b"lost"
+        del files["./"]
+        write_tar(tmp_path / f"0000{number}.tar", files)
+    source = WebdatasetSource(str(tmp_path / "*.tar"), dataset="cc12m")
+    for found, one in zip(examples_of(source), photographs, strict=True):
+        expected = {
+            "image": one.image,
+            "image_id": f"{one.number:09d}",
+            "captions": [one.captions[0]],
+            "caption": one.captions[0],
+            "dataset": "cc12m",
+            "type": "caption",
+        }
+        same(found, expected)
+
+
+def test_captions_of_the_metadata(tmp_path):
+    path = write_tar(tmp_path / "a.tar", sample(annotated()[0], "folder/"))
+    [found] = examples_of(WebdatasetSource(path))
+    assert found["captions"] == [annotated()[0].captions[1]]
+    assert found["image_id"] == "folder/000000101"
+    records = WebdatasetSource(path, caption_key="alt").open("train")
+    message = r"a\.tar, sample folder/000000101: its JSON file has no text under 'alt'"
+    with pytest.raises(SourceError, match=message):
+        records[0]
+
+
+def test_pictures_alone_and_with_classes(tmp_path):
+    first, second = annotated()[:2]
+    path = write_tar(tmp_path / "n01440764.tar", {"n01440764_18.JPEG": first.image})
+    [found] = examples_of(WebdatasetSource(path, kind="image"))
+    same(found, {"image": first.image, "image_id": "n01440764_18", "type": "image"})
+    [found] = examples_of(WebdatasetSource(path, kind="classification"))
+    assert (found["label"], found["type"]) == ("n01440764", "classification")
+    with pytest.raises(SourceError, match="no caption beside the picture, only jpeg"):
+        WebdatasetSource(path).open("train")[0]
+    path = write_tar(tmp_path / "b.tar", sample(second, cls="7\n"))
+    [found] = examples_of(WebdatasetSource(path, kind="classification"))
+    assert found["label"] == "7"
+
+
+def test_damaged_tars_are_named(tmp_path):
+    files = sample(annotated()[0], txt="one") | sample(annotated()[1], txt="two")
+    whole = write_tar(tmp_path / "whole.tar", files)
+    data = (tmp_path / "whole.tar").read_bytes()
+    for number, size in enumerate((len(data) // 2, 3000, 700)):
+        path = tmp_path / f"cut{number}.tar"
+        path.write_bytes(data[:size])
+        with pytest.raises(SourceError, match=rf"cut{number}\.tar(, sample .*: the tar)? is cut"):
+            WebdatasetSource(f"{whole},{path}").open("train")
+    path = write_tar(tmp_path / "c.tar", files, "w:gz")
+    with pytest.raises(SourceError, match=r"c\.tar is cut off or not an uncompressed tar"):
+        WebdatasetSource(path).open("train")
+    path = write_tar(tmp_path / "texts.tar", {"a.txt": b"a"})
+    with pytest.raises(SourceError, match=r"texts\.tar: no sample with a picture"):
+        WebdatasetSource(path).open("train")
+    path = write_tar(tmp_path / "text.tar", files | {"000000102.txt": b"\xff"})
+    with pytest.raises(SourceError, match=r"text\.tar, sample 000000102: 'utf-8' codec"):
+        WebdatasetSource(path).open("train")[1]
+    with pytest.raises(ValueError, match="unknown kind of sample 'captions'; did you mean 'capt"):
+        WebdatasetSource(whole, kind="captions")
