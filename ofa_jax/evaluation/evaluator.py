@@ -287,5 +287,5 @@ def _with_centre(image: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
     return composed
 
 
-def _floats(values: Sequence[float]) -> list[float]:
+def _floats(values: Sequence[float] | np.ndarray) -> list[float]:
     return [round(float(value), 3) for value in values]

@@ -60,6 +60,18 @@ FORMATS: Mapping[str, Callable[[Row], dict[str, Any]]] = {
 }
 GLUE = "glue"
 
+# Classes that GLUE's server wants as numbers; those of mnli, qnli and rte it wants by name.
+_NUMBERED = {
+    "unacceptable": 0,
+    "acceptable": 1,
+    "not_equivalent": 0,
+    "equivalent": 1,
+    "not_duplicate": 0,
+    "duplicate": 1,
+    "negative": 0,
+    "positive": 1,
+}
+
 
 def file_name(form: str, split: str) -> str:
     """Name of a submission file, `<split>_predict.json`, or `.tsv` for GLUE."""
@@ -109,6 +121,7 @@ def _write_table(path: pathlib.Path, rows: Iterable[Row]) -> int:
     with _replacing(path) as file:
         file.write("index\tprediction\n")
         for row in rows:
-            file.write(f"{row['index']}\t{row.get('class') or row['prediction_text']}\n")
+            answer = row.get("class") or row["prediction_text"]
+            file.write(f"{row['index']}\t{_NUMBERED.get(answer, answer)}\n")
             count += 1
     return count
