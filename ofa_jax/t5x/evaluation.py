@@ -1,8 +1,8 @@
-"""Evaluation by generation under t5x: the native examples, scores and prediction files.
+"""Evaluation by generation under t5x: that of the native runner, with its files.
 
-`Evaluator` stands in for `seqio.Evaluator` (gin: `inference_evaluator_cls`). t5x hands it a
-function that predicts a data set; examples, preparation, decoding of ids, scores and
-`predictions/*.jsonl` are those of `ofa_jax.evaluation`, so numbers of the two engines compare.
+`Evaluator` stands in for `seqio.Evaluator` (gin: `inference_evaluator_cls`). Examples, recipes of
+the tasks, decoding, scores and `predictions/*.jsonl` are those of
+`ofa_jax.cli.inference_evaluation`, so numbers of the two engines compare.
 """
 
 from __future__ import annotations
@@ -10,23 +10,22 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
-import tensorflow as tf
 from absl import logging
 from clu import metric_writers
 
-from ofa_jax.cli.run_tasks import RunTasks
-from ofa_jax.data.features import Row, empty_row
-from ofa_jax.data.registration import lookup
-from ofa_jax.data.steps import image_tokenizer_of
+from ofa_jax.cli import run_tasks
+from ofa_jax.cli.distributed import on_every_host
+from ofa_jax.cli.inference_evaluation import InferenceEvaluation
+from ofa_jax.cli.settings import EvaluationConfig
+from ofa_jax.data.features import empty_row
 from ofa_jax.data.task import OFATask
-from ofa_jax.evaluation import evaluator
+from ofa_jax.t5x.models import OFAModel
 
-Predict = Callable[[tf.data.Dataset], Sequence[tuple[int, Sequence[int]]]]
+__all__ = ["EvaluationConfig", "Evaluator"]
 
 
 class Evaluator:
@@ -44,44 +43,41 @@ class Evaluator:
         log_dir: str | None = None,
         logger_cls: Sequence[Any] = (),
         *,
-        num_examples: int = 128,
-        batch_size: int = 128,
+        model: OFAModel,
+        settings: EvaluationConfig,
+        complete: bool = False,
     ) -> None:
-        """Takes what t5x passes to `seqio.Evaluator`, and two settings.
+        """Takes what t5x passes to `seqio.Evaluator`, and three things more.
 
         Args:
-          mixture_or_task_name: what to evaluate.
-          feature_converter: not used, rows come ready.
-          eval_split: split of the sources.
+          mixture_or_task_name: not used, the model knows its tasks.
+          feature_converter: not used.
+          eval_split: not used, see `settings`.
           use_cached: not used.
           seed: of the examples.
-          sequence_length: task feature lengths.
+          sequence_length: not used.
           use_memory_cache: not used.
           log_dir: where predictions and scores go; None writes nothing.
           logger_cls: not used.
-          num_examples: per task.
-          batch_size: examples per call of the predict function.
+          model: of the run.
+          settings: how much is evaluated, as for the native runner.
+          complete: whether this is the final evaluation, with predictions, further splits and
+            tasks that were never trained, which needs `log_dir`; otherwise
+            `settings.num_examples` per task, scores only.
 
         Raises:
-          ValueError: no such mixture, or a task without this split.
+          ValueError: a task without the split.
         """
-        del feature_converter, use_cached, use_memory_cache, logger_cls
-        found = lookup(mixture_or_task_name)
-        tasks = tuple(task for task, _ in found)
-        for task in tasks:
-            task.source.open(eval_split)
-        self._tasks = RunTasks(
-            tasks,
-            tuple(rate for _, rate in found),
-            (),
-            sequence_length,
-            tasks[0].tokenizer(),
-        )
-        self._split, self._seed = eval_split, seed or 0
-        self._num_examples, self._batch_size = num_examples, batch_size
+        del mixture_or_task_name, feature_converter, eval_split, use_cached, sequence_length
+        del use_memory_cache, logger_cls
+        run_tasks.check_evaluation(model.tasks, settings, period=1)
+        self._tasks = model.tasks
+        self._evaluation = InferenceEvaluation(model.module, model.tasks, settings, seed or 0)
+        self._complete = complete
         self._folder = pathlib.Path(log_dir) if log_dir else None
         self._writer = None
         if self._folder and jax.process_index() == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
             self._writer = metric_writers.create_default_writer(
                 str(self._folder), asynchronous=False
             )
@@ -100,63 +96,59 @@ class Evaluator:
         self,
         *,
         compute_metrics: bool,
-        predict_fn: Predict,
+        predict_fn: Any,
         step: int | None = None,
         score_fn: Any = None,
         predict_with_aux_fn: Any = None,
-    ) -> tuple[concurrent.futures.Future, dict[str, evaluator.Predictions]]:
-        """Predicts on all hosts, scores and writes on the first.
+    ) -> tuple[concurrent.futures.Future, dict[str, Any]]:
+        """Evaluates a train state; all hosts come here, the first one works and writes.
 
         Args:
-          compute_metrics: whether this host scores.
-          predict_fn: enumerated data set of rows to (index, ids) pairs.
+          compute_metrics: whether this is the host that scores.
+          predict_fn: t5x's partial function, of which only the keyword `train_state` is taken:
+            tasks have recipes of their own, which one prediction function cannot follow.
           step: of the checkpoint.
           score_fn: not used.
           predict_with_aux_fn: not used.
 
         Returns:
-          (finished future of {task: {metric: value}}, or of None where not scored; predictions).
+          (finished future of {task: {metric: value}}, or of None on other hosts; {}).
         """
         del score_fn, predict_with_aux_fn
-        outputs, results = {}, {}
-        for task, name in zip(self._tasks.tasks, self._tasks.names):
-            outputs[name] = evaluator.predict(
-                task,
-                lambda task, rows: _ids(predict_fn, rows),
-                self._tasks.lengths,
-                split=self._split,
-                count=self._num_examples,
-                batch_size=self._batch_size,
-                seed=self._seed,
-            )
-            if compute_metrics:
-                results[name] = self._score(name, outputs[name], step or 0)
+        state = predict_fn.keywords["train_state"]
+        variables = on_every_host(
+            {
+                "params": state.params.unfreeze(),
+                "batch_stats": dict(state.flax_mutables.get("batch_stats", {})),
+            }
+        )
         future: concurrent.futures.Future = concurrent.futures.Future()
-        future.set_result(results if compute_metrics else None)
-        if compute_metrics and self._folder:
-            line = {"step": step}
-            for name, metrics in results.items():
-                line |= {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
-            with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        return future, outputs
+        if not compute_metrics:
+            future.set_result(None)
+            return future, {}
+        if self._complete and self._folder:
+            results = self._evaluation.final(variables, self._folder)
+            run_tasks.write_json(self._folder / "metrics.json", results)
+            values = _flat_scores(results)
+        else:
+            values = self._evaluation.during_training(variables)
+        self._write(values, step or 0)
+        by_task: dict[str, dict[str, float]] = {}
+        for name, value in values.items():
+            task, metric = name.removeprefix("eval/").split("/", 1)
+            by_task.setdefault(task, {})[metric] = value
+        future.set_result(by_task)
+        return future, {}
 
-    def _score(self, name: str, predictions: evaluator.Predictions, step: int) -> dict[str, float]:
-        result = evaluator.score(predictions)
-        logging.info("%s, step %d: %s", name, step, result.metrics)
-        if self._folder:
-            evaluator.write_predictions(
-                predictions,
-                result,
-                self._folder,
-                name=name,
-                image_tokenizer=image_tokenizer_of(predictions.task),
-            )
-        if self._writer:
-            values = {f"{name}/{metric}": value for metric, value in result.metrics.items()}
-            self._writer.write_scalars(step, values)
-            self._writer.flush()
-        return dict(result.metrics)
+    def _write(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in sorted(values.items()):
+            logging.info("step %d, %s: %.4f", step, name, value)
+        if self._folder is None or self._writer is None:
+            return
+        with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        self._writer.write_scalars(step, dict(values))
+        self._writer.flush()
 
     def close(self) -> None:
         """Closes the files."""
@@ -165,7 +157,9 @@ class Evaluator:
             self._writer = None
 
 
-def _ids(predict_fn: Predict, rows: Row) -> np.ndarray:
-    """Generated ids int32[b, t] of a batch of rows, in their order."""
-    pairs = predict_fn(tf.data.Dataset.from_tensor_slices(dict(rows)).enumerate())
-    return np.asarray([ids for _, ids in sorted(pairs)], np.int32)
+def _flat_scores(results: Mapping[str, Any]) -> dict[str, float]:
+    """The headline metric of every task, as "eval/<task>/<metric>"."""
+    return {
+        f"eval/{name}/{entry['primary']}": float(entry[entry["primary"]])
+        for name, entry in results["tasks"].items()
+    }

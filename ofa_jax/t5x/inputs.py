@@ -26,6 +26,8 @@ from ofa_jax.cli import run_tasks
 from ofa_jax.cli.settings import DatasetConfig
 from ofa_jax.data.pipeline import MixturePipeline
 
+__all__ = ["DatasetConfig", "GrainIterator", "grain_dataset", "start_step"]
+
 
 class GrainIterator(DatasetIterator):
     """Batches of a mixture from a given step on, in clu's interface."""
@@ -105,7 +107,8 @@ def grain_dataset(
       feature_converter_cls: not used, rows come ready.
       num_epochs: not used, the stream has no end.
       continue_from_last_checkpoint: not used, it always does.
-      dataset: what t5x's settings have no place for: how tasks are mixed, modules, readers.
+      dataset: `inputs.DatasetConfig` in gin; what t5x's settings have no place for: how tasks are
+        mixed, modules, readers.
       model_dir: folder of the run.
 
     Returns:
@@ -126,7 +129,7 @@ def grain_dataset(
     )
     if settings.buckets:
         raise ValueError(
-            "settings.DatasetConfig.buckets: t5x compiles one step for batches of one shape; leave "
+            "inputs.DatasetConfig.buckets: t5x compiles one step for batches of one shape; leave "
             "them out, or train with python -m ofa_jax.train"
         )
     tasks = run_tasks.load(settings, None)

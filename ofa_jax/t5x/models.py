@@ -8,7 +8,7 @@ has the same tree on disk as the native one (T5X 4).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.core
 import jax
@@ -19,20 +19,24 @@ from flax import linen as nn
 from flax import traverse_util
 from flax.linen.partitioning import AxisMetadata
 from t5x import metrics as metrics_lib
-from t5x import models, optimizers
+from t5x import models
 
 from ofa_jax.cli import run_tasks
+from ofa_jax.cli.answering import Answerer
 from ofa_jax.cli.bindings import ModelConfig
+from ofa_jax.cli.engine import Engine, check_model_fits
 from ofa_jax.cli.finetuning import loss_config
-from ofa_jax.cli.settings import DatasetConfig, TrainerConfig
+from ofa_jax.cli.settings import DatasetConfig, PartitionerConfig, TrainerConfig
 from ofa_jax.data import locations as data_locations
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.generate import generate
 from ofa_jax.losses.cross_entropy import LossConfig, token_losses
 from ofa_jax.model import ofa
+from ofa_jax.model.config import OFAConfig, ResNetConfig
 from ofa_jax.t5x.decoding import CodesInCodeRows
 from ofa_jax.t5x.features import OFAFeatureConverter, model_inputs
-from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer
+from ofa_jax.t5x.optimizers import ChainOptimizer
+from ofa_jax.training.optimizer import OptimizerConfig
 from ofa_jax.training.randomness import MODEL_STREAMS, stream_key
 from ofa_jax.training.state import TrainState
 from ofa_jax.training.step import TaskSums
@@ -41,7 +45,8 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, clu_metrics.Metric]
 
 OFA = ModelConfig
-"""`models.OFA` of the gin files of both engines: a named size and changed fields."""
+ResNet = ResNetConfig
+"""`models.OFA` and `models.ResNet` of the gin files of both engines."""
 
 
 class OFAModel(models.BaseModel):
@@ -51,11 +56,7 @@ class OFAModel(models.BaseModel):
       config: numbers of the model.
       module: the linen module.
       tasks: tasks of the mixture, their rates, lengths and tokenizer.
-      trainer: how a step is taken.
       loss: settings of the loss.
-      transformation: the optax chain, or None.
-      schedule: finished updates to learning rate, or None.
-      optimizer: settings of the optimiser, or None.
       random_seed: of initialisation, dropout and patches.
     """
 
@@ -68,6 +69,7 @@ class OFAModel(models.BaseModel):
         dataset: DatasetConfig,
         optimizer: OptimizerConfig | None = None,
         trainer: TrainerConfig = TrainerConfig(),
+        partitioner: PartitionerConfig = PartitionerConfig(),
         beam_size: int = 1,
         random_seed: int = 0,
         locations: Mapping[str, str] | None = None,
@@ -76,9 +78,10 @@ class OFAModel(models.BaseModel):
 
         Args:
           model: `models.OFA` settings.
-          dataset: mixture, lengths, modules; its tokenizer decides the vocabulary.
-          optimizer: update rule and learning rate; not needed to evaluate.
+          dataset: mixture, lengths, batch size, modules; its tokenizer decides the vocabulary.
+          optimizer: update rule and learning rate; None where nothing is trained.
           trainer: loss and accumulation.
+          partitioner: mesh and rules, those of the run's partitioner.
           beam_size: hypotheses kept while decoding; 1 is greedy.
           random_seed: seed of initialisation, dropout and patches.
           locations: folders by name, for example {"DATA_DIR": ..., "VOCAB_DIR": ...}.
@@ -88,38 +91,58 @@ class OFAModel(models.BaseModel):
         """
         if trainer.ema_decay:
             raise ValueError(
-                "settings.TrainerConfig.ema_decay: t5x's train state holds no moving average; set "
-                "it to 0, or train with python -m ofa_jax.train"
+                "trainer.Trainer.ema_decay: t5x's train state holds no moving average; set it to "
+                "0, or train with python -m ofa_jax.train"
             )
         if trainer.objective != "cross_entropy":
             raise ValueError(
-                f"settings.TrainerConfig.objective = {trainer.objective!r} samples outside of the "
+                f"trainer.Trainer.objective = {trainer.objective!r} samples outside of the "
                 "compiled step, which t5x cannot; train with python -m ofa_jax.train"
             )
         for name, path in (locations or {}).items():
             data_locations.assign(name, path)
         self.tasks = run_tasks.load(dataset, None)
         layout = self.tasks.tokenizer.layout
-        self.config = model.build(
+        self.config: OFAConfig = model.build(
             vocab_size=layout.size, padded_vocab_size=layout.padded_size, num_codes=layout.num_codes
         )
+        check_model_fits(self.config, self.tasks)
         self.module = ofa.OFA(self.config)
-        self.trainer = trainer
         self.loss = loss_config(trainer, self.tasks.tasks)
-        self.optimizer = optimizer
-        self.transformation = self.schedule = optimizer_def = None
-        if optimizer is not None:
-            self.transformation, self.schedule = build_optimizer(optimizer)
-            optimizer_def = optimizers.OptaxWrapper(self.transformation)
         self.random_seed = random_seed
-        length = self.tasks.lengths["targets"] - 1
-        self._search = BeamConfig(beam=beam_size, max_len_b=length)
+        self._beam_size = beam_size
+        self._engine = optimizer_def = None
+        if optimizer is not None:
+            self._engine = Engine.build(
+                self.config,
+                self.tasks,
+                optimizer=optimizer,
+                trainer=trainer,
+                partitioner=partitioner,
+                batch_size=dataset.batch_size,
+            )
+            optimizer_def = ChainOptimizer(self._engine.tx, self.abstract_state)
         self._vocabulary = (
             seqio.get_mixture_or_task(dataset.mixture_or_task_name)
             .output_features["targets"]
             .vocabulary
         )
         super().__init__(optimizer_def=optimizer_def)
+
+    @property
+    def training_engine(self) -> Engine:
+        """What the native runner would train with.
+
+        Raises:
+          ValueError: the model was built without an optimiser.
+        """
+        if self._engine is None:
+            raise ValueError("models.OFAModel.optimizer is not set; training needs one")
+        return self._engine
+
+    def abstract_state(self) -> TrainState:
+        """Shapes of the native train state, boxed."""
+        return self.training_engine.abstract_state(_SMALLEST_BATCH)
 
     @property
     def input_vocabulary(self) -> seqio.Vocabulary:
@@ -130,17 +153,6 @@ class OFAModel(models.BaseModel):
     def output_vocabulary(self) -> seqio.Vocabulary:
         """The same: OFA has one vocabulary."""
         return self._vocabulary
-
-    def create_state(self) -> TrainState:
-        """The native train state at step 0, boxed; also what `get_initial_variables` takes.
-
-        Raises:
-          ValueError: the model was built without an optimiser.
-        """
-        if self.transformation is None:
-            raise ValueError("models.OFAModel.optimizer is not set; training needs one")
-        key = jax.random.key(self.random_seed)
-        return TrainState.create(self.module, self.transformation, key, _SMALLEST_BATCH)
 
     def get_initial_variables(
         self,
@@ -186,7 +198,7 @@ class OFAModel(models.BaseModel):
         dropout_rng: jax.Array | None,
         flax_mutables: Any = None,
     ) -> tuple[jax.Array, Any]:
-        """Loss of a batch, for t5x's own trainer; `trainer.Trainer` takes the native step.
+        """Loss of a batch, for t5x's own trainer; ours takes the native step.
 
         Args:
           params: parameters.
@@ -253,7 +265,7 @@ class OFAModel(models.BaseModel):
         rng: jax.Array | None = None,
         flax_mutables: Any = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Generates with the beam search of the native runner.
+        """Generates with the beam search of the native runner, for `t5x/infer.py`.
 
         Args:
           params: parameters.
@@ -263,20 +275,48 @@ class OFAModel(models.BaseModel):
 
         Returns:
           (best ids int32[b, t] without BOS, {"scores": float32[b]}).
+
+        Raises:
+          ValueError: a task whose answers need more than a search, or several tasks with searches
+            of their own.
         """
         del rng
         inputs = model_inputs(batch)
         variables = {"params": params, "batch_stats": (flax_mutables or {}).get("batch_stats", {})}
+        settings, constraint = self._search(inputs)
+        found = generate(self.module, variables, inputs, settings, constraint=constraint)
+        return found.tokens[:, 0], {"scores": found.scores[:, 0]}
+
+    def _search(self, inputs: Batch) -> tuple[BeamConfig, Any]:
+        """Settings and constraint of a batch: of the one task, or of plain tasks together."""
+        tasks, tokenizer = self.tasks.tasks, self.tasks.tokenizer
+        for task in tasks:
+            recipe = task.answering
+            if recipe.decoder_prompt != "none" or recipe.method != "search":
+                raise ValueError(
+                    f"task {task.name!r} is answered with a decoder prompt or by {recipe.method}, "
+                    "which t5x/infer.py cannot; evaluate it, or use python -m ofa_jax.infer"
+                )
+        if len(tasks) == 1:
+            answerer = Answerer(
+                self.module, tokenizer, self.tasks.lengths, beam_size=self._beam_size
+            )
+            return cast(BeamConfig, answerer.settings(tasks[0])), answerer.constraint(tasks[0])
+        for task in tasks:
+            if task.answering.answers is not None or task.answering.decoding:
+                raise ValueError(
+                    f"task {task.name!r} is decoded in its own way: set MIXTURE_OR_TASK_NAME to "
+                    "one task at a time"
+                )
         constraint = None
-        if any(task.target_modality == "CODE" for task in self.tasks.tasks):
-            layout = self.tasks.tokenizer.layout
+        if any(task.target_modality == "CODE" for task in tasks):
             constraint = CodesInCodeRows(
                 inputs["decoder_code_masks"],
-                code_range=(layout.code_start, layout.bin_start),
+                code_range=(tokenizer.layout.code_start, tokenizer.layout.bin_start),
                 num_codes=self.config.code_window**2,
             )
-        found = generate(self.module, variables, inputs, self._search, constraint=constraint)
-        return found.tokens[:, 0], {"scores": found.scores[:, 0]}
+        length = self.tasks.lengths["targets"] - 1
+        return BeamConfig(beam=self._beam_size, max_len_b=length), constraint
 
     def predict_batch(
         self,

@@ -15,28 +15,34 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from t5x import partitioning
 
+from ofa_jax.cli.settings import PartitionerConfig
 from ofa_jax.sharding.mesh import build_mesh
 from ofa_jax.sharding.placement import array_sharding
-from ofa_jax.sharding.rules import rules_by_name
+from ofa_jax.sharding.rules import build_rules
+
+Partitioner = PartitionerConfig
+"""`partitioning.Partitioner` of the gin files of both engines: mesh and rules."""
 
 
-class Partitioner(partitioning.PjitPartitioner):
+class MeshPartitioner(partitioning.PjitPartitioner):
     """A mesh with the axes replica, data and model, and a table of rules."""
 
-    def __init__(self, mesh: str = "", rules: str = "data_parallel") -> None:
-        """Takes the settings of `partitioning.Partitioner` of the native runner.
+    def __init__(self, settings: PartitionerConfig) -> None:
+        """Builds the mesh over all devices of all processes.
 
         Args:
-          mesh: for example "data=4,model=2"; "" puts every device on the data axis.
-          rules: name of a table of `ofa_jax.sharding.rules`.
+          settings: as for the native runner.
 
         Raises:
           MeshError: the mesh does not fit the devices.
-          ValueError: no such table.
+          ValueError: no such table of rules, or no such axis.
         """
-        self._mesh = build_mesh(mesh)
+        self._mesh = build_mesh(settings.mesh, dcn_spec=settings.dcn_mesh)
         # t5x wants a number of partitions; its mesh, which would read it, is not built.
-        super().__init__(num_partitions=1, logical_axis_rules=rules_by_name(rules))
+        super().__init__(
+            num_partitions=1,
+            logical_axis_rules=build_rules(settings.rules, settings.additional_rules),
+        )
 
     @functools.cached_property
     def mesh(self) -> Mesh:  # pyrefly: ignore[bad-override]

@@ -15,16 +15,17 @@ import jax
 from flax import linen as nn
 from t5x import trainer
 
-from ofa_jax.cli.finetuning import training_step
-from ofa_jax.sharding.placement import check_batch_size
+from ofa_jax.cli.settings import TrainerConfig
 from ofa_jax.t5x.features import model_inputs
 from ofa_jax.t5x.models import Metrics, OFAModel, step_metrics
-from ofa_jax.training.optimizer import check_patterns
 from ofa_jax.training.state import from_checkpoint_tree, to_checkpoint_tree
 
+Trainer = TrainerConfig
+"""`trainer.Trainer` of the gin files of both engines: how a step is taken."""
 
-class Trainer(trainer.Trainer):
-    """For `train_script.train.trainer_cls`. Loss and accumulation are settings of the model."""
+
+class StepTrainer(trainer.Trainer):
+    """For `train_script.train.trainer_cls`. How a step is taken is a setting of the model."""
 
     def __init__(
         self,
@@ -47,17 +48,17 @@ class Trainer(trainer.Trainer):
           eval_names: names of the teacher-forced evaluations.
           summary_dir: where TensorBoard files go.
           train_state_axes: where each array of the state goes.
-          rng: of evaluation; training draws from the model's `random_seed`.
+          rng: not used, training draws from the model's `random_seed`.
           learning_rate_fn: must be None, the optimiser has its schedule.
-          num_microbatches: must be None, see `settings.TrainerConfig`.
+          num_microbatches: must be None, see `trainer.Trainer`.
 
         Raises:
           ValueError: one of the last two is set.
         """
         if learning_rate_fn is not None or num_microbatches is not None:
             raise ValueError(
-                "trainer.Trainer: set the learning rate in schedules.ScheduleConfig and "
-                "num_microbatches in settings.TrainerConfig"
+                "trainer.StepTrainer: set the learning rate in optimizers.ScheduleConfig and "
+                "trainer.Trainer.num_microbatches"
             )
         super().__init__(
             model=model,
@@ -67,40 +68,25 @@ class Trainer(trainer.Trainer):
             summary_dir=summary_dir,
             train_state_axes=train_state_axes,
             rng=rng,
-            learning_rate_fn=model.schedule,
+            learning_rate_fn=None,
             num_microbatches=None,
         )
 
     @functools.cached_property
     def _partitioned_train_step(self) -> Any:
         model: OFAModel = self._model
-        if model.optimizer is None or model.schedule is None:
-            raise ValueError("models.OFAModel.optimizer is not set; training needs one")
-        update = training_step(
-            model.module,
-            model.transformation,
-            model.schedule,
-            model.trainer,
-            model.tasks,
-            ema=None,
-            frozen=model.optimizer.frozen,
-            state_shardings=None,
-            batch_shardings=None,
-        )
+        update = model.training_engine.train_step(None)
         with nn.logical_axis_rules(()):
-            template = nn.unbox(jax.eval_shape(model.create_state))
-        check_patterns(template.params, model.optimizer)
+            template = nn.unbox(model.abstract_state())
         key = jax.random.key(model.random_seed)
 
         def train_step(state: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, Metrics]:
             if model.loss.normalisation == "group" and "task_ids" not in batch:
                 raise ValueError(
-                    "settings.TrainerConfig.loss_normalisation = 'group' needs to know the task of "
-                    "each example, which seqio's mixtures do not say; use grain "
+                    "trainer.Trainer.loss_normalisation = 'group' needs to know the task of each "
+                    "example, which seqio's mixtures do not say; use grain "
                     "(train_script.train.get_dataset_fn = @inputs.grain_dataset)"
                 )
-            rows = batch["decoder_target_tokens"].shape[0]
-            check_batch_size(rows, self._partitioner.mesh, model.trainer.num_microbatches)
             native = from_checkpoint_tree(state.state_dict(), template)
             native, values = update(native, model_inputs(batch), key)
             names = model.tasks.names if "task_ids" in batch else []

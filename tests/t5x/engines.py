@@ -14,7 +14,7 @@ MESH = "data=4,model=2"
 # A small model, so that compiling it does not take the whole time.
 SETTINGS = {
     "MIXTURE_OR_TASK_NAME": "scenes_without_image_infilling",
-    "TASK_FEATURE_LENGTHS": {"inputs": 28, "targets": 20, "image": 32},
+    "TASK_FEATURE_LENGTHS": {"inputs": 30, "targets": 20, "image": 32},
     "BATCH_SIZE": 8,
     "TRAIN_STEPS": 50,
     "LEARNING_RATE": 1e-3,

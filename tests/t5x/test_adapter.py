@@ -1,6 +1,8 @@
 """The pieces that t5x is given, one by one: batches, variables, placement, decoding, scores."""
 
 import dataclasses
+import functools
+import json
 
 import numpy as np
 import pytest
@@ -13,17 +15,22 @@ if not MISSING:
     import jax
     import jax.numpy as jnp
     import seqio
-    import tensorflow as tf
     from flax import linen as nn
     from flax import traverse_util
     from t5x import train_state as train_state_lib
     from t5x import utils
 
     import mixtures.scenes  # noqa: F401  (registers the tasks)
-    from ofa_jax.cli.settings import DatasetConfig, TrainerConfig
+    from ofa_jax.cli.settings import (
+        DatasetConfig,
+        EvaluationConfig,
+        PartitionerConfig,
+        TrainerConfig,
+    )
     from ofa_jax.data.features import pad_row
     from ofa_jax.decoding.beam import BeamConfig
     from ofa_jax.decoding.rules import step_scores
+    from ofa_jax.sharding.placement import state_shardings
     from ofa_jax.t5x import evaluation, inputs, models, partitioning
     from ofa_jax.t5x.decoding import CodesInCodeRows
     from ofa_jax.t5x.features import OFAFeatureConverter, model_inputs
@@ -32,7 +39,16 @@ if not MISSING:
     from ofa_jax.training.state import from_checkpoint_tree, to_checkpoint_tree
 
 MIXTURE = "scenes_without_image_infilling"
-LENGTHS = {"inputs": 28, "targets": 20, "image": 32}
+LENGTHS = {"inputs": 30, "targets": 20, "image": 32}
+
+
+# What the model reads, in other shapes than `OFAModel` initialises with.
+BATCH = {
+    "encoder_input_tokens": np.ones((2, 5), np.int32),
+    "encoder_images": np.zeros((2, 32, 32, 3), np.uint8),
+    "decoder_input_tokens": np.ones((2, 4), np.int32),
+    "decoder_code_masks": np.zeros((2,), bool),
+}
 
 
 def dataset_config(**changes):
@@ -44,14 +60,18 @@ def dataset_config(**changes):
     return DatasetConfig(**{**settings, **changes})
 
 
-@pytest.fixture(scope="module")
-def model():
+def build_model(**changes):
     return models.OFAModel(
         model=models.OFA(size="nano", encoder_layers=1, decoder_layers=1),
         dataset=dataset_config(),
-        optimizer=OptimizerConfig(ScheduleConfig(peak=1e-3, shape="constant")),
+        optimizer=OptimizerConfig(ScheduleConfig(peak=1e-3, shape="constant"), **changes),
         random_seed=3,
     )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +107,7 @@ def test_grain_iterator_gives_the_native_batches_from_any_step(tmp_path):
         split="train",
         batch_size=4,
         shuffle=True,
-        seed=1,
+        seed=0,
     )
     settings = dataset_config(rates={"vqa": 0.0})
     iterator = inputs.grain_dataset(
@@ -115,7 +135,8 @@ def test_position_of_the_input_is_the_newest_checkpoint(tmp_path):
 
 
 def test_initial_variables_are_the_native_ones(model, variables):
-    native = nn.unbox(jax.jit(model.create_state)())
+    create = model.training_engine.creation(BATCH)
+    native = nn.unbox(jax.jit(create)(jax.random.key(3)))
     for name, tree in (("params", native.params), ("batch_stats", native.batch_stats)):
         ours = traverse_util.flatten_dict(variables[name].unfreeze())
         theirs = traverse_util.flatten_dict(tree)
@@ -126,7 +147,7 @@ def test_initial_variables_are_the_native_ones(model, variables):
 
 def test_state_crosses_over_in_both_directions(model, variables):
     upstream = train_state_lib.FlaxOptimTrainState.create(model.optimizer_def, variables)
-    template = nn.unbox(jax.eval_shape(model.create_state))
+    template = nn.unbox(model.abstract_state())
     native = from_checkpoint_tree(upstream.state_dict(), template)
     assert jax.tree.structure(native) == jax.tree.structure(template)
     changed = dataclasses.replace(native, step=jnp.int32(7))
@@ -135,16 +156,26 @@ def test_state_crosses_over_in_both_directions(model, variables):
     assert jax.tree.structure(back) == jax.tree.structure(upstream)
 
 
-def test_every_array_goes_where_the_native_runner_puts_it(model, variables):
-    from ofa_jax.sharding.placement import state_shardings
-
-    partitioner = partitioning.Partitioner(mesh="data=1", rules="fsdp_tensor")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        # States that t5x has no partition rules for, and parameters without any.
+        {"frozen": ("token_embedding",), "no_decay": ("bias",), "muon": ("layers_.*kernel",)},
+    ],
+    ids=["adam", "frozen, muon"],
+)
+def test_every_array_goes_where_the_native_runner_puts_it(variables, changes):
+    model = build_model(**changes)
+    partitioner = partitioning.MeshPartitioner(
+        PartitionerConfig(mesh="data=1", rules="fsdp_tensor")
+    )
     upstream = jax.eval_shape(
         lambda: train_state_lib.FlaxOptimTrainState.create(model.optimizer_def, variables)
     )
     axes = partitioner.get_mesh_axes(upstream).state_dict()
     native = state_shardings(
-        jax.eval_shape(model.create_state), partitioner.mesh, partitioner.logical_axis_rules
+        model.abstract_state(), partitioner.mesh, partitioner.logical_axis_rules
     )
     expected = traverse_util.flatten_dict(to_checkpoint_tree(native))
     placed = traverse_util.flatten_dict(axes)
@@ -155,37 +186,40 @@ def test_every_array_goes_where_the_native_runner_puts_it(model, variables):
 
 
 def test_layout_of_the_data(model):
-    partitioner = partitioning.Partitioner()
+    partitioner = partitioning.MeshPartitioner(PartitionerConfig())
     assert partitioner.data_partition_spec == jax.sharding.PartitionSpec(("replica", "data"))
     layout = partitioner.get_data_layout(4)
     assert (layout.batch_size, layout.shard_id, layout.num_shards) == (4, 0, 1)
+
+
+def test_buckets_are_refused():
+    settings = dataset_config(buckets={"text_infilling": {"image": 0}})
+    cfg = utils.DatasetConfig(MIXTURE, LENGTHS, "train", 4, True, 0)
+    with pytest.raises(ValueError, match=r"buckets: t5x compiles one step"):
+        inputs.grain_dataset(cfg, 0, 1, None, dataset=settings, model_dir="nowhere")
 
 
 def test_what_t5x_has_no_place_for_is_refused():
     settings = {"model": models.OFA(size="nano"), "dataset": dataset_config()}
     with pytest.raises(ValueError, match="holds no moving average"):
         models.OFAModel(**settings, trainer=TrainerConfig(ema_decay=0.99))
+    with pytest.raises(ValueError, match="'scst' samples outside of the compiled step"):
+        models.OFAModel(**settings, trainer=TrainerConfig(objective="scst"))
     with pytest.raises(ValueError, match="MIXTURE_OR_TASK_NAME: no task or mixture named 'scene"):
         models.OFAModel(model=models.OFA(), dataset=dataset_config(mixture_or_task_name="scene"))
 
 
 def test_loss_and_score_agree(model, variables):
-    pipeline_batch = next(
-        inputs.grain_dataset(
-            utils.DatasetConfig(MIXTURE, LENGTHS, "train", 4, True, 0),
-            0,
-            1,
-            OFAFeatureConverter,
-            dataset=dataset_config(),
-            model_dir="nowhere",
-        )
+    # Without the tasks whose tokens count double.
+    settings = dataset_config(rates={"text_infilling": 0.0, "detection": 0.0})
+    cfg = utils.DatasetConfig(MIXTURE, LENGTHS, "train", 4, True, 0)
+    batch = next(
+        inputs.grain_dataset(cfg, 0, 1, OFAFeatureConverter, dataset=settings, model_dir="nowhere")
     )
     mutables = {"batch_stats": variables["batch_stats"]}
-    loss, metrics = model.eval_fn(variables["params"], pipeline_batch, mutables)
-    scores = model.score_batch(variables["params"], pipeline_batch, flax_mutables=mutables)
-    tokens = (pipeline_batch["decoder_loss_weights"] != 0).sum()
-    confidences = np.unique(pipeline_batch["decoder_loss_weights"])
-    assert set(confidences) <= {0.0, 1.0}
+    loss, metrics = model.eval_fn(variables["params"], batch, mutables)
+    scores = model.score_batch(variables["params"], batch, flax_mutables=mutables)
+    tokens = batch["decoder_loss_weights"].sum()
     assert scores.shape == (4,)
     np.testing.assert_allclose(-scores.sum() / tokens, loss, rtol=1e-5)
     assert float(metrics["loss"].compute()) == pytest.approx(float(loss))
@@ -215,16 +249,8 @@ def test_code_rows_get_codes_and_then_the_end():
     assert allowed == [[[6, 7, 8], everything], [[6, 7, 8], everything], [[2], everything]]
 
 
-def test_evaluator_scores_what_the_predict_function_says(tmp_path):
-    seen = []
-
-    def answer_truth(dataset):
-        rows = list(dataset.as_numpy_iterator())
-        seen.append(len(rows))
-        pairs = [(int(i), row["decoder_target_tokens"].tolist()) for i, row in rows]
-        return pairs[::-1]  # t5x does not promise an order
-
-    judge = evaluation.Evaluator(
+def build_evaluator(model, folder, **changes):
+    return evaluation.Evaluator(
         MIXTURE,
         OFAFeatureConverter(),
         "validation",
@@ -232,23 +258,42 @@ def test_evaluator_scores_what_the_predict_function_says(tmp_path):
         seed=0,
         sequence_length=LENGTHS,
         use_memory_cache=False,
-        log_dir=str(tmp_path),
-        num_examples=6,
-        batch_size=4,
+        log_dir=str(folder),
+        model=model,
+        settings=EvaluationConfig(num_examples=6, batch_size=4, **changes),
     )
-    future, predictions = judge.evaluate(compute_metrics=True, predict_fn=answer_truth, step=5)
+
+
+def test_evaluator_takes_the_weights_of_the_state_and_writes_scores(
+    model, variables, tmp_path, monkeypatch
+):
+    seen = []
+
+    def scores(self, variables):
+        seen.append(variables)
+        return {"eval/vqa/accuracy": 0.5, "eval/vqa/accuracy/kind": 0.25, "eval/detection/f1": 1.0}
+
+    monkeypatch.setattr(evaluation.InferenceEvaluation, "during_training", scores)
+    state = train_state_lib.InferenceState.create(variables)
+    predict = functools.partial(print, train_state=state)
+    judge = build_evaluator(model, tmp_path)
+    future, _ = judge.evaluate(compute_metrics=True, predict_fn=predict, step=5)
     judge.close()
-    results = future.result()
     assert len(judge.eval_tasks) == 7
-    assert set(results) == set(predictions)
-    assert seen == [4, 4] * 7
-    assert results["vqa"]["accuracy"] == 1.0
-    assert results["visual_grounding"]["accuracy"] == 1.0
-    assert (tmp_path / "predictions" / "vqa.jsonl").read_text().count("\n") == 6
-    assert '"step": 5' in (tmp_path / "metrics.jsonl").read_text()
-    assert isinstance(tf.data.Dataset.range(1), tf.data.Dataset)
+    assert future.result() == {
+        "vqa": {"accuracy": 0.5, "accuracy/kind": 0.25},
+        "detection": {"f1": 1.0},
+    }
+    [taken] = seen
+    assert jax.tree.structure(taken["params"]) == jax.tree.structure(variables["params"].unfreeze())
+    assert set(taken["batch_stats"]) == set(variables["batch_stats"])
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert (line["step"], line["eval/vqa/accuracy"]) == (5, 0.5)
+    assert list(tmp_path.glob("events*"))
+    future, _ = judge.evaluate(compute_metrics=False, predict_fn=predict, step=5)
+    assert future.result() is None
 
 
-def test_evaluator_names_a_split_that_is_missing():
+def test_evaluator_names_a_split_that_is_missing(model, tmp_path):
     with pytest.raises(ValueError, match="nonsense"):
-        evaluation.Evaluator(MIXTURE, None, "nonsense", False, 0, LENGTHS, use_memory_cache=False)
+        build_evaluator(model, tmp_path, split="nonsense")
