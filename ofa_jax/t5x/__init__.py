@@ -11,7 +11,7 @@ This is the only folder that may import t5x, which is not on PyPI (extra `t5x`, 
 import os
 import sys
 
-import t5x
+import t5x  # pyrefly: ignore[missing-import]
 
 # `python t5x/train.py` puts t5x's own folder first on the path, where its tasks.py would be found
 # in place of our package of task declarations.

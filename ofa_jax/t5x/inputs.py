@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from clu.data.dataset_iterator import ArraySpec, DatasetIterator
-from t5x import checkpoints, utils
+from t5x import checkpoints, utils  # pyrefly: ignore[missing-import]
 
 from ofa_jax.cli import run_tasks
 from ofa_jax.cli.settings import DatasetConfig
@@ -73,8 +73,6 @@ class GrainIterator(DatasetIterator):
     def restore(self, filename: str | os.PathLike) -> None:
         """Reads what `save` wrote."""
         self._seek(json.loads(_state_file(filename).read_text(encoding="utf-8"))["next_step"])
-
-    load = restore
 
 
 def _state_file(filename: str | os.PathLike) -> pathlib.Path:

@@ -18,8 +18,8 @@ from clu import metrics as clu_metrics
 from flax import linen as nn
 from flax import traverse_util
 from flax.linen.partitioning import AxisMetadata
-from t5x import metrics as metrics_lib
-from t5x import models
+from t5x import metrics as metrics_lib  # pyrefly: ignore[missing-import]
+from t5x import models  # pyrefly: ignore[missing-import]
 
 from ofa_jax.cli import run_tasks
 from ofa_jax.cli.answering import Answerer
@@ -181,7 +181,7 @@ class OFAModel(models.BaseModel):
             variables = nn.unbox(boxed)
         result = {}
         for name, tree in boxed.items():
-            specs = traverse_util.flatten_dict(nn.get_partition_spec(tree))
+            specs: dict[Any, Any] = traverse_util.flatten_dict(nn.get_partition_spec(tree))
             result[name] = variables[name]
             result[f"{name}_axes"] = traverse_util.unflatten_dict(
                 {
@@ -215,6 +215,7 @@ class OFAModel(models.BaseModel):
         variables = {"params": params, "batch_stats": stats}
         train = dropout_rng is not None
         config = self.loss if train else _evaluation_loss(self.loss)
+        logits: Any
         if train:
             rngs = {name: stream_key(dropout_rng, name) for name in MODEL_STREAMS}
             logits, updated = self.module.apply(
@@ -353,7 +354,7 @@ class OFAModel(models.BaseModel):
             raise ValueError("OFAModel.score_batch gives no intermediates")
         inputs = model_inputs(batch)
         variables = {"params": params, "batch_stats": (flax_mutables or {}).get("batch_stats", {})}
-        logits = self.module.apply(variables, inputs, train=False)
+        logits: Any = self.module.apply(variables, inputs, train=False)
         losses = token_losses(
             logits,
             inputs["decoder_target_tokens"],

@@ -11,7 +11,7 @@ import jax
 import optax
 from flax import linen as nn
 from flax import serialization
-from t5x import optimizers
+from t5x import optimizers  # pyrefly: ignore[missing-import]
 
 from ofa_jax.training.optimizer import OptimizerConfig
 from ofa_jax.training.schedule import ScheduleConfig

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from flax import traverse_util
 from jax.sharding import Mesh
-from t5x import partitioning
+from t5x import partitioning  # pyrefly: ignore[missing-import]
 
 from ofa_jax.cli.settings import PartitionerConfig
 from ofa_jax.sharding.mesh import build_mesh
@@ -61,7 +61,7 @@ class MeshPartitioner(partitioning.PjitPartitioner):
         """
         logical = self.get_logical_axes(train_state)
         names = traverse_util.flatten_dict(logical.state_dict(), keep_empty_nodes=True, sep="/")
-        arrays = traverse_util.flatten_dict(
+        arrays: dict[str, Any] = traverse_util.flatten_dict(
             train_state.state_dict(), keep_empty_nodes=True, sep="/"
         )
 

@@ -11,7 +11,7 @@ import pathlib
 from typing import Any
 
 import jax
-from t5x import gin_utils
+from t5x import gin_utils  # pyrefly: ignore[missing-import]
 
 from ofa_jax.checkpoint.fingerprint import check_fingerprint
 from ofa_jax.checkpoint.orbax_weights import write_model_config

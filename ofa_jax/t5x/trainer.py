@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 from flax import linen as nn
-from t5x import trainer
+from t5x import trainer  # pyrefly: ignore[missing-import]
 
 from ofa_jax.cli.settings import TrainerConfig
 from ofa_jax.t5x.features import model_inputs
