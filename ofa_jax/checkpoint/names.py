@@ -192,7 +192,7 @@ def _import_tokens(rows: np.ndarray, config: OFAConfig) -> np.ndarray:
             f"{TOKEN_EMBEDDING} has {rows.shape[0]} rows, but the configuration's vocab_size is "
             f"{config.vocab_size}"
         )
-    padded = np.zeros((config.padded_vocab_size, rows.shape[1]), np.float32)
+    padded = np.zeros((config.embedding_rows, rows.shape[1]), np.float32)
     padded[: config.vocab_size] = rows
     padded[[0, 1]] = rows[[1, 0]]
     return padded

@@ -7,6 +7,7 @@ keys and shapes are those that `ofa_jax.model.OFA` reads.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def pad_row(features: Mapping[str, np.ndarray], lengths: Mapping[str, int], task
         "decoder_target_tokens": _pad(targets, lengths["targets"], np.int32),
         "decoder_loss_weights": _pad(weights, lengths["targets"], np.float32),
         "decoder_code_masks": features["code_mask"][0],
-        "task_ids": np.int32(task_id),
+        "task_ids": cast(np.ndarray, np.int32(task_id)),
     }
 
 

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import grain
 import numpy as np
@@ -254,7 +254,7 @@ class _BatchReader:
     def _row(self, task_id: int, position: int, lengths: Lengths) -> Row:
         task = self.tasks[task_id]
         order_seed = (self.seed * 1_000_003 + zlib.crc32(task.name.encode())) % 2**32
-        index = int(_shuffled(self.sizes[task_id], order_seed)[position])
+        index = int(cast(int, _shuffled(self.sizes[task_id], order_seed)[position]))
         features = task.read(
             self._records[task_id],
             index,

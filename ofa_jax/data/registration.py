@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import seqio
@@ -85,7 +85,7 @@ class SeqioVocabulary(seqio.Vocabulary):
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         def decode(rows: np.ndarray) -> np.ndarray:
             flat = rows.reshape(-1, rows.shape[-1])
-            texts = [self._decode(row).encode("utf-8") for row in flat]
+            texts = [self._decode(cast(Sequence[int], row)).encode("utf-8") for row in flat]
             return np.array(texts, object).reshape(rows.shape[:-1])
 
         texts = tf.numpy_function(decode, [ids], tf.string, stateful=False)
@@ -290,8 +290,8 @@ def lookup(name: str, *, setting: str = "MIXTURE_OR_TASK_NAME") -> list[tuple[OF
         raise ValueError(f"{setting}: no task or mixture named {name!r}{hint}")
     mixture = seqio.get_mixture_or_task(name)
     if isinstance(mixture, seqio.Task):
-        return [(mixture.source.task, 1.0)]
-    tasks = [(task.source.task, float(mixture.get_rate(task))) for task in mixture.tasks]
+        return [(cast(Any, mixture.source).task, 1.0)]
+    tasks = [(cast(Any, task.source).task, float(mixture.get_rate(task))) for task in mixture.tasks]
     positive = [(task, rate) for task, rate in tasks if rate > 0]
     if not positive:
         raise ValueError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -82,7 +83,7 @@ class RunningGaussian:
         rows = rows - self.shift
         self.count += len(rows)
         self.total = self.total + rows.sum(axis=0)
-        self.outer = self.outer + rows.T @ rows
+        self.outer = cast(np.ndarray, self.outer) + rows.T @ rows
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """(mean float64[d], covariance float64[d, d] with divisor n - 1).

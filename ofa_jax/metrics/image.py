@@ -14,7 +14,9 @@ import numpy as np
 from ofa_jax.metrics.pairing import check_pairs
 
 
-def code_accuracy(predicted: Sequence[Sequence[int]], true: Sequence[Sequence[int]]) -> float:
+def code_accuracy(
+    predicted: Sequence[Sequence[int] | np.ndarray], true: Sequence[Sequence[int] | np.ndarray]
+) -> float:
     """Share of image codes that equal the true code, over all images.
 
     Args:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 
@@ -199,7 +200,7 @@ class OFAConfig:
             require(field, getattr(self, field) > 0, "a positive int")
         require(
             "padded_vocab_size",
-            self.padded_vocab_size >= self.vocab_size,
+            self.embedding_rows >= self.vocab_size,
             f"at least vocab_size ({self.vocab_size})",
         )
         require("num_codes", self.num_codes >= 0, "a non-negative int")
@@ -251,6 +252,11 @@ class OFAConfig:
             ("conv", _CONV_IMPLEMENTATIONS),
         ):
             require(field, getattr(self, field) in allowed, f"one of {allowed}")
+
+    @property
+    def embedding_rows(self) -> int:
+        """Rows of the embedding: `padded_vocab_size`, which is never None once it is set up."""
+        return cast(int, self.padded_vocab_size)
 
     @property
     def head_dim(self) -> int:

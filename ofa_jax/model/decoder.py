@@ -7,7 +7,7 @@ batch may hold, without a batch axis, and each sample selects its own.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -439,7 +439,7 @@ class Decoder(nn.Module):
 
     def _single_layers(self) -> list[DecoderLayer]:
         if self.config.layer_stack == "loop":
-            return list(self.layers)
+            return cast(list[DecoderLayer], list(self.layers))
         # Scanned layers run one step as a loop over slices: their caches keep [b, g] in front,
         # so a beam search reorders both layouts alike.
         stacked = nn.unbox(self.variables["params"]["layers"])

@@ -6,7 +6,7 @@ logits: absolute ones computed once for all layers, relative ones from tables of
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -249,10 +249,12 @@ class Encoder(nn.Module):
         types = Table(2, cfg.width, (None, "embed"), embedding_scale(cfg.width), name="type")()
 
         x = LayerNorm(dtype=dtype, name="text_norm")(text + types[0].astype(dtype))
-        mask, grid, sampled_ids = text_mask, None, None
+        mask = text_mask
+        grid: tuple[int, int] | None = None
+        sampled_ids: jax.Array | None = None
         if images is not None:
             features = ResNet(cfg, name="resnet")(images, train)
-            grid = features.shape[1:3]
+            grid = (features.shape[1], features.shape[2])
             features = features.reshape(b, grid[0] * grid[1], -1)
             if patch_orders is None:
                 patch_orders = self._sample_patches(b, features.shape[1], train)
@@ -269,7 +271,7 @@ class Encoder(nn.Module):
             )(features)
             patches = LayerNorm(dtype=dtype, name="image_norm")(patches + types[1].astype(dtype))
             x = jnp.concatenate([patches, x], axis=1)
-            image_mask = jnp.broadcast_to(image_masks[:, None], patches.shape[:2])
+            image_mask = jnp.broadcast_to(cast(jax.Array, image_masks)[:, None], patches.shape[:2])
             mask = jnp.concatenate([image_mask, text_mask], axis=1)
         if train and cfg.dropout > 0.0:
             x = dropout(x, cfg.dropout, self.make_rng("dropout"))
@@ -282,7 +284,8 @@ class Encoder(nn.Module):
             absolute_bias = position_bias(query, key)
             query, key = None, None
         else:
-            p, query, key = (_sampled_positions(a, patch_orders, s) for a in (p, query, key))
+            orders = cast(jax.Array, patch_orders)
+            p, query, key = (_sampled_positions(a, orders, s) for a in (p, query, key))
         context = EncoderContext(mask, absolute_bias, query, key, sampled_ids)
 
         rates = stack.drop_path_rates(cfg.encoder_drop_path, cfg.encoder_layers)

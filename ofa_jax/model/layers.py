@@ -8,6 +8,7 @@ keeps two-dimensional kernels, as the official checkpoints do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def embedding_scale(width: int) -> float:
 
 def partitioned(init: Initializer, names: Sequence[str | None]) -> Initializer:
     """An initialiser whose result carries logical axis names."""
-    return nn.with_logical_partitioning(init, tuple(names))
+    return cast(Initializer, nn.with_logical_partitioning(init, tuple(names)))
 
 
 @jax.custom_vjp
@@ -176,7 +177,7 @@ class Table(nn.Module):
 
     rows: int
     features: int
-    axes: tuple[str, str]
+    axes: tuple[str | None, str]
     scale: float
 
     @nn.compact

@@ -72,7 +72,7 @@ class OFA(nn.Module):
     def setup(self) -> None:
         cfg = self.config
         self.token_embedding = Table(
-            cfg.padded_vocab_size, cfg.width, ("vocab", "embed"), embedding_scale(cfg.width)
+            cfg.embedding_rows, cfg.width, ("vocab", "embed"), embedding_scale(cfg.width)
         )
         self.encoder = Encoder(cfg)
         self.decoder = Decoder(cfg)
@@ -182,7 +182,7 @@ class OFA(nn.Module):
         """
         if code_masks is None:
             code_masks = jnp.zeros(encoder_output.states.shape[:1], bool)
-        return self.decoder.init_cache(encoder_output, _as_bool(code_masks), beams, max_length)
+        return self.decoder.init_cache(encoder_output, code_masks.astype(bool), beams, max_length)
 
     def decode_step(
         self, cache: Cache, tokens: jax.Array, position: jax.Array
@@ -212,8 +212,8 @@ class OFA(nn.Module):
             (((states.ndim - 1,), (1,)), ((), ())),
             preferred_element_type=jnp.float32,
         )
-        if cfg.padded_vocab_size > cfg.vocab_size:
-            real = np.arange(cfg.padded_vocab_size) < cfg.vocab_size
+        if cfg.embedding_rows > cfg.vocab_size:
+            real = np.arange(cfg.embedding_rows) < cfg.vocab_size
             logits = logits + masked_logits(real)
         return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
 

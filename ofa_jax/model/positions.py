@@ -10,6 +10,7 @@ n^2 rows is slow on every backend.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,9 @@ def text_bucket_matrix(bucket_size: int, max_distance: int, length: int) -> np.n
     return line[position[:, None] - position[None, :] + length - 1]
 
 
-def image_buckets(query_ids: np.ndarray, key_ids: np.ndarray, bucket_size: int) -> np.ndarray:
+def image_buckets(
+    query_ids: np.ndarray | jax.Array, key_ids: np.ndarray | jax.Array, bucket_size: int
+) -> Any:
     """Rows of the relative image table for pairs of image position ids (SPEC 1.6).
 
     Works on numpy and on jax arrays alike.

@@ -13,6 +13,8 @@ position each are dot products scaled by (2 * head_dim)^-0.5 (SPEC 1.5, 1.7). Tw
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +62,7 @@ def attention(
     if (query_position is None) != (key_position is None):
         raise ValueError("query_position and key_position must be given together")
     scale = (2 * query.shape[-1]) ** -0.5
-    if query_position is not None:
+    if query_position is not None and key_position is not None:
         if query_position.shape[0] == 1 and key_position.shape[0] == 1:
             shared = position_bias(query_position, key_position)
             bias = shared if bias is None else bias + shared.astype(bias.dtype)
@@ -120,7 +122,8 @@ def _xla(
     # Masks are added: their logits are so low that nothing else of them survives the softmax, and
     # unlike a select, a sum of constants costs nothing in the backward pass.
     if causal:
-        unseen = np.triu(np.full(logits.shape[-2:], MASKED_LOGIT, np.float32), 1)
+        masked = np.full(logits.shape[-2:], MASKED_LOGIT, np.float32)
+        unseen = cast(jax.Array, np.triu(masked, 1))
         bias = unseen if bias is None else bias.astype(jnp.float32) + unseen
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)
@@ -128,7 +131,9 @@ def _xla(
         logits = logits + masked_logits(key_mask)[:, None, None, :]
     probabilities = jax.nn.softmax(logits, axis=-1)
     if dropout_rate > 0.0:
-        kept = jax.random.bernoulli(dropout_rng, 1.0 - dropout_rate, probabilities.shape)
+        kept = jax.random.bernoulli(
+            cast(jax.Array, dropout_rng), 1.0 - dropout_rate, probabilities.shape
+        )
         probabilities = jnp.where(kept, probabilities / (1.0 - dropout_rate), 0.0)
     return jnp.einsum("bhtn,bnhk->bthk", probabilities.astype(value.dtype), value)
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from ofa_jax.sharding.mesh import MeshError, describe_mesh
 from ofa_jax.sharding.rules import LogicalRules
@@ -34,7 +34,10 @@ def _ways(entry: str | tuple[str, ...] | None, mesh: Mesh) -> int:
 
 
 def array_sharding(
-    shape: tuple[int, ...], names: tuple[str | None, ...], mesh: Mesh, rules: LogicalRules
+    shape: tuple[int, ...],
+    names: tuple[str | None, ...],
+    mesh: Mesh | AbstractMesh,
+    rules: LogicalRules,
 ) -> NamedSharding:
     """Sharding of one array with logical axis names.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
@@ -282,7 +282,7 @@ def build_optimizer(
             chosen = matching_paths(params, config.muon)
             return jax.tree.map(lambda is_muon: MUON if is_muon else ADAM, chosen)
 
-        rules = {ADAM: direction, MUON: scale_by_muon(config.muon_beta)}
+        rules: dict[Hashable, Any] = {ADAM: direction, MUON: scale_by_muon(config.muon_beta)}
         direction = optax.multi_transform(rules, kinds)
     parts.append(direction)
     if config.weight_decay:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -56,7 +57,7 @@ def auto_contrast(image: np.ndarray) -> np.ndarray:
     """Stretches each channel to 0 .. 255: uint8[y, x, 3] to uint8[y, x, 3]."""
     picture = _picture(image)
     tables = []
-    for first, last in picture.getextrema():
+    for first, last in cast(list[tuple[int, int]], picture.getextrema()):
         table = np.arange(256.0)
         if last > first:
             scale = 255 / (last - first)

@@ -102,7 +102,8 @@ class PictureRecords:
             example = {"image": image, **row.fields}
             if row.relative:
                 width, height = picture_size(image)
-                example["boxes"] = example["boxes"] * np.float32([width, height, width, height])
+                sides = np.array([width, height, width, height], np.float32)
+                example["boxes"] = example["boxes"] * sides
         except (ValueError, FileNotFoundError) as error:
             raise SourceError(f"{row.place}: {error}") from error
         if self.source.dataset:

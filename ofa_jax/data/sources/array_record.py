@@ -65,7 +65,7 @@ def encode_example(example: Example) -> bytes:
       RecordError: a value of another kind; the message names its field.
     """
     packer = msgpack.Packer(use_bin_type=True)
-    parts = [_HEADER, packer.pack_map_header(len(example))]
+    parts: list[Any] = [_HEADER, packer.pack_map_header(len(example))]
     for name in sorted(example, key=lambda name: (_ORDER.get(name, len(_ORDER)), name)):
         try:
             parts += [packer.pack(name), packer.pack(_plain(example[name]))]
