@@ -18,6 +18,8 @@ from tasks import families
 CAPTIONS = ("captioning", "image_text_matching")
 ANSWERS = ("vqa", "answer_matching")
 REGIONS = ("visual_grounding", "grounded_captioning")
+# Arguments of formats that name files and folders.
+_PATHS = ("paths", "questions", "annotations", "refs", "instances", "boxes", "classes", "images")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Slot:
         a family's rate among its slots and are published sizes, rounded; where SPEC 4.2 has a sum
         and the others are known, what remains.
       format: of `ofa_jax.prepare`, for what people usually have on disk.
-      files: what lies on disk before preparation.
+      arguments: of the format, for files in a folder `raw`.
       obtain: where it comes from.
       licence: a hint, not advice; look before you train.
       captions_from: field whose texts serve as captions.
@@ -41,7 +43,7 @@ class Slot:
     title: str
     samples: Mapping[str, float]
     format: str
-    files: str
+    arguments: Mapping[str, str]
     obtain: str
     licence: str
     captions_from: str = "captions"
@@ -50,6 +52,23 @@ class Slot:
     def tasks(self) -> tuple[str, ...]:
         """Names of the registered tasks."""
         return tuple(f"{self.name}_{kind}" for kind in self.samples)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What lies on disk before preparation: files and folders, `*` for several."""
+        paths = (self.arguments[name] for name in _PATHS if name in self.arguments)
+        return tuple(path for words in paths for path in words.split(","))
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Words of the command that fills the slot in a folder `data` from the folder `raw`."""
+        codes = ("--image_tokenizer=raw/codebook.npz",) if "image_infilling" in self.samples else ()
+        return (
+            *("python", "-m", "ofa_jax.prepare", f"--source={self.format}"),
+            *(f"--{name}={value}" for name, value in self.arguments.items()),
+            *codes,
+            f"--out=data/{self.name}",
+        )
 
     def first_steps(self, kind: str) -> tuple[Step, ...]:
         """Steps that bring a record into the form that a kind's chain reads."""
@@ -63,13 +82,15 @@ def _each(kinds: tuple[str, ...], samples: float) -> dict[str, float]:
     return dict.fromkeys(kinds, samples)
 
 
+_VISUAL_GENOME_IMAGES = "raw/visual_genome/VG_100K,raw/visual_genome/VG_100K_2"
+
 SLOTS = (
     Slot(
         name="cc12m",
         title="Conceptual 12M",
         samples=_each(CAPTIONS, 12.4),
         format="webdataset",
-        files="00000.tar, 00001.tar, ... with KEY.jpg and KEY.txt",
+        arguments={"paths": "raw/cc12m/*.tar"},
         obtain="the list of addresses from github.com/google-research-datasets/conceptual-12m, "
         "downloaded with img2dataset --output_format webdataset",
         licence="the list is free to use; each picture has its own owner",
@@ -79,7 +100,7 @@ SLOTS = (
         title="Conceptual Captions 3M",
         samples=_each(CAPTIONS, 3.3),
         format="webdataset",
-        files="00000.tar, 00001.tar, ... with KEY.jpg and KEY.txt",
+        arguments={"paths": "raw/cc3m/*.tar"},
         obtain="Train_GCC-training.tsv from ai.google.com/research/ConceptualCaptions, downloaded "
         "with img2dataset --output_format webdataset",
         licence="the list is free to use; each picture has its own owner",
@@ -89,7 +110,7 @@ SLOTS = (
         title="SBU Captioned Photos",
         samples=_each(CAPTIONS, 1.0),
         format="webdataset",
-        files="00000.tar, 00001.tar, ... with KEY.jpg and KEY.txt",
+        arguments={"paths": "raw/sbu/*.tar"},
         obtain="sbu-captions-all.json from www.cs.rice.edu/~vo9/sbucaptions, downloaded with "
         "img2dataset --output_format webdataset",
         licence="photographs of Flickr members, each with its own licence",
@@ -99,8 +120,10 @@ SLOTS = (
         title="COCO captions",
         samples=_each(CAPTIONS, 0.57),
         format="coco_captions",
-        files="annotations/captions_train2014.json and the folder train2014 (or dataset_coco.json "
-        "of the Karpathy split, with train2014 and val2014)",
+        arguments={
+            "annotations": "raw/coco/annotations/captions_train2014.json",
+            "images": "raw/coco/train2014",
+        },
         obtain="cocodataset.org, 2014 train images and annotations",
         licence="annotations CC BY 4.0; photographs under the terms of Flickr",
     ),
@@ -110,7 +133,10 @@ SLOTS = (
         # One caption per picture; the regions are what remains of the 3.20 million (SPEC 4.2).
         samples=_each(CAPTIONS, 0.11) | _each(REGIONS, 2.88),
         format="visual_genome_regions",
-        files="region_descriptions.json, image_data.json, the folders VG_100K and VG_100K_2",
+        arguments={
+            "annotations": "raw/visual_genome/region_descriptions.json",
+            "images": _VISUAL_GENOME_IMAGES,
+        },
         obtain="homes.cs.washington.edu/~ranjay/visualgenome",
         licence="CC BY 4.0",
         captions_from="region_captions",
@@ -120,8 +146,11 @@ SLOTS = (
         title="VQA v2",
         samples=_each(ANSWERS, 0.44),
         format="vqa",
-        files="v2_OpenEnded_mscoco_train2014_questions.json, "
-        "v2_mscoco_train2014_annotations.json, the folder train2014",
+        arguments={
+            "questions": "raw/vqa/v2_OpenEnded_mscoco_train2014_questions.json",
+            "annotations": "raw/vqa/v2_mscoco_train2014_annotations.json",
+            "images": "raw/coco/train2014",
+        },
         obtain="visualqa.org/download.html; pictures from cocodataset.org",
         licence="annotations CC BY 4.0; photographs under the terms of Flickr",
     ),
@@ -130,7 +159,10 @@ SLOTS = (
         title="Visual Genome questions",
         samples=_each(ANSWERS, 1.45),
         format="visual_genome_questions",
-        files="question_answers.json, image_data.json, the folders VG_100K and VG_100K_2",
+        arguments={
+            "annotations": "raw/visual_genome/question_answers.json",
+            "images": _VISUAL_GENOME_IMAGES,
+        },
         obtain="homes.cs.washington.edu/~ranjay/visualgenome",
         licence="CC BY 4.0",
     ),
@@ -139,7 +171,10 @@ SLOTS = (
         title="GQA (balanced)",
         samples=_each(ANSWERS, 0.94),
         format="gqa",
-        files="train_balanced_questions.json and the folder images",
+        arguments={
+            "questions": "raw/gqa/train_balanced_questions.json",
+            "images": "raw/gqa/images",
+        },
         obtain="cs.stanford.edu/people/dorarad/gqa/download.html",
         licence="CC BY 4.0",
     ),
@@ -149,7 +184,11 @@ SLOTS = (
             title=title,
             samples=_each(REGIONS, samples),
             format="refcoco",
-            files=f"{refs}, instances.json, the folder train2014",
+            arguments={
+                "refs": f"raw/{name}/{refs}",
+                "instances": f"raw/{name}/instances.json",
+                "images": "raw/coco/train2014",
+            },
             obtain="github.com/lichengunc/refer; its host is often down, the Internet Archive and "
             "the released OFA files have copies",
             licence="expressions free for research; photographs under the terms of Flickr",
@@ -165,7 +204,11 @@ SLOTS = (
         title="Open Images, boxes",
         samples={"detection": 1.74},
         format="open_images",
-        files="oidv6-train-annotations-bbox.csv, class-descriptions-boxable.csv, the folder train",
+        arguments={
+            "boxes": "raw/openimages/oidv6-train-annotations-bbox.csv",
+            "classes": "raw/openimages/class-descriptions-boxable.csv",
+            "images": "raw/openimages/train",
+        },
         obtain="storage.googleapis.com/openimages, or TFDS (open_images_v4), which downloads it",
         licence="annotations CC BY 4.0; photographs CC BY 2.0",
     ),
@@ -174,9 +217,10 @@ SLOTS = (
         title="Open Images, image codes",
         # What remains of the 36.27 million (SPEC 4.2).
         samples={"image_infilling": 7.27},
-        format="open_images",
-        files="the same pictures; they are stored a second time, as squares with their codes",
-        obtain="storage.googleapis.com/openimages, or TFDS (open_images_v4), which downloads it",
+        format="webdataset",
+        arguments={"paths": "raw/openimages/*.tar", "kind": "image"},
+        obtain="train_0.tar.gz ... train_f.tar.gz of github.com/cvdfoundation/open-images-dataset, "
+        "unpacked with gunzip to tars",
         licence="photographs CC BY 2.0",
     ),
     Slot(
@@ -184,7 +228,10 @@ SLOTS = (
         title="Objects365",
         samples={"detection": 1.74},
         format="coco_instances",
-        files="zhiyuan_objv2_train.json and the folders patch0 ... patch50",
+        arguments={
+            "annotations": "raw/objects365/zhiyuan_objv2_train.json",
+            "images": "raw/objects365/train",
+        },
         obtain="www.objects365.org",
         licence="annotations CC BY 4.0; photographs under the terms of Flickr",
     ),
@@ -193,7 +240,10 @@ SLOTS = (
         title="Visual Genome objects",
         samples={"detection": 0.11},
         format="visual_genome_objects",
-        files="objects.json, image_data.json, the folders VG_100K and VG_100K_2",
+        arguments={
+            "annotations": "raw/visual_genome/objects.json",
+            "images": _VISUAL_GENOME_IMAGES,
+        },
         obtain="homes.cs.washington.edu/~ranjay/visualgenome",
         licence="CC BY 4.0",
     ),
@@ -202,7 +252,10 @@ SLOTS = (
         title="COCO objects",
         samples={"detection": 0.12},
         format="coco_instances",
-        files="annotations/instances_train2017.json and the folder train2017",
+        arguments={
+            "annotations": "raw/coco/annotations/instances_train2017.json",
+            "images": "raw/coco/train2017",
+        },
         obtain="cocodataset.org, 2017 train images and annotations",
         licence="annotations CC BY 4.0; photographs under the terms of Flickr",
     ),
@@ -211,7 +264,7 @@ SLOTS = (
         title="YFCC100M subset",
         samples={"image_infilling": 14.8},
         format="webdataset",
-        files="00000.tar, 00001.tar, ... with KEY.jpg",
+        arguments={"paths": "raw/yfcc100m/*.tar", "kind": "image"},
         obtain="the list of 15 million pictures that CLIP's authors published "
         "(github.com/openai/CLIP/blob/main/data/yfcc100m.md)",
         licence="Creative Commons, each photograph its own variant",
@@ -221,7 +274,7 @@ SLOTS = (
         title="ImageNet-21K",
         samples={"image_infilling": 14.2},
         format="webdataset",
-        files="one tar per synset, n01440764.tar, ... with pictures",
+        arguments={"paths": "raw/imagenet21k/*.tar", "kind": "image"},
         obtain="image-net.org, after registration",
         licence="non-commercial research only",
     ),
@@ -230,7 +283,7 @@ SLOTS = (
         title="Pile, or an open stand-in",
         samples={"text_infilling": 1.0},
         format="text",
-        files="00.jsonl.zst, 01.jsonl.zst, ... with a key text",
+        arguments={"paths": "raw/pile/*.jsonl.zst"},
         obtain="the Pile was withdrawn; c4, wikipedia or the Common Pile will do",
         licence="that of the texts you choose",
     ),

@@ -1,0 +1,121 @@
+"""`python -m ofa_jax.inspect PATH`: what is in a data set, and what tasks make of it.
+
+Prints a summary and writes a folder with a page (`index.html`), histograms and a sheet of
+examples. PATH is a file or folder, raw or prepared, or `scenes`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+
+def _format_arguments(words: Sequence[str]) -> dict[str, str]:
+    """`--name=value` and `--name value` pairs that belong to the format.
+
+    Raises:
+      ValueError: a word that is neither.
+    """
+    arguments: dict[str, str] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(f"unexpected argument {word!r}; see --help")
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ValueError(f"--{name} needs a value")
+            value = rest.pop(0)
+        arguments[name] = value
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ofa_jax.inspect",
+        description="Shows what is in a data set: fields, counts, lengths, sizes, examples, and "
+        "the token ids that tasks make of it.",
+        epilog="Where the format cannot be told from the path, give --source and its arguments, "
+        "the same as for ofa_jax.prepare; --formats lists them.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("path", nargs="?", help="file or folder of data, or scenes, scenes_small, scenes_base")
+    add("--source", metavar="FORMAT", help="format of the data; told from PATH if left out")
+    add("--formats", action="store_true", help="list all formats and their arguments, and stop")
+    add("--split", help="split to look at (default: train, or the first)")
+    add(
+        "--out",
+        metavar="FOLDER",
+        default="inspection",
+        help="folder to write (default: %(default)s)",
+    )
+    add("--limit", type=int, default=1000, help="most records to read (default: %(default)s)")
+    add("--all", action="store_true", help="read all records")
+    add("--examples", type=int, default=16, help="records on the sheet (default: %(default)s)")
+    add("--token_examples", type=int, default=3, help="records per task (default: %(default)s)")
+    add("--image_size", type=int, help="pixels per side of the model input (default: 384)")
+    add("--vocab_dir", help="folder of the vocabulary (default: OFA_VOCAB_DIR)")
+    add("--data_dir", help="folder with negative_sample (default: OFA_DATA_DIR, or around PATH)")
+    add("--tasks", default="", help="tasks or mixtures to try, separated by commas")
+    add("--module", default="", help="modules that register them, separated by commas")
+    add("--seed", type=int, default=0, help="seed of the preparation (default: %(default)s)")
+    return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = _parser()
+    options, others = parser.parse_known_args(argv)
+    from ofa_jax.data.sources import formats
+    from ofa_jax.inspection import build, opening
+
+    if options.formats:
+        print(formats.manual())
+        return 0
+    if options.path is None:
+        parser.error("give the PATH of a data set, or scenes")
+    try:
+        settings = build.Options(
+            limit=None if options.all else options.limit,
+            examples=options.examples,
+            token_examples=options.token_examples,
+            image_size=options.image_size,
+            vocab_dir=options.vocab_dir,
+            data_dir=options.data_dir,
+            tasks=_names(options.tasks),
+            modules=_names(options.module),
+            seed=options.seed,
+        )
+        opened = opening.open_data(
+            options.path,
+            format_name=options.source,
+            arguments=_format_arguments(others),
+            split=options.split,
+        )
+        if build.has_vocabulary(opened, settings):
+            from ofa_jax.cli.entry import set_up_process
+
+            set_up_process()
+        done = build.inspect_data(opened, options.out, settings)
+    except (ValueError, OSError) as error:
+        if os.environ.get("OFA_TRACEBACK"):
+            raise
+        print(f"error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        return 2
+    print(done.text)
+    print()
+    for path in done.files:
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

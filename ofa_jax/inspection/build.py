@@ -1,0 +1,191 @@
+"""An inspection from beginning to end: reads, measures, draws, writes a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from ofa_jax.data import locations
+from ofa_jax.data.instruction import Example
+from ofa_jax.inspection import charts, summary
+from ofa_jax.inspection.opening import OpenedData
+from ofa_jax.inspection.page import page_html
+from ofa_jax.inspection.sheet import Tile, save_sheet, tile
+from ofa_jax.inspection.survey import Survey, survey
+from ofa_jax.inspection.tokens import TaskView, views
+from ofa_jax.report.plots import save_groups
+
+_LENGTHS = {"inputs": 1024, "targets": 1024}
+_IMAGE_SIZE = 384
+_NO_VOCABULARY = (
+    "Token ids are not shown: they need the vocabulary. Give --vocab_dir=FOLDER (encoder.json, "
+    "vocab.bpe and dict.txt, or a HuggingFace OFA folder)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What an inspection looks at.
+
+    Attributes:
+      limit: most records that are read; None reads all.
+      examples: most records on the contact sheet.
+      token_examples: records per task.
+      image_size: pixels per side of the model input; None: 384, or what `scenes` has.
+      vocab_dir: folder of the vocabulary; None takes `OFA_VOCAB_DIR`.
+      data_dir: folder with `negative_sample`; None takes `OFA_DATA_DIR`, or the folder around
+        the data.
+      tasks: names of tasks or mixtures to try; none takes those that suit.
+      modules: that register them.
+      seed: of the preparation.
+    """
+
+    limit: int | None = 1000
+    examples: int = 16
+    token_examples: int = 3
+    image_size: int | None = None
+    vocab_dir: str | None = None
+    data_dir: str | None = None
+    tasks: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "examples", "token_examples", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be positive, got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What came of it.
+
+    Attributes:
+      text: summary for the terminal.
+      files: written files; the page comes first.
+    """
+
+    text: str
+    files: tuple[pathlib.Path, ...]
+
+
+def inspect_data(
+    opened: OpenedData, folder: str | pathlib.Path, options: Options | None = None
+) -> Inspection:
+    """Inspects an opened split and writes the folder.
+
+    Args:
+      opened: the split.
+      folder: gets `index.html`, `pictures.png`, `texts.png`, `examples.png`, `summary.txt`.
+      options: what to look at.
+
+    Returns:
+      Summary and files.
+
+    Raises:
+      ValueError: the split is empty, a vocabulary cannot be loaded, or a task does not exist.
+    """
+    options = options or Options()
+    total = len(opened.records)
+    if not total:
+        raise ValueError(f"{opened.name}: split {opened.split!r} has no records")
+    wanted = set(_spread(total, options.limit, options.examples))
+    kept: dict[int, Example] = {}
+
+    def keep(number: int, example: Example) -> None:
+        if number in wanted:
+            kept[number] = example
+
+    found = survey(
+        opened.records,
+        options.limit,
+        extra_fields=opened.extra_fields,
+        extra_types=opened.extra_types,
+        keep=keep,
+    )
+    tiles = [tile(number, example) for number, example in kept.items()]
+    shown, notice = _token_views(opened, found, options)
+    return _write(opened, found, tiles, shown, notice, pathlib.Path(folder))
+
+
+def _spread(total: int, limit: int | None, count: int) -> list[int]:
+    """`count` of the sampled numbers, evenly spread."""
+    sampled = np.arange(total) if limit is None or total <= limit else None
+    if sampled is None:
+        sampled = np.linspace(0, total - 1, limit).astype(np.int64)
+    places = np.linspace(0, len(sampled) - 1, min(count, len(sampled))).astype(int)
+    return sampled[places].tolist()
+
+
+def has_vocabulary(opened: OpenedData, options: Options) -> bool:
+    """Whether token ids can be made: there is a vocabulary, and so a use for TensorFlow."""
+    return bool(opened.scenes_preset or options.vocab_dir or _is_set("{VOCAB_DIR}"))
+
+
+def _token_views(opened: OpenedData, found: Survey, options: Options) -> tuple[list[TaskView], str]:
+    if not has_vocabulary(opened, options):
+        return [], _NO_VOCABULARY
+    if options.vocab_dir:
+        locations.assign("VOCAB_DIR", options.vocab_dir)
+    if options.data_dir:
+        locations.assign("DATA_DIR", options.data_dir)
+    _find_negatives(opened)
+    # The registry of tasks brings TensorFlow, an import of seconds.
+    from ofa_jax.inspection.registry import candidates
+
+    tasks = candidates(opened, options.tasks, options.modules)
+    size = options.image_size or _IMAGE_SIZE
+    if opened.scenes_preset:
+        size = opened.records[0]["image"].shape[0]
+    numbers = _spread(found.total, options.limit, 24)
+    lengths = {**_LENGTHS, "image": size}
+    shown = views(
+        tasks, opened.records, numbers, lengths, seed=options.seed, most=options.token_examples
+    )
+    return shown, ""
+
+
+def _is_set(template: str) -> bool:
+    try:
+        locations.resolve(template)
+    except ValueError:
+        return False
+    return True
+
+
+def _find_negatives(opened: OpenedData) -> None:
+    """Takes the folder around the data for `DATA_DIR` where it holds wrong pairs."""
+    if _is_set("{DATA_DIR}"):
+        return
+    place = getattr(opened.source, "folder", None) or dict(opened.facts).get("paths")
+    if place:
+        around = pathlib.Path(locations.resolve(str(place))).expanduser().resolve().parent
+        if (around / "negative_sample").is_dir():
+            locations.assign("DATA_DIR", str(around))
+
+
+def _write(
+    opened: OpenedData,
+    found: Survey,
+    tiles: Sequence[Tile],
+    shown: Sequence[TaskView],
+    notice: str,
+    folder: pathlib.Path,
+) -> Inspection:
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = [charts.picture_group(found), charts.text_group(found)]
+    title = f"{opened.name}, split {opened.split} ({opened.format})"
+    text = summary.text_of(title, found, opened.facts, shown)
+    if notice:
+        text += f"\n\n{notice}"
+    page = folder / "index.html"
+    page.write_text(page_html(opened, found, groups, tiles, shown, notice), encoding="utf-8")
+    files = [page, *save_groups(groups, folder)]
+    if save_sheet(tiles, folder / "examples.png"):
+        files.append(folder / "examples.png")
+    (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
+    return Inspection(text, (*files, folder / "summary.txt"))

@@ -1,0 +1,247 @@
+"""Which format a path has, judged by names and first bytes; `--source` says it for the rest.
+
+First half of opening: a path becomes the name of a format of `ofa_jax.data.sources.formats` with
+its arguments. Only what is unmistakable is recognised; a guess would show wrong data as right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Iterable
+
+from ofa_jax.data.sources.tsv_layouts import LAYOUTS
+
+# Official TSV files by the beginning of their names (SPEC 4.1, 8).
+_TSV_LAYOUTS = {
+    "vision_language_examples": "vision_language",
+    "detection_examples": "detection",
+    "image_examples": "image",
+    "text_examples": "text",
+    "caption_stage1": "caption_stage1",
+    "caption_stage2": "caption_stage2",
+    "refcoco": "refcoco",
+    "vqa_": "vqa",
+    "snli_ve": "snli_ve",
+    "imagenet": "imagenet",
+    "coco_vqgan": "image_gen",
+}
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+_TEXT = re.compile(r"\.(jsonl|txt)(\.gz|\.zst)?")
+_HEAD_BYTES = 1 << 16
+# Levels below a folder that are searched for pictures.
+_DEPTH = 2
+
+
+class UnknownFormatError(ValueError):
+    """A path whose format cannot be told; says what would help."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognised:
+    """A format with its arguments, as `formats.source` takes them.
+
+    Attributes:
+      name: key of `formats.FORMATS`.
+      arguments: argument to text.
+    """
+
+    name: str
+    arguments: dict[str, str]
+
+
+def recognise(path: pathlib.Path) -> Recognised:
+    """Tells the format of a file or folder.
+
+    Args:
+      path: exists.
+
+    Returns:
+      Name and arguments.
+
+    Raises:
+      UnknownFormatError: it cannot be told, or a folder holds several data sets.
+    """
+    return _folder(path) if path.is_dir() else _file(path)
+
+
+def _folder(path: pathlib.Path) -> Recognised:
+    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    if any(name.endswith(".array_record") for name in names):
+        return Recognised("prepared", {"folder": str(path)})
+    if any(name.endswith(".tar") for name in names):
+        return Recognised("webdataset", {"paths": f"{path}/*.tar"})
+    if any(name.endswith(".parquet") for name in names):
+        return _parquet(
+            path / next(n for n in names if n.endswith(".parquet")), f"{path}/*.parquet"
+        )
+    prepared = [name for name in names if any((path / name).glob("*.array_record"))]
+    if prepared:
+        raise UnknownFormatError(
+            f"{path} holds several prepared data sets; give one of them: {', '.join(prepared)}"
+        )
+    files = [file for file in (*path.iterdir(), *path.glob("*/*")) if file.is_file()]
+    found: dict[str, Recognised] = {}
+    for file in sorted(files):
+        if file.suffix in (".json", ".tsv", ".p", ".csv"):
+            try:
+                found[str(file.relative_to(path))] = _file(file)
+            except UnknownFormatError:
+                continue
+    whole = [one for one in found.values() if one.name == "refcoco"]
+    if len(found) == 1 or len(whole) == 1:  # instances.json is a part of RefCOCO
+        return (whole or list(found.values()))[0]
+    if found:
+        raise UnknownFormatError(
+            f"{path} holds several data sets; give one of its files: {', '.join(found)}"
+        )
+    shown = ", ".join(names[:6]) + (", ..." if names[6:] else "")
+    raise UnknownFormatError(
+        f"{path} is no data set that can be recognised ({shown or 'it is empty'}); give a file in "
+        "it, or --source with its arguments"
+    )
+
+
+def _file(path: pathlib.Path) -> Recognised:
+    name = path.name
+    if name.endswith(".array_record"):
+        raise UnknownFormatError(f"{path} is one shard; give its folder, {path.parent}")
+    if path.suffix == ".tsv":
+        return Recognised("tsv", {"paths": str(path), "layout": _tsv_layout(path)})
+    if path.suffix == ".tar":
+        return Recognised("webdataset", {"paths": str(path)})
+    if path.suffix == ".parquet":
+        return _parquet(path, str(path))
+    if match := _TEXT.search(name):
+        return Recognised("text", {"paths": str(path), "form": match[1]})
+    if path.suffix == ".p" and name.startswith("refs"):
+        instances = str(_sibling(path, "instances", ".json"))
+        return _beside(path, "refcoco", refs=str(path), instances=instances)
+    if path.suffix == ".csv" and "bbox" in name:
+        classes = str(_sibling(path, "class-descriptions", ".csv"))
+        return _beside(path, "open_images", boxes=str(path), classes=classes)
+    if path.suffix == ".json":
+        return _json(path)
+    raise UnknownFormatError(
+        f"{path}: a file of this name is not recognised; give --source (see --help for all)"
+    )
+
+
+def _tsv_layout(path: pathlib.Path) -> str:
+    for start, layout in _TSV_LAYOUTS.items():
+        if path.name.startswith(start):
+            return layout
+    with open(path, "rb") as file:
+        columns = file.readline(1 << 26).count(b"\t") + 1
+    fitting = [name for name, layout in LAYOUTS.items() if len(layout.columns) == columns]
+    if columns == len(LAYOUTS["vision_language"].columns):
+        return "vision_language"
+    raise UnknownFormatError(
+        f"{path} has {columns} columns; say which layout it has, --layout "
+        f"{' or '.join(fitting or LAYOUTS)}"
+    )
+
+
+def _parquet(path: pathlib.Path, paths: str) -> Recognised:
+    """Columns of the usual names: a picture, a caption or a text."""
+    import pyarrow.parquet
+
+    try:
+        columns = pyarrow.parquet.read_schema(path)
+    except Exception as error:  # pyarrow raises its own kinds.
+        raise UnknownFormatError(f"{path} is no parquet file: {error}") from error
+    names = {name.lower(): name for name in columns.names}
+    picture = next((names[n] for n in ("image", "jpg", "img", "picture") if n in names), None)
+    words = next((names[n] for n in ("caption", "captions", "text", "txt") if n in names), None)
+    if picture and hasattr(columns.field(picture).type, "fields"):
+        picture += ".bytes"  # hubs store {bytes, path}
+    if words is None:
+        raise UnknownFormatError(
+            f"{path} has the columns {', '.join(columns.names)}; say what they mean, as in "
+            "--source parquet --columns image=image.bytes,captions=text --constants type=caption"
+        )
+    pairs = f"image={picture},captions={words}" if picture else f"text={words}"
+    kind = "caption" if picture else "text"
+    constants = f"type={kind}"
+    return Recognised("parquet", {"paths": paths, "columns": pairs, "constants": constants})
+
+
+def _json(path: pathlib.Path) -> Recognised:
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+        file.seek(max(0, path.stat().st_size - _HEAD_BYTES))
+        ends = head + file.read()
+    # The first rule that fits; sections may come in any order, so both ends are looked at.
+    rules: Iterable[tuple[Callable[[], bool], str, str]] = (
+        (lambda: b'"sentids"' in head or b'"sentences"' in head, "karpathy", "annotations"),
+        (lambda: b'"qas"' in head, "visual_genome_questions", "annotations"),
+        (lambda: b'"phrase"' in head, "visual_genome_regions", "annotations"),
+        (lambda: b'"objects"' in head and b'"names"' in head, "visual_genome_objects",
+         "annotations"),
+        (lambda: b'"fullAnswer"' in head or b'"imageId"' in head, "gqa", "questions"),
+        (lambda: b'"question_id"' in ends and b'"questions"' in ends, "vqa", "questions"),
+        (lambda: b'"bbox"' in ends, "coco_instances", "annotations"),
+        (lambda: b'"caption"' in ends and b'"image_id"' in ends, "coco_captions", "annotations"),
+    )  # fmt: skip
+    for fits, name, argument in rules:
+        if fits():
+            arguments = {argument: str(path)}
+            if name == "vqa" and (answers := _vqa_answers(path)):
+                arguments["annotations"] = str(answers)
+            return _beside(path, name, **arguments)
+    raise UnknownFormatError(
+        f"{path}: the JSON has the form of no known data set; give --source (see --help for all)"
+    )
+
+
+def _vqa_answers(path: pathlib.Path) -> pathlib.Path | None:
+    """`v2_mscoco_train2014_annotations.json` of `v2_OpenEnded_mscoco_train2014_questions.json`."""
+    name = path.name.replace("OpenEnded_", "").replace("questions", "annotations")
+    other = path.with_name(name)
+    return other if other != path and other.is_file() else None
+
+
+def _sibling(path: pathlib.Path, start: str, suffix: str) -> pathlib.Path:
+    for other in sorted(path.parent.glob(f"{start}*{suffix}")):
+        return other
+    raise UnknownFormatError(f"{path} needs {start}{suffix} beside it")
+
+
+def _beside(path: pathlib.Path, name: str, **arguments: str) -> Recognised:
+    """Adds the folders of pictures around a file of annotations."""
+    folders = picture_folders(path.parent)
+    if not folders:
+        raise UnknownFormatError(
+            f"{path} looks like {name}, but there is no folder of pictures near it; give --images"
+        )
+    return Recognised(name, arguments | {"images": ",".join(map(str, folders))})
+
+
+def picture_folders(start: pathlib.Path) -> list[pathlib.Path]:
+    """Folders with pictures: a folder and those below it, or else those around it.
+
+    The nearest ones only, since pictures of other data sets may have the same names.
+    """
+    around = start.resolve().parent
+    for top in (start, around if start.is_absolute() else start.parent):
+        found: list[pathlib.Path] = []
+        level = [top]
+        for _ in range(_DEPTH + 1):
+            deeper: list[pathlib.Path] = []
+            for folder in level:
+                entries = _entries(folder)
+                if any(entry.suffix.lower() in _PICTURES for entry in entries):
+                    found.append(folder)
+                deeper += [e for e in entries if e.is_dir() and not e.name.startswith(".")]
+            level = deeper
+        if found:
+            return found
+    return []
+
+
+def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError:
+        return []

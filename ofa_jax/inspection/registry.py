@@ -1,0 +1,72 @@
+"""Registered tasks that may be able to read a data set.
+
+The only part of an inspection that knows seqio; imported where token ids are wanted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+from collections.abc import Sequence
+
+import seqio
+
+from ofa_jax.data.registration import lookup
+from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.task import OFATask
+from ofa_jax.inspection.opening import OpenedData
+
+# Tasks that are tried where no names are given: modules, and the beginning of the names.
+_PRETRAINING = ("tasks.pretrain", "tasks.pretrain_slots")
+_OFFICIAL = "ofa_"
+_SCENES = ("tasks.scenes",)
+
+
+def candidates(
+    opened: OpenedData, names: Sequence[str] = (), modules: Sequence[str] = ()
+) -> list[OFATask]:
+    """Tasks to try on a data set.
+
+    Args:
+      opened: the data set.
+      names: tasks or mixtures; none takes those of its slot or its world, or else the official
+        pretraining tasks, whose chains are the same.
+      modules: that register them, beside the usual ones.
+
+    Returns:
+      Tasks, sorted by name.
+
+    Raises:
+      ValueError: a module or a name that does not exist.
+    """
+    for module in (*(_SCENES if opened.scenes_preset else _PRETRAINING), *modules):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"--module: no module {module!r}; run from the checkout, or install it with "
+                "`pip install -e .`"
+            ) from error
+    if names:
+        found = {task.name: task for name in names for task, _ in lookup(name, setting="--tasks")}
+    else:
+        found = {task.name: task for task in _all_tasks() if _belongs(task, opened)}
+        if not found:
+            found = {t.name: t for t in _all_tasks() if t.name.startswith(_OFFICIAL)}
+    return [found[name] for name in sorted(found)]
+
+
+def _all_tasks() -> list[OFATask]:
+    registered = (seqio.TaskRegistry.get(name) for name in sorted(seqio.TaskRegistry.names()))
+    return [one.source.task for one in registered if hasattr(one.source, "task")]
+
+
+def _belongs(task: OFATask, opened: OpenedData) -> bool:
+    """Whether a task reads this world, or the slot of this name."""
+    if opened.scenes_preset:
+        return task.source == opened.source
+    return (
+        isinstance(task.source, PreparedSource)
+        and isinstance(opened.source, PreparedSource)
+        and pathlib.PurePath(task.source.folder).name == opened.name
+    )

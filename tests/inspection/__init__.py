@@ -1,0 +1,1 @@
+"""Tests of `ofa_jax.inspect`."""
