@@ -1,0 +1,244 @@
+"""`python -m ofa_jax.infer` and `python -m ofa_jax.eval` on a small model with random weights."""
+
+import json
+
+import gin
+import numpy as np
+import pytest
+from PIL import Image
+
+from ofa_jax.checkpoint.exports import export_checkpoint
+from ofa_jax.checkpoint.imports import ImportedCheckpoint, initial_variables
+from ofa_jax.checkpoint.orbax_weights import SourceRecord
+from ofa_jax.cli import inference_entry
+from tests.integration import finetuning_files
+
+SMALL = "--gin.DECODING={'beam': 2, 'max_len_b': 6}"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A converted folder: weights, configuration, vocabulary."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = finetuning_files.write_vocabulary(folder)
+    config = finetuning_files.small_config(tokenizer)
+    record = SourceRecord("initialised", "random")
+    imported = ImportedCheckpoint(initial_variables(config), config, record)
+    export_checkpoint(imported, folder, "orbax")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for name, colour in zip(("a.png", "b.png", "sub/c.png"), finetuning_files.COLOURS):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(finetuning_files.picture(colour))
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    monkeypatch.setattr(inference_entry, "set_up_process", lambda: None)
+    monkeypatch.delenv("OFA_TRACEBACK", raising=False)
+    monkeypatch.delenv("OFA_VOCAB_DIR", raising=False)
+    monkeypatch.delenv("OFA_DATA_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    yield lambda run, *arguments: run([str(argument) for argument in arguments])
+    gin.clear_config()
+
+
+def infer(command, *arguments):
+    return command(inference_entry.run_infer, *arguments)
+
+
+def evaluate(command, *arguments):
+    return command(inference_entry.run_eval, *arguments)
+
+
+def test_one_picture_prints_its_answer(command, model, photos, capsys):
+    status = infer(
+        command, f"--image={photos / 'a.png'}", f"--checkpoint={model}", "--answers=yes", SMALL
+    )
+    assert status == 0
+    assert capsys.readouterr().out == "yes\n"
+
+
+def test_a_box_is_drawn(command, model, photos, tmp_path, capsys, monkeypatch):
+    from ofa_jax import pretrained
+
+    def grounded(self, images, instructions, **options):
+        assert instructions == ['which region does the text " a red car " describe?']
+        return [pretrained.Prediction("<bin_1>", (5.0, 4.0, 30.0, 20.0), -1.0, (7,))]
+
+    monkeypatch.setattr(pretrained.OFAPredictor, "generate_batch", grounded)
+    instruction = 'which region does the text " a red car " describe?'
+    status = infer(
+        command,
+        f"--image={photos / 'a.png'}",
+        f"--checkpoint={model}",
+        f"--instruction={instruction}",
+    )
+    assert status == 0
+    assert "box: 5.0 4.0 30.0 20.0" in capsys.readouterr().out
+    drawn = np.asarray(Image.open(tmp_path / "a_box.png").convert("RGB"))
+    scale = drawn.shape[1] / 40
+    edge = drawn[int(12 * scale), int(5 * scale)]
+    assert edge[0] > 200 > edge[1], "the left side of the frame is red"
+
+
+def test_a_region_of_the_picture_becomes_bins(command, model, photos, monkeypatch, capsys):
+    from ofa_jax import pretrained
+
+    asked = []
+
+    def answered(self, images, instructions, **options):
+        asked.extend(instructions)
+        return [pretrained.Prediction("red", None, -1.0, (7,))]
+
+    monkeypatch.setattr(pretrained.OFAPredictor, "generate_batch", answered)
+    status = infer(
+        command,
+        f"--image={photos / 'a.png'}",
+        f"--checkpoint={model}",
+        "--instruction=what color is it? region: {region}",
+        "--region=0,0,20,30",
+    )
+    assert status == 0
+    # 40 x 30 pixels; the model's input has 32 pixels and 32 bins on them.
+    assert asked == ["what color is it? region: <bin_0> <bin_0> <bin_16> <bin_31>"]
+
+
+BAD = {
+    "no image": (["--instruction=what?"], "no image: give --image FILE or FOLDER, or --without"),
+    "missing": (["--image=nowhere.png"], "--image nowhere.png: no such file or folder"),
+    "not a picture": (["--image={photos}/../note.txt"], "cannot decode a picture of 5 bytes"),
+    "empty folder": (["--image={photos}/../empty"], "the folder has no pictures"),
+    "no instruction": (["--image={photos}/a.png", "--instruction= "], "--instruction is empty"),
+    "no answers": (["--image={photos}/a.png", "--answers= , "], "--answers is empty"),
+    "long answer": (
+        ["--image={photos}/a.png", "--answers=zzzzzzzzzzzzzzzzz", SMALL],
+        "answer 'zzzzzzzzzzzzzzzzz' has",
+    ),
+    "outside bins": (
+        ["--image={photos}/a.png", "--instruction=what? region: <bin_1> <bin_2> <bin_0> <bin_9>"],
+        "region <bin_1> <bin_2> <bin_0> <bin_9> is no box of the picture",
+    ),
+    "unknown bin": (
+        ["--image={photos}/a.png", "--instruction=what is <bin_99>"],
+        "<bin_99> does not exist",
+    ),
+    "outside pixels": (
+        ["--image={photos}/a.png", "--instruction=what? {region}", "--region=0,0,99,9"],
+        "region 0,0,99,9 is not inside the picture of 40x30 pixels",
+    ),
+    "region alone": (
+        ["--image={photos}/a.png", "--region=0,0,9,9"],
+        "--region x0,y0,x1,y1 and {region} in the instruction belong together",
+    ),
+    "no model": (["--image={photos}/a.png", "--checkpoint=gone"], "gone: no such file or folder"),
+    "unknown setting": (
+        ["--image={photos}/a.png", "--gin.DECODING={'beams': 2}"],
+        "decoding: BeamConfig.__init__() got an unexpected keyword argument 'beams'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_mistakes_are_one_line(name, command, model, photos, capsys):
+    arguments, message = BAD[name]
+    (photos.parent / "note.txt").write_text("hello")
+    (photos.parent / "empty").mkdir(exist_ok=True)
+    given = [argument.replace("{photos}", str(photos)) for argument in arguments]
+    if not any("--checkpoint" in argument for argument in given):
+        given.append(f"--checkpoint={model}")
+    assert infer(command, *given) == 2
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert printed.startswith("error: ")
+    assert message in printed
+
+
+def test_without_checkpoint_and_quickstart(command, photos, capsys):
+    assert infer(command, f"--image={photos / 'a.png'}") == 2
+    assert "no checkpoint: give --checkpoint" in capsys.readouterr().err
+
+
+def test_a_folder_is_streamed_and_resumed(command, model, photos, tmp_path, caplog):
+    (photos / "broken.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    arguments = [
+        f"--image={photos}",
+        f"--checkpoint={model}",
+        f"--output={out}",
+        "--answers=yes,no",
+        "--batch_size=1",
+        SMALL,
+    ]
+    assert infer(command, *arguments) == 0
+    path = out / "predictions" / "answers.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["example_id"].rsplit("/", 1)[-1] for row in rows] == ["a.png", "b.png", "c.png"]
+    assert {row["prediction_text"] for row in rows} <= {"yes", "no"}
+    assert "1 of 4 pictures were bad" in caplog.text
+    [skipped] = (out / "skipped.jsonl").read_text().splitlines()
+    assert "broken.png" in json.loads(skipped)["image"]
+    assert (out / "report.html").is_file()
+    whole = path.read_text()
+    path.write_text("".join(f"{line}\n" for line in whole.splitlines()[:2]) + '{"cut')
+    (out / "skipped.jsonl").unlink()  # as if the process had been killed after two pictures
+    assert infer(command, *arguments) == 0
+    again = [json.loads(line)["example_id"] for line in path.read_text().splitlines()]
+    assert len(again) == len(set(again)) == 3
+    arguments.append("--instruction=another")
+    assert infer(command, *arguments) == 2
+
+
+def test_eval_writes_everything_and_goes_on(command, model, tmp_path, capsys):
+    finetuning_files.write_data(tmp_path / "data", "refcoco")
+    arguments = [
+        "--task=refcoco",
+        f"--checkpoint={model}",
+        f"--data={tmp_path / 'data'}",
+        f"--output={tmp_path / 'out'}",
+        "--batch_size=4",
+        "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8, 'image': 32}",
+    ]
+    assert evaluate(command, *arguments, "--num_examples=4") == 0
+    assert evaluate(command, *arguments) == 0
+    out = tmp_path / "out"
+    results = json.loads((out / "metrics.json").read_text())
+    entry = results["tasks"]["visual_grounding"]
+    assert entry["n"] == finetuning_files.ROWS
+    assert entry["primary"] == "accuracy_at_0.5"
+    submission = out / "submissions" / "visual_grounding" / "validation_predict.json"
+    boxes = json.loads(submission.read_text())
+    assert [item["uniq_id"] for item in boxes] == [str(1000 + n) for n in range(6)]
+    rows = [
+        json.loads(line)
+        for line in (out / "predictions" / "visual_grounding.jsonl").read_text().splitlines()
+    ]
+    for row, item in zip(rows, boxes):
+        if row["predicted_box"] is not None:
+            # Pixels of the stored picture, 40 x 30, not of the model's 32 x 32.
+            scale = np.array([40, 30, 40, 30]) / 32
+            expected = np.array(row["predicted_box"]) * scale
+            np.testing.assert_allclose(item["box"], expected, atol=0.01)
+    assert (out / "report.html").is_file()
+    capsys.readouterr()
+    assert evaluate(command, *arguments, "--gin.SEED=3") == 2
+    assert "holds an evaluation with seed 0, now it is 3" in capsys.readouterr().err
+
+
+def test_eval_names_what_is_missing(command, model, tmp_path, capsys):
+    finetuning_files.write_data(tmp_path / "data", "refcoco")
+    common = [f"--checkpoint={model}", f"--output={tmp_path / 'o'}", f"--data={tmp_path / 'data'}"]
+    lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8, 'image': 32}"
+    for arguments, message in (
+        (["--task=refcoco"], "is not the folder of a run, so give the lengths"),
+        (["--task=refcok", lengths], "no task or mixture named 'refcok'; did you mean refcoco"),
+        (["--task=refcoco", lengths, "--split=testA"], "refcoco_testA.tsv does not exist"),
+        ([lengths], "MIXTURE_OR_TASK_NAME has no value"),
+    ):
+        assert evaluate(command, *common, *arguments) == 2
+        assert message in capsys.readouterr().err.strip().splitlines()[-1]
