@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ofa_jax.prepare",
         description="Converts a data set to ArrayRecord shards for training. Giving the same "
         "command again after it was stopped goes on where it was.",
-        epilog="Formats and their arguments:\n\n" + formats.manual().replace("%", "%%"),
+        epilog="Formats and their arguments:\n\n" + formats.manual(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

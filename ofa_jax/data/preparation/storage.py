@@ -167,8 +167,10 @@ class LocalStorage:
                 # Some network file systems have no locks: then it is up to the user.
                 if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
                     raise
-            yield
-            path.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
 
 def _readable(count: int) -> str:

@@ -280,3 +280,14 @@ class _Broken:
 
     def shutdown(self, **options):
         return None
+
+
+def test_prepared_data_can_be_prepared_again(texts):
+    assert run(texts, "--num_shards=3") == 0
+    again = texts.parent / "again"
+    arguments = ["--source=prepared", "--folder", str(texts.parent / "out"), f"--out={again}"]
+    assert run_prepare([*arguments, "--processes=1", "--num_shards=3"]) == 0
+    first, second = content(texts.parent / "out"), content(again)
+    assert first.keys() == second.keys()
+    del first["manifest.json"], second["manifest.json"]
+    assert first == second
