@@ -52,9 +52,11 @@ class SkippedRecords:
           ValueError: more than half of the task's records are bad.
         """
         self.read[task] += read
+        if not reasons:
+            return
         self.bad[task] += len(reasons)
         named = self.reasons.setdefault(task, [])
-        for reason in reasons[: NAMED - len(named)]:
+        for reason in reasons[: max(NAMED - len(named), 0)]:
             named.append(reason)
             logger.warning("skipped a bad record: %s", reason)
         if self.read[task] >= TRIAL and 2 * self.bad[task] > self.read[task]:
