@@ -118,7 +118,7 @@ class Answerer:
     def settings(self, task: OFATask) -> BeamConfig | SamplingConfig:
         """Search or sampling settings of a task: its recipe over the run's defaults."""
         codes = task.target_modality == "CODE"
-        given = dict(task.answering.decoding)
+        given: dict[str, Any] = dict(task.answering.decoding)
         if codes:
             given |= {"max_len_b": self.model.config.code_window**2, "gen_code": True}
         if task.answering.decoder_prompt != "none":
@@ -128,7 +128,8 @@ class Answerer:
         if task.answering.method == "sampling":
             return SamplingConfig(**given)
         given.setdefault("zero_shot", not task.answering.renormalise)
-        return BeamConfig(**{"beam": self.beam_size, **given})
+        beams: dict[str, Any] = {"beam": self.beam_size}
+        return BeamConfig(**(beams | given))
 
     def constraint(self, task: OFATask) -> Constraint | None:
         """What may be generated: image codes, the closed set, or anything."""

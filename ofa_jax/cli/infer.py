@@ -225,10 +225,12 @@ def _check_inputs(
 
 def _settings(decoding: Mapping[str, Any] | None, sampling: bool) -> BeamConfig | SamplingConfig:
     given = dict(decoding or {})
+    defaults: dict[str, Any] = {"max_len_b": 64}
     try:
         if sampling:
-            return SamplingConfig(**{"max_len_b": 64, **given})
-        return BeamConfig(**{"beam": 5, "max_len_b": 64, "no_repeat_ngram_size": 3, **given})
+            return SamplingConfig(**(defaults | given))
+        defaults |= {"beam": 5, "no_repeat_ngram_size": 3}
+        return BeamConfig(**(defaults | given))
     except TypeError as error:
         raise ValueError(f"decoding: {error}") from error
 

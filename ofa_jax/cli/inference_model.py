@@ -88,7 +88,7 @@ def load_weights(
       FileNotFoundError: no such checkpoint.
     """
     imported = import_checkpoint(checkpoint, ema=ema, progress=lambda line: logger.info("%s", line))
-    changes = dict(settings or {}) | ({"dtype": dtype} if dtype else {})
+    changes: dict[str, Any] = dict(settings or {}) | ({"dtype": dtype} if dtype else {})
     known = {field.name for field in dataclasses.fields(imported.config)}
     if unknown := set(changes) - known:
         raise ValueError(f"model_settings: the model has no field {', '.join(sorted(unknown))}")

@@ -157,7 +157,7 @@ class Curve:
         total = Fraction(0)
         pieces = []
         for number, (step, share) in enumerate(zip(steps, shares)):
-            slope = Fraction(0)
+            slope, length = Fraction(0), 0
             if number + 1 < len(steps):
                 length = steps[number + 1] - step
                 if interpolation == "linear":

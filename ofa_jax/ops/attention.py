@@ -85,7 +85,7 @@ def materialises_logits(implementation: str) -> bool:
     return implementation in ("auto", "xla")
 
 
-def masked_logits(mask: jax.Array) -> jax.Array:
+def masked_logits(mask: jax.Array | np.ndarray) -> jax.Array:
     """float32[...] to add to logits: 0 where bool[...] is True (keep), -1e9 elsewhere."""
     return jnp.where(mask, 0.0, jnp.float32(MASKED_LOGIT))
 

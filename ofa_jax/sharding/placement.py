@@ -28,7 +28,7 @@ def _mesh_axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (entry,) if isinstance(entry, str) else tuple(entry)
 
 
-def _ways(entry: str | tuple[str, ...] | None, mesh: Mesh) -> int:
+def _ways(entry: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts a dimension is split."""
     return math.prod(mesh.shape[axis] for axis in _mesh_axes(entry))
 
