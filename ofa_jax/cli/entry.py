@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -106,12 +106,11 @@ def run_train(arguments: Sequence[str]) -> int:
     others, bindings = gin_files.split_overrides(arguments)
     options = parser.parse_args(others)
     set_up_process()
-    from ofa_jax.checkpoint.errors import CheckpointError
     from ofa_jax.cli import bindings as names
+    from ofa_jax.cli.distributed import initialize_distributed
     from ofa_jax.cli.train import train
-    from ofa_jax.training.loop import NonFiniteLossError
 
-    try:
+    def run() -> None:
         configurables = names.register(train)
         gin_files.parse(
             options.gin_file,
@@ -122,8 +121,62 @@ def run_train(arguments: Sequence[str]) -> int:
         )
         if options.print_config:
             print(gin_files.resolved())
-            return 0
+            return
+        initialize_distributed()
         configurables["train_script.train"]()
+
+    return _status(run)
+
+
+def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Parses gin files and overrides as training does, then plans instead.
+
+    Args:
+      options: of `python -m ofa_jax.plan`.
+      overrides: `--gin.NAME=VALUE`.
+
+    Returns:
+      Exit status: 0, or 2 for a mistake in the settings.
+    """
+    from ofa_jax.cli import gin_files
+
+    _, bindings = gin_files.split_overrides(overrides)
+    # What a plan does not depend on need not be given.
+    bindings = ["MODEL_DIR = 'planned'", "TRAIN_STEPS = 1", *bindings]
+    for name in ("mesh", "dcn_mesh"):
+        if getattr(options, name) is not None:
+            bindings.append(f"partitioning.Partitioner.{name} = {getattr(options, name)!r}")
+    set_up_process()
+    from ofa_jax.cli import bindings as names
+    from ofa_jax.cli import plan
+
+    def run() -> None:
+        plan.check_options(options)
+        found: list[plan.Plan] = []
+        planner = plan.planner(options, found)
+        configurables = names.register(planner)
+        gin_files.parse(
+            options.gin_file,
+            bindings,
+            names.registered(planner),
+            required=REQUIRED_MACROS,
+            types=_macro_types(),
+        )
+        configurables["train_script.train"]()
+        print(plan.describe(found[0], options.chip, options.efficiency))
+        if options.json:
+            plan.write_json(found[0], options.json)
+
+    return _status(run)
+
+
+def _status(run: Callable[[], None]) -> int:
+    """Exit status of a command: 0, or 2 with one line on stderr for a mistake in the settings."""
+    from ofa_jax.checkpoint.errors import CheckpointError
+    from ofa_jax.training.loop import NonFiniteLossError
+
+    try:
+        run()
     except (ValueError, TypeError, OSError, CheckpointError, NonFiniteLossError) as error:
         # gin appends where in the configuration it was; the first line is the message.
         message = str(error).strip().splitlines()[0]

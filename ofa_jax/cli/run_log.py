@@ -1,29 +1,52 @@
-"""What a run writes while it trains: metrics.jsonl, TensorBoard events, a bar or log lines."""
+"""What a run writes while it trains: metrics.jsonl, TensorBoard, W&B, a bar or log lines."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import pathlib
 import sys
 import time
+import zlib
 from collections.abc import Mapping
+from typing import Any
 
 from clu import metric_writers
 from tqdm import tqdm
+
+from ofa_jax.cli.settings import LogConfig
 
 logger = logging.getLogger("ofa_jax")
 
 
 class RunLog:
-    """Appends metrics of a run to `metrics.jsonl` and to TensorBoard event files.
+    """Appends metrics of a run to `metrics.jsonl`, TensorBoard event files and W&B.
 
     Attributes:
       path: the jsonl file.
     """
 
-    def __init__(self, run_dir: str | pathlib.Path, start_step: int):
-        """Opens the files; lines after `start_step` (of a run that was killed) are dropped."""
+    def __init__(
+        self,
+        run_dir: str | pathlib.Path,
+        start_step: int,
+        config: LogConfig = LogConfig(),
+        *,
+        settings: str = "",
+    ):
+        """Opens the files.
+
+        Args:
+          run_dir: folder of the run.
+          start_step: lines after it (of a run that was killed) are dropped.
+          config: where the numbers go.
+          settings: the whole configuration as text, kept with a W&B run.
+
+        Raises:
+          ValueError: W&B is asked for and not installed.
+        """
+        self._wandb = _wandb_run(pathlib.Path(run_dir), config, settings)
         root = pathlib.Path(run_dir)
         root.mkdir(parents=True, exist_ok=True)
         self.path = root / "metrics.jsonl"
@@ -35,9 +58,11 @@ class RunLog:
         self._time_before = _last_time(kept)
         self.path.write_text("".join(f"{line}\n" for line in kept if _step(line) >= 0))
         self._start = time.perf_counter()
-        self._writer = metric_writers.AsyncMultiWriter(
-            [metric_writers.SummaryWriter(str(root / "tensorboard"))]
-        )
+        self._writer = None
+        if config.tensorboard:
+            self._writer = metric_writers.AsyncMultiWriter(
+                [metric_writers.SummaryWriter(str(root / "tensorboard"))]
+            )
 
     @property
     def seconds(self) -> float:
@@ -45,16 +70,68 @@ class RunLog:
         return self._time_before + time.perf_counter() - self._start
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one line and the same scalars to TensorBoard."""
+        """Writes one line and the same scalars to TensorBoard and W&B."""
         row = {"step": step, "time": round(self.seconds, 3), **values}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self._writer.write_scalars(step, dict(values))
+        if self._writer:
+            self._writer.write_scalars(step, dict(values))
+        if self._wandb:
+            self._wandb.log(dict(values), step=step)
 
     def close(self) -> None:
         """Flushes the event files."""
-        self._writer.flush()
-        self._writer.close()
+        if self._writer:
+            self._writer.flush()
+            self._writer.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def _wandb_run(run_dir: pathlib.Path, config: LogConfig, settings: str) -> Any:
+    """The run of Weights & Biases that belongs to a folder, or None; a restart goes on with it."""
+    if not config.wandb_project:
+        return None
+    try:
+        wandb = importlib.import_module("wandb")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "utils.LogConfig.wandb_project is set, but the package wandb is not installed: "
+            "pip install wandb, or leave the setting out"
+        ) from error
+    folder = str(run_dir.absolute())
+    return wandb.init(
+        project=config.wandb_project,
+        entity=config.wandb_entity or None,
+        mode=config.wandb_mode,
+        name=run_dir.name,
+        id=f"{run_dir.name}-{zlib.crc32(folder.encode()):08x}",
+        resume="allow",
+        dir=folder,
+        config={"gin": settings},
+    )
+
+
+class NoLog:
+    """Stands in for `RunLog` on hosts that write nothing."""
+
+    seconds = 0.0
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Closes nothing."""
+
+
+class NoProgress:
+    """Stands in for `ProgressBar` on hosts that show nothing."""
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows nothing."""
+
+    def close(self) -> None:
+        """Closes nothing."""
 
 
 class ProgressBar:
@@ -75,6 +152,8 @@ class ProgressBar:
             f"loss {values['loss']:.3f}, {values['examples_per_second']:.0f} examples/s, "
             f"data wait {values['data_wait']:.0%}"
         )
+        if "mfu" in values:
+            text += f", MFU {values['mfu']:.0%}"
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._bar.n)

@@ -8,45 +8,44 @@ finished says so and only refreshes its report.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import json
 import logging
 import pathlib
-import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from ofa_jax.checkpoint.errors import CheckpointError
-from ofa_jax.checkpoint.huggingface import is_repository_id
-from ofa_jax.checkpoint.imports import import_checkpoint
-from ofa_jax.checkpoint.manager import CheckpointManager, readable_size, tree_bytes
-from ofa_jax.checkpoint.orbax_weights import write_model_config
-from ofa_jax.cli import finetuning, gin_files, run_tasks
+from ofa_jax.cli import distributed, finetuning, gin_files, run_folder, run_state, run_tasks
+from ofa_jax.cli.engine import Engine, check_model_fits
 from ofa_jax.cli.inference_evaluation import InferenceEvaluation, device_name
-from ofa_jax.cli.run_log import ProgressBar, RunLog, duration
+from ofa_jax.cli.loss_evaluation import LossEvaluation
+from ofa_jax.cli.run_log import NoLog, NoProgress, ProgressBar, RunLog, duration
 from ofa_jax.cli.settings import (
     CheckpointConfig,
     DatasetConfig,
     EvaluationConfig,
+    LogConfig,
+    LossEvaluationConfig,
     PartitionerConfig,
     TrainerConfig,
 )
 from ofa_jax.data import locations as data_locations
 from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.model import flops
 from ofa_jax.model.config import OFAConfig
-from ofa_jax.model.ofa import OFA
 from ofa_jax.report.build import build_report
-from ofa_jax.sharding import mesh as meshes
-from ofa_jax.sharding import placement, rules
+from ofa_jax.sharding import placement
+from ofa_jax.sharding.chips import chip_of
 from ofa_jax.training import loop
-from ofa_jax.training.ema import EMAConfig
-from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer, check_patterns
-from ofa_jax.training.preemption import PreemptionHandler
-from ofa_jax.training.state import TrainState, from_checkpoint_tree, to_checkpoint_tree
+from ofa_jax.training.goodput import GoodputLedger
+from ofa_jax.training.optimizer import OptimizerConfig
+from ofa_jax.training.profiler import ProfilerWindow
+from ofa_jax.training.programs import StepPrograms
+from ofa_jax.training.state import TrainState, to_checkpoint_tree
 
 logger = logging.getLogger("ofa_jax")
 
@@ -59,9 +58,11 @@ def train(
     optimizer: OptimizerConfig,
     total_steps: int,
     infer_eval_dataset_cfg: EvaluationConfig | None = None,
+    loss_evaluation_cfg: LossEvaluationConfig | None = None,
     checkpoint_cfg: CheckpointConfig = CheckpointConfig(),
     partitioner: PartitionerConfig = PartitionerConfig(),
     trainer: TrainerConfig = TrainerConfig(),
+    log_cfg: LogConfig = LogConfig(),
     eval_period: int = 0,
     stats_period: int = 100,
     random_seed: int = 0,
@@ -76,9 +77,11 @@ def train(
       optimizer: update rule and learning rate.
       total_steps: train until this step.
       infer_eval_dataset_cfg: evaluation by generation; None evaluates nothing.
+      loss_evaluation_cfg: the loss on held-out batches during training; None measures none.
       checkpoint_cfg: how often to save, how many to keep, where to start from.
       partitioner: device mesh and sharding rules.
-      trainer: accumulation, smoothing, averaging.
+      trainer: accumulation, smoothing, averaging, profiling.
+      log_cfg: where numbers go besides `metrics.jsonl`.
       eval_period: steps between evaluations during training; 0 evaluates only at the end.
       stats_period: steps between log lines.
       random_seed: seed of initialisation, dropout, patches.
@@ -90,142 +93,98 @@ def train(
     Raises:
       ValueError: a setting that cannot work; the message names it and what would be right.
     """
-    started = time.perf_counter()
+    started = time.time()
+    run_dir = run_folder.local_folder(model_dir)
     for name, path in (locations or {}).items():
         data_locations.assign(name, path)
     tasks = run_tasks.load(train_dataset_cfg, infer_eval_dataset_cfg)
     if infer_eval_dataset_cfg:
         run_tasks.check_evaluation(tasks, infer_eval_dataset_cfg, period=eval_period)
+    _check_best(checkpoint_cfg, infer_eval_dataset_cfg, eval_period)
     layout = tasks.tokenizer.layout
     config: OFAConfig = model.build(
         vocab_size=layout.size, padded_vocab_size=layout.padded_size, num_codes=layout.num_codes
     )
-    _check_model_fits(config, tasks)
-    mesh = meshes.build_mesh(partitioner.mesh)
-    axis_rules = rules.rules_by_name(partitioner.rules)
-    placement.check_batch_size(train_dataset_cfg.batch_size, mesh, trainer.num_microbatches)
-    pipeline = MixturePipeline(
-        tasks=tasks.tasks,
-        rates=tasks.rates,
-        lengths=tasks.lengths,
+    check_model_fits(config, tasks)
+    engine = Engine.build(
+        config,
+        tasks,
+        optimizer=optimizer,
+        trainer=trainer,
+        partitioner=partitioner,
         batch_size=train_dataset_cfg.batch_size,
-        split=train_dataset_cfg.split,
-        seed=train_dataset_cfg.seed,
-        num_hosts=jax.process_count(),
-        host=jax.process_index(),
-        num_workers=train_dataset_cfg.num_workers,
-        num_threads=train_dataset_cfg.num_threads,
     )
-
-    run_dir = pathlib.Path(model_dir)
-    module = OFA(config)
-    tx, schedule = build_optimizer(optimizer)
-    ema = EMAConfig(trainer.ema_decay, trainer.ema_start_step) if trainer.ema_decay else None
-    example_batch = pipeline.batch(0)
-
-    def create(key: jax.Array) -> TrainState:
-        shapes = {name: value[:1] for name, value in example_batch.items()}
-        return TrainState.create(module, tx, key, shapes, ema=ema is not None)
+    pipeline = _training_input(train_dataset_cfg, tasks, engine)
+    example_batch = pipeline.example_batch()
 
     base_key = jax.random.key(random_seed)
     with contextlib.ExitStack() as stack:
         manager = stack.enter_context(
-            _open_manager(run_dir, checkpoint_cfg, model=config, vocabulary=layout)
+            run_folder.open_manager(run_dir, checkpoint_cfg, model=config, vocabulary=layout)
         )
-        if checkpoint_cfg.initial_path and not manager.steps():
-            _check_initial_path(checkpoint_cfg.initial_path)
-        state, shardings = placement.create_sharded(create, base_key, mesh=mesh, rules=axis_rules)
-        check_patterns(state.params, optimizer)
-        state = _restore(manager, state, shardings)
+        run_state.check_initial_path(checkpoint_cfg.initial_path, manager)
+        abstract_state = engine.abstract_state(example_batch)
+        run_folder.check_space(run_dir, checkpoint_cfg, manager, abstract_state)
+        state, shardings = run_state.begin(
+            engine, manager, base_key, example_batch, initial_path=checkpoint_cfg.initial_path
+        )
         start_step = int(state.step)
-        if start_step == 0:
-            state = _start_from(checkpoint_cfg.initial_path, state, shardings, config)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         logger.info(
-            "OFA %s, %.2f M parameters, vocabulary of %d, %s, mesh %s, %s",
+            "OFA %s, %.2f M parameters, vocabulary of %d, %s, %s",
             model.size,
             parameters / 1e6,
             layout.size,
             device_name(),
-            dict(mesh.shape),
             f"{len(tasks.tasks)} tasks at batch size {train_dataset_cfg.batch_size}",
         )
-        copies = max(1, checkpoint_cfg.keep + 1 - len(manager.steps()))
-        needed = tree_bytes(to_checkpoint_tree(state)) * copies
-        if (free := shutil.disk_usage(run_dir).free) < needed:
-            raise ValueError(
-                f"MODEL_DIR {run_dir} has {readable_size(free)} free; {checkpoint_cfg.keep} "
-                f"checkpoints and the one being written need {readable_size(needed)} more"
-            )
         run_tasks.refuse_other_settings(run_dir, gin_files.resolved(), total_steps, start_step)
-        run_tasks.save_vocabulary(run_dir, tasks.tokenizer)
-        write_model_config(run_dir, config)
-        (run_dir / "config.gin").write_text(gin_files.resolved(), encoding="utf-8")
-
-        log = RunLog(run_dir, start_step)
+        distributed.wait_for_all("settings are compared")
+        log: RunLog | NoLog = NoLog()
+        ledger = None
+        if run_folder.is_primary():
+            run_folder.report_placement(run_dir, engine, abstract_state)
+            run_folder.write_settings(run_dir, engine)
+            log = RunLog(run_dir, start_step, log_cfg, settings=gin_files.resolved())
+            if start_step < total_steps:
+                ledger = GoodputLedger(run_dir / "goodput.json", start_step, started=started)
         stack.callback(log.close)
         evaluation = None
         if infer_eval_dataset_cfg:
-            evaluation = InferenceEvaluation(module, tasks, infer_eval_dataset_cfg, random_seed)
-        train_step = finetuning.training_step(
-            module,
-            tx,
-            schedule,
-            trainer,
-            tasks,
-            ema=ema,
-            frozen=optimizer.frozen,
-            state_shardings=shardings,
-            batch_shardings=placement.batch_sharding(mesh),
-        )
-
-        def save(step: int, state: TrainState) -> None:
-            manager.save(step, to_checkpoint_tree(state))
-
-        def evaluate(step: int, state: TrainState) -> None:
-            if evaluation and (step < total_steps or checkpoint_cfg.best_metric):
-                values = evaluation.during_training(state.variables(use_ema=True))
-                log.write(step, values)
-                if checkpoint_cfg.best_metric:
-                    score = finetuning.deciding_score(checkpoint_cfg.best_metric, values)
-                    manager.save(step, to_checkpoint_tree(state), metrics=score)
-
-        if start_step < total_steps:
-            preemption = stack.enter_context(PreemptionHandler())
-            stack.enter_context(meshes.mesh_context(mesh, axis_rules))
-            timers = loop.Timers()
-            state = loop.run(
-                state,
-                train_step=train_step,
-                batches=pipeline.iterate(start_step),
-                place=lambda batch: placement.place_batch(batch, mesh),
-                rng=base_key,
-                periods=loop.Periods(
-                    total_steps, stats_period, eval_period, checkpoint_cfg.period or total_steps
-                ),
-                batch_size=train_dataset_cfg.batch_size,
-                task_names=tasks.names,
-                log=log.write,
-                evaluate=evaluate,
-                save=save,
-                stop_requested=lambda: preemption.requested,
-                progress=ProgressBar(total_steps, start_step),
-                timers=timers,
+            evaluation = InferenceEvaluation(
+                engine.module, tasks, infer_eval_dataset_cfg, random_seed
             )
-            manager.wait()
-            if preemption.requested and int(state.step) < total_steps:
+        if start_step < total_steps:
+            state = _train(
+                engine,
+                state,
+                shardings,
+                pipeline,
+                base_key,
+                periods=loop.Periods(
+                    total_steps,
+                    stats_period,
+                    eval_period if evaluation else 0,
+                    checkpoint_cfg.period or total_steps,
+                    loss_evaluation_cfg.period if loss_evaluation_cfg else 0,
+                ),
+                run_dir=run_dir,
+                manager=manager,
+                log=log,
+                ledger=ledger,
+                evaluation=evaluation,
+                loss_evaluation_cfg=loss_evaluation_cfg,
+                best_metric=checkpoint_cfg.best_metric,
+            )
+            if int(state.step) < total_steps:
                 logger.warning(
                     "stopped at step %d of %d; give the same command again to go on",
                     int(state.step),
                     total_steps,
                 )
                 return {}
-            logger.info(
-                "time by part: %s",
-                ", ".join(f"{name} {duration(t)}" for name, t in sorted(timers.total.items())),
-            )
         results = {}
-        state = _best(manager, state, shardings)
+        state = run_state.best(manager, state, shardings)
         if evaluation and evaluation.config.final_num_examples:
             facts = {
                 "model": model.size,
@@ -238,106 +197,168 @@ def train(
             }
             if checkpoint_cfg.best_metric:
                 facts["best_step"] = int(state.step)
-            results = _finish(run_dir, evaluation, state, log, facts)
-    logger.info("done in %s", duration(time.perf_counter() - started))
+            variables = distributed.on_every_host(state.variables(use_ema=True))
+            results = _finish(run_dir, evaluation, variables, log, facts)
+    logger.info("done in %s", duration(time.time() - started))
     return results
 
 
-def _open_manager(
-    run_dir: pathlib.Path, checkpoints: CheckpointConfig, **settings: Any
-) -> CheckpointManager:
-    config = {name: dataclasses.asdict(value) for name, value in settings.items()}
-    try:
-        return CheckpointManager(
-            run_dir,
-            config=config,
-            keep=checkpoints.keep,
-            best_metric=checkpoints.best_metric or None,
-            best_mode=checkpoints.best_mode,
+def _check_best(
+    checkpoints: CheckpointConfig, evaluation: EvaluationConfig | None, eval_period: int
+) -> None:
+    if checkpoints.best_metric and not (evaluation and eval_period):
+        raise ValueError(
+            f"utils.CheckpointConfig.best_metric {checkpoints.best_metric!r} is a score of the "
+            "evaluations during training, but EVAL_PERIOD is 0; set it to the steps between them"
         )
-    except CheckpointError as error:
-        raise type(error)(f"MODEL_DIR: {error}") from error
 
 
-def _check_initial_path(path: str) -> None:
-    if not is_repository_id(path) and not pathlib.Path(path).exists():
-        raise ValueError(f"INITIAL_CHECKPOINT_PATH: there is no {path}")
+def _training_input(dataset: DatasetConfig, tasks: run_tasks.RunTasks, engine: Engine) -> Any:
+    """This host's part of the training batches."""
+    parts, part = placement.input_share(engine.mesh)
+    return MixturePipeline(
+        tasks=tasks.tasks,
+        rates=tasks.rates,
+        lengths=tasks.lengths,
+        batch_size=dataset.batch_size,
+        split=dataset.split,
+        seed=dataset.seed,
+        num_hosts=parts,
+        host=part,
+        num_workers=dataset.num_workers,
+        num_threads=dataset.num_threads,
+        **dataset.mixing,
+    )
 
 
-def _check_model_fits(config: OFAConfig, tasks: run_tasks.RunTasks) -> None:
-    """Fails where the model's position tables are too small for the sequences or images."""
-    only_codes = all(task.target_modality == "CODE" for task in tasks.tasks)
-    # 1,024 image codes and eos; codes have positions of their own.
-    longest = {"inputs": config.max_positions, "targets": config.max_positions + only_codes}
-    for key, limit in longest.items():
-        if tasks.lengths[key] > limit:
-            raise ValueError(
-                f"TASK_FEATURE_LENGTHS[{key!r}] = {tasks.lengths[key]}, but the model has "
-                f"positions for {limit} tokens"
+def _train(
+    engine: Engine,
+    state: TrainState,
+    shardings: Any,
+    pipeline: MixturePipeline,
+    base_key: jax.Array,
+    *,
+    periods: loop.Periods,
+    run_dir: pathlib.Path,
+    manager: Any,
+    log: RunLog | NoLog,
+    ledger: GoodputLedger | None,
+    evaluation: InferenceEvaluation | None,
+    loss_evaluation_cfg: LossEvaluationConfig | None,
+    best_metric: str,
+) -> TrainState:
+    """Runs the loop with everything that it calls; returns the last state."""
+    start_step, batch_size = int(state.step), pipeline.batch_size
+    step = engine.train_step(shardings)
+    # A self-critical step is no single program.
+    programs = StepPrograms(step) if hasattr(step, "lower") else None
+    timers = loop.Timers()
+    peak = _peak_examples_per_second(engine, pipeline)
+
+    def save(step: int, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
+        manager.save(
+            step,
+            to_checkpoint_tree(state),
+            dataset_state=run_state.input_state(engine, step, batch_size),
+            metrics=metrics,
+        )
+
+    def evaluate(step: int, state: TrainState) -> None:
+        if evaluation and (step < periods.total or best_metric):
+            variables = distributed.on_every_host(state.variables(use_ema=True))
+            values = evaluation.during_training(variables)
+            log.write(step, values)
+            if best_metric:
+                save(step, state, finetuning.deciding_score(best_metric, values))
+
+    def write(step: int, values: dict[str, float]) -> None:
+        if peak:
+            values["mfu"] = values["examples_per_second"] / peak
+        if ledger:
+            values["goodput"] = ledger.update(step, timers.total).share
+        log.write(step, values)
+
+    measure = None
+    if loss_evaluation_cfg:
+        loss_evaluation = LossEvaluation(engine, loss_evaluation_cfg, pipeline, shardings)
+        measure = lambda step, state: log.write(step, loss_evaluation(state))  # noqa: E731
+    watcher = None
+    if engine.trainer.profile_steps:
+        watcher = ProfilerWindow(
+            run_dir / "profile", engine.trainer.profile_start, engine.trainer.profile_steps
+        )
+    primary = run_folder.is_primary()
+    with distributed.preemption_handler() as preemption, distributed.lost_hosts_end_the_process():
+        try:
+            state = loop.run(
+                state,
+                train_step=engine.on_mesh(programs or step),
+                batches=pipeline.iterate(start_step),
+                place=lambda batch: placement.place_batch(batch, engine.mesh),
+                rng=base_key,
+                periods=periods,
+                batch_size=batch_size,
+                task_names=engine.tasks.names,
+                log=write,
+                evaluate=evaluate,
+                save=save,
+                measure=measure,
+                prepare=engine.on_mesh(programs.prepare) if programs else None,
+                stop_requested=distributed.stop_question(preemption),
+                progress=ProgressBar(periods.total, start_step) if primary else NoProgress(),
+                watcher=watcher,
+                timers=timers,
             )
-    image, stride = tasks.lengths["image"], config.resnet.stride
-    if image % stride or image // stride > config.image_bucket_size:
-        raise ValueError(
-            f"TASK_FEATURE_LENGTHS['image'] = {image} pixels; this model needs a multiple of "
-            f"{stride} of at most {stride * config.image_bucket_size}"
-        )
-    codes = config.code_window**2 + 1
-    if codes > tasks.lengths["targets"] and any(
-        task.target_modality == "CODE" for task in tasks.tasks
-    ):
-        raise ValueError(
-            f"TASK_FEATURE_LENGTHS['targets'] = {tasks.lengths['targets']} is too short for image "
-            f"infilling: {codes - 1} codes and eos need {codes}"
-        )
+        except loop.NonFiniteLossError as error:
+            path = run_folder.dump_batch(
+                run_dir, error.batch, pipeline.batch(error.batch), engine.tasks
+            )
+            raise loop.NonFiniteLossError(f"{error}: {path}", error.batch) from error
+        timers.measure("save", manager.wait)
+    if ledger:
+        goodput = ledger.update(int(state.step), timers.total)
+        logger.info("%s", goodput)
+    logger.info(
+        "time by part: %s",
+        ", ".join(f"{name} {duration(t)}" for name, t in sorted(timers.total.items())),
+    )
+    return state
 
 
-def _restore(manager: CheckpointManager, state: TrainState, shardings: Any) -> TrainState:
-    """The newest readable checkpoint of this run, or the state as initialised."""
-    restored = manager.restore_latest(to_checkpoint_tree(state), to_checkpoint_tree(shardings))
-    if restored is None:
-        return state
-    step, tree = restored
-    logger.info("going on from the checkpoint at step %d in %s", step, manager.directory)
-    return from_checkpoint_tree(tree, state)
-
-
-def _best(manager: CheckpointManager, state: TrainState, shardings: Any) -> TrainState:
-    """The checkpoint of the best score, or the state as it is where no score decides."""
-    step = manager.best_step()
-    if step is None or step == int(state.step):
-        return state
-    logger.info("the best evaluation during training was at step %d", step)
-    tree = manager.restore(step, to_checkpoint_tree(state), to_checkpoint_tree(shardings))
-    return from_checkpoint_tree(tree, state)
-
-
-def _start_from(path: str | None, state: TrainState, shardings: Any, config: OFAConfig) -> Any:
-    """The weights of another run or of a released checkpoint, with a fresh optimiser."""
-    if not path:
-        return state
-    imported = import_checkpoint(path, config=config)
-    logger.info("starting from the weights of %s", path)
-    variables = {
-        name: jax.tree.map(jax.device_put, imported.variables[name], getattr(shardings, name))
-        for name in ("params", "batch_stats")
-    }
-    ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, variables)
-    return dataclasses.replace(state, ema=ema, **variables)
+def _peak_examples_per_second(engine: Engine, pipeline: MixturePipeline) -> float | None:
+    """Examples per second at the chips' peak, where it is known; 1 / it is the MFU per example."""
+    chip = chip_of(jax.devices()[0].device_kind)
+    if chip is None:
+        return None
+    image = pipeline.lengths["image"]
+    operations = flops.training_flops(
+        engine.config,
+        source_length=pipeline.lengths["inputs"],
+        target_length=pipeline.lengths["targets"],
+        image_size=(image, image) if image else None,
+        patches=engine.config.sample_patch_num or None,
+    )
+    return chip.flops * engine.mesh.size / operations
 
 
 def _finish(
     run_dir: pathlib.Path,
     evaluation: InferenceEvaluation,
-    state: TrainState,
-    log: RunLog,
+    variables: Any,
+    log: RunLog | NoLog,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Final evaluation, metrics.json and report; an evaluation that is there is kept."""
     path = run_dir / "metrics.json"
     results = _finished_results(path, facts)
+    distributed.wait_for_all("results are looked for")
+    if not run_folder.is_primary():
+        # Every host computes, one writes; a host that waited for minutes would count as lost.
+        with tempfile.TemporaryDirectory() as folder:
+            return results or evaluation.final(variables, folder)
     if results is None:
         wall_seconds = log.seconds
-        results = evaluation.final(state.variables(use_ema=True), run_dir)
+        results = evaluation.final(variables, run_dir)
         finished = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         results["run"] = {
             "name": run_dir.name,

@@ -1,6 +1,7 @@
 """The training loop, to be read in one sitting.
 
-The order never changes: step, maybe log, maybe evaluate, maybe save, next batch. A batch is taken
+The order never changes: step, maybe log, maybe measure the loss on held-out examples, maybe
+evaluate, maybe save, next batch. A batch is taken
 only after the save, so a checkpoint at step n resumes with batch n. A state after a loss that is
 not finite is never saved, and a request to stop does not wait for an evaluation. Every pause is
 charged to a named timer. The loop knows nothing about gin, files or TensorFlow: it calls what it
@@ -20,15 +21,34 @@ import numpy as np
 
 Metrics = Mapping[str, Any]
 
+# Time that is not training, left out of the rate.
+PAUSES = ("compile", "evaluate", "save")
+
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite."""
+    """The loss or the gradient became NaN or infinite.
+
+    Attributes:
+      batch: number of the first batch of which this is so; its step would have been `batch` + 1.
+    """
+
+    def __init__(self, message: str, batch: int) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 class Progress(Protocol):
     """Shows where the run is: a bar on a terminal, one line per interval in a log."""
 
     def update(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class StepWatcher(Protocol):
+    """Is told before every step, for example to record a profile of some of them."""
+
+    def before(self, step: int, state: Any) -> None: ...
 
     def close(self) -> None: ...
 
@@ -42,15 +62,17 @@ class Periods:
       log: fetch metrics, write a line.
       evaluate: call `evaluate`.
       save: call `save`.
+      measure: call `measure`.
     """
 
     total: int
     log: int = 100
     evaluate: int = 0
     save: int = 0
+    measure: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("total", 1), ("log", 1), ("evaluate", 0), ("save", 0)):
+        for name, least in {"total": 1, "log": 1, "evaluate": 0, "save": 0, "measure": 0}.items():
             steps = getattr(self, name)
             if not isinstance(steps, int) or steps < least:
                 raise ValueError(
@@ -96,14 +118,29 @@ class _Window:
     """Metrics of the steps since the last log line; they stay on the device until then."""
 
     task_names: Sequence[str]
+    first: int
     pending: list[Metrics] = dataclasses.field(default_factory=list)
 
-    def finite(self) -> bool:
-        return bool(np.isfinite([step["loss"] for step in jax.device_get(self.pending)]).all())
+    def check(self) -> None:
+        """Fails where a step of the window went wrong."""
+        last = self.first + len(self.pending)
+        for number, step in enumerate(jax.device_get(self.pending), self.first):
+            wrong = {
+                name: float(step[name])
+                for name in ("loss", "gradient_norm")
+                if name in step and not math.isfinite(step[name])
+            }
+            if wrong:
+                what = " and ".join(f"{name} {value}" for name, value in wrong.items())
+                raise NonFiniteLossError(
+                    f"step {number + 1} has {what} (found between steps {self.first} and {last}); "
+                    "lower LEARNING_RATE, or look at the examples of that batch",
+                    batch=number,
+                )
 
     def drain(self) -> dict[str, float]:
+        """Means and sums of the window."""
         fetched = jax.device_get(self.pending)
-        self.pending = []
         values = {
             key: float(np.mean([step[key] for step in fetched]))
             for key in ("loss", "nll", "gradient_norm", "accuracy", "reward")
@@ -132,8 +169,11 @@ def run(
     log: Callable[[int, dict[str, float]], None],
     evaluate: Callable[[int, Any], None],
     save: Callable[[int, Any], None],
-    stop_requested: Callable[[], bool] = lambda: False,
+    measure: Callable[[int, Any], None] | None = None,
+    prepare: Callable[[Any, Any, jax.Array], None] | None = None,
+    stop_requested: Callable[[int], bool] = lambda step: False,
     progress: Progress | None = None,
+    watcher: StepWatcher | None = None,
     timers: Timers | None = None,
 ) -> Any:
     """Trains from `state.step` to `periods.total`.
@@ -151,58 +191,63 @@ def run(
       log: receives (step, values).
       evaluate: called with (step, state).
       save: called with (step, state).
-      stop_requested: asked after every step; True saves and returns.
+      measure: called with (step, state) in periods of its own, before `evaluate`.
+      prepare: called with the step's arguments before it, to compile where it must; its time is
+        charged to "compile".
+      stop_requested: asked with each finished step; True saves and returns.
       progress: shows the interval's values.
+      watcher: told before every step.
       timers: where pauses are charged.
 
     Returns:
       The state after the last step.
 
     Raises:
-      NonFiniteLossError: the mean loss of an interval is NaN or infinite.
+      NonFiniteLossError: a loss or gradient of the interval is NaN or infinite.
     """
     timers = timers or Timers()
-    window = _Window(task_names)
     step = int(state.step)
+    window = _Window(task_names, step)
     last_log = step
     timers.interval()
     try:
         while step < periods.total:
+            if watcher:
+                watcher.before(step, state)
             batch = timers.measure("data", lambda: place(next(batches)))
+            if prepare:
+                timers.measure("compile", lambda: prepare(state, batch, rng))  # noqa: B023
             state, metrics = timers.measure("step", lambda: train_step(state, batch, rng))  # noqa: B023
             window.pending.append(metrics)
             step += 1
-            stopping = stop_requested()
+            stopping = stop_requested(step)
             saving = periods.due(periods.save, step) or (stopping and step < periods.total)
 
             if periods.due(periods.log, step):
                 values = timers.measure("step", window.drain)
                 elapsed, charged = timers.interval()
-                training = elapsed - charged.get("evaluate", 0.0) - charged.get("save", 0.0)
-                values["examples_per_second"] = (step - last_log) * batch_size / training
-                values["data_wait"] = charged.get("data", 0.0) / training
+                paused = sum(charged.get(name, 0.0) for name in PAUSES)
+                values["examples_per_second"] = (step - last_log) * batch_size / (elapsed - paused)
+                values["data_wait"] = charged.get("data", 0.0) / (elapsed - paused)
                 log(step, values)
                 if progress:
                     progress.update(step, values)
-                _check_loss(values["loss"], last_log, step)
+                window.check()
+                window = _Window(task_names, step)
                 last_log = step
-            elif saving and not timers.measure("step", window.finite):
-                _check_loss(math.nan, last_log, step)
+            elif saving:
+                timers.measure("step", window.check)
+            if measure and periods.due(periods.measure, step) and not stopping:
+                timers.measure("evaluate", lambda: measure(step, state))  # noqa: B023
             if periods.due(periods.evaluate, step) and not stopping:
+                window.check()
                 timers.measure("evaluate", lambda: evaluate(step, state))  # noqa: B023
             if saving:
                 timers.measure("save", lambda: save(step, state))  # noqa: B023
             if stopping:
                 break
     finally:
-        if progress:
-            progress.close()
+        for shown in (progress, watcher):
+            if shown:
+                shown.close()
     return state
-
-
-def _check_loss(loss: float, first: int, last: int) -> None:
-    if not math.isfinite(loss):
-        raise NonFiniteLossError(
-            f"the loss is {loss} between steps {first} and {last}; lower LEARNING_RATE, or look at "
-            "the examples that these steps read"
-        )

@@ -10,12 +10,9 @@ import shutil
 import subprocess
 import sys
 
-import jax
-import numpy as np
 import pytest
-from flax import linen as nn
 
-from ofa_jax.cli import train
+from ofa_jax.sharding import placement
 from tests.cli.conftest import QUICKSTART, ComputationStarted
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -118,6 +115,13 @@ VALUES = {
     "utils.DatasetConfig.rates={'vqa': -1.0}": "the rate of 'vqa' is -1",
     "partitioning.Partitioner.mesh='data=8'": "mesh data=8 has 8 devices",
     "trainer.Trainer.num_microbatches=5": "5 microbatches",
+    "trainer.Trainer.num_microbatches=0": "trainer.Trainer.num_microbatches must be a whole number",
+    "trainer.Trainer.profile_steps=-1": "trainer.Trainer.profile_steps must be a whole number of 0",
+    "trainer.Trainer.ema_decay=1.5": "trainer.Trainer.ema_decay must be in [0, 1), got 1.5",
+    "partitioning.Partitioner.dcn_mesh='replica=2'": "has 2 slices, over which 1 devices do",
+    "partitioning.Partitioner.additional_rules=(('embed', 'dta'),)": "none of the mesh axes ",
+    "utils.LogConfig.wandb_mode='of'": "wandb_mode must be 'online' or 'offline', got 'of'",
+    "utils.CheckpointConfig.best_mode='least'": "best_mode must be 'max' or 'min', got 'least'",
     "INITIAL_CHECKPOINT_PATH='/nowhere/at/all'": "INITIAL_CHECKPOINT_PATH: there is no /nowhere",
 }
 
@@ -216,20 +220,18 @@ def test_folder_of_another_model(refused, command_line, tmp_path):
     assert "and 1 here; choose another folder" in line
 
 
-def test_disk_without_space(command_line, capsys, tmp_path, monkeypatch):
-    def create(build, key, **others):
-        shapes = nn.meta.unbox(jax.eval_shape(build, key))
-        state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-        return state, state
-
+def test_disk_without_space(refused, tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
-    monkeypatch.setattr(train.placement, "create_sharded", create)
-    monkeypatch.setattr(train, "check_patterns", lambda *arguments: None)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 30, 1 << 30, 1 << 20))
     folder = tmp_path / "run"
-    assert command_line([QUICKSTART, f"--gin.MODEL_DIR='{folder}'"]) == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
+    line = refused(QUICKSTART, f"--gin.MODEL_DIR='{folder}'")
     assert line.startswith(f"error: MODEL_DIR {folder} has 1.0 MiB free; 2 checkpoints and the one")
+
+
+def test_remote_folder_without_a_driver(refused):
+    line = refused(QUICKSTART, "--gin.MODEL_DIR='gs://bucket/runs/one'")
+    assert "MODEL_DIR gs://bucket/runs/one is remote, and no driver makes gs:// a folder" in line
+    assert "gcsfuse bucket /mnt/bucket) and set MODEL_DIR='/mnt/bucket/runs/one'" in line
 
 
 # The process.
@@ -255,7 +257,7 @@ def test_bugs_keep_their_traceback(command_line, monkeypatch, tmp_path):
     def broken(*arguments, **options):
         raise TypeError("a bug")
 
-    monkeypatch.setattr(train.placement, "create_sharded", broken)
+    monkeypatch.setattr(placement, "create_sharded", broken)
     with pytest.raises(TypeError, match="a bug"):
         command_line([QUICKSTART, f"--gin.MODEL_DIR='{tmp_path / 'run'}'"])
     monkeypatch.setenv("OFA_TRACEBACK", "1")

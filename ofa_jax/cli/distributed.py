@@ -1,0 +1,197 @@
+"""Many hosts: finding each other at the start, stopping together, ending when one is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import jax
+from jax.experimental import multihost_utils
+
+from ofa_jax.training.preemption import PreemptionHandler
+
+logger = logging.getLogger("ofa_jax")
+
+# Seconds without a sign of life after which a host counts as lost.
+HEARTBEAT_TIMEOUT = 30
+LOST_HOST_STATUS = 75  # EX_TEMPFAIL: the same command may be given again
+_PLAIN = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
+_SLURM = ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+
+
+@dataclasses.dataclass(frozen=True)
+class HostSettings:
+    """How this process finds the others.
+
+    Attributes:
+      source: "plain variables", "SLURM" or "TPU".
+      arguments: of `jax.distributed.initialize`; what is left out, JAX finds itself.
+    """
+
+    source: str
+    arguments: Mapping[str, Any]
+
+
+def host_settings(environment: Mapping[str, str]) -> HostSettings | None:
+    """Reads the environment of a launcher.
+
+    Plain variables go first: COORDINATOR_ADDRESS (host:port of process 0), NUM_PROCESSES and
+    PROCESS_ID, each also with the prefix JAX_, and LOCAL_DEVICE_IDS ("0,1") where processes share
+    a machine. Then `srun` of SLURM, then a TPU pod (TPU_WORKER_HOSTNAMES with several hosts, or
+    several slices).
+
+    Args:
+      environment: `os.environ`.
+
+    Returns:
+      The settings, or None where there is one process.
+
+    Raises:
+      ValueError: plain variables that are incomplete or no numbers.
+    """
+    given = {
+        name: environment.get(name) or environment.get(f"JAX_{name}")
+        for name in (*_PLAIN, "LOCAL_DEVICE_IDS")
+    }
+    if any(given[name] for name in _PLAIN):
+        return _plain_settings(given)
+    if all(environment.get(name) for name in _SLURM) and int(environment["SLURM_NTASKS"]) > 1:
+        return HostSettings("SLURM", {"cluster_detection_method": "slurm"})
+    hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES", "")
+    slices = environment.get("MEGASCALE_NUM_SLICES", "1")
+    if "," in hosts or slices not in ("", "1"):
+        return HostSettings("TPU", {})
+    return None
+
+
+def _plain_settings(given: Mapping[str, str | None]) -> HostSettings:
+    missing = [name for name in _PLAIN if not given[name]]
+    if missing:
+        raise ValueError(
+            f"several hosts need {', '.join(_PLAIN)} in the environment; {', '.join(missing)} "
+            "is not set"
+        )
+    numbers = {}
+    for name in ("NUM_PROCESSES", "PROCESS_ID"):
+        if not str(given[name]).isdigit():
+            raise ValueError(f"{name} must be a whole number, got {given[name]!r}")
+        numbers[name] = int(str(given[name]))
+    count, index = numbers["NUM_PROCESSES"], numbers["PROCESS_ID"]
+    if not index < count:
+        raise ValueError(f"PROCESS_ID {index} is none of the {count} processes 0 to {count - 1}")
+    if ":" not in str(given["COORDINATOR_ADDRESS"]):
+        raise ValueError(
+            f"COORDINATOR_ADDRESS must be host:port, got {given['COORDINATOR_ADDRESS']!r}"
+        )
+    arguments: dict[str, Any] = {
+        "coordinator_address": given["COORDINATOR_ADDRESS"],
+        "num_processes": count,
+        "process_id": index,
+        "cluster_detection_method": "deactivate",
+    }
+    if given["LOCAL_DEVICE_IDS"]:
+        arguments["local_device_ids"] = [int(part) for part in given["LOCAL_DEVICE_IDS"].split(",")]
+    return HostSettings("plain variables", arguments)
+
+
+def initialize_distributed(environment: Mapping[str, str] | None = None) -> None:
+    """Joins the other processes of a run; does nothing where there is one. Once, before any array.
+
+    Args:
+      environment: see `host_settings`; None reads `os.environ`.
+
+    Raises:
+      ValueError: see `host_settings`; or the others cannot be reached.
+    """
+    settings = host_settings(os.environ if environment is None else environment)
+    if settings is None or settings.arguments.get("num_processes") == 1:
+        return
+    try:
+        jax.distributed.initialize(
+            **settings.arguments, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"the other processes (from {settings.source}) cannot be reached: {error}"
+        ) from error
+    logger.info(
+        "process %d of %d (from %s), %d of %d devices",
+        jax.process_index(),
+        jax.process_count(),
+        settings.source,
+        jax.local_device_count(),
+        jax.device_count(),
+    )
+    if jax.process_index():
+        # What all processes know, one says.
+        logger.setLevel(logging.WARNING)
+
+
+def preemption_handler() -> PreemptionHandler:
+    """Catches the signals that ask to stop; with several processes JAX itself catches SIGTERM."""
+    return PreemptionHandler() if jax.process_count() == 1 else PreemptionHandler(signals=())
+
+
+def stop_question(handler: PreemptionHandler) -> Callable[[int], bool]:
+    """The loop's question whether to stop after a step, answered alike on all processes.
+
+    Args:
+      handler: from `preemption_handler`, entered.
+
+    Returns:
+      A function of the finished steps.
+    """
+    if jax.process_count() == 1:
+        return lambda step: handler.requested
+    return multihost_utils.reached_preemption_sync_point
+
+
+def on_every_host(variables: Any) -> Any:
+    """Arrays that this process can read alone: the whole of arrays that are spread over hosts."""
+    if jax.process_count() == 1:
+        return variables
+    return multihost_utils.process_allgather(variables, tiled=True)
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def lost_hosts_end_the_process() -> Iterator[None]:
+    """Ends this process with one clear line where another one is gone.
+
+    Nothing is waited for: whatever needs the others (a checkpoint being written, the goodbye at
+    exit) would never come. The checkpoints that are complete stay.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, RuntimeError) as error:
+        if jax.process_count() == 1 or not _is_connection_error(str(error)):
+            raise
+        _end(str(error))
+
+
+def _is_connection_error(message: str) -> bool:
+    signs = "gloo connection unavailable deadline heartbeat nccl aborted peer"
+    return any(sign in message.lower() for sign in signs.split())
+
+
+def _end(reason: str) -> NoReturn:
+    lines = reason.strip().splitlines() or ["no reason given"]
+    sys.stdout.flush()
+    print(
+        f"error: process {jax.process_index()} of {jax.process_count()} lost another host and "
+        f"ends ({lines[0][:200]}); start all of them again with the same command, the run goes on "
+        "from its last checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(LOST_HOST_STATUS)

@@ -1,0 +1,208 @@
+"""What a run computes with: model, optimiser, loss, mesh and rules, made from its settings.
+
+`train` runs it, `plan` only compiles it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from ofa_jax.cli import finetuning
+from ofa_jax.cli.run_tasks import RunTasks
+from ofa_jax.cli.settings import PartitionerConfig, TrainerConfig
+from ofa_jax.model.config import OFAConfig
+from ofa_jax.model.ofa import OFA
+from ofa_jax.sharding import mesh as meshes
+from ofa_jax.sharding import placement, rules
+from ofa_jax.training.ema import EMAConfig
+from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer, check_patterns
+from ofa_jax.training.schedule import Schedule
+from ofa_jax.training.state import TrainState
+
+# Scale and bias of batch norm in mode "frozen": without gradient, so without decay and moments.
+FROZEN_BATCH_NORM = r"resnet/(.*/)?(\w+_)?norm\d*/(scale|bias)$"
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """Model, optimiser, loss and mesh of a run.
+
+    Attributes:
+      config: of the model.
+      module: the model.
+      optimizer: settings of the optimiser, with what the model freezes.
+      tx: the optimiser.
+      schedule: finished updates to learning rate.
+      trainer: how a step is taken.
+      ema: settings of the moving average, or None.
+      tasks: of the run.
+      mesh: devices.
+      rules: logical axes to mesh axes.
+    """
+
+    config: OFAConfig
+    module: OFA
+    optimizer: OptimizerConfig
+    tx: optax.GradientTransformation
+    schedule: Schedule
+    trainer: TrainerConfig
+    ema: EMAConfig | None
+    tasks: RunTasks
+    mesh: Mesh
+    rules: rules.LogicalRules
+
+    @classmethod
+    def build(
+        cls,
+        config: OFAConfig,
+        tasks: RunTasks,
+        *,
+        optimizer: OptimizerConfig,
+        trainer: TrainerConfig,
+        partitioner: PartitionerConfig,
+        batch_size: int,
+        devices: Sequence[Any] | None = None,
+    ) -> Engine:
+        """Makes the parts and checks that they fit together.
+
+        Args:
+          config: of the model.
+          tasks: of the run.
+          optimizer: settings.
+          trainer: settings.
+          partitioner: settings.
+          batch_size: global examples per step.
+          devices: None for all of all processes.
+
+        Returns:
+          The engine. Nothing is allocated on the devices.
+
+        Raises:
+          ValueError: a mesh that the devices do not make, a batch or a model that does not divide
+            over it, or contradictory settings; one line with the numbers and what would fit.
+        """
+        mesh = meshes.build_mesh(partitioner.mesh, devices, dcn_spec=partitioner.dcn_mesh)
+        axis_rules = rules.build_rules(partitioner.rules, partitioner.additional_rules)
+        placement.check_batch_size(batch_size, mesh, trainer.num_microbatches)
+        sizes = {
+            "heads": config.num_heads,
+            "joined_kv": config.width,
+            "mlp": config.ffn_dim,
+            "vocab": config.padded_vocab_size,
+        }
+        placement.check_axis_sizes(sizes, mesh, axis_rules)
+        finetuning.loss_config(trainer, tasks.tasks)  # refuses what contradicts itself
+        if config.batch_norm == "frozen":
+            frozen = (*optimizer.frozen, FROZEN_BATCH_NORM)
+            optimizer = dataclasses.replace(optimizer, frozen=frozen)
+        tx, schedule = build_optimizer(optimizer)
+        ema = EMAConfig(trainer.ema_decay, trainer.ema_start_step) if trainer.ema_decay else None
+        return cls(
+            config=config,
+            module=OFA(config),
+            optimizer=optimizer,
+            tx=tx,
+            schedule=schedule,
+            trainer=trainer,
+            ema=ema,
+            tasks=tasks,
+            mesh=mesh,
+            rules=axis_rules,
+        )
+
+    def creation(self, batch: Mapping[str, Any]) -> Callable[[jax.Array], TrainState]:
+        """The function from a key to the boxed state at step 0, to be traced.
+
+        Args:
+          batch: one with every key that the model reads, of any batch size.
+        """
+        shapes = {
+            name: jax.ShapeDtypeStruct((1, *value.shape[1:]), value.dtype)
+            for name, value in batch.items()
+        }
+        return lambda key: TrainState.create(
+            self.module, self.tx, key, shapes, ema=self.ema is not None
+        )
+
+    def abstract_state(self, batch: Mapping[str, Any]) -> Any:
+        """Shapes of the boxed state; checks the optimiser's expressions against its parameters.
+
+        Args:
+          batch: as in `creation`.
+
+        Raises:
+          ValueError: an expression that matches no parameter.
+        """
+        state = jax.eval_shape(self.creation(batch), jax.random.key(0))
+        check_patterns(state.params, self.optimizer)
+        return state
+
+    def train_step(self, state_shardings: Any) -> Callable[..., Any]:
+        """(state, batch, base key) -> (state, metrics); call it through `on_mesh`.
+
+        Args:
+          state_shardings: from `placement.state_shardings`.
+        """
+        return finetuning.training_step(
+            self.module,
+            self.tx,
+            self.schedule,
+            self.trainer,
+            self.tasks,
+            ema=self.ema,
+            frozen=self.optimizer.frozen,
+            state_shardings=state_shardings,
+            batch_shardings=placement.batch_sharding(self.mesh),
+        )
+
+    def on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that compiles or runs steps, as the model's sharding constraints want it."""
+
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            with meshes.mesh_context(self.mesh, self.rules):
+                return function(*arguments)
+
+        return call
+
+
+def check_model_fits(config: OFAConfig, tasks: RunTasks) -> None:
+    """Fails where the model's position tables are too small for the sequences or images.
+
+    Args:
+      config: of the model.
+      tasks: of the run.
+
+    Raises:
+      ValueError: naming the length and the limit.
+    """
+    only_codes = all(task.target_modality == "CODE" for task in tasks.tasks)
+    # 1,024 image codes and eos; codes have positions of their own.
+    longest = {"inputs": config.max_positions, "targets": config.max_positions + only_codes}
+    for key, limit in longest.items():
+        if tasks.lengths[key] > limit:
+            raise ValueError(
+                f"TASK_FEATURE_LENGTHS[{key!r}] = {tasks.lengths[key]}, but the model has "
+                f"positions for {limit} tokens"
+            )
+    image, stride = tasks.lengths["image"], config.resnet.stride
+    if image % stride or image // stride > config.image_bucket_size:
+        raise ValueError(
+            f"TASK_FEATURE_LENGTHS['image'] = {image} pixels; this model needs a multiple of "
+            f"{stride} of at most {stride * config.image_bucket_size}"
+        )
+    codes = config.code_window**2 + 1
+    if codes > tasks.lengths["targets"] and any(
+        task.target_modality == "CODE" for task in tasks.tasks
+    ):
+        raise ValueError(
+            f"TASK_FEATURE_LENGTHS['targets'] = {tasks.lengths['targets']} is too short for image "
+            f"infilling: {codes - 1} codes and eos need {codes}"
+        )

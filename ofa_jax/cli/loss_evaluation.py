@@ -1,0 +1,71 @@
+"""The loss on held-out batches while training: teacher-forced, over the whole mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from ofa_jax.cli import finetuning
+from ofa_jax.cli.engine import Engine
+from ofa_jax.cli.settings import LossEvaluationConfig
+from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.sharding import placement
+from ofa_jax.training.state import TrainState
+from ofa_jax.training.step import TaskSums, make_eval_step
+
+
+@dataclasses.dataclass
+class LossEvaluation:
+    """Measures the loss per task on the same held-out batches every time.
+
+    Attributes:
+      engine: of the run.
+      config: how much.
+      pipeline: of the training input; its batches are taken from the other split.
+      state_shardings: of the state.
+    """
+
+    engine: Engine
+    config: LossEvaluationConfig
+    pipeline: MixturePipeline
+    state_shardings: Any
+
+    def __post_init__(self) -> None:
+        self._pipeline = dataclasses.replace(self.pipeline, split=self.config.split)
+        trainer = self.engine.trainer
+        # The divisor of the training loss means nothing for sums by task.
+        loss = finetuning.loss_config(
+            dataclasses.replace(trainer, loss_normalisation="tokens"), self.engine.tasks.tasks
+        )
+        step = make_eval_step(
+            self.engine.module,
+            loss,
+            vocab_size=self.engine.tasks.tokenizer.layout.size,
+            num_tasks=len(self.engine.tasks.tasks),
+            state_shardings=self.state_shardings,
+            batch_shardings=placement.batch_sharding(self.engine.mesh),
+        )
+        self._step: Callable[[TrainState, Any], TaskSums] = self.engine.on_mesh(step)
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """Measures.
+
+        Args:
+          state: whose moving average is used where there is one.
+
+        Returns:
+          "eval_loss" per counted token, and "eval_loss/<task>" of the tasks in the batches.
+        """
+        sums = TaskSums.zeros(len(self.engine.tasks.tasks))
+        for number in range(self.config.num_batches):
+            batch = placement.place_batch(self._pipeline.batch(number), self.engine.mesh)
+            sums = sums + jax.device_get(self._step(state, batch))
+        losses, tokens = jax.device_get((sums.loss, sums.tokens))
+        values = {"eval_loss": float(losses.sum() / max(1.0, tokens.sum()))}
+        for name, loss, count in zip(self.engine.tasks.names, losses, tokens):
+            if count > 0:
+                values[f"eval_loss/{name}"] = float(loss / count)
+        return values

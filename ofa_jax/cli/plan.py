@@ -1,0 +1,312 @@
+"""What a training step needs on a mesh, found out by compiling it: behind `python -m ofa_jax.plan`.
+
+Takes the same gin files as training. Sources are not read; without the files of a vocabulary the
+model keeps the vocabulary of its size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import inspect
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from ofa_jax import vocab
+from ofa_jax.cli.engine import Engine, check_model_fits
+from ofa_jax.cli.run_tasks import RunTasks, import_modules
+from ofa_jax.cli.settings import DatasetConfig
+from ofa_jax.cli.train import train
+from ofa_jax.data import features
+from ofa_jax.data import locations as data_locations
+from ofa_jax.data.registration import lookup
+from ofa_jax.model import flops
+from ofa_jax.sharding import placement
+from ofa_jax.sharding.chips import CHIPS, Chip
+from ofa_jax.sharding.collectives import Collective, counts, program_collectives, summarise
+from ofa_jax.training.operations import count_operations
+from ofa_jax.training.programs import program_memory
+
+logger = logging.getLogger("ofa_jax")
+
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularyOnly:
+    """Stands in for a tokenizer whose files are not there: a plan needs only the sizes."""
+
+    layout: vocab.VocabLayout
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one training step needs. Bytes and operations are per device unless named otherwise.
+
+    Attributes:
+      model: name of its size.
+      parameters: trainable numbers of the whole model, padded vocabulary included.
+      mesh: size by axis.
+      batch_size: global examples.
+      compiler: "cpu" for simulated devices, else the topology.
+      compile_seconds: of this machine.
+      memory: bytes by part, see `program_memory`; "state" besides.
+      collectives: of the compiled program.
+      model_operations: of the mathematical model on the whole batch.
+      executed_operations: with recomputation, on the whole batch.
+    """
+
+    model: str
+    parameters: int
+    mesh: Mapping[str, int]
+    batch_size: int
+    compiler: str
+    compile_seconds: float
+    memory: Mapping[str, int]
+    collectives: Sequence[Collective]
+    model_operations: int
+    executed_operations: int
+
+    @property
+    def devices(self) -> int:
+        """Devices of the mesh."""
+        size = 1
+        for axis in self.mesh.values():
+            size *= axis
+        return size
+
+    def times(self, chip: Chip, efficiency: float, *, slices: int = 1) -> dict[str, float]:
+        """Expected seconds of a step.
+
+        Args:
+          chip: the accelerator.
+          efficiency: share of its peak that products and convolutions reach.
+          slices: TPU slices; a collective over more chips than a domain of the fast network has,
+            or across slices, is charged to the slow one.
+
+        Returns:
+          "compute", "memory" (state and temporary arrays read and written once), "network",
+          and the "step": the largest of the three (all overlap) as "best", their sum as "worst".
+        """
+        compute = self.executed_operations / self.devices / (chip.flops * efficiency)
+        moved = 2 * (self.memory["arguments"] + self.memory["temporary"])
+        domain = min(chip.domain, self.devices // slices)
+        network = sum(
+            one.wire_bytes / (chip.fast_network if one.group <= domain else chip.slow_network)
+            for one in self.collectives
+        )
+        parts = {"compute": compute, "memory": moved / chip.memory_bandwidth, "network": network}
+        return {**parts, "best": max(parts.values()), "worst": sum(parts.values())}
+
+
+def planner(options: argparse.Namespace, results: list[Plan]) -> Callable[..., None]:
+    """A function with the settings of `train` that plans instead, for gin.
+
+    Args:
+      options: of the command line.
+      results: receives the plan.
+    """
+
+    def plan(**settings: Any) -> None:
+        results.append(_plan(options, **settings))
+
+    plan.__signature__ = inspect.signature(train)  # type: ignore[attr-defined]
+    plan.__doc__ = train.__doc__
+    return plan
+
+
+def _plan(
+    options: argparse.Namespace,
+    *,
+    model: Any,
+    train_dataset_cfg: DatasetConfig,
+    optimizer: Any,
+    partitioner: Any,
+    trainer: Any,
+    locations: Mapping[str, str] | None = None,
+    **others: Any,
+) -> Plan:
+    del others
+    for name, path in (locations or {}).items():
+        data_locations.assign(name, path)
+    devices = _topology_devices(options.topology) if options.topology else None
+    tasks = _tasks(train_dataset_cfg, model)
+    layout = tasks.tokenizer.layout
+    config = model.build(
+        vocab_size=layout.size, padded_vocab_size=layout.padded_size, num_codes=layout.num_codes
+    )
+    # What a CPU would choose for itself is not what an accelerator runs.
+    for name in ("conv", "attention"):
+        if getattr(config, name) == "auto":
+            config = dataclasses.replace(config, **{name: "xla"})
+    check_model_fits(config, tasks)
+    engine = Engine.build(
+        config,
+        tasks,
+        optimizer=optimizer,
+        trainer=trainer,
+        partitioner=partitioner,
+        batch_size=train_dataset_cfg.batch_size,
+        devices=devices,
+    )
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (train_dataset_cfg.batch_size, *value.shape),
+            value.dtype,
+            sharding=placement.batch_sharding(engine.mesh),
+        )
+        for name, value in features.empty_row(tasks.lengths).items()
+    }
+    abstract = engine.abstract_state(batch)
+    for line in placement.placement_summary(abstract, engine.mesh, engine.rules):
+        logger.info("%s", line)
+    shardings = placement.state_shardings(abstract, engine.mesh, engine.rules)
+    state = placement.abstract_arrays(abstract, shardings)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    step = engine.train_step(shardings)
+    if not hasattr(step, "trace"):
+        raise ValueError("trainer.Trainer.objective: only steps of cross entropy can be planned")
+    started = time.perf_counter()
+    traced = engine.on_mesh(step.trace)(state, batch, key)
+    executed = count_operations(traced.jaxpr)
+    program = engine.on_mesh(lambda: traced.lower().compile())()
+    seconds = time.perf_counter() - started
+    entries = placement.placements(abstract, engine.mesh, engine.rules)
+    memory = {"state": sum(entry.device_bytes for entry in entries), **program_memory(program)}
+    mesh = {axis: int(size) for axis, size in engine.mesh.shape.items()}
+    image = tasks.lengths["image"]
+    one_example = flops.training_flops(
+        config,
+        source_length=tasks.lengths["inputs"],
+        target_length=tasks.lengths["targets"],
+        image_size=(image, image) if image else None,
+        patches=config.sample_patch_num or None,
+    )
+    return Plan(
+        model=model.size,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        mesh=mesh,
+        batch_size=train_dataset_cfg.batch_size,
+        compiler=options.topology or "cpu",
+        compile_seconds=seconds,
+        memory=memory,
+        collectives=program_collectives(program.as_text(), mesh),
+        model_operations=one_example * train_dataset_cfg.batch_size,
+        executed_operations=executed,
+    )
+
+
+def _tasks(dataset: DatasetConfig, model: Any) -> RunTasks:
+    """The tasks of a mixture without their data, and with their vocabulary where it is there."""
+    import_modules(dataset.modules)
+    found = lookup(dataset.mixture_or_task_name)
+    tasks = tuple(task for task, _ in found)
+    try:
+        tokenizer: Any = tasks[0].tokenizer()
+    except (OSError, ValueError) as error:
+        config = model.build()
+        logger.info("no vocabulary files (%s): planned with %d ids", error, config.vocab_size)
+        texts = config.vocab_size - vocab.NUM_SPECIALS - 1 - config.num_codes - 1000
+        tokenizer = VocabularyOnly(vocab.VocabLayout(texts, config.num_codes))
+    rates = tuple(rate for _, rate in found)
+    return RunTasks(tasks, rates, (), dataset.task_feature_lengths, tokenizer)
+
+
+def _topology_devices(name: str) -> list[Any]:
+    """Devices of a TPU that is not there.
+
+    Raises:
+      ValueError: libtpu is not installed, or knows no such topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            f"--topology {name} needs the TPU compiler: pip install 'jax[tpu]', or leave it out to "
+            "plan with simulated devices"
+        )
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(topology_name=name, platform="tpu").devices)
+    except Exception as error:
+        raise ValueError(f"--topology {name}: {str(error).splitlines()[0]}") from error
+
+
+def describe(plan: Plan, chip_name: str, efficiency: float, *, slices: int = 1) -> str:
+    """The plan as text.
+
+    Args:
+      plan: what was found.
+      chip_name: of `CHIPS`.
+      efficiency: see `Plan.times`.
+      slices: see `Plan.times`.
+    """
+    chip = CHIPS[chip_name]
+    axes = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
+    lines = [
+        f"OFA {plan.model}, {plan.parameters / 1e6:,.0f} M parameters, batch {plan.batch_size:,} "
+        f"on {plan.devices} devices ({axes}); compiled for {plan.compiler} in "
+        f"{plan.compile_seconds:,.0f} s",
+        "",
+        "memory per device",
+    ]
+    for name in ("state", "arguments", "results", "temporary", "total"):
+        lines.append(f"  {name:<10} {plan.memory[name] / _GIB:8.3f} GiB")
+    fits = "fits into" if plan.memory["total"] <= chip.memory else "does not fit into"
+    lines += [f"  {fits} the {chip.memory / _GIB:.0f} GiB of {chip_name}", ""]
+    lines.append("collectives per device and step")
+    number = counts(plan.collectives)
+    for one in summarise(plan.collectives):
+        along = "*".join(one.axes) or "?"
+        lines.append(
+            f"  {one.kind:<18} over {along:<12} ({one.group:>3} devices) "
+            f"{number[one.kind, one.axes]:>6} x, {one.bytes / _GIB:8.3f} GiB of results, "
+            f"{one.wire_bytes / _GIB:8.3f} GiB sent"
+        )
+    if not plan.collectives:
+        lines.append("  none")
+    times = plan.times(chip, efficiency, slices=slices)
+    usable = plan.model_operations / plan.devices / chip.flops
+    lines += [
+        "",
+        "operations per step",
+        f"  of the model {plan.model_operations / 1e12:12,.2f} TFLOP, executed "
+        f"{plan.executed_operations / 1e12:,.2f} TFLOP (recomputation included)",
+        "",
+        f"expected on {plan.devices} x {chip_name} at {efficiency:.0%} of its peak",
+        f"  compute {times['compute'] * 1e3:,.1f} ms, memory {times['memory'] * 1e3:,.1f} ms, "
+        f"network {times['network'] * 1e3:,.1f} ms",
+        f"  a step takes {times['best'] * 1e3:,.1f} ms where these overlap, "
+        f"{times['worst'] * 1e3:,.1f} ms where they do not",
+        f"  {plan.batch_size / times['worst']:,.0f} to {plan.batch_size / times['best']:,.0f} "
+        f"examples/s, MFU {usable / times['worst']:.0%} to {usable / times['best']:.0%}",
+    ]
+    return "\n".join(lines)
+
+
+def write_json(plan: Plan, path: str) -> None:
+    """Writes the numbers of a plan."""
+    content = dataclasses.asdict(plan)
+    content["collectives"] = [
+        {**dataclasses.asdict(one), "wire_bytes": one.wire_bytes}
+        for one in summarise(plan.collectives)
+    ]
+    pathlib.Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Fails where the command line names what there is not.
+
+    Raises:
+      ValueError: an unknown chip, or an efficiency that is no share.
+    """
+    if options.chip not in CHIPS:
+        raise ValueError(f"--chip {options.chip!r} is none of {', '.join(CHIPS)}")
+    if not 0 < options.efficiency <= 1:
+        raise ValueError(f"--efficiency must be in (0, 1], got {options.efficiency}")

@@ -1,0 +1,91 @@
+"""`python -m ofa_jax.plan --gin_file=FILE --mesh=data=64,model=4`: what a step on a mesh needs.
+
+Compiles the training step ahead of time for a mesh of simulated devices, or of a TPU topology where
+the package libtpu is installed. Nothing is allocated, no data is read, nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; `--gin.NAME=VALUE` is taken out before."""
+    result = argparse.ArgumentParser(
+        prog="python -m ofa_jax.plan",
+        description="Memory, collectives, operations and expected time of a training step.",
+        epilog="Any gin binding can be given as --gin.NAME=VALUE, as for python -m ofa_jax.train.",
+    )
+    result.add_argument("--gin_file", action="append", required=True, help="may be repeated")
+    result.add_argument(
+        "--mesh", help="for example data=64,model=4; default: that of the gin files"
+    )
+    result.add_argument("--dcn_mesh", help="axes between slices, for example replica=2")
+    result.add_argument("--devices", type=int, help="devices; default: the product of the mesh")
+    result.add_argument("--chip", default="v5e", help="for the expected time: v4, v5e, h100, ...")
+    result.add_argument(
+        "--efficiency", type=float, default=0.5, help="reachable share of the chip's peak"
+    )
+    result.add_argument(
+        "--topology", help="compile for a TPU such as v5e:16x16 instead (needs pip install libtpu)"
+    )
+    result.add_argument("--json", help="write the numbers to this file as well")
+    return result
+
+
+def device_count(options: argparse.Namespace) -> int:
+    """Devices to simulate: as asked for, or as many as the meshes multiply to.
+
+    Raises:
+      ValueError: neither says it.
+    """
+    if options.devices:
+        return options.devices
+    sizes = [
+        int(size)
+        for spec in (options.mesh, options.dcn_mesh)
+        for size in re.findall(r"=\s*(-?\d+)", spec or "")
+    ]
+    if not options.mesh or min(sizes, default=-1) < 1:
+        raise ValueError("give all sizes in --mesh (such as data=64,model=4), or --devices=256")
+    return math.prod(sizes)
+
+
+def simulate_devices(count: int) -> None:
+    """Makes JAX's CPU backend have this many devices; before JAX is imported."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    flags = [
+        os.environ.get("XLA_FLAGS", ""),
+        f"--xla_force_host_platform_device_count={count}",
+        # The program never runs: its code need not be fast, and its memory is planned before.
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
+    os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+    # A libtpu that is installed must not look for its chips.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status: 0, or 2 for a mistake in the settings."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args([a for a in arguments if not a.startswith("--gin.")])
+    try:
+        count = 1 if options.topology else device_count(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    simulate_devices(count)
+    from ofa_jax.cli.entry import run_plan
+
+    return run_plan(options, [a for a in arguments if a.startswith("--gin.")])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""How much of a run's time made progress, over all its restarts.
+
+Every session (one start of the command) has an entry in `goodput.json`: when it ran, which steps it
+took, and how its seconds were spent. Steps that a later session had to repeat, because they came
+after the last checkpoint, are counted as lost. Time between sessions is down time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+PRODUCTIVE = "step"
+
+
+@dataclasses.dataclass(frozen=True)
+class Goodput:
+    """Where the wall-clock time of a run went, in seconds.
+
+    Attributes:
+      wall: from the first start to the last entry.
+      productive: steps that count.
+      lost: steps that were done again after a restart.
+      down: between sessions.
+      parts: everything else by name (start, compile, data, evaluate, save, ...); what no timer
+        has measured is "other".
+      sessions: starts of the command.
+    """
+
+    wall: float
+    productive: float
+    lost: float
+    down: float
+    parts: Mapping[str, float]
+    sessions: int
+
+    @property
+    def share(self) -> float:
+        """Productive time as a share of the wall-clock time, in [0, 1]."""
+        return self.productive / self.wall if self.wall > 0 else 0.0
+
+    def __str__(self) -> str:
+        parts = {"lost steps": self.lost, "down": self.down, **self.parts}
+        shown = sorted(((v, k) for k, v in parts.items() if v >= 0.005 * self.wall), reverse=True)
+        starts = f"{self.sessions} start{'s' if self.sessions > 1 else ''}"
+        others = ", ".join(f"{name} {value / self.wall:.0%}" for value, name in shown)
+        return f"{self.share:.0%} of {self.wall:,.0f} s in {starts} were steps that count; {others}"
+
+
+class GoodputLedger:
+    """Keeps the account of a run in a file; one process writes it."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        step: int,
+        *,
+        started: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Opens the account and begins a session.
+
+        Args:
+          path: of the file; made where it is missing, and anew where it is damaged or `step` is 0
+            (the run starts from scratch).
+          step: finished steps at the start of this session.
+          started: when it began, in seconds since 1970; None is now.
+          clock: the time now.
+        """
+        self._path, self._clock = pathlib.Path(path), clock
+        self._before = _read(self._path) if step else []
+        began = clock() if started is None else started
+        self._session = {
+            "started": began,
+            "ended": clock(),
+            "first_step": step,
+            "last_step": step,
+            "seconds": {"start": clock() - began},
+        }
+
+    def update(self, step: int, seconds: Mapping[str, float]) -> Goodput:
+        """Writes this session's account.
+
+        Args:
+          step: finished steps.
+          seconds: by part, since the start of the loop.
+
+        Returns:
+          The account of the whole run.
+        """
+        spent = {"start": self._session["seconds"]["start"], **seconds}
+        self._session |= {"ended": self._clock(), "last_step": step, "seconds": spent}
+        sessions = [*self._before, self._session]
+        unfinished = self._path.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps({"sessions": sessions}, indent=1) + "\n")
+        unfinished.replace(self._path)
+        return account(sessions)
+
+
+def account(sessions: list[dict[str, Any]]) -> Goodput:
+    """Adds up sessions.
+
+    Args:
+      sessions: entries of the file, in order.
+
+    Returns:
+      Where the time went.
+    """
+    productive = lost = down = 0.0
+    parts: dict[str, float] = {}
+    for number, session in enumerate(sessions):
+        following = sessions[number + 1] if number + 1 < len(sessions) else None
+        first, last = session["first_step"], session["last_step"]
+        kept = last if following is None else min(last, following["first_step"])
+        seconds = session["seconds"].get(PRODUCTIVE, 0.0)
+        useful = seconds * (kept - first) / (last - first) if last > first else 0.0
+        productive += useful
+        lost += seconds - useful
+        for name, value in session["seconds"].items():
+            if name != PRODUCTIVE:
+                parts[name] = parts.get(name, 0.0) + value
+        if following is not None:
+            down += max(0.0, following["started"] - session["ended"])
+    wall = sessions[-1]["ended"] - sessions[0]["started"]
+    parts["other"] = max(0.0, wall - productive - lost - down - sum(parts.values()))
+    return Goodput(wall, productive, lost, down, parts, len(sessions))
+
+
+def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(path.read_text())["sessions"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -1,0 +1,73 @@
+"""Compiled programs of the training step, one for each shape of batch.
+
+Compiling ahead of the first call tells how long it takes and how much memory a step needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+logger = logging.getLogger("ofa_jax")
+
+
+class StepPrograms:
+    """A jitted step as a callable that compiles each shape of batch once, and says so."""
+
+    def __init__(self, step: Callable[..., Any]) -> None:
+        """Takes a function of (state, batch, base key) that `jax.jit` made."""
+        self._step = step
+        self._programs: dict[tuple, Any] = {}
+
+    def prepare(self, state: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> None:
+        """Compiles for a batch of this shape unless that is done; logs time and memory."""
+        key = _shapes(batch)
+        if key in self._programs:
+            return
+        started = time.perf_counter()
+        program = self._step.lower(state, batch, rng).compile()
+        self._programs[key] = program
+        seconds = time.perf_counter() - started
+        memory = program_memory(program)
+        logger.info(
+            "compiled the step for %d examples in %.0f s; per device: %s",
+            next(iter(batch.values())).shape[0],
+            seconds,
+            ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in memory.items()),
+        )
+
+    def __call__(self, state: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> Any:
+        """One step."""
+        self.prepare(state, batch, rng)
+        return self._programs[_shapes(batch)](state, batch, rng)
+
+
+def program_memory(program: Any) -> dict[str, int]:
+    """What a compiled program needs on each device.
+
+    Args:
+      program: from `jax.jit(...).lower(...).compile()`.
+
+    Returns:
+      Bytes of its "arguments" (state and batch; the new state takes the old one's place),
+      "results" besides them, "temporary" arrays, and their "total"; empty where the compiler does
+      not tell.
+    """
+    analysis = program.memory_analysis()
+    if analysis is None:
+        return {}
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    memory = {
+        "arguments": analysis.argument_size_in_bytes,
+        "results": max(0, results),
+        "temporary": analysis.temp_size_in_bytes,
+    }
+    return {**memory, "total": sum(memory.values())}
+
+
+def _shapes(batch: Mapping[str, jax.Array]) -> tuple:
+    return tuple((name, value.shape, str(value.dtype)) for name, value in sorted(batch.items()))

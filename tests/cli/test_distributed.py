@@ -1,0 +1,102 @@
+"""How processes find each other: the environments of launchers, and incomplete ones."""
+
+import jax
+import pytest
+
+from ofa_jax.cli import distributed
+from ofa_jax.cli.distributed import host_settings, initialize_distributed
+
+PLAIN = {"COORDINATOR_ADDRESS": "10.0.0.1:1234", "NUM_PROCESSES": "4", "PROCESS_ID": "3"}
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "node[1-2]",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+}
+
+
+def test_one_process_needs_nothing():
+    assert host_settings({}) is None
+    assert host_settings({"SLURM_JOB_ID": "7"}) is None, "a shell on a node of SLURM"
+    assert host_settings(SLURM | {"SLURM_NTASKS": "1"}) is None
+    assert host_settings({"TPU_WORKER_HOSTNAMES": "localhost"}) is None
+
+
+@pytest.mark.parametrize("prefix", ["", "JAX_"])
+def test_plain_variables(prefix):
+    environment = {prefix + name: value for name, value in PLAIN.items()}
+    settings = host_settings(environment | {prefix + "LOCAL_DEVICE_IDS": "0,1"})
+    assert settings.source == "plain variables"
+    assert settings.arguments == {
+        "coordinator_address": "10.0.0.1:1234",
+        "num_processes": 4,
+        "process_id": 3,
+        "cluster_detection_method": "deactivate",
+        "local_device_ids": [0, 1],
+    }
+
+
+def test_slurm_and_tpu_pods():
+    assert host_settings(SLURM).source == "SLURM"
+    assert host_settings(SLURM | PLAIN).source == "plain variables"
+    assert host_settings({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}).source == "TPU"
+    one_host_slices = {"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}
+    assert host_settings(one_host_slices).source == "TPU"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"NUM_PROCESSES": ""}, "NUM_PROCESSES is not set"),
+        ({"COORDINATOR_ADDRESS": "", "PROCESS_ID": ""}, "COORDINATOR_ADDRESS, PROCESS_ID is not"),
+        ({"NUM_PROCESSES": "two"}, "NUM_PROCESSES must be a whole number, got 'two'"),
+        ({"PROCESS_ID": "4"}, "PROCESS_ID 4 is none of the 4 processes 0 to 3"),
+        ({"COORDINATOR_ADDRESS": "node1"}, "must be host:port, got 'node1'"),
+    ],
+)
+def test_incomplete_variables(changes, message):
+    with pytest.raises(ValueError, match=message):
+        host_settings(PLAIN | changes)
+
+
+def test_initialisation_passes_what_was_found(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **given: calls.append(given))
+    initialize_distributed({})
+    initialize_distributed(PLAIN | {"NUM_PROCESSES": "1", "PROCESS_ID": "0"})
+    assert calls == []
+    initialize_distributed(SLURM)
+    assert calls == [{"cluster_detection_method": "slurm", "heartbeat_timeout_seconds": 30}]
+
+
+def test_hosts_that_cannot_be_reached(monkeypatch):
+    def fail(**given):
+        raise RuntimeError("DEADLINE_EXCEEDED")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(ValueError, match=r"plain variables. cannot be reached: DEADLINE_EXCEEDED"):
+        initialize_distributed(PLAIN)
+
+
+def test_a_lost_host_ends_the_process_with_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    statuses = []
+
+    def leave(status):
+        statuses.append(status)
+        raise SystemExit(status)
+
+    monkeypatch.setattr(distributed.os, "_exit", leave)
+    with pytest.raises(SystemExit), distributed.lost_hosts_end_the_process():
+        raise jax.errors.JaxRuntimeError("Gloo all-reduce failed: Connection closed by peer\nmore")
+    assert statuses == [distributed.LOST_HOST_STATUS]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: process 0 of 2 lost another host and ends (Gloo all-reduce fai")
+    assert "start all of them again with the same command" in line
+    # What is no such failure keeps its own message.
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"),
+        distributed.lost_hosts_end_the_process(),
+    ):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")

@@ -1,0 +1,73 @@
+"""Counting of collectives in the text of partitioned programs."""
+
+import pytest
+
+from ofa_jax.sharding.chips import CHIPS, chip_of
+from ofa_jax.sharding.collectives import counts, program_collectives, summarise
+
+MESH = {"replica": 1, "data": 4, "model": 2}
+PROGRAM = """HloModule jit_step, num_partitions=8
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%body (p: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
+  %gather = bf16[8,16]{1,0} all-gather(%x), channel_id=1, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={1}
+  %group = f32[8]{0} reduce-scatter(%y), replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
+}
+
+%condition (p: (s32[], f32[8,16])) -> pred[] {
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (q: f32[8,16]) -> f32[] {
+  %loop = (s32[], f32[8,16]) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"12"}}
+  %norms = (f32[], f32[3]{0}) all-reduce(%u, %v), replica_groups=[1,8]<=[8], to_apply=%add
+  %start = (f32[4,16]{1,0:T(8,128)}, f32[16,16]{1,0:T(8,128)}) all-gather-start(%w), replica_groups=[2,4]<=[4,2]T(1,0)
+  %done = f32[16,16]{1,0} all-gather-done(%start)
+  %send = f32[10]{0} collective-permute(%z), source_target_pairs={{0,2},{2,4}}
+  %alone = f32[100]{0} all-reduce(%z), replica_groups=[8,1]<=[8], to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_collectives_of_a_program():
+    found = program_collectives(PROGRAM, MESH)
+    facts = [(c.kind, c.bytes, c.times, c.group, c.axes) for c in found]
+    assert facts == [
+        ("all-gather", 8 * 16 * 2, 12, 4, ("data",)),
+        ("reduce-scatter", 8 * 4, 12, 2, ("model",)),
+        ("all-reduce", 4 * 4, 1, 8, ("data", "model")),
+        ("all-gather", 16 * 16 * 4, 1, 4, ("data",)),
+        ("collective-permute", 40, 1, 2, ("data",)),
+    ]
+    assert [c.wire_bytes for c in found] == [
+        256 * 3 / 4 * 12,
+        32 * 12,
+        16 * 2 * 7 / 8,
+        1024 * 3 / 4,
+        40,
+    ]
+    assert counts(found)["all-gather", ("data",)] == 13
+    first = summarise(found)[0]
+    assert (first.kind, first.bytes) == ("all-gather", 256 * 12 + 1024)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v4", "v4"),
+        ("TPU v6 lite", "v6e"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+    ],
+)
+def test_chips_by_device_kind(kind, name):
+    assert chip_of(kind) is CHIPS[name]
+
+
+def test_a_cpu_is_no_chip():
+    assert chip_of("cpu") is None

@@ -1,0 +1,69 @@
+"""The account of a run's time over its restarts."""
+
+import json
+
+import pytest
+
+from ofa_jax.training.goodput import GoodputLedger, account
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_restarts_lost_steps_and_down_time(tmp_path):
+    clock, path = Clock(), tmp_path / "goodput.json"
+    first = GoodputLedger(path, 0, started=990.0, clock=clock)
+    clock.now = 1100.0
+    # 100 steps in 80 s; the last checkpoint was at step 75.
+    line = first.update(100, {"step": 80.0, "save": 5.0, "compile": 15.0})
+    assert line.share == pytest.approx(80 / 110)
+    assert line.parts["start"] == 10.0
+    assert line.parts["other"] == 0.0
+
+    clock.now = 1160.0
+    second = GoodputLedger(path, 75, started=1150.0, clock=clock)
+    clock.now = 1200.0
+    run = second.update(125, {"step": 40.0})
+    assert run.sessions == 2
+    assert run.wall == 210.0
+    assert run.lost == pytest.approx(20.0), "25 of 100 steps were done twice"
+    assert run.productive == pytest.approx(60.0 + 40.0)
+    assert run.down == 50.0
+    assert run.parts == {"start": 20.0, "save": 5.0, "compile": 15.0, "other": 0.0}
+    total = run.productive + run.lost + run.down + sum(run.parts.values())
+    assert total == pytest.approx(run.wall)
+    text = str(run)
+    assert text.startswith("48% of 210 s in 2 starts were steps that count; ")
+    assert "down 24%" in text
+    assert "lost steps 10%" in text
+
+
+def test_a_damaged_or_older_account_begins_anew(tmp_path):
+    clock, path = Clock(), tmp_path / "goodput.json"
+    path.write_text('{"sessions": [')
+    ledger = GoodputLedger(path, 10, clock=clock)
+    clock.now += 5.0
+    assert ledger.update(20, {"step": 4.0}).sessions == 1
+    assert len(json.loads(path.read_text())["sessions"]) == 1
+    # From step 0 it is another run in the same folder.
+    scratch = GoodputLedger(path, 0, clock=clock)
+    clock.now += 5.0
+    assert scratch.update(3, {"step": 4.0}).sessions == 1
+
+
+def test_a_session_without_a_step_counts_as_time_only():
+    session = {
+        "started": 0.0,
+        "ended": 10.0,
+        "first_step": 5,
+        "last_step": 5,
+        "seconds": {"start": 7.0, "step": 2.0},
+    }
+    run = account([session])
+    assert (run.productive, run.lost) == (0.0, 2.0)
+    assert run.parts == {"start": 7.0, "other": 1.0}
