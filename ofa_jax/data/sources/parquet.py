@@ -105,7 +105,7 @@ class ParquetRecords:
             raise IndexError(f"there are {len(self)} rows, there is no number {index}")
         number = bisect.bisect_right(self.ends, index)
         path = self.paths[number]
-        row = int(index - (self.ends[number - 1] if number else 0))
+        row = index - (self.ends[number - 1] if number else 0)
         try:
             example: Example = {}
             for field, column in self.source.columns:

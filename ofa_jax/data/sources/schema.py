@@ -160,7 +160,7 @@ def check_example(example: Example, where: str, *, extra: Collection[str] = ()) 
         if name in extra:
             continue
         if name not in FIELDS:
-            raise SchemaError(f"{where}: unknown field {name!r}{nearest(str(name), FIELDS)}")
+            raise SchemaError(f"{where}: unknown field {name!r}{nearest(name, FIELDS)}")
         fits, description = KINDS[FIELDS[name].kind]
         if not fits(value):
             raise SchemaError(f"{where}: field {name!r} must be {description}, not {_shown(value)}")

@@ -82,7 +82,7 @@ class TextRecords:
             raise IndexError(f"there are {len(self)} texts, there is no number {index}")
         number = bisect.bisect_right(self.ends, index)
         path = self.paths[number]
-        position = int(index - (self.ends[number - 1] if number else 0))
+        position = index - (self.ends[number - 1] if number else 0)
         line = _line(path, position)
         try:
             text = line.decode("utf-8")

@@ -226,7 +226,7 @@ def _boxes(values: Any, image: bytes) -> np.ndarray:
     """Pixels x0, y0, x1, y1 of boxes in fractions."""
     width, height = picture_size(image)
     fractions = np.asarray(_list(values), np.float32).reshape(-1, 4)[:, _XYXY]
-    return fractions * np.float32([width, height, width, height])
+    return fractions * np.array([width, height, width, height], np.float32)
 
 
 def _picture(record: Mapping[str, Any]) -> Example:

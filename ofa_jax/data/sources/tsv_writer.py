@@ -18,7 +18,7 @@ from ofa_jax.data.sources.tsv_layouts import IGNORED, layout
 
 
 def _clean(text: str) -> str:
-    return " ".join(str(text).split())
+    return " ".join(text.split())
 
 
 def _image(example: Example) -> str:

@@ -13,13 +13,12 @@ import functools
 import json
 import os
 import pathlib
-import tarfile
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ofa_jax.data.instruction import Example
-from ofa_jax.data.sources import split_paths
+from ofa_jax.data.sources import split_paths, tar_index
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.schema import nearest
 
@@ -140,23 +139,11 @@ class WebdatasetRecords:
 def _index(path: str) -> tuple[_Sample, ...]:
     """The samples of a tar that have a picture, in order."""
     samples: dict[str, list[tuple[str, int, int]]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.isfile():
-                    folder, _, name = member.name.rpartition("/")
-                    stem, _, suffix = name.partition(".")
-                    key = f"{folder}/{stem}" if folder else stem
-                    place = (suffix.lower(), member.offset_data, member.size)
-                    samples.setdefault(key.removeprefix("./"), []).append(place)
-    except tarfile.TarError as error:
-        raise SourceError(
-            f"{path} is cut off or not an uncompressed tar ({error}); unpack .tar.gz to .tar first"
-        ) from error
-    size = os.path.getsize(path)
-    for key, members in samples.items():
-        if any(start + length > size for _, start, length in members):
-            raise SourceError(f"{path}, sample {key}: the tar is cut off there")
+    for name, start, size in tar_index.members(path):
+        folder, _, file = name.removeprefix("./").rpartition("/")
+        stem, _, suffix = file.partition(".")
+        key = f"{folder}/{stem}" if folder else stem
+        samples.setdefault(key, []).append((suffix.lower(), start, size))
     return tuple(
         _Sample(key, tuple(members))
         for key, members in samples.items()
