@@ -42,6 +42,25 @@ class Row(NamedTuple):
     relative: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class MadeRows(Sequence):
+    """Rows made when asked for: millions of questions as dicts would not fit.
+
+    Attributes:
+      make: one of `entries` to its row.
+      entries: what is kept of each row.
+    """
+
+    make: Callable[[Any], Row]
+    entries: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index):
+        return self.make(self.entries[index])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnnotatedPictures(abc.ABC):
     """Source of pictures in folders with annotations in files of their own.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, Row, read_items
+from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, MadeRows, Row, read_items
 from ofa_jax.data.sources.errors import SourceError
 
 
@@ -56,36 +58,55 @@ class VqaV2(AnnotatedPictures):
 
     def table(self, split: str) -> Sequence[Row]:
         """Joins questions and answers."""
-        answers: dict[int, list[str]] = {}
+        answers: dict[int | str, tuple[str, ...]] = {}
 
         def read_answers(entry: Any) -> None:
-            answers[entry["question_id"]] = [str(one["answer"]) for one in entry["answers"]]
+            given = (sys.intern(str(one["answer"])) for one in entry["answers"])
+            answers[entry["question_id"]] = tuple(given)
 
         if self.annotations:
             for path in split_paths.files(self.annotations, split, "VQAv2 annotations"):
                 read_items(path, {"annotations": read_answers})
-        rows: list[Row] = []
+        entries: list[_Question] = []
+        subsets: dict[str, str] = {}
         for path in split_paths.files(self.questions, split, "VQAv2 questions"):
-            subset = _subset(path, split)
+            subsets[path] = _subset(path, split)
 
-            def read_question(entry: Any, path=path, subset=subset) -> None:
-                number, identifier = int(entry["image_id"]), entry["question_id"]
-                fields = {
-                    "image_id": str(number),
-                    "example_id": str(identifier),
-                    "question": str(entry["question"]),
-                    "type": "qa",
-                }
-                if self.annotations:
-                    if identifier not in answers:
-                        raise ValueError(f"question {identifier} has no answers")
-                    texts, confidences = answer_confidences(answers[identifier])
-                    fields |= {"answers": texts, "answer_conf": confidences}
-                name = self.image_name.format(subset=subset, image_id=number)
-                rows.append(Row(f"{path}, question {identifier}", name, fields))
+            def read_question(entry: Any, path=path) -> None:
+                identifier = entry["question_id"]
+                if self.annotations and identifier not in answers:
+                    raise ValueError(f"question {identifier} has no answers")
+                text = str(entry["question"])
+                entries.append(_Question(path, int(entry["image_id"]), identifier, text))
 
             read_items(path, {"questions": read_question})
-        return rows
+
+        def make(entry: _Question) -> Row:
+            name = self.image_name.format(subset=subsets[entry.path], image_id=entry.image)
+            return entry.row(name, answers.get(entry.identifier))
+
+        return MadeRows(make, entries)
+
+
+class _Question(NamedTuple):
+    """What is kept of a question: file, picture, identifier, text."""
+
+    path: str
+    image: int | str
+    identifier: int | str
+    text: str
+
+    def row(self, name: str, given: Sequence[str] | None) -> Row:
+        """The row, with the answers that people gave."""
+        fields: Example = {
+            "image_id": str(self.image),
+            "example_id": str(self.identifier),
+            "question": self.text,
+            "type": "qa",
+        }
+        if given:
+            fields["answers"], fields["answer_conf"] = answer_confidences(given)
+        return Row(f"{self.path}, question {self.identifier}", name, fields)
 
 
 def _subset(path: str, split: str) -> str:
@@ -114,7 +135,7 @@ class Gqa(AnnotatedPictures):
 
     def table(self, split: str) -> Sequence[Row]:
         """One row per question; test sets have no answers."""
-        rows: list[Row] = []
+        entries: list[tuple[_Question, str | None]] = []
         field = "fullAnswer" if self.full_answers else "answer"
         for path in split_paths.files(self.questions, split, "GQA questions"):
 
@@ -122,16 +143,14 @@ class Gqa(AnnotatedPictures):
                 identifier, entry = pair
                 if self.balanced_only and not entry["isBalanced"]:
                     return
-                fields = {
-                    "image_id": str(entry["imageId"]),
-                    "example_id": identifier,
-                    "question": str(entry["question"]),
-                    "type": "qa",
-                }
-                if field in entry:
-                    fields |= {"answers": [str(entry[field])], "answer_conf": [1.0]}
-                name = f"{entry['imageId']}.jpg"
-                rows.append(Row(f"{path}, question {identifier}", name, fields))
+                image, text = sys.intern(str(entry["imageId"])), str(entry["question"])
+                answer = sys.intern(str(entry[field])) if field in entry else None
+                entries.append((_Question(path, image, identifier, text), answer))
 
             read_items(path, read)
-        return rows
+
+        def make(entry: tuple[_Question, str | None]) -> Row:
+            question, answer = entry
+            return question.row(f"{question.image}.jpg", None if answer is None else [answer])
+
+        return MadeRows(make, entries)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import (
     AnnotatedPictures,
+    MadeRows,
     Row,
     corners,
     read_items,
@@ -32,24 +34,31 @@ class _VisualGenome(AnnotatedPictures):
     annotations: split_paths.Paths
 
     @abc.abstractmethod
-    def examples(self, entry: Any) -> Iterable[dict[str, Any]]:
-        """Fields of the examples of one picture."""
+    def examples(self, entry: Any) -> Iterable[Any]:
+        """What is kept of the examples of one picture."""
+
+    def fields(self, kept: Any) -> dict[str, Any]:
+        """Fields of one example."""
+        return kept
 
     def table(self, split: str) -> Sequence[Row]:
         """Rows in the order of the file."""
-        rows: list[Row] = []
+        entries: list[tuple[str, int, Any]] = []
         for path in split_paths.files(self.annotations, split, "Visual Genome annotations"):
 
             def read(entry: Any, path=path) -> None:
                 number = int(entry["image_id"] if "image_id" in entry else entry["id"])
-                for fields in self.examples(entry):
-                    identifier = fields.get("example_id")
-                    place = f"{path}, image {number}" + (f", {identifier}" if identifier else "")
-                    fields = {"image_id": str(number), **fields}
-                    rows.append(Row(place, f"{number}.jpg", fields))
+                entries.extend((path, number, kept) for kept in self.examples(entry))
 
             read_items(path, read)
-        return rows
+
+        def make(entry: tuple[str, int, Any]) -> Row:
+            path, number, kept = entry
+            fields = {"image_id": str(number), **self.fields(kept)}
+            question = f", question {fields['example_id']}" if "example_id" in fields else ""
+            return Row(f"{path}, image {number}{question}", f"{number}.jpg", fields)
+
+        return MadeRows(make, entries)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,16 +84,21 @@ class VisualGenomeRegions(_VisualGenome):
 class VisualGenomeQuestions(_VisualGenome):
     """`question_answers.json`: one example per question, with its one answer."""
 
-    def examples(self, entry: Any) -> Iterable[dict[str, Any]]:
-        """Questions of one picture."""
+    def examples(self, entry: Any) -> Iterable[tuple[int, str, str]]:
+        """Identifier, question and answer of one picture's pairs."""
         for pair in entry["qas"]:
-            yield {
-                "example_id": str(pair["qa_id"]),
-                "question": str(pair["question"]),
-                "answers": [str(pair["answer"])],
-                "answer_conf": [1.0],
-                "type": "qa",
-            }
+            yield pair["qa_id"], str(pair["question"]), sys.intern(str(pair["answer"]))
+
+    def fields(self, kept: tuple[int, str, str]) -> dict[str, Any]:
+        """Fields of one question."""
+        identifier, question, answer = kept
+        return {
+            "example_id": str(identifier),
+            "question": question,
+            "answers": [answer],
+            "answer_conf": [1.0],
+            "type": "qa",
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
