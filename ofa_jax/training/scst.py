@@ -50,9 +50,13 @@ def scst_forward(
     """
 
     def teacher_force(module: Any, batch: Batch, decoder_inputs: jax.Array) -> jax.Array:
-        samples = batch["sampled_tokens"].shape[1]
-        output = module.encode(batch, train=True)
-        repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, samples, axis=0), output)
+        examples, samples, _ = batch["sampled_tokens"].shape
+
+        def repeat(leaf: jax.Array) -> jax.Array:
+            # Positions that all examples share have a leading axis of one.
+            return jnp.repeat(leaf, samples, axis=0) if leaf.shape[0] == examples else leaf
+
+        repeated = jax.tree.map(repeat, module.encode(batch, train=True))
         codes = batch.get("decoder_code_masks")
         if codes is not None:
             codes = jnp.repeat(codes, samples, axis=0)
