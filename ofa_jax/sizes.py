@@ -7,6 +7,7 @@ weights and optimiser take per chip. Nothing is allocated, so the largest size p
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
@@ -19,11 +20,23 @@ from ofa_jax.model.config import SIZES, OFAConfig
 from ofa_jax.sharding.mesh import MESH_AXES, MeshError, parse_mesh
 from ofa_jax.sharding.placement import array_sharding
 from ofa_jax.sharding.rules import RULES
+from ofa_jax.vocab import CHINESE
 
 SOURCE_LENGTH = 80
 TARGET_LENGTH = 30
 RESOLUTIONS = (32, 256, 384, 480)
 _FLOAT32 = 4
+
+# The sizes of the library, and those of the Chinese checkpoints, which differ in the vocabulary.
+LISTED: dict[str, OFAConfig] = {
+    **SIZES,
+    **{
+        f"{size}_chinese": dataclasses.replace(
+            SIZES[size], vocab_size=CHINESE.size, padded_vocab_size=None
+        )
+        for size in ("base", "large")
+    },
+}
 
 
 def state_bytes_per_chip(config: OFAConfig, mesh_sizes: dict[str, int], *, ema: bool) -> int:
@@ -63,7 +76,7 @@ def parameter_table(sizes: Sequence[str]) -> str:
     """Parameters per size with their breakdown, as text."""
 
     def row(name: str) -> list[str]:
-        count = flops.count_parameters(SIZES[name])
+        count = flops.count_parameters(LISTED[name])
         numbers = (count.total, count.embedding, count.resnet, count.encoder, count.decoder)
         return [name, *(f"{number:,}" for number in numbers)]
 
@@ -90,7 +103,7 @@ def flops_table(sizes: Sequence[str]) -> str:
 
     header = ("size", *(f"{resolution} px" for resolution in RESOLUTIONS))
     rows = (
-        [name, *(cell(SIZES[name], resolution) for resolution in RESOLUTIONS)] for name in sizes
+        [name, *(cell(LISTED[name], resolution) for resolution in RESOLUTIONS)] for name in sizes
     )
     return _table(header, rows)
 
@@ -100,7 +113,7 @@ def memory_table(sizes: Sequence[str], mesh_sizes: dict[str, int]) -> str:
 
     def row(name: str) -> list[str]:
         values = (
-            state_bytes_per_chip(SIZES[name], mesh_sizes, ema=ema) / 2**30 for ema in (False, True)
+            state_bytes_per_chip(LISTED[name], mesh_sizes, ema=ema) / 2**30 for ema in (False, True)
         )
         return [name, *(f"{value:,.3f}" for value in values)]
 
@@ -115,14 +128,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="data=1,model=1",
         help="chips per mesh axis, such as data=8,model=4 (axes: " + ", ".join(MESH_AXES) + ")",
     )
-    parser.add_argument("--size", action="append", choices=list(SIZES), help="only this size")
+    parser.add_argument("--size", action="append", choices=list(LISTED), help="only this size")
     options = parser.parse_args(arguments)
     try:
         chips = math.prod(int(part.split("=")[1]) for part in options.mesh.split(","))
         mesh_sizes = parse_mesh(options.mesh, chips)
     except (MeshError, IndexError, ValueError) as error:
         parser.error(f"--mesh {options.mesh}: {error}")
-    sizes = options.size or list(SIZES)
+    sizes = options.size or list(LISTED)
     print("Trainable parameters (padded vocabulary rows and batch-norm statistics not counted)")
     print(parameter_table(sizes))
     print(f"\n1e9 operations per example, forward / training, s={SOURCE_LENGTH}, t={TARGET_LENGTH}")

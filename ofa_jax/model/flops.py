@@ -9,7 +9,9 @@ softmax left out. Position logits are shared by the batch and are not counted.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -43,8 +45,11 @@ class ParameterCount:
         return self.embedding + self.encoder + self.decoder
 
 
-def abstract_variables(config: OFAConfig) -> dict[str, Any]:
+@functools.lru_cache(maxsize=16)
+def abstract_variables(config: OFAConfig) -> Mapping[str, Any]:
     """Shapes of all variables, boxed with their logical axis names; nothing is allocated.
+
+    Remembered, since tracing the largest stems takes seconds: not to be changed.
 
     Args:
       config: the model's configuration.
