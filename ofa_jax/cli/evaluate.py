@@ -35,7 +35,7 @@ from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.steps import image_tokenizer_of
 from ofa_jax.data.task import OFATask
 from ofa_jax.evaluation import finetuning_scoring
-from ofa_jax.evaluation.streaming import Shard, finish, predict_split
+from ofa_jax.evaluation.streaming import Answer, Shard, finish, line_count, predict_split
 from ofa_jax.evaluation.submission import file_name
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
@@ -152,54 +152,16 @@ def evaluate(
         found = answerer(variables, task, rows, number)
         return found.tokens, found.scores
 
+    job = _Job(
+        root, answer, lengths, batch_size, part, seed, num_examples or None, skip_bad_records
+    )
     entries: dict[str, dict[str, Any]] = {split: {} for split in splits}
-    complete = True
     for task in tasks:
         for split in splits:
-            name = _name(task, tasks, split, splits)
-            total = min(len(task.source.open(split)), num_examples or 1 << 62)
-            tally = predict_split(
-                task,
-                answer,
-                lengths,
-                split=split,
-                work=part.work_file(root / "work", name),
-                batch_size=batch_size,
-                shard=part,
-                seed=seed,
-                limit=num_examples or None,
-                pictures_root=root,
-                name=name,
-                skip_bad=skip_bad_records,
-                image_tokenizer=image_tokenizer_of(task),
-                progress=_Progress(name),
-            )
-            works = [Shard(i, part.count).work_file(root / "work", name) for i in range(part.count)]
-            if not all(
-                _line_count(work) == len(range(number, total, part.count))
-                for number, work in enumerate(works)
-            ):
-                logger.info("%s: waiting for other shards; whoever is last scores it", name)
-                complete = False
-                continue
-            form = task.answering.submission
-            result, skipped = finish(
-                task,
-                works,
-                root,
-                name=name,
-                submission=root / "submissions" / name / file_name(form, split) if form else None,
-            )
-            entry: dict[str, Any] = {"n": tally.examples, "skipped": skipped}
-            if result is not None:
-                entry |= result.entry()
-                logger.info("%s: %s %.4f", name, result.primary, result.metrics[result.primary])
-            else:
-                logger.info("%s: %d predictions, no truth to score them by", name, tally.examples)
-            if skipped:
-                logger.warning("%s: %d bad records were left out", name, skipped)
-            entries[split][_name(task, tasks)] = entry
-    if not complete:
+            entry = job.run(task, split, _name(task, tasks, split, splits))
+            if entry is not None:
+                entries[split][_name(task, tasks)] = entry
+    if any(len(group) < len(tasks) for group in entries.values()):
         return {}
     facts = {
         "name": root.name,
@@ -210,21 +172,99 @@ def evaluate(
         "mixture": mixture_or_task_name,
         "hardware": device_name(),
     }
+    results = {"run": facts, **_by_split(entries, splits)}
+    write_json(root / "metrics.json", results)
+    logger.info("report: %s", build_report(root))
+    logger.info("done in %s", duration(time.perf_counter() - started))
+    return results
+
+
+def _by_split(
+    entries: Mapping[str, Mapping[str, dict[str, Any]]], splits: Sequence[str]
+) -> dict[str, Any]:
+    """The sections of `metrics.json`: the first split is the main one."""
+    scored = {
+        split: {name: entry for name, entry in group.items() if "primary" in entry}
+        for split, group in entries.items()
+    }
     first, *others = splits
-    scored = {name: entry for name, entry in entries[first].items() if "primary" in entry}
-    results = {
-        "run": facts,
-        "tasks": scored,
-        "splits": {split: entries[split] for split in others},
+    return {
+        "tasks": scored[first],
+        "splits": {split: scored[split] for split in others},
         "counts": {
             split: {name: {"n": e["n"], "skipped": e["skipped"]} for name, e in group.items()}
             for split, group in entries.items()
         },
     }
-    write_json(root / "metrics.json", results)
-    logger.info("report: %s", build_report(root))
-    logger.info("done in %s", duration(time.perf_counter() - started))
-    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """This process's share of an evaluation.
+
+    Attributes:
+      root: folder of the results.
+      answer: the model.
+      lengths: task feature lengths.
+      batch_size: examples per step.
+      part: which examples are this process's.
+      seed: of the examples.
+      limit: the first so many of each split, or None.
+      skip_bad: whether bad records are counted and left out.
+    """
+
+    root: pathlib.Path
+    answer: Answer
+    lengths: Mapping[str, int]
+    batch_size: int
+    part: Shard
+    seed: int
+    limit: int | None
+    skip_bad: bool
+
+    def run(self, task: OFATask, split: str, name: str) -> dict[str, Any] | None:
+        """Predicts one split and scores it; None where other shards are not done yet."""
+        tally = predict_split(
+            task,
+            self.answer,
+            self.lengths,
+            split=split,
+            work=self._work_file(name, self.part.index),
+            batch_size=self.batch_size,
+            shard=self.part,
+            seed=self.seed,
+            limit=self.limit,
+            pictures_root=self.root,
+            name=name,
+            skip_bad=self.skip_bad,
+            image_tokenizer=image_tokenizer_of(task),
+            progress=_Progress(name),
+        )
+        total = len(task.source.open(split))
+        total = total if self.limit is None else min(total, self.limit)
+        count = self.part.count
+        works = [self._work_file(name, index) for index in range(count)]
+        if any(
+            line_count(work) < len(range(index, total, count)) for index, work in enumerate(works)
+        ):
+            logger.info("%s: waiting for other shards; whoever is last scores it", name)
+            return None
+        form = task.answering.submission
+        submission = self.root / "submissions" / name / file_name(form, split) if form else None
+        result, skipped = finish(task, works, self.root, name=name, submission=submission)
+        entry: dict[str, Any] = {"n": total - skipped, "skipped": skipped}
+        if result is None:
+            logger.info("%s: %d predictions, no truth to score them by", name, total - skipped)
+        else:
+            entry |= result.entry()
+            logger.info("%s: %s %.4f", name, result.primary, result.metrics[result.primary])
+        if skipped:
+            logger.warning("%s: %d of %d records were bad and are left out", name, skipped, total)
+        logger.info("%s: %d examples here, %d of them before", name, tally.examples, tally.resumed)
+        return entry
+
+    def _work_file(self, name: str, index: int) -> pathlib.Path:
+        return Shard(index, self.part.count).work_file(self.root / "work", name)
 
 
 class _Progress:
@@ -275,13 +315,6 @@ def _name(
     families = [other.family for other in tasks]
     name = task.family if families.count(task.family) == 1 else task.name
     return name if split in ("", *splits[:1]) else f"{name}_{split}"
-
-
-def _line_count(path: pathlib.Path) -> int:
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return sum(line.endswith(b"\n") for line in file)
 
 
 def _refuse_other_settings(root: pathlib.Path, settings: dict[str, Any]) -> None:

@@ -8,36 +8,34 @@ report page; the same command goes on where a stopped one was. Bad pictures are 
 from __future__ import annotations
 
 import glob
-import json
 import logging
-import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ofa_jax.cli.inference_model import Devices, find_checkpoint, trained_lengths
-from ofa_jax.cli.run_tasks import write_json
+from ofa_jax.cli.inference_model import find_checkpoint, trained_lengths
+from ofa_jax.cli.picture_stream import (
+    REGION,
+    answer_pictures,
+    picture_files,
+    prepared_pictures,
+    read_picture,
+    with_region,
+)
 from ofa_jax.data.answering import AnswerList
-from ofa_jax.data.ops.image import BadImageError, decode_image, image_size
-from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Trie
 from ofa_jax.decoding.sampling import SamplingConfig
 from ofa_jax.pretrained import OFAPredictor, Prediction, load
-from ofa_jax.report.build import build_report
 
 logger = logging.getLogger("ofa_jax")
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _BINS = re.compile(r"<bin_(\d+)>\s*<bin_(\d+)>\s*<bin_(\d+)>\s*<bin_(\d+)>")
-_REGION = "{region}"
-# Pictures that are copied for the report.
-_SHOWN = 48
-_NAMED = 20
 _INK = (230, 40, 40)
 
 
@@ -112,11 +110,13 @@ def infer(
         options["constraint"] = _closed_set(answers, predictor, settings.max_length())
     check_regions(instruction, predictor)
     if prepared_data or len(paths) > 1:
-        pictures = _prepared_pictures(prepared_data, split) if prepared_data else _files(paths)
-        _many(predictor, pictures, instruction, region, options, output_dir, batch_size)
+        pictures = (
+            prepared_pictures(prepared_data, split) if prepared_data else picture_files(paths)
+        )
+        answer_pictures(predictor, pictures, instruction, region, options, output_dir, batch_size)
         return []
-    image = _read(paths[0]) if paths else None
-    asked = _with_region(instruction, region, image, predictor)
+    image = read_picture(paths[0]) if paths else None
+    asked = with_region(instruction, region, image, predictor)
     prediction = predictor.generate(image, asked, **options)
     print(prediction.text)
     if image is not None and prediction.box is not None:
@@ -214,10 +214,10 @@ def _check_inputs(
         )
     if has_image and without_image:
         raise ValueError("--image and --without_image exclude each other")
-    if (region is not None) != (_REGION in instruction):
+    if (region is not None) != (REGION in instruction):
         raise ValueError(
-            f"--region x0,y0,x1,y1 and {_REGION} in the instruction belong together, as in "
-            f"--instruction 'what color is the car in the region? region: {_REGION}'"
+            f"--region x0,y0,x1,y1 and {REGION} in the instruction belong together, as in "
+            f"--instruction 'what color is the car in the region? region: {REGION}'"
         )
     if region is not None and len(region) != 4:
         raise ValueError(f"--region is x0,y0,x1,y1 in pixels, got {len(region)} numbers")
@@ -250,176 +250,3 @@ def _closed_set(answers: str | Sequence[str], predictor: OFAPredictor, max_lengt
                 f"answer {word!r} has {len(row)} tokens, longer than the {max_length} of an answer"
             )
     return Trie.build(ids)
-
-
-def _read(path: str) -> np.ndarray:
-    try:
-        return decode_image(pathlib.Path(path).read_bytes())
-    except BadImageError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _with_region(
-    instruction: str,
-    region: Sequence[float] | None,
-    image: np.ndarray | None,
-    predictor: OFAPredictor,
-) -> str:
-    if region is None or image is None:
-        return instruction
-    x0, y0, x1, y1 = region
-    width, height = image_size(image)
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-        raise ValueError(
-            f"region {x0:g},{y0:g},{x1:g},{y1:g} is not inside the picture of {width}x{height} "
-            "pixels (left, top, right, bottom)"
-        )
-    return instruction.replace(_REGION, predictor.region(region, image))
-
-
-def _files(paths: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """(name, uint8[y, x, 3] or the error) of each file, read when it is its turn."""
-    for path in paths:
-        try:
-            yield path, _read(path)
-        except (ValueError, OSError) as error:
-            yield path, error
-
-
-def _prepared_pictures(folder: str, split: str) -> Iterator[tuple[str, Any]]:
-    records = PreparedSource(folder).open(split)
-    for index in range(len(records)):
-        example = records[index]
-        name = str(example.get("image_id", index))
-        try:
-            image = example.get("image", b"")
-            yield name, decode_image(image) if isinstance(image, bytes) else np.asarray(image)
-        except ValueError as error:
-            yield name, ValueError(f"{name}: {error}")
-
-
-def _many(
-    predictor: OFAPredictor,
-    pictures: Iterator[tuple[str, Any]],
-    instruction: str,
-    region: Sequence[float] | None,
-    options: dict[str, Any],
-    output_dir: str,
-    batch_size: int,
-) -> None:
-    """Streams pictures through the model into `predictions/answers.jsonl`."""
-    devices = Devices.of_this_process()
-    devices.check_batch(batch_size, "--batch_size")
-    predictor.spread(devices.replicate, devices.split)
-    root = pathlib.Path(output_dir or "runs/infer")
-    _refuse_other_instruction(root, instruction, region)
-    path = root / "predictions" / "answers.jsonl"
-    (root / "examples" / "answers").mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bad = root / "skipped.jsonl"
-    done = _complete_lines(path) + _complete_lines(bad)
-    if done:
-        logger.info("going on behind %d pictures in %s", done, path)
-    count = skipped = 0
-    batch: list[tuple[int, str, Any, str]] = []
-    with path.open("a", encoding="utf-8") as file:
-
-        def flush() -> None:
-            images = [image for _, _, image, _ in batch]
-            asked = [line for _, _, _, line in batch]
-            fill = batch_size - len(batch)
-            found = predictor.generate_batch(
-                [*images, *[images[0]] * fill], [*asked, *[asked[0]] * fill], **options
-            )
-            for (index, name, image, line), prediction in zip(batch, found):
-                row = _row(root, index, name, image, line, prediction)
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            batch.clear()
-            logger.info("%d pictures answered", count - skipped)
-
-        for index, (name, image) in enumerate(pictures):
-            count += 1
-            if index < done:
-                continue
-            try:
-                if isinstance(image, Exception):
-                    raise image
-                line = _with_region(instruction, region, image, predictor)
-            except (ValueError, OSError) as error:
-                skipped += 1
-                if skipped <= _NAMED:
-                    logger.warning("skipped: %s", error)
-                if batch:
-                    flush()  # so that the two files together tell where to go on
-                with bad.open("a", encoding="utf-8") as rejected:
-                    rejected.write(json.dumps({"image": name, "reason": str(error)}) + "\n")
-                continue
-            batch.append((index, name, image, line))
-            if len(batch) == batch_size:
-                flush()
-        if batch:
-            flush()
-    if skipped:
-        logger.warning("%d of %d pictures were bad and are left out", skipped, count)
-    if skipped == count:
-        raise ValueError(f"none of the {count} pictures could be read")
-    write_json(
-        root / "metrics.json",
-        {"run": {"name": root.name, "instruction": instruction}, "tasks": {}, "splits": {}},
-    )
-    logger.info("predictions: %s, report: %s", path, build_report(root))
-
-
-def _row(
-    root: pathlib.Path,
-    index: int,
-    name: str,
-    image: np.ndarray,
-    line: str,
-    prediction: Prediction,
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "example_id": name,
-        "input_text": line,
-        "image": None,
-        "image_size": list(image_size(image)),
-        "prediction_text": prediction.text,
-        "target_text": "",
-        "log_probability": round(prediction.score, 5),
-    }
-    if prediction.box is not None:
-        row["predicted_box"] = [round(value, 2) for value in prediction.box]
-    if index < _SHOWN:
-        file = root / "examples" / "answers" / f"{index}.png"
-        Image.fromarray(np.ascontiguousarray(image)).save(file)
-        row["image"] = str(file.relative_to(root))
-    return row
-
-
-def _complete_lines(path: pathlib.Path) -> int:
-    """Complete lines of a file; an incomplete last one is cut off."""
-    if not path.exists():
-        return 0
-    lines = end = 0
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                lines, end = lines + 1, end + len(line)
-    with path.open("r+b") as file:
-        file.truncate(end)
-    return lines
-
-
-def _refuse_other_instruction(
-    root: pathlib.Path, instruction: str, region: Sequence[float] | None
-) -> None:
-    path = root / "instruction.json"
-    asked = {"instruction": instruction, "region": None if region is None else list(region)}
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != asked:
-        raise ValueError(
-            f"--output {root} holds the answers to another instruction; give another folder"
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(path, asked)

@@ -203,6 +203,14 @@ def finish(
     return result, skipped
 
 
+def line_count(work: pathlib.Path) -> int:
+    """Complete lines of a work file, 0 where there is none."""
+    if not work.exists():
+        return 0
+    with work.open("rb") as file:
+        return sum(line.endswith(b"\n") for line in file)
+
+
 def _prepared(
     task: OFATask,
     records: Any,
