@@ -11,7 +11,14 @@ report. One module per family:
   text            exact match, edit distance, token accuracy
   image           code accuracy, PSNR, Frechet distance, Inception score, CLIP score
 
+  generation      the same three of generated pictures, through networks that the caller plugs in
+
+Through packages that the extra `eval` installs (a missing one is one sentence, `dependency`):
+
+  average_precision  box AP of COCO (pycocotools)
+  summary            ROUGE-1, -2, -L with stemming (rouge_score)
+  caption_server     PTB tokens, METEOR, SPICE (pycocoevalcap and Java)
+
 Scores are shares in [0, 1] unless a docstring says otherwise (CIDEr-D reaches 10, PSNR is in
-decibels). Not here, because dependable packages exist: box mAP (pycocotools), METEOR and SPICE
-(pycocoevalcap), ROUGE-1/2/L with stemming (rouge_score).
+decibels).
 """
