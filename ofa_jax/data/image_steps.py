@@ -23,7 +23,7 @@ LONGEST_SIDE = 672 / 384
 
 @dataclasses.dataclass(frozen=True)
 class DecodeImage:
-    """Decodes `image` from bytes to uint8[y, x, 3] RGB.
+    """Decodes `image` from bytes to uint8[y, x, 3] RGB, as a `Picture`.
 
     Attributes:
       reduced: lets the JPEG decoder shrink photographs of more than twice the size that any crop
@@ -35,14 +35,14 @@ class DecodeImage:
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
         if not self.reduced:
-            return {**example, "image": image_ops.decode_image(example["image"])}
+            return {**example, "image": image_ops.decode_picture(example["image"])}
         if len(example.get("boxes", ())):
             raise InstructionError(
                 f"example {example.get('image_id', '?')!r} has boxes, which would not fit a "
                 "reduced picture; decode it with DecodeImage()"
             )
         smallest = max(_short_sides(example[IMAGE_SIZE]))
-        return {**example, "image": image_ops.decode_image(example["image"], smallest=smallest)}
+        return {**example, "image": image_ops.decode_picture(example["image"], smallest=smallest)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,8 @@ ON_BAD_RECORD = ("error", "skip")
 BAD_RECORD_ERRORS = (ValueError, LookupError, TypeError, ArithmeticError)
 
 _IMAGE_KEYS = ("encoder_images", "encoder_image_masks", "encoder_image_holes")
+# Sets of so many records are shuffled by a table.
+_SMALL = 4096
 # More batches than any run takes.
 _ENDLESS = 2**62
 
@@ -278,10 +280,23 @@ class _BatchReader:
         return {key: value for key, value in self.__dict__.items() if key != "_records"}
 
 
+def _record_number(size: int, seed: int, position: int) -> int:
+    """The record at one position of an endless stream that has a new order every epoch."""
+    if size > _SMALL:
+        return int(_shuffled(size, seed)[position])
+    epoch, place = divmod(position, size)
+    return int(_permutation(size, seed, epoch)[place])
+
+
 @functools.lru_cache(maxsize=256)
 def _shuffled(size: int, seed: int) -> grain.MapDataset[int]:
-    """Record numbers in random order, epoch after epoch; random access."""
+    """A permutation by formula: no memory, but half a millisecond a record for very small sets."""
     return grain.MapDataset.range(size).seed(seed).shuffle().repeat()
+
+
+@functools.lru_cache(maxsize=256)
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=seed, counter=epoch)).permutation(size)
 
 
 def evaluation_rows(

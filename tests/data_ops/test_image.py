@@ -11,9 +11,11 @@ from ofa_jax.data.ops.image import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     BadImageError,
+    as_pillow,
     as_rgb,
     decode_base64_image,
     decode_image,
+    decode_picture,
     image_size,
     normalise,
     resize_image,
@@ -57,14 +59,27 @@ def test_pictures_without_loss_come_back():
 
 def test_large_photographs_may_be_decoded_smaller():
     data = encoded(np.full((400, 600, 3), 90, np.uint8), "JPEG")
-    assert decode_image(data).shape == (400, 600, 3)
-    assert decode_image(data, smallest=200).shape == (200, 300, 3)
-    assert decode_image(data, smallest=201).shape == (400, 600, 3)
-    assert decode_image(data, smallest=100).shape == (100, 150, 3)
+    assert decode_picture(data).shape == (400, 600, 3)
+    assert decode_picture(data, smallest=200).shape == (200, 300, 3)
+    assert decode_picture(data, smallest=201).shape == (400, 600, 3)
+    assert decode_picture(data, smallest=100).shape == (100, 150, 3)
     grey = encoded(np.full((400, 600), 90, np.uint8), "JPEG")
-    assert decode_image(grey, smallest=200).shape == (200, 300, 3)
+    assert decode_picture(grey, smallest=200).shape == (200, 300, 3)
     # Formats without reduced sizes are decoded whole.
-    assert decode_image(encoded(noise()), smallest=4).shape == (20, 30, 3)
+    assert decode_picture(encoded(noise()), smallest=4).shape == (20, 30, 3)
+
+
+def test_a_picture_is_an_array_to_whoever_asks():
+    picture = decode_picture(encoded(noise()))
+    assert (picture.shape, picture.dtype, picture.ndim) == ((20, 30, 3), np.uint8, 3)
+    assert image_size(picture) == (30, 20)
+    np.testing.assert_array_equal(picture, noise())
+    np.testing.assert_array_equal(picture[2:5, ::-1], noise()[2:5, ::-1])
+    np.testing.assert_array_equal(as_rgb(picture), noise())
+    np.testing.assert_array_equal(resize_image(picture, 30, 20), noise())
+    np.testing.assert_array_equal(resize_image(picture, 7, 9), resize_image(noise(), 7, 9))
+    assert as_pillow(picture) is picture.pillow
+    assert as_pillow(noise()[:, :, :1]).mode == "RGB"
 
 
 def test_two_pictures_in_one_file_give_the_first():

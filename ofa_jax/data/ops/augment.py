@@ -1,7 +1,8 @@
 """Random sizes and crops of pretraining, with the boxes that go along (SPEC 4.4).
 
-Each function takes pixels uint8[y, x, 3], and boxes float32[n, 4] where the task has any, and
-returns new ones. `random_augment` changes colours and shapes and is in its own module.
+Each function takes pixels uint8[y, x, 3] (an array or a `Picture`), and boxes float32[n, 4] where
+the task has any, and returns new ones. `random_augment` changes colours and shapes and is in a
+module of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ofa_jax.data.ops.boxes import (
     scale_boxes,
     shift_boxes,
 )
-from ofa_jax.data.ops.image import as_rgb, image_size, resize_image
+from ofa_jax.data.ops.image import Pixels, as_pillow, as_rgb, image_size, resize_image
 
 
 def size_for_short_side(
@@ -69,9 +70,7 @@ def random_size(
     return size_for_short_side(*size, short_side, max_side)
 
 
-def square_with_boxes(
-    image: np.ndarray, boxes: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray]:
+def square_with_boxes(image: Pixels, boxes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Stretches to a square: the input of referring expressions (SPEC 8.2).
 
     Args:
@@ -82,7 +81,6 @@ def square_with_boxes(
     Returns:
       uint8[size, size, 3] and float32[n, 4] pixels of the new picture, clipped to it.
     """
-    image = as_rgb(image)
     boxes = scale_boxes(boxes, image_size(image), (size, size))
     return resize_image(image, size, size), clip_boxes(boxes, size, size)
 
@@ -114,7 +112,7 @@ def crop(image: np.ndarray, left: int, top: int, width: int, height: int) -> np.
 
 
 def resized_window(
-    image: np.ndarray, new: tuple[int, int], left: int, top: int, size: int
+    image: Pixels, new: tuple[int, int], left: int, top: int, size: int
 ) -> np.ndarray:
     """A window of the resized picture: the same pixels as resizing first and cropping then.
 
@@ -132,11 +130,10 @@ def resized_window(
     Returns:
       uint8[size, size, 3], black outside of the picture.
     """
-    image = as_rgb(image)
     if image_size(image) != new:
         width, height = new
         first, last = max(left, 0), min(left + size, width)
-        picture = Image.fromarray(np.ascontiguousarray(image))
+        picture = as_pillow(image)
         picture = picture.resize((width, picture.height), Image.Resampling.BICUBIC)
         picture = picture.crop((first, 0, last, picture.height))
         picture = picture.resize((picture.width, height), Image.Resampling.BICUBIC)
@@ -145,7 +142,7 @@ def resized_window(
 
 
 def random_resized_center_crop(
-    image: np.ndarray,
+    image: Pixels,
     short_sides: Sequence[int],
     max_side: int | None,
     size: int,
@@ -163,14 +160,13 @@ def random_resized_center_crop(
     Returns:
       uint8[size, size, 3], black where the picture is too small.
     """
-    image = as_rgb(image)
     new = random_size(image_size(image), short_sides, max_side, rng)
     left, top = (_center_offset(length, size) for length in new)
     return resized_window(image, new, left, top, size)
 
 
 def random_resized_object_crop(
-    image: np.ndarray,
+    image: Pixels,
     boxes: np.ndarray,
     short_sides: Sequence[int],
     max_side: int | None,
@@ -197,7 +193,7 @@ def random_resized_object_crop(
     Raises:
       ValueError: there is no box.
     """
-    image, old = as_rgb(image), image_size(image)
+    old = image_size(image)
     new = random_size(old, short_sides, max_side, rng)
     boxes = scale_boxes(boxes, old, new)
     if not len(boxes):
@@ -213,7 +209,7 @@ def random_resized_object_crop(
 
 
 def random_mirror(
-    image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator, probability: float = 0.5
+    image: Pixels, boxes: np.ndarray, rng: np.random.Generator, probability: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mirrors left to right with some probability (SPEC 4.4c). Not for tasks with text on sides.
 
@@ -233,7 +229,7 @@ def random_mirror(
 
 
 def large_scale_jitter(
-    image: np.ndarray,
+    image: Pixels,
     boxes: np.ndarray,
     size: int,
     rng: np.random.Generator,
@@ -252,7 +248,6 @@ def large_scale_jitter(
       uint8[size, size, 3]; float32[k, 4] the boxes that are still visible, clipped, in pixels of
       the result; int64[k] which of the n boxes they are, to choose their labels.
     """
-    image = as_rgb(image)
     old = image_size(image)
     target = round(size * rng.uniform(*scale_range))
     scale = max(target / old[0], target / old[1])

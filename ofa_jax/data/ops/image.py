@@ -11,6 +11,7 @@ import base64
 import binascii
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -31,9 +32,59 @@ class BadImageError(ValueError):
     """A picture that cannot be decoded or is too large."""
 
 
-def decode_image(
+class Picture:
+    """A decoded picture that Pillow holds; an array uint8[y, x, 3] to whoever asks for one.
+
+    Pixels go from Pillow to numpy and back when a picture is decoded and then resized; this saves
+    both copies.
+
+    Attributes:
+      pillow: RGB, not to be written to.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 3
+
+    def __init__(self, pillow: Image.Image) -> None:
+        """Takes the picture, of mode RGB."""
+        self.pillow = pillow
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, 3."""
+        return self.pillow.height, self.pillow.width, 3
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        """uint8[y, x, 3]."""
+        return np.array(self.pillow, dtype, copy=copy)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Part of the array."""
+        return np.asarray(self)[key]
+
+
+Pixels = np.ndarray | Picture
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file to an array; see `decode_picture`.
+
+    Args:
+      data: contents of the file.
+      max_pixels: see `decode_picture`.
+
+    Returns:
+      uint8[y, x, 3] RGB, not to be written to.
+
+    Raises:
+      BadImageError: empty, truncated, not a picture, or too large.
+    """
+    return np.asarray(decode_picture(data, max_pixels).pillow)
+
+
+def decode_picture(
     data: bytes, max_pixels: int = MAX_PIXELS, *, smallest: int | None = None
-) -> np.ndarray:
+) -> Picture:
     """Decodes a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file.
 
     The orientation tag of EXIF is not applied, as in the official code: boxes in the data sets
@@ -47,7 +98,7 @@ def decode_image(
         photographs, and the pixels differ a little from those of decoding and resizing.
 
     Returns:
-      uint8[y, x, 3] RGB, not to be written to; the first frame of an animation.
+      RGB; the first frame of an animation.
 
     Raises:
       BadImageError: empty, truncated, not a picture, or too large.
@@ -63,7 +114,8 @@ def decode_image(
                 )
             if smallest is not None:
                 image.draft("RGB", (smallest, smallest))
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+            image.load()
+            return Picture(image if image.mode == "RGB" else image.convert("RGB"))
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -111,11 +163,11 @@ def decode_base64(data: str | bytes) -> bytes:
         raise BadImageError(f"not base64: {error}") from error
 
 
-def as_rgb(image: np.ndarray | Image.Image) -> np.ndarray:
-    """Pixels of an array or a PIL image.
+def as_rgb(image: Pixels | Image.Image) -> np.ndarray:
+    """Pixels of an array, of a `Picture` or of a PIL image.
 
     Args:
-      image: uint8[y, x, 3], uint8[y, x] or [y, x, 1] grey, or a PIL image of any mode.
+      image: uint8[y, x, 3], uint8[y, x] or [y, x, 1] grey, a `Picture`, or a PIL image of any mode.
 
     Returns:
       uint8[y, x, 3].
@@ -135,30 +187,38 @@ def as_rgb(image: np.ndarray | Image.Image) -> np.ndarray:
     return np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[2] == 1 else image
 
 
-def image_size(image: np.ndarray) -> tuple[int, int]:
+def as_pillow(image: Pixels | Image.Image) -> Image.Image:
+    """The same as a PIL image of mode RGB; see `as_rgb`."""
+    if isinstance(image, Picture):
+        return image.pillow
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    return Image.fromarray(np.ascontiguousarray(as_rgb(image)))
+
+
+def image_size(image: Pixels) -> tuple[int, int]:
     """Width and height of uint8[y, x, 3], in this order as boxes need it."""
     return image.shape[1], image.shape[0]
 
 
-def resize_image(image: np.ndarray | Image.Image, width: int, height: int) -> np.ndarray:
+def resize_image(image: Pixels | Image.Image, width: int, height: int) -> np.ndarray:
     """Resizes to any width and height with Pillow's bicubic filter (antialiased).
 
     Args:
-      image: uint8[y, x, 3] or a PIL image.
+      image: uint8[y, x, 3], a `Picture` or a PIL image.
       width: new width in pixels.
       height: new height in pixels.
 
     Returns:
       uint8[height, width, 3].
     """
-    image = as_rgb(image)
-    if image_size(image) == (width, height):
-        return image
-    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture = as_pillow(image)
+    if picture.size == (width, height):
+        return as_rgb(image)
     return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def resize_square(image: np.ndarray | Image.Image, size: int) -> np.ndarray:
+def resize_square(image: Pixels | Image.Image, size: int) -> np.ndarray:
     """Stretches to a square: the input of all fine-tuned tasks (SPEC 8).
 
     Args:
