@@ -22,6 +22,7 @@ from PIL import Image
 
 from ofa_jax.checkpoint.huggingface import fetch_repository, is_repository_id
 from ofa_jax.checkpoint.imports import import_checkpoint
+from ofa_jax.data.answering import Answering
 from ofa_jax.data.ops.image import as_rgb, decode_image, image_size, resize_square
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Constraint
@@ -150,6 +151,7 @@ class OFAPredictor:
         *,
         decoding: BeamConfig | SamplingConfig | None = None,
         constraint: Constraint | None = None,
+        decoder_prompt: str = "none",
         seed: int = 0,
     ) -> Prediction:
         """Answers one instruction.
@@ -159,6 +161,8 @@ class OFAPredictor:
           instruction: what to do; regions in it are four bins (`region` writes them).
           decoding: settings for this call.
           constraint: what may be answered (a trie of candidates, ranges of ids).
+          decoder_prompt: what the decoder reads first: "none", "source" (models fine-tuned for
+            VQA or SNLI-VE) or "source_and_eos" (GLUE).
           seed: of sampling.
 
         Returns:
@@ -169,7 +173,12 @@ class OFAPredictor:
           ValueError: the instruction is empty, too long, or names bins that do not exist.
         """
         return self.generate_batch(
-            [image], [instruction], decoding=decoding, constraint=constraint, seed=seed
+            [image],
+            [instruction],
+            decoding=decoding,
+            constraint=constraint,
+            decoder_prompt=decoder_prompt,
+            seed=seed,
         )[0]
 
     def generate_batch(
@@ -179,6 +188,7 @@ class OFAPredictor:
         *,
         decoding: BeamConfig | SamplingConfig | None = None,
         constraint: Constraint | None = None,
+        decoder_prompt: str = "none",
         seed: int = 0,
     ) -> list[Prediction]:
         """Answers several instructions at once; see `generate`.
@@ -188,6 +198,7 @@ class OFAPredictor:
           instructions: as many.
           decoding: see `generate`.
           constraint: see `generate`.
+          decoder_prompt: see `generate`.
           seed: see `generate`.
 
         Returns:
@@ -201,7 +212,16 @@ class OFAPredictor:
                 f"one image (or None) per instruction is needed, got {len(images)} images and "
                 f"{len(instructions)} instructions"
             )
-        batch: dict[str, Any] = {"encoder_input_tokens": self._tokens(instructions)}
+        tokens = self._tokens(instructions)
+        batch: dict[str, Any] = {"encoder_input_tokens": tokens}
+        settings = decoding or self.decoding
+        prompts = [Answering(decoder_prompt, max_tokens=1).prompt(r[r != PAD_ID]) for r in tokens]
+        if decoder_prompt != "none":
+            batch["prefix"] = np.zeros((len(tokens), tokens.shape[1] - 1), np.int32)
+            for row, prompt in zip(batch["prefix"], prompts):
+                row[: len(prompt)] = prompt
+            longest = settings.max_len_b + tokens.shape[1] - 1
+            settings = dataclasses.replace(settings, max_len_b=longest)
         sizes: list[tuple[int, int] | None] = [None] * len(images)
         if any(image is not None for image in images):
             side = self.image_size
@@ -213,18 +233,21 @@ class OFAPredictor:
                     pixels[row] = resize_square(picture, side)
             batch["encoder_images"] = pixels
             batch["encoder_image_masks"] = np.array([image is not None for image in images])
+        placed = dict(self._place(batch))
         hypotheses = generate(
             self._model,
             self._variables,
-            self._place(batch),
-            decoding or self.decoding,
+            placed,
+            settings,
             constraint=constraint,
+            prefix=placed.pop("prefix", None),
             rng=jax.random.key(seed),
         )
-        tokens = np.asarray(hypotheses.tokens[:, 0])
+        answers = np.asarray(hypotheses.tokens[:, 0])
         scores = np.asarray(hypotheses.scores[:, 0])
         return [
-            self._prediction(row, score, size) for row, score, size in zip(tokens, scores, sizes)
+            self._prediction(row[len(prompt) :], score, size)
+            for row, prompt, score, size in zip(answers, prompts, scores, sizes)
         ]
 
     def _tokens(self, instructions: Sequence[str]) -> np.ndarray:

@@ -17,7 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ofa_jax.cli.inference_model import find_checkpoint, trained_lengths
+from ofa_jax.cli.inference_model import (
+    find_checkpoint,
+    trained_decoder_prompt,
+    trained_lengths,
+)
 from ofa_jax.cli.picture_stream import (
     REGION,
     answer_pictures,
@@ -57,6 +61,7 @@ def infer(
     dtype: str = "",
     decoding: Mapping[str, Any] | None = None,
     sampling: bool = False,
+    decoder_prompt: str = "",
     seed: int = 0,
 ) -> list[Prediction]:
     """Answers one instruction about each picture.
@@ -82,6 +87,8 @@ def infer(
       decoding: settings of `BeamConfig` (or `SamplingConfig`) that differ from those of free
         instructions: 5 beams, at most 64 tokens, no repeated 3-grams.
       sampling: draw the answer instead of searching the likeliest.
+      decoder_prompt: "none", "source" or "source_and_eos", see `Answering`; "" = as the task of
+        the run wants it.
       seed: of sampling.
 
     Returns:
@@ -105,7 +112,11 @@ def infer(
         progress=lambda line: logger.info("%s", line),
     )
     settings = _settings(decoding, sampling)
-    options: dict[str, Any] = {"decoding": settings, "seed": seed}
+    options: dict[str, Any] = {
+        "decoding": settings,
+        "decoder_prompt": decoder_prompt or trained_decoder_prompt(source),
+        "seed": seed,
+    }
     if answers:
         options["constraint"] = _closed_set(answers, predictor, settings.max_length())
     check_regions(instruction, predictor)

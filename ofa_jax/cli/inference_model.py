@@ -7,6 +7,7 @@ split over them; several processes take different examples and never wait for ea
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import json
 import logging
@@ -20,11 +21,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, import_checkpoint
+from ofa_jax.cli.run_tasks import import_modules
+from ofa_jax.data.registration import lookup
 
 logger = logging.getLogger("ofa_jax")
 
 QUICKSTART = "runs/quickstart"
-_LENGTHS = re.compile(r"^TASK_FEATURE_LENGTHS = (\{.*?\})$", re.MULTILINE | re.DOTALL)
+_MACRO = re.compile(r"^([A-Z][A-Z_]+) = (.+(?:\n[ \t]+.+)*)$", re.MULTILINE)
 
 
 def find_checkpoint(checkpoint: str) -> str:
@@ -63,13 +66,44 @@ def trained_lengths(checkpoint: str) -> dict[str, int] | None:
     Args:
       checkpoint: as the user gave it; the folder of a run or a checkpoint in it.
     """
+    lengths = _trained_macros(checkpoint).get("TASK_FEATURE_LENGTHS")
+    return None if lengths is None else dict(lengths)
+
+
+def trained_decoder_prompt(checkpoint: str) -> str:
+    """What the decoder of a fine-tuned model wants to read first, as its task says.
+
+    Args:
+      checkpoint: as the user gave it.
+
+    Returns:
+      A decoder prompt as in `Answering`; "none" where no single task is known.
+    """
+    macros = _trained_macros(checkpoint)
+    name, module = macros.get("MIXTURE_OR_TASK_NAME"), macros.get("MIXTURE_OR_TASK_MODULE")
+    if name is None or module is None:
+        return "none"
+    try:
+        import_modules((module,) if isinstance(module, str) else tuple(module))
+        tasks = lookup(name)
+    except (ValueError, ImportError):
+        return "none"
+    prompts = {task.answering.decoder_prompt for task, _ in tasks}
+    return prompts.pop() if len(prompts) == 1 else "none"
+
+
+def _trained_macros(checkpoint: str) -> dict[str, Any]:
+    """Literal macros of the run that a checkpoint comes from; {} where there is no run."""
     for folder in (pathlib.Path(checkpoint), pathlib.Path(checkpoint).absolute().parent):
         path = folder / "config.gin"
         if path.is_file():
             text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-            if match := _LENGTHS.search(text):
-                return dict(ast.literal_eval(match.group(1)))
-    return None
+            found = {}
+            for name, value in _MACRO.findall(text):
+                with contextlib.suppress(ValueError, SyntaxError):
+                    found[name] = ast.literal_eval(value)
+            return found
+    return {}
 
 
 def load_weights(

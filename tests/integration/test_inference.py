@@ -65,6 +65,37 @@ def test_one_picture_prints_its_answer(command, model, photos, capsys):
     assert capsys.readouterr().out == "yes\n"
 
 
+def test_a_decoder_prompt_is_no_part_of_the_answer(command, model, photos, capsys):
+    status = infer(
+        command,
+        f"--image={photos / 'a.png'}",
+        f"--checkpoint={model}",
+        "--instruction=what color is it?",
+        "--answers=red,green square",
+        "--gin.infer_script.infer.decoder_prompt='source'",
+        SMALL,
+    )
+    assert status == 0
+    assert capsys.readouterr().out.strip() in ("red", "green square")
+
+
+def test_a_run_says_how_its_model_is_asked(tmp_path):
+    from ofa_jax.cli import inference_model
+
+    (tmp_path / "checkpoint_4").mkdir()
+    (tmp_path / "config.gin").write_text(
+        "# Macros:\nMIXTURE_OR_TASK_MODULE = 'tasks.vqa'\nMIXTURE_OR_TASK_NAME = 'vqa_open'\n"
+        "TASK_FEATURE_LENGTHS = \\\n    {'image': 480, 'inputs': 128, 'targets': 160}\n"
+        "MODEL = @models.OFA()\n"
+    )
+    for checkpoint in (tmp_path, tmp_path / "checkpoint_4"):
+        assert inference_model.trained_lengths(str(checkpoint))["image"] == 480
+        assert inference_model.trained_decoder_prompt(str(checkpoint)) == "source"
+    assert inference_model.trained_lengths(str(tmp_path / "other" / "deep")) is None
+    (tmp_path / "metrics.json").write_text('{"run": {"best_step": 4}}')
+    assert inference_model.find_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint_4")
+
+
 def test_a_box_is_drawn(command, model, photos, tmp_path, capsys, monkeypatch):
     from ofa_jax import pretrained
 
