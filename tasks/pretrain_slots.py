@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from ofa_jax.data.selection_steps import CaptionsFrom, NameDataset
+from ofa_jax.data.selection_steps import CaptionsFrom, NameDataset, PlainAnswers
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.task import Step
 from tasks import families
@@ -75,7 +75,7 @@ class Slot:
         named = (NameDataset(self.name),)
         if kind in CAPTIONS and self.captions_from != "captions":
             return (*named, CaptionsFrom(self.captions_from))
-        return named
+        return (*named, PlainAnswers()) if kind in ANSWERS else named
 
 
 def _each(kinds: tuple[str, ...], samples: float) -> dict[str, float]:

@@ -54,6 +54,23 @@ class NameDataset:
         return {**example, "dataset": self.name}
 
 
+def plain_answer(answer: str) -> str:
+    """An answer in the form of VQA's: lower case, single spaces, no full stop at the end.
+
+    Visual Genome writes "A dog." where VQA's people write "a dog"; one model should say one thing.
+    """
+    return " ".join(answer.lower().split()).rstrip(". ")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainAnswers:
+    """Brings every entry of `answers` into the form of `plain_answer`."""
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        del rng
+        return {**example, "answers": [plain_answer(answer) for answer in example["answers"]]}
+
+
 @dataclasses.dataclass(frozen=True)
 class CaptionsFrom:
     """Sets `captions` to the texts of another field, such as the phrases of regions.

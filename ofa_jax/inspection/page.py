@@ -46,7 +46,8 @@ font:13px/1.3 var(--mono);text-align:center;white-space:pre;min-width:26px}
 .token.more{border:0;background:none;color:var(--muted);font-family:var(--sans)}
 .space{color:#aab3c0}
 .keys .token{display:inline-block;padding:0 5px;margin-right:5px;font-size:11.5px}
-code{white-space:pre-wrap;font:13px var(--mono);background:var(--bg);padding:1px 6px;border-radius:5px}
+code{white-space:pre-wrap;font:13px var(--mono);background:var(--bg);padding:1px 6px;
+border-radius:5px}
 """
 # Sequences longer than this lose their middle.
 _MOST_TOKENS = 64

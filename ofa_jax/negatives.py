@@ -1,0 +1,73 @@
+"""`python -m ofa_jax.negatives DATA_DIR`: collects wrong captions and answers from prepared data.
+
+Image-text matching draws its wrong pairs from the folder `negative_sample` of `DATA_DIR`. The
+official release has one; this makes one of the data sets that lie prepared in `DATA_DIR`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ofa_jax.negatives", description="Writes DATA_DIR/negative_sample."
+    )
+    add = parser.add_argument
+    add("data_dir", metavar="DATA_DIR", help="folder of prepared data sets")
+    add("--limit", type=int, default=100_000, help="records per data set (default: %(default)s)")
+    add("--split", default="train", help="split to read (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace a folder that is there")
+    options = parser.parse_args(argv)
+    try:
+        _collect(options)
+    except (ValueError, OSError) as error:
+        if os.environ.get("OFA_TRACEBACK"):
+            raise
+        print(f"error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _collect(options: argparse.Namespace) -> None:
+    from ofa_jax.data import negative_sample
+    from ofa_jax.data.sources.array_record import PreparedSource
+
+    data_dir = pathlib.Path(options.data_dir)
+    if options.limit < 1:
+        raise ValueError(f"--limit must be positive, got {options.limit}")
+    if not data_dir.is_dir():
+        raise ValueError(f"{data_dir} does not exist; it should hold prepared data sets")
+    if (there := negative_sample.existing(data_dir)) and not options.overwrite:
+        raise ValueError(
+            f"{data_dir / negative_sample.FOLDER} has {', '.join(there)} already; give "
+            "--overwrite to replace them"
+        )
+    found = negative_sample.NegativeSample()
+    folders = list(negative_sample.prepared_folders(data_dir))
+    if not folders:
+        raise ValueError(f"{data_dir} holds no prepared data sets; run ofa_jax.prepare first")
+    for folder in folders:
+        source = PreparedSource(str(folder))
+        if options.split in source.splits():
+            taken = found.add_records(source.open(options.split), options.limit)
+            print(f"{folder.name}: {taken:,} records")
+    written = found.write(data_dir)
+    if not written:
+        raise ValueError(f"the data sets in {data_dir} hold no captions, labels or answers")
+    by_type = found.answers_by_type()
+    print(
+        f"{len(found.captions):,} captions, {len(found.objects):,} names of objects, "
+        f"{sum(map(len, by_type.values())):,} answers of {len(by_type):,} types"
+    )
+    for path in written:
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
