@@ -34,12 +34,14 @@ class Row(NamedTuple):
       picture: file name of the picture, with or without folders.
       fields: the other fields of the flat schema.
       relative: whether `boxes` are fractions of the picture's sides, not pixels.
+      folder: where the picture lies, if that is known; "" means in one of the source's folders.
     """
 
     place: str
     picture: str
     fields: Example
     relative: bool = False
+    folder: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +119,8 @@ class PictureRecords:
             raise IndexError(f"there are {len(rows)} examples, there is no number {index}")
         row = rows[index]
         try:
-            image = read_picture(self.folders, row.picture)
+            folders = (row.folder,) if row.folder else self.folders
+            image = read_picture(folders, row.picture)
             example = {"image": image, **row.fields}
             if row.relative:
                 width, height = picture_size(image)

@@ -14,6 +14,7 @@ from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.sources.coco import CocoCaptions, CocoInstances, KarpathyCaptions
 from ofa_jax.data.sources.open_images import OpenImagesBoxes
 from ofa_jax.data.sources.parquet import BOX_FORMS, ParquetSource
+from ofa_jax.data.sources.picture_folder import PictureFolder
 from ofa_jax.data.sources.questions import Gqa, VqaV2
 from ofa_jax.data.sources.refcoco import RefCoco
 from ofa_jax.data.sources.snli_ve import SnliVe
@@ -185,6 +186,15 @@ FORMATS: Mapping[str, Format] = {
             "boxes": _paths("the CSV file of boxes"),
             "classes": _paths("class-descriptions-boxable.csv"),
             "with_groups": Argument("whether to keep boxes around groups; false", _flag),
+            **_IMAGES,
+        },
+    ),
+    "picture_folder": Format(
+        "a tree of pictures, with class folders or text files beside them",
+        PictureFolder,
+        {
+            "kind": Argument(f"one of {', '.join(WEBDATASET_KINDS)}; image"),
+            "label_names": Argument("file of classes and their words, for ImageNet's folders"),
             **_IMAGES,
         },
     ),

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import importlib
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources.annotated_pictures import picture_size
+from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.schema import nearest
 
@@ -103,12 +103,7 @@ class TfdsRecords:
         try:
             example = read(data[int(index)], features)
             if self.source.label_names and "label" in example:
-                names = _label_names(self.source.label_names)
-                if example["label"] not in names:
-                    raise ValueError(
-                        f"the class {example['label']!r} is not in {self.source.label_names}"
-                    )
-                example["label"] = names[example["label"]]
+                example["label"] = class_words(self.source.label_names, example["label"])
         except KeyError as error:
             raise SourceError(
                 f"{self.source.name}, {self.split}, example {index}: there is no feature {error}; "
@@ -187,15 +182,6 @@ class _Blocks:
             block = list(self._tfds.as_numpy(dataset))
             self._current = (number, block)
         return block[position]
-
-
-@functools.lru_cache(maxsize=8)
-def _label_names(path: str) -> dict[str, str]:
-    path = locations.resolve(path)
-    if not pathlib.Path(path).is_file():
-        raise SourceError(f"{path} does not exist; it should hold a class and its words per line")
-    pairs = [line.split(maxsplit=1) for line in pathlib.Path(path).read_text("utf-8").splitlines()]
-    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
 def _text(value: Any) -> str:

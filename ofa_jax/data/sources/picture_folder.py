@@ -1,0 +1,77 @@
+"""A folder of pictures, with or without class folders or text files beside them.
+
+`train/n01440764/n01440764_18.JPEG` as ImageNet has it, or any tree of pictures (YFCC100M).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+from ofa_jax.data.instruction import Example
+from ofa_jax.data.sources import split_paths
+from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, MadeRows, Row
+from ofa_jax.data.sources.class_names import class_words
+from ofa_jax.data.sources.coco import caption_fields
+from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.schema import nearest
+from ofa_jax.data.sources.webdataset import KINDS, PICTURE_SUFFIXES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureFolder(AnnotatedPictures):
+    """One example per picture below the folders, in the order of their names.
+
+    Attributes:
+      kind: `image` (the picture alone), `classification` (the folder's name is the class) or
+        `caption` (`name.txt` beside `name.jpg` is the caption).
+      label_names: file with a class and its words per line; "" leaves the folder's name.
+    """
+
+    kind: str = "image"
+    label_names: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of picture {self.kind!r}{nearest(self.kind, KINDS)}")
+
+    def table(self, split: str) -> Sequence[Row]:
+        """Lists the pictures."""
+        entries = [
+            (folder, name)
+            for folder in split_paths.folders(self.images, split, "the pictures")
+            for name in _pictures(folder)
+        ]
+
+        def make(entry: tuple[str, str]) -> Row:
+            folder, name = entry
+            try:
+                fields = self._fields(folder, pathlib.PurePosixPath(name))
+            except (ValueError, FileNotFoundError) as error:
+                raise SourceError(f"{folder}/{name}: {error}") from error
+            return Row(f"{folder}/{name}", name, fields, folder=folder)
+
+        return MadeRows(make, entries)
+
+    def _fields(self, folder: str, path: pathlib.PurePosixPath) -> Example:
+        fields: Example = {"image_id": str(path.with_suffix("")), "type": self.kind}
+        if self.kind == "classification":
+            label = path.parent.name
+            fields["label"] = class_words(self.label_names, label) if self.label_names else label
+        elif self.kind == "caption":
+            text = pathlib.Path(folder, path.with_suffix(".txt")).read_text("utf-8")
+            fields |= caption_fields(fields["image_id"], [text.strip()])
+        return fields
+
+
+def _pictures(folder: str) -> list[str]:
+    """Names of the pictures below a folder, relative to it, sorted."""
+    found = []
+    for parent, _, names in os.walk(folder, followlinks=True):
+        place = pathlib.Path(parent).relative_to(folder).as_posix()
+        for name in names:
+            if name.rpartition(".")[2].lower() in PICTURE_SUFFIXES:
+                found.append(name if place == "." else f"{place}/{name}")
+    return sorted(found)
