@@ -91,7 +91,9 @@ def test_magnitudes_are_those_of_the_policy():
     # 1 + 0.9 * 10 / 10 = 1.9 times as bright; 110 levels are added below 128.
     assert np.asarray(operations["brightness"](grey, 10.0, 1.0)).max() == 190
     assert np.asarray(operations["solarise_add"](grey, 10.0, 1.0)).max() == 210
-    assert np.asarray(operations["posterise"](grey, 9.0, 1.0)).max() == 64
+    # 4 - int(0.9 * 4) = 1 bit is kept, which 100 does not have; of 4 bits it keeps 96.
+    assert np.asarray(operations["posterise"](grey, 9.0, 1.0)).max() == 0
+    assert np.asarray(operations["posterise"](grey, 0.0, 1.0)).max() == 96
     assert np.asarray(operations["solarise"](grey, 10.0, 1.0)).max() == 155
     assert np.asarray(operations["solarise"](grey, 0.0, 1.0)).max() == 100
 
