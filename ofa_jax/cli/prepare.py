@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     default_mb = TARGET_SHARD_BYTES >> 20
     add("--shard_mb", type=float, default=default_mb, help=f"size of a shard; {default_mb}")
     add("--limit", type=int, help="only the first so many records")
-    add("--processes", type=int, default=len(os.sched_getaffinity(0)), help="all cores")
+    add("--processes", type=int, default=_cores(), help="all cores")
     add("--strict", action="store_true", help="stop at the first bad record")
     add("--engine", choices=("local", "beam"), default="local", help="beam: many machines")
     add("--beam_options", default="", help="Beam's own: '--runner=DataflowRunner --project=P'")
@@ -140,6 +140,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_words", type=int, default=defaults.max_words, help="of all but plain texts")
     add("--max_text_words", type=int, help="of plain texts")
     return parser
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    # macOS cannot bind a process to some of its cores, and does not tell of any.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _source_arguments(words: Sequence[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ Apache Beam is in the extra `prepare` and is imported when a pipeline is built.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import pathlib
 import shutil
@@ -43,12 +44,11 @@ def require_beam() -> Any:
       MissingBeamError: it is not installed.
     """
     try:
-        import apache_beam
+        return importlib.import_module("apache_beam")
     except ImportError as error:
         raise MissingBeamError(
             "the Beam engine needs apache-beam: pip install -c constraints.txt 'ofa-jax[prepare]'"
         ) from error
-    return apache_beam
 
 
 class BeamStorage:
@@ -211,6 +211,4 @@ def _last_line(error: Exception) -> str:
 
 def _file_systems() -> Any:
     require_beam()
-    from apache_beam.io.filesystems import FileSystems
-
-    return FileSystems
+    return importlib.import_module("apache_beam.io.filesystems").FileSystems
