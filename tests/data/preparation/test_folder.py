@@ -1,9 +1,11 @@
 """The folder of prepared data: what it refuses, what it says, what a second run does."""
 
+import io
 import json
 import logging
 import pathlib
 import shutil
+import sys
 
 import pytest
 
@@ -254,6 +256,23 @@ def test_progress_without_a_terminal_is_a_line_per_interval(caplog):
     assert lines[0] == "train: going on after 20 records"
     assert lines[-1].startswith("train: 60/100 records, 10 dropped, ")
     assert "ETA 00:0" in lines[-1]
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    progress = PreparationProgress(100, "train")
+    progress(0, 0)
+    progress(100, 90)
+    progress.close()
+    last = terminal.getvalue().rsplit("\r", 1)[1]
+    assert "train: 100%" in last
+    assert "100/100" in last
+    assert "10 dropped" in last
 
 
 def test_a_worker_that_is_killed_is_reported(texts, monkeypatch):
