@@ -192,3 +192,15 @@ def test_names_of_shards():
     with pytest.raises(ValueError, match="the split 'a/b' has characters"):
         shard_name("a/b", 0, 1)
     assert array_record.VERSION == 1
+
+
+def test_a_flipped_bit_is_found_and_costs_one_record(tmp_path):
+    path = tmp_path / shard_name("train", 0, 1)
+    write_shard(path, [{"image": bytes([65 + n]) * 5000, "type": "image"} for n in range(4)])
+    data = bytearray(path.read_bytes())
+    data[data.index(b"C" * 100) + 50] ^= 1
+    path.write_bytes(data)
+    records = PreparedSource(str(tmp_path)).open("train")
+    with pytest.raises(RecordError, match=r"array_record, record 2: cannot be read: Corrupted"):
+        records[2]
+    assert [records[n]["image"][:1] for n in (0, 1, 3)] == [b"A", b"B", b"D"]
