@@ -1,0 +1,85 @@
+"""Data sets of several formats, prepared by the command a user types; one record of each is bad."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ofa_jax.cli.prepare import run_prepare
+from ofa_jax.data.ops.image import decode_image
+from ofa_jax.data.sources import formats
+from ofa_jax.data.sources.array_record import PreparedSource
+from tests.data.sources import test_coco, test_parquet, test_webdataset
+from tests.data.sources.photographs import annotated, write_pictures
+
+
+def webdataset(folder):
+    """The second picture is cut off."""
+    for number, one in enumerate(annotated()):
+        files = test_webdataset.sample(one, txt=one.captions[0])
+        if number == 1:
+            files = {
+                name: data[:900] if name.endswith("jpg") else data for name, data in files.items()
+            }
+        test_webdataset.write_tar(folder / f"{number}.tar", files)
+    return "webdataset", {"paths": f"{folder}/*.tar"}, "truncated_image"
+
+
+def coco_captions(folder):
+    """The second picture is not there."""
+    images = write_pictures(folder / "train2014", test_coco.file_name)
+    (folder / "train2014" / test_coco.file_name(annotated()[1])).unlink()
+    document = {"images": test_coco.image_entries(), "annotations": test_coco.caption_entries()}
+    path = test_coco.dump(folder / "captions.json", document)
+    return "coco_captions", {"annotations": path, "images": images}, "missing_file"
+
+
+def coco_instances(folder):
+    """A box of the second picture lies outside."""
+    images = write_pictures(folder / "train2014", test_coco.file_name)
+    document = test_coco.instances()
+    boxes = [box for box in document["annotations"] if box["image_id"] == annotated()[1].number]
+    boxes[-1]["bbox"] = [150, 10, 60, 60]
+    path = test_coco.dump(folder / "instances.json", document)
+    return "coco_instances", {"annotations": path, "images": images}, "box_outside"
+
+
+def parquet(folder):
+    """The second caption is blank."""
+    rows = [test_parquet.row(one) for one in annotated()]
+    rows[1]["text"] = " "
+    path = test_parquet.write(folder / "train.parquet", rows)
+    columns = ",".join("=".join(pair) for pair in test_parquet.CAPTIONS)
+    constants = ",".join("=".join(pair) for pair in test_parquet.CONSTANTS)
+    arguments = {"paths": path, "columns": columns, "constants": constants}
+    return "parquet", arguments, "empty_text"
+
+
+@pytest.mark.parametrize("make", [webdataset, coco_captions, coco_instances, parquet])
+def test_sources_are_prepared_without_their_broken_record(tmp_path, make):
+    name, arguments, reason = make(tmp_path)
+    out = tmp_path / "out"
+    command = [f"--source={name}", f"--out={out}", "--processes=1", "--resize_short_side=64"]
+    command += [f"--{argument}={value}" for argument, value in arguments.items()]
+    assert run_prepare(command) == 0
+
+    entry = json.loads((out / "manifest.json").read_text())["splits"]["train"]
+    assert entry["source"] == {"format": name, **arguments}
+    [bad] = entry["dropped"][reason]["examples"]
+    assert (bad["record"], len(entry["dropped"])) == (1, 1)
+
+    before = formats.source(name, arguments).open("train")
+    after = PreparedSource(str(out)).open("train")
+    assert len(after) == len(before) - 1
+    for index, place in enumerate([0, 2, 3]):
+        source, found = before[place], after[index]
+        assert found.keys() == source.keys()
+        height, width = decode_image(source["image"]).shape[:2]
+        small = decode_image(found["image"]).shape[:2]
+        assert min(small) == 64
+        for field, value in source.items():
+            if field == "boxes":
+                ratio = np.array([small[1] / width, small[0] / height] * 2)
+                np.testing.assert_allclose(found[field], value * ratio, rtol=1e-4)
+            elif field != "image":
+                assert found[field] == value
