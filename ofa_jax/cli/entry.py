@@ -142,7 +142,7 @@ def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     _, bindings = gin_files.split_overrides(overrides)
     # What a plan does not depend on need not be given.
-    bindings = ["MODEL_DIR = 'planned'", "TRAIN_STEPS = 1", *bindings]
+    bindings = ["MODEL_DIR = 'planned'", "TRAIN_STEPS = 1_000_000", *bindings]
     for name in ("mesh", "dcn_mesh"):
         if getattr(options, name) is not None:
             bindings.append(f"partitioning.Partitioner.{name} = {getattr(options, name)!r}")

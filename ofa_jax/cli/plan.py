@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import json
 import logging
+import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import Any
 import jax
 
 from ofa_jax import vocab
+from ofa_jax.checkpoint.manager import readable_size
 from ofa_jax.cli.engine import Engine, check_model_fits
 from ofa_jax.cli.run_tasks import RunTasks, import_modules
 from ofa_jax.cli.settings import DatasetConfig
@@ -30,7 +32,7 @@ from ofa_jax.data.registration import lookup
 from ofa_jax.model import flops
 from ofa_jax.sharding import placement
 from ofa_jax.sharding.chips import CHIPS, Chip
-from ofa_jax.sharding.collectives import Collective, counts, program_collectives, summarise
+from ofa_jax.sharding.collectives import Collective, program_collectives, summarise
 from ofa_jax.training.operations import count_operations
 from ofa_jax.training.programs import program_memory
 
@@ -77,10 +79,7 @@ class Plan:
     @property
     def devices(self) -> int:
         """Devices of the mesh."""
-        size = 1
-        for axis in self.mesh.values():
-            size *= axis
-        return size
+        return math.prod(self.mesh.values())
 
     def times(self, chip: Chip, efficiency: float, *, slices: int = 1) -> dict[str, float]:
         """Expected seconds of a step.
@@ -257,17 +256,15 @@ def describe(plan: Plan, chip_name: str, efficiency: float, *, slices: int = 1) 
         "memory per device",
     ]
     for name in ("state", "arguments", "results", "temporary", "total"):
-        lines.append(f"  {name:<10} {plan.memory[name] / _GIB:8.3f} GiB")
+        lines.append(f"  {name:<10} {readable_size(plan.memory[name]):>12}")
     fits = "fits into" if plan.memory["total"] <= chip.memory else "does not fit into"
     lines += [f"  {fits} the {chip.memory / _GIB:.0f} GiB of {chip_name}", ""]
     lines.append("collectives per device and step")
-    number = counts(plan.collectives)
-    for one in summarise(plan.collectives):
-        along = "*".join(one.axes) or "?"
+    for traffic in summarise(plan.collectives):
         lines.append(
-            f"  {one.kind:<18} over {along:<12} ({one.group:>3} devices) "
-            f"{number[one.kind, one.axes]:>6} x, {one.bytes / _GIB:8.3f} GiB of results, "
-            f"{one.wire_bytes / _GIB:8.3f} GiB sent"
+            f"  {traffic.kind:<18} over {'*'.join(traffic.axes):<12} ({traffic.group:>3} devices) "
+            f"{traffic.times:>6} x {readable_size(traffic.bytes):>11} of results, "
+            f"{readable_size(traffic.wire_bytes):>11} sent"
         )
     if not plan.collectives:
         lines.append("  none")
@@ -293,10 +290,7 @@ def describe(plan: Plan, chip_name: str, efficiency: float, *, slices: int = 1) 
 def write_json(plan: Plan, path: str) -> None:
     """Writes the numbers of a plan."""
     content = dataclasses.asdict(plan)
-    content["collectives"] = [
-        {**dataclasses.asdict(one), "wire_bytes": one.wire_bytes}
-        for one in summarise(plan.collectives)
-    ]
+    content["collectives"] = [dataclasses.asdict(one) for one in summarise(plan.collectives)]
     pathlib.Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -33,7 +33,7 @@ _BODY = re.compile(r" while\(.*\bbody=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
-_PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
+_PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,28 +91,42 @@ def program_collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
     return found
 
 
-def summarise(collectives: Iterable[Collective]) -> list[Collective]:
-    """Adds up collectives of the same kind and axes, largest first.
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """All collectives of one kind along the same axes in one step, per device.
 
-    Returns:
-      Entries whose `bytes` are of all executions together; `times` is then not a factor but 1.
-      Use `counts` for how many there are.
+    Attributes:
+      kind: one of `KINDS`.
+      group: devices that take part together.
+      axes: mesh axes along which they lie.
+      times: how many there are.
+      bytes: of all their results.
+      wire_bytes: sent by each device.
     """
-    sums: dict[tuple, int] = {}
-    for one in collectives:
-        key = (one.kind, one.group, one.axes)
-        sums[key] = sums.get(key, 0) + one.bytes * one.times
-    merged = [Collective(kind, size, 1, group, axes) for (kind, group, axes), size in sums.items()]
-    return sorted(merged, key=lambda one: -one.wire_bytes)
+
+    kind: str
+    group: int
+    axes: tuple[str, ...]
+    times: int
+    bytes: int
+    wire_bytes: float
 
 
-def counts(collectives: Iterable[Collective]) -> dict[tuple[str, tuple[str, ...]], int]:
-    """Executions per step by kind and axes."""
-    result: dict[tuple[str, tuple[str, ...]], int] = {}
+def summarise(collectives: Iterable[Collective]) -> list[Traffic]:
+    """Adds up collectives of the same kind, axes and group, largest first."""
+    grouped: dict[tuple, list[Collective]] = {}
     for one in collectives:
-        key = (one.kind, one.axes)
-        result[key] = result.get(key, 0) + one.times
-    return result
+        grouped.setdefault((one.kind, one.group, one.axes), []).append(one)
+    result = [
+        Traffic(
+            *key,
+            times=sum(one.times for one in members),
+            bytes=sum(one.bytes * one.times for one in members),
+            wire_bytes=sum(one.wire_bytes for one in members),
+        )
+        for key, members in grouped.items()
+    ]
+    return sorted(result, key=lambda traffic: -traffic.wire_bytes)
 
 
 def _computations(text: str) -> dict[str, list[str]]:
@@ -198,7 +212,9 @@ def _group(line: str, mesh: Mapping[str, int]) -> tuple[int, tuple[str, ...]]:
     elif match := _LISTED.search(line):
         members = np.array([int(part) for part in match[1].split(",")])
     elif match := _PAIRS.search(line):
-        members = np.array([int(match[1]), int(match[2])])
+        pairs = [[int(end) for end in pair] for pair in re.findall(r"(\d+),(\d+)", match[1])]
+        # A device that keeps its own part stands for nobody.
+        members = np.array(next((pair for pair in pairs if pair[0] != pair[1]), [0]))
     else:
         members = np.arange(math.prod(sizes))  # "replica_groups={}" is all devices
     if members.max(initial=0) >= math.prod(sizes):

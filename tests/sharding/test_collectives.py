@@ -3,7 +3,7 @@
 import pytest
 
 from ofa_jax.sharding.chips import CHIPS, chip_of
-from ofa_jax.sharding.collectives import counts, program_collectives, summarise
+from ofa_jax.sharding.collectives import program_collectives, summarise
 
 MESH = {"replica": 1, "data": 4, "model": 2}
 PROGRAM = """HloModule jit_step, num_partitions=8
@@ -26,7 +26,7 @@ ENTRY %main (q: f32[8,16]) -> f32[] {
   %norms = (f32[], f32[3]{0}) all-reduce(%u, %v), replica_groups=[1,8]<=[8], to_apply=%add
   %start = (f32[4,16]{1,0:T(8,128)}, f32[16,16]{1,0:T(8,128)}) all-gather-start(%w), replica_groups=[2,4]<=[4,2]T(1,0)
   %done = f32[16,16]{1,0} all-gather-done(%start)
-  %send = f32[10]{0} collective-permute(%z), source_target_pairs={{0,2},{2,4}}
+  %send = f32[10]{0} collective-permute(%z), source_target_pairs={{1,1},{0,2},{2,4}}
   %alone = f32[100]{0} all-reduce(%z), replica_groups=[8,1]<=[8], to_apply=%add
 }
 """  # noqa: E501
@@ -49,9 +49,10 @@ def test_collectives_of_a_program():
         1024 * 3 / 4,
         40,
     ]
-    assert counts(found)["all-gather", ("data",)] == 13
     first = summarise(found)[0]
-    assert (first.kind, first.bytes) == ("all-gather", 256 * 12 + 1024)
+    assert (first.kind, first.axes, first.times) == ("all-gather", ("data",), 13)
+    assert first.bytes == 256 * 12 + 1024
+    assert first.wire_bytes == first.bytes * 3 / 4
 
 
 @pytest.mark.parametrize(
