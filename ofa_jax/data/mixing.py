@@ -291,6 +291,9 @@ class MixturePlan:
     Each task belongs to one bucket and each batch to one bucket: batches of the buckets take turns
     by the shares of their tasks, and inside a bucket tasks are mixed by theirs.
 
+    OFA-NOTE: SPEC 4.2. Every task is drawn by its rate; the official code pairs rows with
+    companions of the same picture and takes two groups of sizes through one update.
+
     Attributes:
       schedule: shares of the tasks.
       batch_size: examples of the global batch.

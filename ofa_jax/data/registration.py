@@ -132,15 +132,30 @@ class RecordSource(seqio.DataSource):
         use_cached: bool = False,
         num_epochs: int | None = 1,
     ) -> tf.data.Dataset:
-        """A data set of {"index", "split"}; sharded by record number, shuffled completely."""
+        """A data set of {"index", "split"}; sharded by record number, shuffled completely.
+
+        Each epoch has an order of its own. Numbers are permuted by a formula, without a buffer, so
+        the iterator of billions of records is as quick to start and to save as that of ten.
+        """
         del sequence_length, use_cached, num_epochs
         size = len(self.task.source.open(split))
-        dataset = tf.data.Dataset.range(size)
-        if shard_info is not None and shard_info.num_shards > 1:
-            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-        if shuffle:
-            dataset = dataset.shuffle(size, seed=seed, reshuffle_each_iteration=True)
-        return dataset.map(lambda index: {"index": index, "split": tf.constant(split)})
+        index, shards = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
+        count = max(-(-(size - index) // shards), 0)
+        numbers = tf.data.Dataset.range(count)
+        if shuffle and count:
+            epochs = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+
+            def shuffled(epoch_seed: tf.Tensor) -> tf.data.Dataset:
+                return numbers.map(
+                    lambda number: tf.random.experimental.index_shuffle(
+                        number, epoch_seed, tf.constant(count - 1, tf.int64)
+                    )
+                )
+
+            numbers = epochs.batch(2, drop_remainder=True).take(1).flat_map(shuffled)
+        return numbers.map(
+            lambda number: {"index": number * shards + index, "split": tf.constant(split)}
+        )
 
     def num_input_examples(self, split: str) -> int:
         return len(self.task.source.open(split))

@@ -1,0 +1,151 @@
+"""The tf.data executor: the same examples as the numpy chain, iterators that can be saved."""
+
+import collections
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from ofa_jax.data.features import pad_row
+from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.data.registration import FEATURE_KEYS, add_mixture, add_task, lookup
+from ofa_jax.data.task import OFATask
+from tasks import instructions
+from tests.data.test_pipeline import LENGTHS, SIZE, Flicker, Numbered, small_tokenizer
+
+MIXTURE = "numbered_mixture"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    if MIXTURE in seqio.MixtureRegistry.names():
+        return
+    lines = {
+        "numbered_captions": instructions.CAPTIONING,
+        "numbered_texts": instructions.TEXT_INFILLING,
+    }
+    for size, (name, line) in zip((11, 6), lines.items()):
+        add_task(
+            name,
+            line,
+            family=name,
+            source=Numbered(size),
+            tokenizer=small_tokenizer,
+            prepare=(Flicker(),) if line == instructions.CAPTIONING else (),
+        )
+    add_mixture(MIXTURE, {"numbered_captions": 2.0, "numbered_texts": 1.0})
+
+
+def dataset(name=MIXTURE, **options):
+    settings = {
+        "split": "train",
+        "shuffle": True,
+        "seed": 7,
+        "num_epochs": None,
+        "try_in_mem_cache": False,
+    }
+    return seqio.get_mixture_or_task(name).get_dataset(LENGTHS, **(settings | options))
+
+
+def assert_equal(element, other):
+    assert element.keys() == other.keys()
+    for key in element:
+        np.testing.assert_array_equal(element[key], other[key], err_msg=key)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 5, 30])
+def test_an_iterator_restored_at_any_example_goes_on_with_the_same_ones(taken, tmp_path):
+    """Thirty examples are several epochs of either task."""
+    mixed = dataset().prefetch(2)
+    iterator = iter(mixed)
+    for _ in range(taken):
+        next(iterator)
+    saved = tf.train.Checkpoint(iterator=iterator).save(str(tmp_path / "iterator"))
+    expected = [next(iterator) for _ in range(15)]
+    again = iter(dataset().prefetch(2))
+    tf.train.Checkpoint(iterator=again).restore(saved).assert_consumed()
+    for element in expected:
+        assert_equal(next(again), element)
+
+
+def test_examples_equal_those_that_grain_reads_of_the_same_record_and_seed(monkeypatch):
+    calls = []
+    original = OFATask.read
+
+    def read(self, records, index, lengths, **options):
+        features = original(self, records, index, lengths, **options)
+        calls.append((self, index, options, features))
+        return features
+
+    monkeypatch.setattr(OFATask, "read", read)
+    found = list(dataset().take(20).as_numpy_iterator())
+    read_by_tf = {call[3]["inputs"].tobytes() + call[3]["image"].tobytes(): call for call in calls}
+    tasks = tuple(task for task, _ in lookup(MIXTURE))
+    for element in found:
+        task, index, options, _ = read_by_tf[
+            element["inputs"].tobytes() + element["image"].tobytes()
+        ]
+        # What a worker of the grain executor does with this record and this seed.
+        pipeline = MixturePipeline(
+            tasks=tasks, rates=(1.0,) * len(tasks), lengths=LENGTHS, batch_size=1
+        )
+        features = original(task, task.source.open(pipeline.split), index, LENGTHS, **options)
+        assert_equal({key: element[key] for key in FEATURE_KEYS}, features)
+        row = pad_row(features, LENGTHS, tasks.index(task))
+        assert_equal(pad_row(element, LENGTHS, tasks.index(task)), row)
+        assert row["encoder_images"].shape == (SIZE, SIZE, 3)
+
+
+def numbers(name="numbered_captions", **options):
+    source = seqio.get_mixture_or_task(name).source
+    found = source.get_dataset("train", **options)
+    return [int(element["index"]) for element in found]
+
+
+def test_every_epoch_has_all_records_in_an_order_of_its_own():
+    source = seqio.get_mixture_or_task("numbered_captions").source
+    repeated = source.get_dataset("train", shuffle=True, seed=1).repeat(4)
+    indices = [int(element["index"]) for element in repeated]
+    epochs = [tuple(indices[start : start + 11]) for start in range(0, 44, 11)]
+    assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
+    assert len(set(epochs)) == 4
+    again = [int(element["index"]) for element in repeated]
+    assert collections.Counter(again) == collections.Counter(indices)
+    assert numbers(shuffle=True, seed=1) == numbers(shuffle=True, seed=1) == list(epochs[0])
+    assert numbers(shuffle=True, seed=1) != numbers(shuffle=True, seed=2)
+    assert numbers(shuffle=False) == list(range(11))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("shards", [2, 4, 13])
+def test_shards_together_are_all_records_whatever_their_seeds(shards, shuffle):
+    parts = [
+        numbers(shuffle=shuffle, seed=None, shard_info=seqio.ShardInfo(index, shards))
+        for index in range(shards)
+    ]
+    assert sorted(number for part in parts for number in part) == list(range(11))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+class Endless:
+    """As many records as a large data set has."""
+
+    def open(self, split):
+        return self
+
+    def __len__(self):
+        return 10**10
+
+
+def test_a_large_data_set_starts_at_once_and_its_iterator_is_small(tmp_path):
+    task = seqio.get_mixture_or_task("numbered_captions").source.task
+    source = type(seqio.get_mixture_or_task("numbered_captions").source)(
+        type(task)(**(vars(task) | {"source": Endless()})), ["train"]
+    )
+    iterator = iter(source.get_dataset("train", shuffle=True, seed=3))
+    first = [int(next(iterator)["index"]) for _ in range(5)]
+    assert len(set(first)) == 5
+    assert max(first) > 10**8
+    tf.train.Checkpoint(iterator=iterator).save(str(tmp_path / "iterator"))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 10_000
