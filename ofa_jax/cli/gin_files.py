@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -116,7 +117,9 @@ def parse(
         without value, of another type, or read by nothing.
     """
     gin.clear_config()
-    gin.add_config_file_search_path(str(CHECKOUT))
+    # Whole paths, because gin takes a relative one for a package where it is not in the working
+    # directory, and fails on packages without a file of their own.
+    gin.config._LOCATION_PREFIXES[:] = [os.getcwd(), str(CHECKOUT)]
     for file in files:
         _check_files(file, asked_by="--gin_file")
         try:
