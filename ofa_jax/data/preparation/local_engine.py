@@ -85,8 +85,13 @@ def prepare(
             written = _in_processes(plan, folder, board, missing, processes, report)
         else:
             written = _in_this_process(plan, folder, board, missing, report)
-        for shard, result in written:
-            results[shard] = result
+        try:
+            for shard, result in written:
+                results[shard] = result
+        except BaseException:
+            # A full disk, for one, must not stay full of what nobody can use.
+            storage.remove_remains(folder.work)
+            raise
         report()
         return folder.finish([results[shard] for shard in range(plan.num_shards)])
 

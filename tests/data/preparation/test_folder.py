@@ -168,13 +168,18 @@ def test_a_full_disk_is_seen_before_work(texts, capsys, monkeypatch):
 
 
 def test_errors_while_writing_are_one_line(texts, capsys, monkeypatch):
-    def full(*arguments, **options):
+    def full(plan, shard, path, **options):
+        path.with_name(f"{path.name}.partial").write_bytes(b"half a shard")
         raise RuntimeError("RESOURCE_EXHAUSTED: no space left")
 
     monkeypatch.setattr(local_engine, "write_shard", full)
     message = error_of(capsys, run(texts))
     assert message.startswith("error: cannot write ")
     assert message.endswith("no space left")
+    assert [path.name for path in (texts.parent / "out").rglob("*")] == [
+        ".unfinished-train",
+        "plan.json",
+    ]
 
 
 def test_two_at_a_time_are_refused(texts, capsys):
