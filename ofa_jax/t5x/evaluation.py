@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.core
 import jax
 from absl import logging
 from clu import metric_writers
@@ -118,8 +119,8 @@ class Evaluator:
         state = predict_fn.keywords["train_state"]
         variables = on_every_host(
             {
-                "params": state.params.unfreeze(),
-                "batch_stats": dict(state.flax_mutables.get("batch_stats", {})),
+                "params": flax.core.unfreeze(state.params),
+                "batch_stats": flax.core.unfreeze(state.flax_mutables).get("batch_stats", {}),
             }
         )
         future: concurrent.futures.Future = concurrent.futures.Future()
