@@ -1,0 +1,147 @@
+"""Two hosts of four devices train as one host of eight; a host that dies ends the run clearly."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+STEPS = 8
+SETTINGS = [
+    "--gin_file=gin_configs/runs/quickstart.gin",
+    "--gin_file=gin_configs/sharding/fsdp_tensor.gin",
+    "--gin.MIXTURE_OR_TASK_NAME='scenes_vqa'",
+    "--gin.WARMUP_STEPS=2",
+    "--gin.LEARNING_RATE=1e-4",
+    "--gin.BATCH_SIZE=8",
+    "--gin.EVAL_PERIOD=0",
+    "--gin.models.OFA.encoder_layers=1",
+    "--gin.models.OFA.decoder_layers=1",
+    "--gin.models.OFA.width=32",
+    "--gin.models.OFA.ffn_dim=64",
+    "--gin.models.OFA.resnet=@models.ResNet()",
+    "--gin.models.ResNet.stage_blocks=(1,)",
+    "--gin.models.ResNet.stage_widths=(8,)",
+    "--gin.models.ResNet.stage_strides=(2,)",
+    "--gin.models.ResNet.stem_width=8",
+    "--gin.models.ResNet.stem_kernel=5",
+    "--gin.trainer.Trainer.ema_decay=0.9",
+    "--gin.train_script.train.stats_period=1",
+    "--gin.train_script.train.loss_evaluation_cfg=@utils.LossEvaluationConfig()",
+    "--gin.utils.LossEvaluationConfig.period=4",
+    "--gin.utils.LossEvaluationConfig.num_batches=2",
+    "--gin.utils.CheckpointConfig.period=3",
+    "--gin.utils.EvaluationConfig.num_examples=4",
+    "--gin.utils.EvaluationConfig.batch_size=4",
+    "--gin.utils.EvaluationConfig.final_num_examples=4",
+    "--gin.utils.EvaluationConfig.unseen_tasks=()",
+    "--gin.utils.EvaluationConfig.extra_splits={}",
+    "--gin.utils.LogConfig.tensorboard=False",
+]
+
+
+class Hosts:
+    """The processes of one session."""
+
+    def __init__(self, folder, name, count, *, steps=STEPS, signals=None):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            address = f"localhost:{probe.getsockname()[1]}"
+        self.outputs = [folder / f"{name}.{time.time_ns()}.{host}.log" for host in range(count)]
+        self.processes = []
+        for host, output in enumerate(self.outputs):
+            environment = os.environ | {
+                "JAX_PLATFORMS": "cpu",
+                "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count}",
+                "PYTHONPATH": str(ROOT),
+            }
+            if count > 1:
+                environment |= {
+                    "COORDINATOR_ADDRESS": address,
+                    "NUM_PROCESSES": str(count),
+                    "PROCESS_ID": str(host),
+                }
+            environment |= (signals or {}).get(host, {})
+            command = [
+                sys.executable,
+                "-m",
+                "tests.distributed.host",
+                *SETTINGS,
+                f"--gin.TRAIN_STEPS={steps}",
+                f"--gin.MODEL_DIR='{folder / name}'",
+            ]
+            with output.open("w") as file:
+                self.processes.append(
+                    subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+                )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def wait(self, timeout=1500):
+        return [process.wait(timeout) for process in self.processes]
+
+    def texts(self):
+        return [output.read_text() for output in self.outputs]
+
+
+def finish(*arguments, **options):
+    with Hosts(*arguments, **options) as hosts:
+        statuses = hosts.wait()
+        assert statuses == [0] * len(statuses), "\n".join(text[-3000:] for text in hosts.texts())
+        return hosts.texts()
+
+
+def numbers(run_dir, key):
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[key] for line in lines if key in line}
+
+
+@pytest.mark.slow
+def test_two_hosts_equal_one_and_survive_the_loss_of_one(tmp_path):
+    finish(tmp_path, "one", 1)
+    # Host 1 dies before its 6th step; a checkpoint is complete by then.
+    with Hosts(tmp_path, "two", 2, signals={1: {"OFA_TEST_KILL_STEP": "6"}}) as hosts:
+        assert hosts.processes[1].wait(1500) == -signal.SIGKILL
+        died = time.monotonic()
+        assert hosts.processes[0].wait(60) != 0
+        assert time.monotonic() - died < 60
+        message = hosts.texts()[0]
+    assert "lost another host" in message, message[-3000:]
+    assert "start all of them again with the same command" in message
+    first, second = finish(tmp_path, "two", 2)
+    assert "going on from the checkpoint at step 3" in first
+    assert "train step" not in second, "one host speaks for all"
+    for key in ("loss", "eval_loss"):
+        alone, together = (numbers(tmp_path / name, key) for name in ("one", "two"))
+        assert alone.keys() == together.keys()
+        assert len(alone) == (STEPS if key == "loss" else 2)
+        np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=1e-5)
+    results = [
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")
+    ]
+    assert results[0]["tasks"].keys() == results[1]["tasks"].keys()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_host_stops_all_of_them(tmp_path):
+    with Hosts(tmp_path, "run", 2, steps=500, signals={1: {"OFA_TEST_STOP_STEP": "3"}}) as hosts:
+        assert hosts.wait() == [0, 0], "\n".join(text[-3000:] for text in hosts.texts())
+        text = hosts.texts()[0]
+    stopped = max(numbers(tmp_path / "run", "loss"))
+    assert 3 <= stopped < 500
+    assert f"stopped at step {stopped} of 500; give the same command again" in text
+    assert (tmp_path / "run" / f"checkpoint_{stopped}").is_dir()

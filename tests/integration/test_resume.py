@@ -1,0 +1,246 @@
+"""A run that is stopped or killed at any moment ends as if nothing had happened: the same bits.
+
+Dropout, patch sampling, the moving average and the order of the examples must all go on where they
+were. A checkpoint that is damaged costs the steps since the one before, not the run.
+"""
+
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = [
+    "--gin_file=gin_configs/runs/quickstart.gin",
+    # A task without image codes: no codebook is fitted at the start.
+    "--gin.MIXTURE_OR_TASK_NAME='scenes_vqa'",
+    "--gin.WARMUP_STEPS=2",
+    "--gin.LEARNING_RATE=1e-3",
+    "--gin.BATCH_SIZE=8",
+    "--gin.EVAL_PERIOD=0",
+    "--gin.DROPOUT_RATE=0.1",
+    "--gin.models.OFA.encoder_layers=1",
+    "--gin.models.OFA.decoder_layers=1",
+    "--gin.models.OFA.width=32",
+    "--gin.models.OFA.ffn_dim=64",
+    "--gin.models.OFA.sample_patch_num=8",
+    "--gin.models.OFA.resnet=@models.ResNet()",
+    "--gin.models.ResNet.stage_blocks=(1,)",
+    "--gin.models.ResNet.stage_widths=(8,)",
+    "--gin.models.ResNet.stage_strides=(2,)",
+    "--gin.models.ResNet.stem_width=8",
+    "--gin.models.ResNet.stem_kernel=5",
+    "--gin.trainer.Trainer.ema_decay=0.95",
+    "--gin.train_script.train.stats_period=1",
+    "--gin.utils.EvaluationConfig.final_num_examples=0",
+    "--gin.utils.EvaluationConfig.unseen_tasks=()",
+    "--gin.utils.EvaluationConfig.extra_splits={}",
+    "--gin.utils.LogConfig.tensorboard=False",
+]
+
+
+class Sessions:
+    """Runs one training session after another in forks of one process."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.environment = {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.forked_sessions"],
+            cwd=ROOT,
+            env=os.environ | self.environment | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.count = 0
+
+    def run(self, name, *arguments, kill=None, devices=1):
+        """One session of the run in folder `name`; returns (exit status, what it said)."""
+        self.count += 1
+        output = self.folder / f"{name}.{self.count}.log"
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        request = {
+            "arguments": [*TINY, f"--gin.MODEL_DIR='{self.folder / name}'", *arguments],
+            "output": str(output),
+            "environment": {"XLA_FLAGS": flags},
+            "kill": kill,
+        }
+        watchdog = threading.Timer(900, self.process.kill)
+        watchdog.start()
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        watchdog.cancel()
+        assert answer, f"the sessions ended:\n{output.read_text()[-3000:]}"
+        return int(answer), output.read_text()
+
+    def finish(self, name, *arguments, **options):
+        """A session that must come to its end; returns what it said."""
+        status, text = self.run(name, *arguments, **options)
+        assert status == 0, text[-3000:]
+        return text
+
+
+@pytest.fixture
+def sessions(tmp_path):
+    started = Sessions(tmp_path)
+    yield started
+    started.process.kill()
+    started.process.wait()
+
+
+def log_lines(run_dir):
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def checkpoints(run_dir):
+    return sorted(int(path.name.split("_")[1]) for path in run_dir.glob("checkpoint_[0-9]*"))
+
+
+def saved_state(run_dir, step):
+    """The whole saved state: parameters, optimiser, statistics, average."""
+    path = run_dir / f"checkpoint_{step}" / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True)) as reader:
+        names = reader.metadata(path).item_metadata.tree
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
+        tree = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=arguments))
+    return {jax.tree_util.keystr(key): leaf for key, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def assert_same_bits(broken, whole, steps):
+    # The log has each step once, with the same numbers but for the clock.
+    changing = {"time", "examples_per_second", "data_wait", "goodput"}
+    assert [line["step"] for line in log_lines(broken)] == list(range(1, steps + 1))
+    for line, other in zip(log_lines(broken), log_lines(whole), strict=True):
+        for key in other.keys() - changing:
+            assert line[key] == other[key], (line["step"], key)
+    times = [line["time"] for line in log_lines(broken)]
+    assert times == sorted(times), "the clock goes on"
+    state, other = saved_state(broken, steps), saved_state(whole, steps)
+    assert state.keys() == other.keys()
+    assert {key.split("'")[1] for key in state} == {"target", "state", "flax_mutables", "ema"}
+    for name, leaf in other.items():
+        assert state[name].dtype == leaf.dtype
+        np.testing.assert_array_equal(state[name], leaf, err_msg=name)
+
+
+def resumed_step(text):
+    found = re.search(r"going on from the checkpoint at step (\d+)", text)
+    return int(found[1]) if found else 0
+
+
+def damage(checkpoint):
+    """Cuts the arrays of a checkpoint off, as a full disk or a broken copy does."""
+    files = [path for path in (checkpoint / "state").rglob("d/*") if path.stat().st_size > 100]
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[:100])
+
+
+def test_a_killed_run_with_a_damaged_checkpoint_ends_with_the_same_bits(tmp_path, sessions):
+    steps = 9
+    arguments = (f"--gin.TRAIN_STEPS={steps}", "--gin.utils.CheckpointConfig.period=3")
+    sessions.finish("whole", *arguments)
+    # Killed while it writes the third checkpoint, so the first two are complete.
+    status, text = sessions.run("broken", *arguments, kill={"save": 3})
+    assert status == -signal.SIGKILL, text[-3000:]
+    assert checkpoints(tmp_path / "broken") == [3, 6]
+    damage(tmp_path / "broken" / "checkpoint_6")
+    text = sessions.finish("broken", *arguments)
+    assert "checkpoint 6 is damaged and set aside" in text
+    assert "going back to checkpoint 3" in text
+    assert resumed_step(text) == 3
+    assert_same_bits(tmp_path / "broken", tmp_path / "whole", steps)
+    account = json.loads((tmp_path / "broken" / "goodput.json").read_text())["sessions"]
+    assert [session["first_step"] for session in account] == [0, 3]
+
+
+@pytest.mark.slow
+def test_twenty_random_kills(tmp_path, sessions):
+    steps, kills = 120, 20
+    arguments = (f"--gin.TRAIN_STEPS={steps}", "--gin.utils.CheckpointConfig.period=3")
+    sessions.finish("whole", *arguments)
+    dice, started, during_save = random.Random(0), [], 0
+    for number in range(kills):
+        if number % 2:
+            kill = {"save": dice.randint(1, 2)}
+        else:
+            kill = {"step": dice.randint(1, 7), "delay": dice.uniform(0.0, 0.05)}
+        status, text = sessions.run("broken", *arguments, kill=kill)
+        assert status == -signal.SIGKILL, text[-3000:]
+        started.append(resumed_step(text))
+        leftovers = list((tmp_path / "broken").glob("*orbax-checkpoint-tmp*"))
+        during_save += bool(leftovers)
+    text = sessions.finish("broken", *arguments)
+    assert started == sorted(started), "no session starts before an earlier one"
+    assert resumed_step(text) < steps
+    assert during_save >= kills // 4, "some were killed while a checkpoint was being written"
+    assert_same_bits(tmp_path / "broken", tmp_path / "whole", steps)
+
+
+@pytest.mark.slow
+def test_a_stop_request_saves_and_the_next_start_goes_on(tmp_path, sessions):
+    arguments = ("--gin.TRAIN_STEPS=400", "--gin.utils.CheckpointConfig.period=100")
+    sessions.finish("whole", *arguments)
+
+    def ask_to_stop():
+        path = tmp_path / "broken" / "metrics.jsonl"
+        while not (path.exists() and len(path.read_text().splitlines()) >= 20):
+            threading.Event().wait(0.05)
+        children = pathlib.Path(
+            f"/proc/{sessions.process.pid}/task/{sessions.process.pid}/children"
+        )
+        os.kill(int(children.read_text().split()[0]), signal.SIGTERM)
+
+    threading.Thread(target=ask_to_stop, daemon=True).start()
+    text = sessions.finish("broken", *arguments)
+    stopped = log_lines(tmp_path / "broken")[-1]["step"]
+    assert 20 <= stopped < 400
+    assert f"stopped at step {stopped} of 400; give the same command again" in text
+    assert checkpoints(tmp_path / "broken")[-1] == stopped, "saved where it stopped"
+    assert resumed_step(sessions.finish("broken", *arguments)) == stopped
+    assert_same_bits(tmp_path / "broken", tmp_path / "whole", 400)
+
+
+@pytest.mark.slow
+def test_another_number_of_devices_goes_on_with_the_same_numbers(tmp_path, sessions):
+    steps = 8
+    arguments = (
+        f"--gin.TRAIN_STEPS={steps}",
+        "--gin.utils.CheckpointConfig.period=4",
+        "--gin_file=gin_configs/sharding/fsdp.gin",
+        # Adam divides by the size of a gradient: one that is zero but for rounding must not count.
+        "--gin.optimizers.OptimizerConfig.eps=1e-3",
+        "--gin.LEARNING_RATE=1e-4",
+    )
+    sessions.finish("eight", *arguments, devices=8)
+    expected = saved_state(tmp_path / "eight", steps)
+    losses = [line["loss"] for line in log_lines(tmp_path / "eight")]
+    for devices in (1, 2, 4, 8):
+        name = f"resumed_{devices}"
+        shutil.copytree(tmp_path / "eight", tmp_path / name)
+        shutil.rmtree(tmp_path / name / f"checkpoint_{steps}")
+        text = sessions.finish(name, *arguments, devices=devices)
+        assert resumed_step(text) == 4
+        assert ("now placed on" in text) == (devices != 8)
+        again = [line["loss"] for line in log_lines(tmp_path / name)]
+        np.testing.assert_allclose(again, losses, rtol=1e-5)
+        state = saved_state(tmp_path / name, steps)
+        for key, leaf in expected.items():
+            np.testing.assert_allclose(state[key], leaf, rtol=1e-5, atol=1e-5, err_msg=key)
