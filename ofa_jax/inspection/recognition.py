@@ -96,11 +96,22 @@ def _folder(path: pathlib.Path) -> Recognised:
         raise UnknownFormatError(
             f"{path} holds several data sets; give one of its files: {', '.join(found)}"
         )
+    if pictures := _picture_folder(path):
+        return pictures
     shown = ", ".join(names[:6]) + (", ..." if names[6:] else "")
     raise UnknownFormatError(
         f"{path} is no data set that can be recognised ({shown or 'it is empty'}); give a file in "
         "it, or --source with its arguments"
     )
+
+
+def _picture_folder(path: pathlib.Path) -> Recognised | None:
+    """Pictures in a folder or below it; with captions where a `.txt` has the name of a picture."""
+    for folder in _picture_folders_below(path):
+        first = next(entry for entry in _entries(folder) if entry.suffix.lower() in _PICTURES)
+        kind = "caption" if first.with_suffix(".txt").is_file() else "image"
+        return Recognised("picture_folder", {"images": str(path), "kind": kind})
+    return None
 
 
 def _file(path: pathlib.Path) -> Recognised:
@@ -223,21 +234,22 @@ def picture_folders(start: pathlib.Path) -> list[pathlib.Path]:
 
     The nearest ones only, since pictures of other data sets may have the same names.
     """
-    around = start.resolve().parent
-    for top in (start, around if start.is_absolute() else start.parent):
-        found: list[pathlib.Path] = []
-        level = [top]
-        for _ in range(_DEPTH + 1):
-            deeper: list[pathlib.Path] = []
-            for folder in level:
-                entries = _entries(folder)
-                if any(entry.suffix.lower() in _PICTURES for entry in entries):
-                    found.append(folder)
-                deeper += [e for e in entries if e.is_dir() and not e.name.startswith(".")]
-            level = deeper
-        if found:
-            return found
-    return []
+    around = start.resolve().parent if start.is_absolute() else start.parent
+    return _picture_folders_below(start) or _picture_folders_below(around)
+
+
+def _picture_folders_below(top: pathlib.Path) -> list[pathlib.Path]:
+    found: list[pathlib.Path] = []
+    level = [top]
+    for _ in range(_DEPTH + 1):
+        deeper: list[pathlib.Path] = []
+        for folder in level:
+            entries = _entries(folder)
+            if any(entry.suffix.lower() in _PICTURES for entry in entries):
+                found.append(folder)
+            deeper += [e for e in entries if e.is_dir() and not e.name.startswith(".")]
+        level = deeper
+    return found
 
 
 def _entries(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -52,6 +52,17 @@ def test_pictures_are_looked_for_nearby(folder):
     assert "gqa" not in around.arguments["images"]
 
 
+def test_folders_of_pictures(folder, tmp_path):
+    found = recognise(folder / "raw" / "coco" / "train2017")
+    assert (found.name, found.arguments["kind"]) == ("picture_folder", "image")
+    picture = next((folder / "raw" / "coco" / "train2017").iterdir())
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(picture.read_bytes())
+    (tmp_path / "a" / "1.txt").write_text("a temple")
+    opened = open_data(str(tmp_path))
+    assert opened.records[0]["captions"] == ["a temple"]
+
+
 def refusal(path):
     with pytest.raises(UnknownFormatError) as error:
         recognise(path)

@@ -74,7 +74,7 @@ def task_of(name):
 def test_every_slot_says_what_belongs_into_it():
     assert len({slot.name for slot in SLOTS}) == len(SLOTS) == 19
     for slot in SLOTS:
-        for text in (slot.title, slot.format, slot.files, slot.obtain, slot.licence):
+        for text in (slot.title, slot.format, *slot.files, slot.obtain, slot.licence):
             assert text.strip()
         assert slot.format in FORMATS
         assert slot.samples.keys() <= families.KINDS.keys()
