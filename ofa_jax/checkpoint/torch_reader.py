@@ -105,6 +105,11 @@ def read_torch_checkpoint(path: str | os.PathLike, *, ema: bool = False) -> Torc
             f"{path}: holds a {kind}, not a state dict (was a whole model object saved?)"
         )
     wrapped = next((k for k in ("model", "state_dict", "model_state_dict") if k in root), None)
+    if wrapped and isinstance(root[wrapped], Inert):
+        raise CheckpointFileError(
+            f"{path}: its {wrapped!r} is an object of {root[wrapped].path}, not a dict of tensors; "
+            "nothing of it was run"
+        )
     tensors = _tensors(root.get(wrapped)) if wrapped else _tensors(root)
     if ema:
         extra = root.get("extra_state")

@@ -157,6 +157,15 @@ def test_hostile_file_keeps_its_weights(tmp_path, witness):
     assert isinstance(read_torch_file(path)["cfg"], Inert)
 
 
+def test_an_attack_in_place_of_weights_is_named(tmp_path, witness):
+    path = tmp_path / "attack.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        attack = call(as_global("os.system"), text(f"touch {witness}"))
+        archive.writestr("attack/data.pkl", b"\x80\x02}" + text("model") + attack + b"s.")
+    with pytest.raises(CheckpointFileError, match=r"'model' is an object of os\.system.*was run"):
+        read_torch_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     "data",
     [

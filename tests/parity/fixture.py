@@ -116,7 +116,7 @@ def config_from_fixture(config_json: Mapping[str, Any], **options: Any) -> OFACo
         "resnet_drop_path": "resnet_drop_path_rate",
     }
     base = OFAConfig(
-        vocab_size=config_json["vocab_size"],
+        vocab_size=config_json.get("vocab_size") or args["vocab_size"],
         num_codes=args["code_dict_size"],
         width=args["encoder_embed_dim"],
         ffn_dim=args["encoder_ffn_embed_dim"],

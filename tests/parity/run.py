@@ -198,11 +198,15 @@ class Run:
         gradients = jax.tree.map(lambda a, c: np.asarray(a) + np.asarray(c), own, through_encoder)
         return float(loss), official_gradients(gradients, self.variables, self.config)
 
-    def _decoder_start(self) -> tuple[EncoderOutput, np.ndarray]:
-        """Encoder output and code masks in the room's shapes, for decoding."""
+    def _decoder_start(self, gen_code: bool = False) -> tuple[EncoderOutput, np.ndarray]:
+        """Encoder output and code masks in the room's shapes, for decoding.
+
+        Args:
+          gen_code: whether targets are codes where the case does not say.
+        """
         masks = self.batch.get("decoder_code_masks")
         if masks is None:
-            masks = np.zeros(len(self.batch["encoder_input_tokens"]), bool)
+            masks = np.full(len(self.batch["encoder_input_tokens"]), gen_code)
         masks = padded(masks, (self._room.batch,), "edge")
         return padded_encoder_output(self._encoded[0], self._room), masks
 
@@ -214,7 +218,7 @@ class Run:
     def search(self, config: BeamConfig, constraint: Constraint | None = None) -> Hypotheses:
         """Beam search; the leaves are numpy arrays of the case's rows."""
         found = self._decoder.search(
-            self.variables, *self._decoder_start(), constraint, config=config
+            self.variables, *self._decoder_start(config.gen_code), constraint, config=config
         )
         b = len(self.batch["encoder_input_tokens"])
         return jax.tree.map(lambda leaf: np.asarray(leaf)[:b], found)
