@@ -1,6 +1,10 @@
 """`python -m ofa_jax.infer` and `python -m ofa_jax.eval` on a small model with random weights."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import gin
 import numpy as np
@@ -13,6 +17,7 @@ from ofa_jax.checkpoint.orbax_weights import SourceRecord
 from ofa_jax.cli import inference_entry
 from tests.integration import finetuning_files
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = "--gin.DECODING={'beam': 2, 'max_len_b': 6}"
 
 
@@ -273,3 +278,37 @@ def test_eval_names_what_is_missing(command, model, tmp_path, capsys):
     ):
         assert evaluate(command, *common, *arguments) == 2
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_two_devices_answer_as_one(model, photos, tmp_path):
+    """Batches are split over the devices of a process; the lines are the same."""
+    finetuning_files.write_data(tmp_path / "data", "refcoco")
+    found = {}
+    for count in (1, 2):
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith("OFA_")
+        } | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "ofa_jax.eval",
+            "--task=refcoco",
+            f"--checkpoint={model}",
+            f"--data={tmp_path / 'data'}",
+            f"--output={tmp_path / str(count)}",
+            "--batch_size=4",
+            "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8, 'image': 32}",
+        ]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        rows = (tmp_path / str(count) / "predictions" / "visual_grounding.jsonl").read_text()
+        found[count] = [json.loads(line) for line in rows.splitlines()]
+    for one, two in zip(found[1], found[2], strict=True):
+        assert one["prediction_text"] == two["prediction_text"]
+        assert one["log_probability"] == pytest.approx(two["log_probability"], abs=1e-4)
