@@ -1,6 +1,7 @@
 """Command line of the report: `python -m ofa_jax.report RUN_DIR`.
 
-With --compare it prints one table of several runs instead.
+With --compare it prints one table of several runs instead. `python -m ofa_jax.report tables` writes
+the tables of the paper with the rows of runs.
 """
 
 from __future__ import annotations
@@ -9,12 +10,38 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ofa_jax.report import build, tables
+from ofa_jax.report import build, paper_tables, tables
 from ofa_jax.report.collect import RecordError, collect
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return _tables(arguments[1:]) if arguments[:1] == ["tables"] else _report(arguments)
+
+
+def _tables(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m ofa_jax.report tables",
+        description="Writes the tables of the OFA paper with the scores of runs.",
+    )
+    parser.add_argument(
+        "run_dirs", nargs="*", metavar="RUN_DIR", help="runs (default: all below runs/)"
+    )
+    parser.add_argument(
+        "--output", default="runs/tables", metavar="DIR", help="folder (default: %(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        runs = arguments.run_dirs or paper_tables.find_runs()
+        print(paper_tables.write_tables(runs, arguments.output))
+    except (RecordError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _report(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m ofa_jax.report", description="Writes RUN_DIR/report.html."
     )

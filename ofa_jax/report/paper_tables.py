@@ -1,0 +1,205 @@
+"""The tables of the paper with the rows of whatever runs exist: `python -m ofa_jax.report tables`.
+
+A run fills the columns of the tasks that it scored; everything else stays empty. The same runs
+make the ablation table, which has no published numbers: mixtures with one task left out, on
+the embedded worlds.
+"""
+
+from __future__ import annotations
+
+import html
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from ofa_jax.report import labels
+from ofa_jax.report.collect import RunRecord, TaskScores, collect
+from ofa_jax.report.published import PUBLISHED, Column, PublishedTable
+from ofa_jax.report.style import CSS
+from ofa_jax.report.tables import Cell, Table
+
+PAGE = "tables.html"
+_WITHOUT = re.compile(r"(?P<world>\w+)_without_(?P<left_out>\w+)")
+_WHOLE = re.compile(r"(?P<world>\w+)_quickstart")
+# How a tuned run's configuration shows itself.
+_METHODS = {
+    "prefix": r"coder_prefix = [1-9]",
+    "adapter": r"adapter_dim = [1-9]",
+    "LoRA": r"lora_rank = [1-9]",
+    "BitFit": r"frozen = [^\n]*\\?\n?[^\n]*expand\|contract\)/bias",
+}
+
+Scores = Mapping[str, Mapping[str, TaskScores]]
+
+
+def find_runs(root: str | pathlib.Path = "runs") -> list[pathlib.Path]:
+    """Folders below `root` that have scores, sorted."""
+    return sorted(path.parent for path in pathlib.Path(root).glob("**/metrics.json"))
+
+
+def tuning_methods(record: RunRecord) -> tuple[str, ...]:
+    """Names of the parameter-efficient methods in a run's configuration."""
+    text = record.config_text or ""
+    return tuple(name for name, pattern in _METHODS.items() if re.search(pattern, text))
+
+
+def scores_by_split(record: RunRecord) -> dict[str, dict[str, TaskScores]]:
+    """Scores of a run as split -> registered task -> scores.
+
+    Runs name tasks by family where that is unique; a run of a single task knows its name.
+
+    Args:
+      record: the run.
+    """
+    named = re.search(r"^SPLITS = \(?['\"](\w+)['\"]", record.config_text or "", re.MULTILINE)
+    groups = {named[1] if named else "validation": record.tasks, **record.splits}
+    single = str(record.info.get("mixture", "")) if len(record.tasks) == 1 else ""
+    return {
+        split: {single or name: scores for name, scores in tasks.items()}
+        for split, tasks in groups.items()
+    }
+
+
+def published_table(published: PublishedTable, records: Sequence[RunRecord]) -> Table:
+    """A table of the paper, then one row per run (and split) that has any of its numbers.
+
+    Args:
+      published: the table.
+      records: the runs.
+    """
+    rows = [
+        (Cell(name), *(_cell(value) for value in values)) for name, values in published.rows.items()
+    ]
+    for record in records:
+        methods = tuning_methods(record)
+        if bool(methods) == published.tuned:
+            rows += _run_rows(published.columns, record, methods)
+    heads = ("Model", *(column.head for column in published.columns))
+    return Table(heads, tuple(rows), f"{published.note} † is a run of ours.".strip())
+
+
+def _run_rows(
+    columns: Sequence[Column], record: RunRecord, methods: Sequence[str]
+) -> Iterable[tuple[Cell, ...]]:
+    scores = scores_by_split(record)
+    # Columns without a split take whatever split a row is about.
+    for split in scores if any(not column.split for column in columns) else ("",):
+        values = [_value(column, scores, column.split or split) for column in columns]
+        own = [v for v, column in zip(values, columns) if not column.split or not split]
+        if split and split != next(iter(scores)) and all(v is None for v in own):
+            continue
+        if any(value is not None for value in values):
+            facts = [", ".join(methods)] if methods else []
+            facts += [split] if split else []
+            name = f"{record.name} †" + (f" ({', '.join(facts)})" if facts else "")
+            yield (Cell(name, note=_model(record)), *map(_own_cell, values))
+
+
+def _model(record: RunRecord) -> str:
+    return pathlib.PurePath(str(record.info.get("model", ""))).name
+
+
+def _value(column: Column, scores: Scores, split: str) -> float | None:
+    task = scores.get(split, {}).get(column.task)
+    value = None if task is None else task.metrics.get(column.metric)
+    return None if value is None else value * column.scale
+
+
+def _cell(value: float | None) -> Cell:
+    return Cell("–") if value is None else Cell(f"{value:g}", value)
+
+
+def _own_cell(value: float | None) -> Cell:
+    return Cell("–") if value is None else Cell(f"{value:.2f}", value, strong=True)
+
+
+def ablation_table(records: Sequence[RunRecord]) -> Table:
+    """Runs of mixtures with a task left out beside the run of the whole mixture.
+
+    Args:
+      records: the runs; those of other mixtures are ignored. Differences are taken to the first
+        whole run of the same world.
+    """
+    whole: dict[str, RunRecord] = {}
+    chosen = []
+    for record in records:
+        mixture = str(record.info.get("mixture", ""))
+        if match := _WHOLE.fullmatch(mixture):
+            whole.setdefault(match["world"], record)
+            chosen.append((record, match["world"], "nothing"))
+        elif match := _WITHOUT.fullmatch(mixture):
+            left_out = labels.task_labels([match["left_out"]])[match["left_out"]]
+            chosen.append((record, match["world"], left_out))
+    names = list(dict.fromkeys(name for record, *_ in chosen for name in record.tasks))
+    heads = labels.task_labels(names)
+    rows = []
+    for record, world, left_out in chosen:
+        cells = [Cell(f"{record.name} †"), Cell(left_out)]
+        base = whole.get(world)
+        for name in names:
+            scores = record.tasks.get(name)
+            value = scores.value if scores else None
+            if scores is None or value is None:
+                cells.append(Cell("–"))
+                continue
+            metric = str(scores.primary)
+            before = base.tasks.get(name) if base is not None and base is not record else None
+            note = ""
+            if before is not None and before.value is not None:
+                note = labels.format_difference(metric, value - before.value)
+            cells.append(Cell(labels.format_metric(metric, value), value, note=note))
+        rows.append(tuple(cells))
+    return Table(
+        ("Run", "Left out", *(heads[name] for name in names)),
+        tuple(rows),
+        "Embedded worlds; small: difference to the whole mixture.",
+    )
+
+
+def write_tables(
+    run_dirs: Sequence[str | pathlib.Path], output: str | pathlib.Path
+) -> pathlib.Path:
+    """Writes every table as Markdown and CSV, and all of them on one page.
+
+    Args:
+      run_dirs: runs whose rows are added.
+      output: folder, made where it does not exist.
+
+    Returns:
+      The page, `tables.html`; beside it `<table>.md` and `<table>.csv`.
+
+    Raises:
+      RecordError: a folder without readable scores.
+    """
+    records = [collect(path) for path in run_dirs]
+    made = [(table.name, table.title, published_table(table, records)) for table in PUBLISHED]
+    made.append(("ablations", "Ablations of the mixture", ablation_table(records)))
+    folder = pathlib.Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, title, table in made:
+        (folder / f"{name}.md").write_text(f"# {title}\n\n{table.to_markdown()}", encoding="utf-8")
+        (folder / f"{name}.csv").write_text(table.to_csv(), encoding="utf-8")
+    page = folder / PAGE
+    page.write_text(_page(made, len(records)), encoding="utf-8")
+    return page
+
+
+def _page(made: Sequence[tuple[str, str, Table]], runs: int) -> str:
+    links = "".join(
+        f'<a href="#{name}"><span>{html.escape(title)}</span></a>' for name, title, _ in made
+    )
+    sections = "".join(
+        f'<section id="{name}"><h2>{html.escape(title)}</h2>{table.to_html()}</section>'
+        for name, title, table in made
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>OFA: published results and runs</title><style>{CSS}</style></head><body>"
+        f'<div class="shell"><nav aria-label="Contents"><b>Tables</b>{links}</nav><main>'
+        '<div class="hero"><h1>Published results and runs</h1>'
+        f'<p class="sub">The tables of the OFA paper, and the scores of {runs} run'
+        f"{'' if runs == 1 else 's'} of ours (†, bold).</p></div>{sections}"
+        "<footer>Made by ofa_jax.report. Each table lies beside this page as Markdown and CSV."
+        "</footer></main></div></body></html>\n"
+    )

@@ -1,0 +1,128 @@
+"""The tables of the paper with rows of runs."""
+
+import csv
+import json
+
+import pytest
+
+from ofa_jax.report.__main__ import main
+from ofa_jax.report.collect import collect
+from ofa_jax.report.paper_tables import (
+    ablation_table,
+    find_runs,
+    published_table,
+    scores_by_split,
+    tuning_methods,
+)
+from ofa_jax.report.published import PUBLISHED
+
+TABLES = {table.name: table for table in PUBLISHED}
+
+
+def write_run(folder, mixture, tasks, splits=None, config=""):
+    def entry(metrics):
+        return {**metrics, "primary": next(iter(metrics)), "baseline": 0.1, "n": 10}
+
+    folder.mkdir(parents=True)
+    content = {
+        "run": {"name": folder.name, "mixture": mixture, "model": "tiny"},
+        "tasks": {name: entry(metrics) for name, metrics in tasks.items()},
+        "splits": {
+            split: {name: entry(metrics) for name, metrics in group.items()}
+            for split, group in (splits or {}).items()
+        },
+    }
+    (folder / "metrics.json").write_text(json.dumps(content))
+    (folder / "config.gin").write_text(config)
+    return folder
+
+
+def rows_of(table):
+    return {row[0].text: [cell.value for cell in row[1:]] for row in table.rows}
+
+
+def test_published_tables_are_complete_and_of_one_width():
+    for table in PUBLISHED:
+        assert len({column.head for column in table.columns}) == len(table.columns)
+        assert published_table(table, []).rows  # a row of another width would raise
+    assert rows_of(published_table(TABLES["grounding"], []))["OFA-large"][1] == 92.93
+    tuned, grounding = TABLES["prompt_tuning"].rows, TABLES["grounding"].rows
+    for size in ("base", "large"):
+        assert tuned[f"OFA-{size}, fine-tuned"][:8] == grounding[f"OFA-{size}"]
+
+
+def test_a_run_fills_the_columns_of_its_task_and_splits(tmp_path):
+    run = write_run(
+        tmp_path / "mine",
+        "refcocoplus",
+        {"visual_grounding": {"accuracy_at_0.5": 0.5}},
+        {"testB": {"visual_grounding": {"accuracy_at_0.5": 0.25}}},
+    )
+    record = collect(run)
+    assert set(scores_by_split(record)["testB"]) == {"refcocoplus"}
+    found = rows_of(published_table(TABLES["grounding"], [record]))["mine †"]
+    assert found == [None, None, None, 50.0, None, 25.0, None, None]
+    assert "mine †" not in rows_of(published_table(TABLES["prompt_tuning"], [record]))
+    assert "mine †" not in rows_of(published_table(TABLES["vqa_snli_ve"], [record]))
+
+
+def test_rows_name_their_split_where_columns_do_not(tmp_path):
+    run = write_run(
+        tmp_path / "captions",
+        "caption_coco",
+        {"captioning": {"cider_d": 1.2, "bleu_4": 0.3}},
+        {"test": {"captioning": {"cider_d": 1.1}}},
+    )
+    found = rows_of(published_table(TABLES["captioning_cross_entropy"], [collect(run)]))
+    assert found["captions † (validation)"] == pytest.approx([30, None, 120, None], nan_ok=True)
+    assert found["captions † (test)"][2] == pytest.approx(110)
+
+
+@pytest.mark.parametrize(
+    ("config", "methods"),
+    [
+        ("models.Tuning.encoder_prefix = 100\n", ("prefix",)),
+        ("Tuning.lora_rank = 8\nTuning.adapter_dim = 0\n", ("LoRA",)),
+        (
+            "OptimizerConfig.frozen = \\\n    ('^(?!.*(/(final_norm|expand|contract)/bias$))',)\n",
+            ("BitFit",),
+        ),
+        ("OptimizerConfig.frozen = ('token_embedding',)\n", ()),
+    ],
+)
+def test_tuned_runs_have_their_own_table(tmp_path, config, methods):
+    task = {"visual_entailment": {"accuracy": 0.8}}
+    record = collect(write_run(tmp_path / "run", "snli_ve", task, config=config))
+    assert tuning_methods(record) == methods
+    own = rows_of(published_table(TABLES["prompt_tuning"], [record]))
+    plain = rows_of(published_table(TABLES["vqa_snli_ve"], [record]))
+    assert any("†" in name for name in own) == bool(methods)
+    assert any("†" in name for name in plain) == (not methods)
+
+
+def test_ablations_are_compared_with_the_whole_mixture(tmp_path):
+    whole = write_run(tmp_path / "all", "scenes_quickstart", {"vqa": {"accuracy": 0.8}})
+    part = write_run(tmp_path / "part", "scenes_without_detection", {"vqa": {"accuracy": 0.7}})
+    other = write_run(tmp_path / "other", "refcoco", {"visual_grounding": {"accuracy_at_0.5": 1.0}})
+    table = ablation_table([collect(path) for path in (whole, part, other)])
+    assert [row[1].text for row in table.rows] == ["nothing", "Detection"]
+    assert table.rows[1][2].note == "−10.0"
+
+
+def test_the_command_writes_markdown_csv_and_a_page(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    write_run(runs / "deep" / "a", "gigaword", {"summary": {"rouge_l": 0.36}})
+    assert find_runs(runs) == [runs / "deep" / "a"]
+    assert main(["tables", str(runs / "deep" / "a"), "--output", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "tables.html")
+    page = (tmp_path / "out" / "tables.html").read_text()
+    assert "Gigaword summaries" in page
+    assert "http" not in page
+    for table in [*TABLES, "ablations"]:
+        assert (tmp_path / "out" / f"{table}.md").is_file()
+        rows = list(csv.reader((tmp_path / "out" / f"{table}.csv").open()))
+        assert len({len(row) for row in rows}) == 1
+    [own] = [row for row in csv.reader((tmp_path / "out" / "gigaword.csv").open()) if "†" in row[0]]
+    assert float(own[3]) == pytest.approx(36)
+    assert main(["tables", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")]) == 1
+    assert "nowhere" in capsys.readouterr().err
