@@ -1,13 +1,13 @@
 """Speed of the input on one core and on two, beside Pillow alone.
 
-    python benchmarks/input.py [--rounds 15] [--images 64] [--workers] [--profile]
+    python benchmarks/input.py [--rounds 15] [--images 64] [--workers 3] [--profile]
 
 Photographs of 640 x 480 (JPEG, quality 90) become examples of 384 x 384 with the whole preparation
 of pretraining: shard, decoding, random size, crop, RandomAugment, text, padding, batch. Beside it,
 in the same run and in turns, Pillow decodes the same files and resizes them to 384 x 384, which is
 less work: no random size, no augmentation, no text. Figures are of processor time, so that other
-work on the machine hardly changes them; medians over the rounds. `--workers` also times one and two
-worker processes by the clock, which needs a machine with two free cores.
+work on the machine hardly changes them; medians over the rounds. `--workers 3` also measures one
+and two worker processes, in three rounds; `--rounds 0` leaves out the rest.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ def write_data(folder: pathlib.Path, files: list[bytes]) -> None:
 
 def pretraining_tasks(folder: pathlib.Path) -> dict[str, OFATask]:
     """The tasks of pretraining by kind, prepared exactly as `tasks.families` declares."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tasks.families import KINDS
 
     return {
@@ -179,24 +180,65 @@ def per_core(
         )
 
 
+def worker_seconds() -> float:
+    """Processor time of all processes below this one, running ones only (Linux)."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    parents, used = {}, {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # ended meanwhile
+            continue
+        process = int(path.parent.name)
+        parents[process], used[process] = int(fields[1]), int(fields[11]) + int(fields[12])
+    below, found = {os.getpid()}, -1
+    while len(below) != found:
+        found = len(below)
+        below |= {process for process, parent in parents.items() if parent in below}
+    return sum(used[process] for process in below - {os.getpid()}) / ticks
+
+
 def with_workers(pipeline_of, rounds: int, batches: int) -> None:
-    """Images per second by the clock of one and of two worker processes."""
-    rates: dict[int, list[float]] = {1: [], 2: []}
+    """One and two worker processes: images per second by the clock, and processor time.
+
+    On a machine with other work the clock says little. Processor time says what two free cores
+    would give: workers share nothing, so the rate is that of the workers together until the process
+    that takes the batches is busy all the time.
+    """
+    clock: dict[int, list[float]] = {1: [], 2: []}
+    in_workers: dict[int, list[float]] = {1: [], 2: []}
+    here: dict[int, list[float]] = {1: [], 2: []}
+    count = batches * BATCH
     for _ in range(rounds):
-        for workers, found in rates.items():
+        for workers in clock:
             iterator = pipeline_of(workers).iterate()
             # What was read ahead while the workers started is not counted.
             for _ in range(8 * workers):
                 next(iterator)
-            start = time.perf_counter()
+            start, own, theirs = time.perf_counter(), time.process_time(), worker_seconds()
             for _ in range(batches):
                 next(iterator)
-            found.append(batches * BATCH / (time.perf_counter() - start))
+            clock[workers].append(count / (time.perf_counter() - start))
+            here[workers].append((time.process_time() - own) / count)
+            in_workers[workers].append((worker_seconds() - theirs) / count)
             iterator.close()
-    for workers, found in rates.items():
-        print(f"{workers} worker(s): {statistics.median(found):.0f} images/s ({found})")
-    ratios = [two / one for one, two in zip(*rates.values(), strict=True)]
-    print(f"two workers: {statistics.median(ratios):.2f} times one ({ratios})")
+    print(
+        f"\n{'':12s}{'images/s':>10s}{'ms in workers':>15s}{'ms here':>9s}{'two free cores':>16s}"
+    )
+    possible = {}
+    for workers in clock:
+        each, own = statistics.median(in_workers[workers]), statistics.median(here[workers])
+        possible[workers] = min(workers / each, 1 / own)
+        print(
+            f"{workers} worker(s){statistics.median(clock[workers]):11.0f}{1e3 * each:15.2f}"
+            f"{1e3 * own:9.2f}{possible[workers]:16.0f}"
+        )
+    ratios = [two / one for one, two in zip(clock[1], clock[2], strict=True)]
+    print(
+        f"two workers over one: {statistics.median(ratios):.2f} by the clock "
+        f"({min(ratios):.2f} to {max(ratios):.2f}), "
+        f"{possible[2] / possible[1]:.2f} by processor time"
+    )
 
 
 def processor_name() -> str:
@@ -210,7 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--images", type=int, default=64, help="per measurement")
-    parser.add_argument("--workers", action="store_true", help="also time worker processes")
+    parser.add_argument("--workers", type=int, default=0, help="rounds with worker processes")
     parser.add_argument("--profile", action="store_true", help="where the time goes, then stop")
     arguments = parser.parse_args()
     print(f"{processor_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
@@ -254,24 +296,25 @@ def main() -> None:
             "text_infilling": 2.0,
         }
         smaller = {"detection": {"image": 256}, "text_infilling": {"image": 0}}
-        per_core(
-            {
-                "captioning (RandomAugment)": captioning,
-                "visual grounding (crop)": pipeline("visual_grounding"),
-                "detection (jitter)": pipeline("detection"),
-                "mixture of pretraining": pipeline(*mixture, rates=tuple(mixture.values())),
-                "the same in three buckets": pipeline(
-                    *mixture, rates=tuple(mixture.values()), buckets=smaller
-                ),
-            },
-            files,
-            arguments.rounds,
-            arguments.images,
-        )
+        if arguments.rounds:
+            per_core(
+                {
+                    "captioning (RandomAugment)": captioning,
+                    "visual grounding (crop)": pipeline("visual_grounding"),
+                    "detection (jitter)": pipeline("detection"),
+                    "mixture of pretraining": pipeline(*mixture, rates=tuple(mixture.values())),
+                    "the same in three buckets": pipeline(
+                        *mixture, rates=tuple(mixture.values()), buckets=smaller
+                    ),
+                },
+                files,
+                arguments.rounds,
+                arguments.images,
+            )
         if arguments.workers:
             with_workers(
                 lambda workers: pipeline("captioning", workers=workers),
-                max(arguments.rounds // 5, 1),
+                arguments.workers,
                 batches=24,
             )
 
