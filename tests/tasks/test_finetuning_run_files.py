@@ -9,6 +9,7 @@ import pytest
 
 from ofa_jax.cli import entry
 from ofa_jax.data.registration import lookup
+from ofa_jax.model.tuning import TRAINED, frozen_except
 
 FOLDER = pathlib.Path(__file__).parents[2] / "gin_configs" / "runs" / "finetune"
 GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
@@ -83,11 +84,11 @@ def settings(monkeypatch, capsys):
     """Settings of a run file by name, as they are printed."""
     monkeypatch.setattr(entry, "set_up_process", lambda: None)
 
-    def read(name):
+    def read(*names):
         status = entry.run_train(
             [
                 "--gin_file=gin_configs/models/large.gin",
-                f"--gin_file=gin_configs/runs/finetune/{name}.gin",
+                *(f"--gin_file=gin_configs/runs/finetune/{name}.gin" for name in names),
                 "--gin.MODEL_DIR='runs/it'",
                 "--gin.DATA_DIR='data'",
                 "--gin.VOCAB_DIR='vocabulary'",
@@ -118,6 +119,9 @@ def eval_literal(value):
 
 def test_there_is_no_other_file_to_check():
     names = {path.stem for path in FOLDER.glob("*.gin")} - {"finetune"}
+    names = {name for name in names if not name.startswith("tuning_")}
+    # These go on top of the others.
+    names -= {f"tuning_{method}" for method in TRAINED}
     others = {
         *(f"{name}_base" for name in ("refcocoplus",)),
         *(f"{name}_encouraging" for name in ("refcocoplus", "refcocog")),
@@ -146,9 +150,22 @@ def test_numbers_are_official(name, settings):
         assert found[key] == value, key
 
 
+@pytest.mark.parametrize("method", TRAINED)
+def test_tuning_goes_on_top(method, settings):
+    found = settings("refcoco", f"tuning_{method}")
+    assert found["MIXTURE_OR_TASK_NAME"] == "refcoco"
+    assert found["OptimizerConfig.frozen"] == (frozen_except(method),)
+    assert found["CheckpointConfig.save_trained"] is True
+    assert found["LEARNING_RATE"] == (0.03 if method == "prefix" else found["LEARNING_RATE"])
+    parts = {"prefix": "encoder_prefix", "adapter": "adapter_dim", "lora": "lora_rank"}
+    if method in parts:
+        assert found["OFA.tuning"] == "@models.Tuning()"
+        assert found[f"Tuning.{parts[method]}"] == {"lora": 8}.get(method, 100)
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.gin")))
 def test_every_file_names_a_task(name, settings):
-    if name == "finetune":
+    if name == "finetune" or name.startswith("tuning_"):
         return
     found = settings(name)
     importlib.import_module(found["MIXTURE_OR_TASK_MODULE"])
