@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-FAMILIES = (
-    "visual_grounding",
-    "grounded_captioning",
-    "vqa",
-    "image_text_matching",
-    "captioning",
-    "detection",
-    "image_infilling",
-    "text_infilling",
-)
+from ofa_jax.data.task import PRETRAINING_FAMILIES
+
+FAMILIES = PRETRAINING_FAMILIES
 
 # Image-text samples of the official pretraining data, in millions (SPEC 4.2).
 CAPTION_SAMPLES = 15.25

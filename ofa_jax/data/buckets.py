@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
-from ofa_jax.data.task import Lengths, OFATask
+from ofa_jax.data.task import PRETRAINING_FAMILIES, Lengths, OFATask
 
 # Each is one more compilation of the training step.
 MAX_BUCKETS = 8
@@ -67,6 +67,9 @@ class Buckets:
 def by_task(values: Mapping[str, object], tasks: Iterable[OFATask], setting: str) -> dict:
     """Values by task name, of values by task or family name; a task's own name wins.
 
+    One of the eight pretraining families may be named though the mixture lacks it, so that a run
+    file also serves the mixtures that leave a task out.
+
     Args:
       values: task or family name to anything.
       tasks: tasks of the mixture.
@@ -76,12 +79,12 @@ def by_task(values: Mapping[str, object], tasks: Iterable[OFATask], setting: str
       Task name to value, for the tasks that have one.
 
     Raises:
-      ValueError: a name that is neither a task nor a family of the mixture.
+      ValueError: a name that is neither a task nor a family of the mixture, nor one of the eight.
     """
     tasks = list(tasks)
     known = {name for task in tasks for name in (task.name, task.family)}
     for name in values:
-        if name not in known:
+        if name not in known and name not in PRETRAINING_FAMILIES:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(sorted(known))}"
             raise ValueError(f"{setting}: the mixture has no task {name!r}{hint}")

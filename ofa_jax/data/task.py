@@ -22,6 +22,18 @@ from ofa_jax.text.tokenizer import Tokenizer
 Step = Callable[[Example, np.random.Generator], Example]
 Lengths = Mapping[str, int]
 
+# The eight pretraining tasks (SPEC 4.3), by the name under which results are reported.
+PRETRAINING_FAMILIES = (
+    "visual_grounding",
+    "grounded_captioning",
+    "vqa",
+    "image_text_matching",
+    "captioning",
+    "detection",
+    "image_infilling",
+    "text_infilling",
+)
+
 # Key under which the pixels per side of the model input stand in an example during preparation.
 IMAGE_SIZE = "model_image_size"
 
