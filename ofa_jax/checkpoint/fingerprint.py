@@ -6,6 +6,7 @@ other settings is refused before it reads or overwrites anything.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -14,13 +15,10 @@ from typing import Any
 import jax
 
 from ofa_jax.checkpoint.errors import CheckpointError, ModelMismatchError
+from ofa_jax.model.config import TuningConfig
 
 FINGERPRINT_FILE = "model_fingerprint.json"
 _SHOWN = 4
-
-
-# Settings that older folders lack, with the value that they imply there.
-_LATER_SETTINGS = {"model.image_mean": [0.5, 0.5, 0.5], "model.image_std": [0.5, 0.5, 0.5]}
 
 
 def flatten_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
@@ -39,6 +37,14 @@ def flatten_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
             flat.update(flatten_settings(value, f"{prefix}.{key}" if prefix else str(key)))
         return flat
     return {prefix: json.loads(json.dumps(settings))}
+
+
+# Settings that older folders lack, with the value that they imply there.
+_LATER_SETTINGS = {
+    "model.image_mean": [0.5, 0.5, 0.5],
+    "model.image_std": [0.5, 0.5, 0.5],
+    **flatten_settings(dataclasses.asdict(TuningConfig()), "model.tuning"),
+}
 
 
 def check_fingerprint(directory: pathlib.Path, config: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from ofa_jax.checkpoint import orbax_weights
+from ofa_jax.checkpoint import orbax_weights, tuned
 from ofa_jax.checkpoint.huggingface import (
     VOCABULARY_FILES,
     fetch_repository,
@@ -41,7 +41,8 @@ from ofa_jax.checkpoint.repairs import (
 )
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint
-from ofa_jax.model.config import OFAConfig
+from ofa_jax.checkpoint.tuning_layout import infer_tuning
+from ofa_jax.model.config import OFAConfig, TuningConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.vocab import CHINESE
 
@@ -203,6 +204,8 @@ def _import_foreign(
         config = foreign.config or config_from_state_dict(state_dict.shapes(), foreign.hints)
     elif state_dict.shapes().get("encoder.embed_tokens.weight", (0,))[0] == CHINESE.size:
         config = dataclasses.replace(config, vocab_size=CHINESE.size, padded_vocab_size=None)
+    if not infer_tuning(state_dict.shapes()).is_on:
+        config = _untuned(config)
     config = _with_layer_stack(config, layer_stack)
     progress(f"repairing names and shapes for {_described(config)}")
     dtypes = state_dict.dtypes()
@@ -227,6 +230,28 @@ def _import_foreign(
     return ImportedCheckpoint(to_params(repaired, config), config, record, foreign.vocabulary_files)
 
 
+def _untuned(config: OFAConfig) -> OFAConfig:
+    return dataclasses.replace(config, tuning=TuningConfig())
+
+
+def _import_tuned(
+    path: pathlib.Path, base: str, config: OFAConfig | None, **options: Any
+) -> ImportedCheckpoint:
+    """Trained parts on the model that they belong to."""
+    weights = tuned.read_tuned(path)
+    base = base or weights.base
+    if not base or not (pathlib.Path(base).exists() or is_repository_id(base)):
+        where = f"{base}, which is not here" if base else "a model without a checkpoint"
+        raise CheckpointFileError(f"{path}: was trained on {where}; give it as {path}@BASE")
+    if config is not None and config.tuning != weights.tuning:
+        raise CheckpointMismatchError(
+            f"{path}: has the parts {weights.tuning}, the model {config.tuning}"
+        )
+    found = import_checkpoint(base, config=None if config is None else _untuned(config), **options)
+    variables, tuned_config = tuned.apply_tuned(found.variables, found.config, weights, str(path))
+    return dataclasses.replace(found, variables=variables, config=tuned_config)
+
+
 def _with_layer_stack(config: OFAConfig, layer_stack: str | None) -> OFAConfig:
     if layer_stack is None:
         return config
@@ -246,6 +271,11 @@ def _import_own(
             f"{path}: has no {orbax_weights.CONFIG_FILE}; say which model it is (--size)"
         )
     config = _with_layer_stack(config, layer_stack)
+    has = saved.tuning if saved is not None else config.tuning
+    if not has.is_on:
+        config = _untuned(config)
+    elif dataclasses.replace(config.tuning, prefix_dropout=has.prefix_dropout) != has:
+        raise CheckpointMismatchError(f"{path}: has tuned parts {has}, the model {config.tuning}")
     record = next((r for r in map(orbax_weights.read_source_record, homes) if r is not None), None)
     variables = orbax_weights.read_weights(path, ema=ema)
     stacked = "layers" in variables["params"].get("encoder", {})
@@ -268,15 +298,18 @@ def import_checkpoint(
     layer_stack: str | None = None,
     revision: str | None = None,
     seed: int = 0,
+    initial: Callable[[], Mapping[str, Any]] | None = None,
     progress: Progress = _silent,
 ) -> ImportedCheckpoint:
     """Reads a checkpoint of any known kind.
 
     Args:
       source: a fairseq `.pt` or bare state dict, a `.safetensors` file, a HuggingFace folder or
-        repository id, one of our folders; None starts from initialisation and needs `config`.
+        repository id, one of our folders, or trained parts (`tuned.write_tuned`) as FILE or
+        FILE@BASE; None starts from initialisation and needs `config`.
       config: the model to be filled; None takes it from the source. The Chinese vocabulary of a
-        foreign source is recognised and needs no other configuration.
+        foreign source is recognised and needs no other configuration. Parts of `config.tuning`
+        that the source lacks are new.
       ema: take the moving average.
       tolerant: see `repair_state_dict`.
       dictionary_has_mask: see `repair_state_dict`; False needs `config`.
@@ -284,6 +317,7 @@ def import_checkpoint(
       layer_stack: "loop" or "scan"; None keeps that of the configuration.
       revision: of a hub repository.
       seed: of whatever has to be initialised.
+      initial: gives variables of `config` from which new parts are taken; None initialises them.
       progress: called with one line per stage.
 
     Returns:
@@ -296,6 +330,7 @@ def import_checkpoint(
       ValueError: neither source nor configuration, or an impossible configuration.
     """
     stem_weights = None if stem is None else read_stem(stem)
+    options: dict[str, Any] = {"layer_stack": layer_stack, "seed": seed}
     if source is None:
         if config is None:
             raise ValueError("without a source, a configuration (--size) is needed")
@@ -303,6 +338,11 @@ def import_checkpoint(
         progress(f"initialising {_described(config)}")
         record = SourceRecord("initialised", "initialised")
         imported = ImportedCheckpoint(initial_variables(config, seed), config, record)
+    elif (parts := tuned.split_source(source)) is not None:
+        # Its parts are averages already where the run kept them; its base never is.
+        imported = _import_tuned(
+            *parts, config, tolerant=tolerant, revision=revision, progress=progress, **options
+        )
     else:
         path, name = pathlib.Path(source), pathlib.Path(source).name
         if is_repository_id(str(source)):
@@ -314,7 +354,7 @@ def import_checkpoint(
             )
         progress(f"reading {path}")
         if orbax_weights.step_folder(path) is None:
-            return _import_foreign(
+            imported = _import_foreign(
                 path,
                 name,
                 config,
@@ -322,15 +362,21 @@ def import_checkpoint(
                 tolerant=tolerant,
                 dictionary_has_mask=dictionary_has_mask,
                 stem=stem_weights,
-                layer_stack=layer_stack,
-                seed=seed,
                 progress=progress,
+                **options,
             )
-        imported = _import_own(path, config, ema, layer_stack)
-    if stem_weights is None:
+            stem_weights = None
+        else:
+            imported = _import_own(path, config, ema, layer_stack)
+    if stem_weights is not None:
+        state_dict = to_state_dict(imported.variables, imported.config)
+        state_dict = _with_stem(state_dict, stem_weights, imported.config)
+        variables = to_params(StateDict(state_dict), imported.config)
+        imported = dataclasses.replace(imported, variables=variables)
+    if config is None or imported.config.tuning.is_on or not config.tuning.is_on:
         return imported
-    state_dict = to_state_dict(imported.variables, imported.config)
-    state_dict = _with_stem(state_dict, stem_weights, imported.config)
+    whole = dataclasses.replace(imported.config, tuning=config.tuning)
+    fresh = initial_variables(whole, seed) if initial is None else initial()
     return dataclasses.replace(
-        imported, variables=to_params(StateDict(state_dict), imported.config)
+        imported, config=whole, variables=tuned.with_new_parts(imported.variables, fresh)
     )

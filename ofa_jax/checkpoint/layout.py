@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ofa_jax.checkpoint.tuning_layout import infer_tuning, tuning_shapes
 from ofa_jax.model.config import SIZES, OFAConfig, ResNetConfig
 from ofa_jax.vocab import CHINESE, ENGLISH, NUM_SPECIALS
 
@@ -135,6 +136,7 @@ def expected_shapes(config: OFAConfig) -> dict[str, tuple[int, ...]]:
             for layer in range(layers):
                 shapes[f"{side}.{table}.{layer}.weight"] = (rows, config.num_heads)
     shapes["decoder.output_projection.weight"] = (config.vocab_size, d)
+    shapes.update(tuning_shapes(config, shapes))
     return shapes
 
 
@@ -255,6 +257,7 @@ def config_from_state_dict(
         "max_positions": positions,
         "image_bucket_size": round((image_rows - 1) ** 0.5),
         "scale_resids": "encoder.layers.0.w_resid" in shapes,
+        "tuning": infer_tuning(shapes),
     }
     for size in SIZES.values():
         official = (size.image_bucket_size, size.max_positions)

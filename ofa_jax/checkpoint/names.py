@@ -51,14 +51,16 @@ def entries(config: OFAConfig) -> list[Entry]:
     """All tensors of a model, each tied group once, buffers of integers left out.
 
     Args:
-      config: the model's configuration; depth and `scale_resids` decide what exists.
+      config: the model's configuration; depth, `scale_resids` and `tuning` decide what exists.
 
     Returns:
       Entries whose official names and whose paths are both unique.
     """
     result = [Entry(TOKEN_EMBEDDING, ("params", "token_embedding", "embedding"), "tokens")]
-    result += _encoder(config)
-    result += _decoder(config)
+    layers = _encoder(config) + _decoder(config)
+    result += layers + _low_rank(config, layers)
+    result += _prefix("encoder", config.tuning.encoder_prefix, config)
+    result += _prefix("decoder", config.tuning.decoder_prefix, config)
     result += _resnet(config)
     return result
 
@@ -104,6 +106,39 @@ def _shared_layer_part(stack: str, layer: int, config: OFAConfig) -> list[Entry]
         result += _table(f"{stack}.{kind}_rel_pos_table_list.{layer}", *path, "relative", ours)
     if config.scale_resids:
         result.append(Entry(f"{official}.w_resid", ("params", *path, "residual_scale")))
+    if config.tuning.adapter_dim:
+        for theirs, ours in (("down_proj", "down"), ("up_proj", "up")):
+            result += _dense(f"{official}.adapter.{theirs}", *path, "adapter", ours)
+    return result
+
+
+def _low_rank(config: OFAConfig, layers: list[Entry]) -> list[Entry]:
+    """LoRA beside the kernels that have it; the official code has none, so names follow PEFT."""
+    kernels = {("feedforward", "expand"), ("feedforward", "contract")}
+    kernels |= {
+        (a, p)
+        for a in ("attention", "self_attention", "cross_attention")
+        for p in ("query", "key", "value", "output")
+    }
+    result = []
+    for entry in layers:
+        *path, owner, target, leaf = entry.path
+        if leaf == "kernel" and (owner, target) in kernels and config.tuning.low_rank(target):
+            for theirs, ours in (("lora_A", "lora_down"), ("lora_B", "lora_up")):
+                name = f"{entry.official.removesuffix('.weight')}.{theirs}.weight"
+                result.append(Entry(name, (*path, owner, target, ours), "dense"))
+    return result
+
+
+def _prefix(stack: str, length: int, config: OFAConfig) -> list[Entry]:
+    """The prefix of a stack (SPEC 2.2)."""
+    if not length:
+        return []
+    official = f"{stack}.{stack}_prompt_encoder"
+    result = _table(f"{official}.embedding", stack, "prefix", "table")
+    if config.tuning.prefix_hidden:
+        result += _dense(f"{official}.trans.0", stack, "prefix", "hidden")
+        result += _dense(f"{official}.trans.2", stack, "prefix", "output")
     return result
 
 

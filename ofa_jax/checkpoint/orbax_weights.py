@@ -25,7 +25,7 @@ from etils import epath
 from ofa_jax.checkpoint.errors import one_line
 from ofa_jax.checkpoint.fingerprint import FINGERPRINT_FILE
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
-from ofa_jax.model.config import OFAConfig, ResNetConfig
+from ofa_jax.model.config import OFAConfig, ResNetConfig, TuningConfig
 
 CONFIG_FILE = "model_config.json"
 RECORD_FILE = "source.json"
@@ -127,6 +127,7 @@ def read_model_config(folder: str | os.PathLike) -> OFAConfig | None:
     try:
         values: dict[str, Any] = dict(fields)
         values["resnet"] = ResNetConfig(**values["resnet"])
+        values["tuning"] = TuningConfig(**values.get("tuning", {}))
         return OFAConfig(**values)
     except (TypeError, KeyError, ValueError) as error:
         raise CheckpointFileError(f"{path}: is no model configuration ({error})") from error

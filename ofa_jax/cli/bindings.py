@@ -13,7 +13,7 @@ from typing import Any
 import gin
 
 from ofa_jax.cli import settings
-from ofa_jax.model.config import SIZES, OFAConfig, ResNetConfig
+from ofa_jax.model.config import SIZES, OFAConfig, ResNetConfig, TuningConfig
 from ofa_jax.training.optimizer import OptimizerConfig
 from ofa_jax.training.schedule import ScheduleConfig
 
@@ -75,6 +75,7 @@ def registered(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
         "train_script.train": train,
         "models.OFA": ModelConfig,
         "models.ResNet": ResNetConfig,
+        "models.Tuning": TuningConfig,
         "utils.DatasetConfig": settings.DatasetConfig,
         "utils.EvaluationConfig": settings.EvaluationConfig,
         "utils.LossEvaluationConfig": settings.LossEvaluationConfig,

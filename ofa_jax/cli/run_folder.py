@@ -16,6 +16,7 @@ import numpy as np
 from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.checkpoint.manager import CheckpointManager, readable_size, tree_bytes
 from ofa_jax.checkpoint.orbax_weights import write_model_config
+from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
 from ofa_jax.cli import gin_files, run_tasks
 from ofa_jax.cli.engine import Engine
 from ofa_jax.cli.settings import CheckpointConfig
@@ -99,6 +100,24 @@ def check_space(
             f"MODEL_DIR {run_dir} has {readable_size(free)} free; {checkpoints.keep} "
             f"checkpoints and the one being written need {readable_size(needed)} more"
         )
+
+
+def write_trained(
+    run_dir: pathlib.Path, engine: Engine, variables: Any, initial_path: str | None
+) -> None:
+    """Writes the parameters that were trained, for runs that froze the rest.
+
+    Args:
+      run_dir: folder of the run.
+      engine: of the run.
+      variables: {"params", "batch_stats"}, whole on this host.
+      initial_path: checkpoint of the frozen rest.
+    """
+    path, base = run_dir / TUNED_FILE, initial_path or ""
+    frozen = engine.optimizer.frozen
+    count = write_tuned(path, variables, engine.config, frozen=frozen, base=base)
+    size = readable_size(path.stat().st_size)
+    logger.info("%s: the %d numbers that were trained, %s", path, count, size)
 
 
 def write_settings(run_dir: pathlib.Path, engine: Engine) -> None:

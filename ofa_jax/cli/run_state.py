@@ -116,7 +116,7 @@ def _compare_mesh(saved: Any, engine: Engine) -> None:
 
 def _with_weights(path: str, state: TrainState, shardings: Any, config: OFAConfig) -> TrainState:
     """The weights of another run or of a released checkpoint, with a fresh optimiser."""
-    imported = import_checkpoint(path, config=config)
+    imported = import_checkpoint(path, config=config, initial=state.variables)
     logger.info("starting from the weights of %s", path)
     variables = {
         name: jax.tree.map(jax.device_put, imported.variables[name], getattr(shardings, name))

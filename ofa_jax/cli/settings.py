@@ -235,6 +235,8 @@ class CheckpointConfig:
         "captioning/cider_d"; the best checkpoint by it stays, and the final evaluation uses it.
         "" keeps only the newest.
       best_mode: "max" or "min".
+      save_trained: write at the end what `optimizers.OptimizerConfig.frozen` left to train, and
+        nothing else, to the small file `tuned.safetensors`.
     """
 
     period: int = 1000
@@ -242,6 +244,7 @@ class CheckpointConfig:
     initial_path: str | None = None
     best_metric: str = ""
     best_mode: str = "max"
+    save_trained: bool = False
 
     def __post_init__(self) -> None:
         if self.best_mode not in ("max", "min"):

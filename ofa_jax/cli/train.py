@@ -185,6 +185,10 @@ def train(
                 return {}
         results = {}
         state = run_state.best(manager, state, shardings)
+        if checkpoint_cfg.save_trained:
+            variables = distributed.on_every_host(state.variables(use_ema=True))
+            if run_folder.is_primary():
+                run_folder.write_trained(run_dir, engine, variables, checkpoint_cfg.initial_path)
         if evaluation and evaluation.config.final_num_examples:
             facts = {
                 "model": model.size,

@@ -19,6 +19,7 @@ from ofa_jax.model.layers import (
     parallel_dense,
     partitioned,
 )
+from ofa_jax.model.tuning import Prefix, prepend_prefix
 from ofa_jax.ops import attention as attention_ops
 
 
@@ -27,12 +28,16 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
-def head_projection(config: OFAConfig, name: str | None = None) -> Dense:
+def head_projection(config: OFAConfig, target: str = "") -> Dense:
     """A linear map onto all heads: of states (SPEC 1.7) or of normalised positions (SPEC 1.5).
 
     OFA-NOTE: SPEC 1.10. Below width 256 it starts at 0.4 of the Glorot scale, so that attention
     starts nearly uniform, as it does at the official scale; sharp random attention delays learning
     which word belongs to which patch.
+
+    Args:
+      config: the model's configuration.
+      target: name of a state's projection for `TuningConfig.low_rank`; "" for positions.
     """
     d = config.width
     narrow = 0.4 if dense_scale(d, d, d) != OFFICIAL_SCALE else 1.0
@@ -41,7 +46,7 @@ def head_projection(config: OFAConfig, name: str | None = None) -> Dense:
         axes=("embed", "joined_kv"),
         scale=narrow * dense_scale(d, d, d),
         dtype=jnp.dtype(config.dtype),
-        name=name,
+        low_rank=config.tuning.low_rank(target),
     )
 
 
@@ -68,14 +73,15 @@ class Attention(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        self.query = head_projection(cfg)
-        self.key = head_projection(cfg)
-        self.value = head_projection(cfg)
+        self.query = head_projection(cfg, "query")
+        self.key = head_projection(cfg, "key")
+        self.value = head_projection(cfg, "value")
         self.output = Dense(
             cfg.width,
             axes=("joined_kv", "embed"),
             scale=dense_scale(cfg.width, cfg.width, cfg.width),
             dtype=jnp.dtype(cfg.dtype),
+            low_rank=cfg.tuning.low_rank("output"),
         )
         self.head_scale = self.param(
             "head_scale", partitioned(nn.initializers.ones_init(), ("heads",)), (cfg.num_heads,)
@@ -110,6 +116,7 @@ class Attention(nn.Module):
         bias: jax.Array | None = None,
         key_mask: jax.Array | None = None,
         causal: bool = False,
+        prefix: Prefix | None = None,
         train: bool = False,
     ) -> jax.Array:
         """Attends from `queries` to `keys`.
@@ -122,6 +129,7 @@ class Attention(nn.Module):
           bias: float[1 or b, h, t, n] or None.
           key_mask: bool[b, n], True = keep, or None.
           causal: whether query i sees only keys 0..i.
+          prefix: keys and values that every query sees before all others, or None.
           train: whether attention dropout acts.
 
         Returns:
@@ -133,6 +141,10 @@ class Attention(nn.Module):
         else:
             query = self.project_query(queries)
             key, value = self.project_key_value(keys)
+        if prefix is not None:
+            key, value, key_position, bias, key_mask = prepend_prefix(
+                prefix, key, value, key_position, bias, key_mask
+            )
         rate = cfg.attention_dropout if train else 0.0
         heads = attention_ops.attention(
             query,

@@ -92,6 +92,71 @@ RESNET101 = ResNetConfig(stage_blocks=(3, 4, 23))
 RESNET152 = ResNetConfig(stage_blocks=(3, 8, 36))
 
 
+# Dense layers of attention and feed-forward that can have a low-rank change.
+LORA_TARGETS = ("query", "key", "value", "output", "expand", "contract")
+
+
+@dataclasses.dataclass(frozen=True)
+class TuningConfig:
+    """Small parts added to a model that is tuned without changing it (SPEC 8.11).
+
+    All off by default; then the model has no parameter more. What stays as it was is said to the
+    optimiser: `ofa_jax.model.tuning.frozen_except`.
+
+    Attributes:
+      encoder_prefix: learned keys and values in front of every self-attention of the encoder.
+      decoder_prefix: the same in the decoder.
+      prefix_hidden: width of the network that makes them from an embedding; 0 learns them directly.
+      prefix_dropout: rate on them, 0.2 in all official runs.
+      adapter_dim: inner width of the adapter behind each feed-forward layer; 0 has none.
+      lora_rank: rank of the learned change of dense kernels (Hu et al. 2021); 0 has none.
+      lora_alpha: the change is scaled by this over the rank.
+      lora_targets: the layers that are changed, among `LORA_TARGETS`.
+    """
+
+    encoder_prefix: int = 0
+    decoder_prefix: int = 0
+    prefix_hidden: int = 0
+    prefix_dropout: float = 0.2
+    adapter_dim: int = 0
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = ("query", "value")
+
+    def __post_init__(self) -> None:
+        def require(field: str, condition: bool, wanted: str) -> None:
+            _require(condition, "TuningConfig", field, getattr(self, field), wanted)
+
+        for field in (
+            "encoder_prefix",
+            "decoder_prefix",
+            "prefix_hidden",
+            "adapter_dim",
+            "lora_rank",
+        ):
+            value = getattr(self, field)
+            require(field, isinstance(value, int) and value >= 0, "an int of 0 (off) or more")
+        require("prefix_dropout", 0.0 <= self.prefix_dropout < 1.0, "a rate in [0, 1)")
+        require("lora_alpha", self.lora_alpha > 0, "positive")
+        is_list = not isinstance(self.lora_targets, str)
+        require("lora_targets", is_list, f"a tuple of some of {LORA_TARGETS}")
+        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
+        known = bool(self.lora_targets) and set(self.lora_targets) <= set(LORA_TARGETS)
+        require("lora_targets", known, f"some of {LORA_TARGETS}")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the model has any part more."""
+        parts = (self.encoder_prefix, self.decoder_prefix, self.adapter_dim, self.lora_rank)
+        return any(parts)
+
+    def low_rank(self, target: str) -> tuple[int, float] | None:
+        """Rank and scale of the change of a layer, or None where it has none."""
+        if not self.lora_rank or target not in self.lora_targets:
+            return None
+        return self.lora_rank, self.lora_alpha / self.lora_rank
+
+
 # Mean and deviation of pixels that all tasks but ImageNet classification are given (SPEC 4.4).
 HALF = (0.5, 0.5, 0.5)
 
@@ -138,6 +203,7 @@ class OFAConfig:
       sample_patch_num: patches kept per image while training (SPEC 1.4, step 2); 0 keeps all.
       image_mean: subtracted from pixels in 0 .. 1, per channel; 0.5 except for ImageNet (SPEC 8.6).
       image_std: what the difference is divided by.
+      tuning: small parts that are trained in place of the model itself.
     """
 
     vocab_size: int = 59457
@@ -175,6 +241,7 @@ class OFAConfig:
     sample_patch_num: int = 0
     image_mean: tuple[float, float, float] = HALF
     image_std: tuple[float, float, float] = HALF
+    tuning: TuningConfig = TuningConfig()
 
     def __post_init__(self) -> None:
         def require(field: str, condition: bool, wanted: str) -> None:

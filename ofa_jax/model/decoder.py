@@ -28,6 +28,7 @@ from ofa_jax.model.layers import (
     embedding_scale,
     residual_scale,
 )
+from ofa_jax.model.tuning import Adapter, Prefix, PrefixPrompt, prefix_weighted
 from ofa_jax.ops import attention as attention_ops
 from ofa_jax.ops.attention import MASKED_LOGIT, position_bias
 
@@ -90,17 +91,19 @@ class DecoderLayer(nn.Module):
         self.cross_attention_out_norm = LayerNorm(dtype=dtype)
         self.feedforward_norm = LayerNorm(dtype=dtype)
         self.feedforward = FeedForward(cfg)
+        if cfg.tuning.adapter_dim:
+            self.adapter = Adapter(cfg)
         if cfg.scale_resids:
             self.residual_factor = residual_scale(self, cfg.width)
 
     def __call__(
-        self, x: jax.Array, drop_rate: jax.Array | float, context: DecoderContext, train: bool
+        self, x: jax.Array, own: stack.OwnInputs, context: DecoderContext, train: bool
     ) -> tuple[jax.Array, None]:
         """Applies the layer to whole targets.
 
         Args:
           x: float[b, t, d].
-          drop_rate: drop-path rate of this layer.
+          own: drop-path rate and prefix of this layer.
           context: see `DecoderContext`.
           train: whether dropout acts.
 
@@ -111,9 +114,13 @@ class DecoderLayer(nn.Module):
         # OFA-NOTE: SPEC 1.9. No padding mask: padding is at the end, where a causal query never
         # looks, and its own outputs have no weight in the loss.
         y = self.self_attention(
-            y, bias=self._self_bias(x.shape[1], context), causal=True, train=train
+            y,
+            bias=self._self_bias(x.shape[1], context),
+            causal=True,
+            prefix=own.prefix,
+            train=train,
         )
-        x = x + self._drop(self.self_attention_out_norm(y), drop_rate, train)
+        x = x + self._drop(self.self_attention_out_norm(y), own.drop_rate, train)
 
         y = self.cross_attention(
             self.cross_attention_norm(x),
@@ -124,10 +131,10 @@ class DecoderLayer(nn.Module):
             key_mask=context.mask,
             train=train,
         )
-        x = x + self._drop(self.cross_attention_out_norm(y), drop_rate, train)
+        x = x + self._drop(self.cross_attention_out_norm(y), own.drop_rate, train)
 
         y = self.feedforward(self.feedforward_norm(x), train)
-        x = self._scaled(x) + self._drop(y, drop_rate, train)
+        x = self._scaled(x) + self._drop(y, own.drop_rate, train, adapts=True)
         return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
 
     def cross_key_value(self, states: jax.Array) -> dict[str, jax.Array]:
@@ -142,6 +149,7 @@ class DecoderLayer(nn.Module):
         own: dict[str, jax.Array],
         cross: dict[str, jax.Array],
         rows: StepRows,
+        prefix: Prefix | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Applies the layer to one token of each beam.
 
@@ -151,6 +159,7 @@ class DecoderLayer(nn.Module):
           own: cached key and value of this layer, each dtype[b, g, h, t, k].
           cross: projected encoder states, each dtype[b, h, n, k].
           rows: position logits of this step.
+          prefix: of this layer, without a batch, or None.
 
         Returns:
           float[b, g, d], and `own` with this token written at `position`.
@@ -170,7 +179,11 @@ class DecoderLayer(nn.Module):
         )
         logits = logits + (rows.own + self._relative_row(position, rows))[:, None]
         seen = jnp.arange(logits.shape[-1]) <= position
-        y = _weighted(jnp.where(seen, logits, MASKED_LOGIT), own["value"], "bght,bghtk->bghk")
+        logits = jnp.where(seen, logits, MASKED_LOGIT)
+        if prefix is None:
+            y = _weighted(logits, own["value"], "bght,bghtk->bghk")
+        else:
+            y = prefix_weighted(prefix, query, logits, own["value"])
         x = x + self.self_attention_out_norm(self.self_attention.merge(y))
 
         query = self.cross_attention.project_query(self.cross_attention_norm(x)) * scale
@@ -180,16 +193,23 @@ class DecoderLayer(nn.Module):
         logits = jnp.where(rows.mask[:, None, None], logits + rows.cross[:, None], MASKED_LOGIT)
         y = _weighted(logits, cross["value"], "bghn,bhnk->bghk")
         x = x + self.cross_attention_out_norm(self.cross_attention.merge(y))
-        y = self.feedforward(self.feedforward_norm(x))
+        y = self._adapted(self.feedforward(self.feedforward_norm(x)))
         return self._scaled(x) + y, own
 
-    def _drop(self, y: jax.Array, drop_rate: jax.Array | float, train: bool) -> jax.Array:
+    def _drop(
+        self, y: jax.Array, drop_rate: jax.Array | float, train: bool, adapts: bool = False
+    ) -> jax.Array:
         cfg = self.config
         if train and cfg.dropout > 0.0:
             y = dropout(y, cfg.dropout, self.make_rng("dropout"))
+        if adapts:
+            y = self._adapted(y)
         if train and cfg.decoder_drop_path > 0.0:
             y = drop_path(y, drop_rate, self.make_rng("dropout"))
         return y
+
+    def _adapted(self, y: jax.Array) -> jax.Array:
+        return self.adapter(y) if self.config.tuning.adapter_dim else y
 
     def _scaled(self, residual: jax.Array) -> jax.Array:
         if not self.config.scale_resids:
@@ -312,6 +332,8 @@ class Decoder(nn.Module):
             layer = stack.wrapped_layer(DecoderLayer, cfg)
             self.layers = [layer(cfg) for _ in range(cfg.decoder_layers)]
         self.final_norm = LayerNorm(dtype=dtype)
+        if cfg.tuning.decoder_prefix:
+            self.prefix = PrefixPrompt(cfg, cfg.decoder_layers, cfg.tuning.decoder_prefix)
 
     def __call__(
         self,
@@ -354,7 +376,8 @@ class Decoder(nn.Module):
             cross_key=cross_key,
         )
         rates = stack.drop_path_rates(cfg.decoder_drop_path, cfg.decoder_layers)
-        x = stack.run_layers(self.layers, x, rates, context, train)
+        prefix = self.prefix(x.shape[0], train) if cfg.tuning.decoder_prefix else None
+        x = stack.run_layers(self.layers, x, rates, context, train, prefix)
         return self.final_norm(x)
 
     def init_cache(
@@ -373,7 +396,8 @@ class Decoder(nn.Module):
           "cross": per layer key and value, dtype[b, h, n, k], "mask" bool[b, n] and "code_masks"
           bool[b], not repeated per beam;
           "position": projected positions, without beams: "self_query" and "cross_query"
-          dtype[2, t, h, k], "self_key" dtype[2, t, h, k], "cross_key" dtype[1 or b, n, h, k].
+          dtype[2, t, h, k], "self_key" dtype[2, t, h, k], "cross_key" dtype[1 or b, n, h, k];
+          "prefix", only with a decoder prefix: `Prefix` of all layers, dtype[l, m, h, k].
         """
         cfg = self.config
         b = encoder_output.states.shape[0]
@@ -388,7 +412,10 @@ class Decoder(nn.Module):
         }
         cross["mask"] = encoder_output.mask
         cross["code_masks"] = code_masks
-        return {"self": own, "cross": cross, "position": position}
+        cache = {"self": own, "cross": cross, "position": position}
+        if cfg.tuning.decoder_prefix:
+            cache["prefix"] = jax.tree.map(lambda leaf: leaf[:, 0], self.prefix(b, train=False))
+        return cache
 
     def step(self, x: jax.Array, cache: Cache, position: jax.Array) -> tuple[jax.Array, Cache]:
         """One step of incremental decoding.
@@ -428,7 +455,8 @@ class Decoder(nn.Module):
         own = {}
         for i, layer in enumerate(self._single_layers()):
             name = f"layers_{i}"
-            x, own[name] = layer.step(x, position, cache["self"][name], cross[name], rows)
+            prefix = cache["prefix"].layer(i) if "prefix" in cache else None
+            x, own[name] = layer.step(x, position, cache["self"][name], cross[name], rows, prefix)
         return self.final_norm(x), {**cache, "self": own}
 
     def _embedded(self, x: jax.Array, code_masks: jax.Array | None) -> jax.Array:

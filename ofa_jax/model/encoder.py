@@ -29,6 +29,7 @@ from ofa_jax.model.layers import (
     residual_scale,
 )
 from ofa_jax.model.resnet import ResNet
+from ofa_jax.model.tuning import Adapter, PrefixPrompt
 from ofa_jax.ops.attention import position_bias
 
 
@@ -78,13 +79,13 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, drop_rate: jax.Array | float, context: EncoderContext, train: bool
+        self, x: jax.Array, own: stack.OwnInputs, context: EncoderContext, train: bool
     ) -> tuple[jax.Array, None]:
         """Applies the layer.
 
         Args:
           x: float[b, n, d].
-          drop_rate: drop-path rate of this layer.
+          own: drop-path rate and prefix of this layer.
           context: see `EncoderContext`.
           train: whether dropout acts.
 
@@ -103,13 +104,14 @@ class EncoderLayer(nn.Module):
             key_position=context.key_position,
             bias=self._bias(x.shape[1], context),
             key_mask=context.mask,
+            prefix=own.prefix,
             train=train,
         )
         x = LayerNorm(dtype=dtype, name="attention_out_norm")(x)
         if train and cfg.dropout > 0.0:
             x = dropout(x, cfg.dropout, self.make_rng("dropout"))
         if drops_paths:
-            x = drop_path(x, drop_rate, self.make_rng("dropout"))
+            x = drop_path(x, own.drop_rate, self.make_rng("dropout"))
         x = residual + x
 
         residual = x
@@ -117,10 +119,12 @@ class EncoderLayer(nn.Module):
         x = FeedForward(cfg, name="feedforward")(x, train)
         if train and cfg.dropout > 0.0:
             x = dropout(x, cfg.dropout, self.make_rng("dropout"))
+        if cfg.tuning.adapter_dim:
+            x = Adapter(cfg, name="adapter")(x)
         if cfg.scale_resids:
             residual = residual * residual_scale(self, cfg.width).astype(dtype)
         if drops_paths:
-            x = drop_path(x, drop_rate, self.make_rng("dropout"))
+            x = drop_path(x, own.drop_rate, self.make_rng("dropout"))
         x = residual + x
         return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
 
@@ -295,7 +299,11 @@ class Encoder(nn.Module):
         else:
             layer = stack.wrapped_layer(EncoderLayer, cfg)
             layers = [layer(cfg, grid, name=f"layers_{i}") for i in range(cfg.encoder_layers)]
-        x = stack.run_layers(layers, x, rates, context, train)
+        prefix = None
+        if cfg.tuning.encoder_prefix:
+            prompt = PrefixPrompt(cfg, cfg.encoder_layers, cfg.tuning.encoder_prefix, name="prefix")
+            prefix = prompt(b, train)
+        x = stack.run_layers(layers, x, rates, context, train, prefix)
         x = LayerNorm(dtype=dtype, name="final_norm")(x)
         return EncoderOutput(states=x, mask=mask, positions=p)
 

@@ -19,9 +19,21 @@ class FeedForward(nn.Module):
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
         scale = dense_scale(cfg.width, cfg.ffn_dim, cfg.width)
-        self.expand = Dense(cfg.ffn_dim, axes=("embed", "mlp"), scale=scale, dtype=dtype)
+        self.expand = Dense(
+            cfg.ffn_dim,
+            axes=("embed", "mlp"),
+            scale=scale,
+            dtype=dtype,
+            low_rank=cfg.tuning.low_rank("expand"),
+        )
         self.norm = LayerNorm(axis="mlp", dtype=dtype)
-        self.contract = Dense(cfg.width, axes=("mlp", "embed"), scale=scale, dtype=dtype)
+        self.contract = Dense(
+            cfg.width,
+            axes=("mlp", "embed"),
+            scale=scale,
+            dtype=dtype,
+            low_rank=cfg.tuning.low_rank("contract"),
+        )
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps float[b, n, d] to float[b, n, d].

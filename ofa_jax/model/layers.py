@@ -96,12 +96,15 @@ class Dense(nn.Module):
       axes: logical names of the kernel's input and output axes.
       scale: standard deviation of the initial kernel.
       dtype: type of the computation; parameters are float32.
+      low_rank: (rank, scale) of a learned change `scale * down @ up` of the kernel, or None.
+        `up` starts at zero, so a new change is none.
     """
 
     features: int
-    axes: tuple[str, str]
+    axes: tuple[str | None, str | None]
     scale: float
     dtype: jnp.dtype = jnp.float32
+    low_rank: tuple[int, float] | None = None
 
     @nn.compact
     def weights(self, fan_in: int) -> tuple[jax.Array, jax.Array]:
@@ -111,6 +114,20 @@ class Dense(nn.Module):
         bias = self.param(
             "bias", partitioned(nn.initializers.zeros_init(), self.axes[1:]), (self.features,)
         )
+        if self.low_rank is not None:
+            rank, scale = self.low_rank
+            # The kernel is changed, not the result: so whatever uses these weights need not know.
+            normal, zeros = (
+                nn.initializers.normal((3 * fan_in) ** -0.5),
+                nn.initializers.zeros_init(),
+            )
+            down = self.param(
+                "lora_down", partitioned(normal, (self.axes[0], None)), (fan_in, rank)
+            )
+            up = self.param(
+                "lora_up", partitioned(zeros, (None, self.axes[1])), (rank, self.features)
+            )
+            kernel = kernel + scale * (down @ up)
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:

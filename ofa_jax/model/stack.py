@@ -8,17 +8,32 @@ layer axis in front: it compiles in constant time, which deep models on TPU want
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from ofa_jax.model.config import OFAConfig
+from ofa_jax.model.tuning import Prefix
 
 _REMAT_POLICIES = {
     "full": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+
+class OwnInputs(NamedTuple):
+    """What each layer has for itself beside its parameters; scanned over its leading axis.
+
+    Attributes:
+      drop_rate: drop-path rate, a float or a float32 scalar (scanned layers).
+      prefix: keys and values in front of self-attention, or None.
+    """
+
+    drop_rate: jax.Array | float
+    prefix: Prefix | None = None
 
 
 def drop_path_rates(rate: float, layers: int) -> np.ndarray:
@@ -42,7 +57,7 @@ def scanned_layer(layer: type[nn.Module], config: OFAConfig, length: int) -> typ
     """The layer class, scanned `length` times over stacked parameters.
 
     Args:
-      layer: module class with `__call__(x, drop_rate, context, train) -> (x, None)`.
+      layer: module class with `__call__(x, own, context, train) -> (x, None)`.
       config: the model's configuration.
       length: number of layers.
     """
@@ -62,6 +77,7 @@ def run_layers(
     rates: np.ndarray,
     context: object,
     train: bool,
+    prefix: Prefix | None = None,
 ) -> jax.Array:
     """Applies a loop of layers or one scanned layer.
 
@@ -71,12 +87,14 @@ def run_layers(
       rates: float32[l] drop-path rates.
       context: pytree of arrays that all layers share.
       train: whether dropout acts.
+      prefix: of all layers, with the layer axis in front, or None.
 
     Returns:
       float[b, n, d].
     """
     if not isinstance(layers, (list, tuple)):
-        return layers(x, jnp.asarray(rates), context, train)[0]
-    for layer, rate in zip(layers, rates, strict=True):
-        x, _ = layer(x, float(rate), context, train)
+        return layers(x, OwnInputs(jnp.asarray(rates), prefix), context, train)[0]
+    for i, (layer, rate) in enumerate(zip(layers, rates, strict=True)):
+        own = OwnInputs(float(rate), None if prefix is None else prefix.layer(i))
+        x, _ = layer(x, own, context, train)
     return x

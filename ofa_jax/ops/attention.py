@@ -47,7 +47,8 @@ def attention(
       key_position: float[1 or b, n, h, k] position keys, or None.
       bias: float[1 or b, h, t, n] added to the logits, or None.
       key_mask: bool[b, n], True = keep, or None.
-      causal: whether query i sees only keys 0..i.
+      causal: whether query i sees only keys 0..i; where there are n - t keys more, they stand in
+        front and every query sees them.
       dropout_rate: rate on the probabilities; needs `dropout_rng` when above 0.
       dropout_rng: PRNG key.
       implementation: "xla" (reference), "fused" (`jax.nn.dot_product_attention`, backend's
@@ -69,6 +70,12 @@ def attention(
         else:
             query = jnp.concatenate([query, jnp.broadcast_to(query_position, query.shape)], -1)
             key = jnp.concatenate([key, jnp.broadcast_to(key_position, key.shape)], -1)
+    t, n = query.shape[1], key.shape[1]
+    if causal and n != t:
+        # Fused kernels align a causal mask of unequal lengths differently; a bias means the same.
+        unseen = _causal_bias(t, n)
+        bias = unseen if bias is None else bias.astype(jnp.float32) + unseen
+        causal = False
     if implementation == "auto" or dropout_rate > 0.0:
         implementation = "xla"
     if implementation == "xla":
@@ -107,6 +114,12 @@ def position_bias(query_position: jax.Array, key_position: jax.Array) -> jax.Arr
     return jnp.einsum("athk,anhk->ahtn", query_position, key_position)
 
 
+def _causal_bias(t: int, n: int) -> jax.Array:
+    """float32[1, 1, t, n]: -1e9 where query i may not see key n - t + j for j > i."""
+    masked = np.full((1, 1, t, n), MASKED_LOGIT, np.float32)
+    return cast(jax.Array, np.triu(masked, 1 + n - t))
+
+
 def _xla(
     query: jax.Array,
     key: jax.Array,
@@ -122,8 +135,7 @@ def _xla(
     # Masks are added: their logits are so low that nothing else of them survives the softmax, and
     # unlike a select, a sum of constants costs nothing in the backward pass.
     if causal:
-        masked = np.full(logits.shape[-2:], MASKED_LOGIT, np.float32)
-        unseen = cast(jax.Array, np.triu(masked, 1))
+        unseen = _causal_bias(*logits.shape[-2:])
         bias = unseen if bias is None else bias.astype(jnp.float32) + unseen
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)

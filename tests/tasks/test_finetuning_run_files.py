@@ -119,7 +119,6 @@ def eval_literal(value):
 
 def test_there_is_no_other_file_to_check():
     names = {path.stem for path in FOLDER.glob("*.gin")} - {"finetune"}
-    names = {name for name in names if not name.startswith("tuning_")}
     # These go on top of the others.
     names -= {f"tuning_{method}" for method in TRAINED}
     others = {

@@ -1,0 +1,217 @@
+"""Parameter-efficient tuning: prefixes, adapters, and what trains (SPEC 8.11).
+
+A pretrained model stays as it is and small parts learn: keys and values in front of every
+self-attention (prefix), a bottleneck behind every feed-forward layer (adapter), a low-rank change
+of dense kernels (LoRA, in `layers.Dense`), or only biases of the model itself (BitFit).
+`TuningConfig` says which parts exist; `frozen_except` gives the optimiser the expression that
+freezes the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import struct
+
+from ofa_jax.model.config import OFAConfig
+from ofa_jax.model.layers import OFFICIAL_SCALE, Dense, Table, dropout
+
+# Paths of the parameters that each method trains.
+# OFA-NOTE: SPEC 8.11. The official adapter flag freezes only the embeddings; here it means adapters
+# alone, as the method is described. BitFit's are the biases of the norms before
+# attention and feed-forward, of the final norms, and of the feed-forward layers; not those of
+# attention, of positions, and of the norms that NormFormer added.
+TRAINED: Mapping[str, str] = MappingProxyType(
+    {
+        "prefix": r"coder/prefix/",
+        "adapter": r"/adapter/",
+        "lora": r"/lora_(down|up)$",
+        "bitfit": r"/(((self_|cross_)?attention|feedforward|final)_norm|expand|contract)/bias$",
+    }
+)
+
+
+def frozen_except(*methods: str) -> str:
+    """The expression that matches all parameters but those that some methods train.
+
+    Args:
+      *methods: keys of `TRAINED`.
+
+    Returns:
+      A regular expression for `OptimizerConfig.frozen`.
+
+    Raises:
+      ValueError: an unknown method, or none.
+    """
+    unknown = [method for method in methods if method not in TRAINED]
+    if unknown or not methods:
+        raise ValueError(f"methods must be some of {', '.join(TRAINED)}, got {methods}")
+    return f"^(?!.*({'|'.join(TRAINED[method] for method in methods)}))"
+
+
+@struct.dataclass
+class Prefix:
+    """Keys and values in front of self-attention.
+
+    Attributes:
+      key: float[..., m, h, k], before it a batch of 1 or b and, for all layers together, l.
+      value: the same shape.
+    """
+
+    key: jax.Array
+    value: jax.Array
+
+    def layer(self, index: int) -> Prefix:
+        """The prefix of one layer, from those of all."""
+        return Prefix(self.key[index], self.value[index])
+
+
+class PrefixPrompt(nn.Module):
+    """Learned keys and values for every layer of a stack (SPEC 8.11).
+
+    Attributes:
+      config: the model's configuration.
+      layers: depth l of the stack.
+      length: prefix length m.
+    """
+
+    config: OFAConfig
+    layers: int
+    length: int
+
+    @nn.compact
+    def __call__(self, batch: int, train: bool) -> Prefix:
+        """Makes the prefixes of all layers.
+
+        Args:
+          batch: b, read where dropout acts, which differs per sample.
+          train: whether dropout acts.
+
+        Returns:
+          dtype[l, 1 or b, m, h, k] twice. Not scaled: a key is one like any other.
+        """
+        cfg = self.config
+        dtype = jnp.dtype(cfg.dtype)
+        features = 2 * self.layers * cfg.width
+        hidden = cfg.tuning.prefix_hidden
+        width = cfg.width if hidden else features
+        x = Table(self.length, width, (None, "embed"), OFFICIAL_SCALE, name="table")().astype(dtype)
+        if hidden:
+            scale, axes = OFFICIAL_SCALE, (None, "embed")
+            x = Dense(hidden, axes=("embed", None), scale=scale, dtype=dtype, name="hidden")(x)
+            x = Dense(features, axes=axes, scale=scale, dtype=dtype, name="output")(jax.nn.relu(x))
+        # Features are layers, then key and value, then heads.
+        x = x.reshape(1, self.length, self.layers, 2, cfg.num_heads, cfg.head_dim)
+        rate = cfg.tuning.prefix_dropout
+        if train and rate > 0.0:
+            x = dropout(jnp.broadcast_to(x, (batch, *x.shape[1:])), rate, self.make_rng("dropout"))
+        key, value = x.transpose(3, 2, 0, 1, 4, 5)
+        return Prefix(key, value)
+
+
+class Adapter(nn.Module):
+    """Dense, relu, dense, and a residual, behind a feed-forward layer (SPEC 8.11)."""
+
+    config: OFAConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps dtype[..., d] to dtype[..., d]."""
+        cfg = self.config
+        dtype, scale = jnp.dtype(cfg.dtype), OFFICIAL_SCALE
+        dim = cfg.tuning.adapter_dim
+        y = Dense(dim, axes=("embed", None), scale=scale, dtype=dtype, name="down")(x)
+        y = jax.nn.relu(y)
+        return x + Dense(cfg.width, axes=(None, "embed"), scale=scale, dtype=dtype, name="up")(y)
+
+
+def prepend_prefix(
+    prefix: Prefix,
+    key: jax.Array,
+    value: jax.Array,
+    key_position: jax.Array | None,
+    bias: jax.Array | None,
+    key_mask: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None, jax.Array | None]:
+    """The arguments of attention with a prefix: no position logits on it, never masked.
+
+    Args:
+      prefix: float[1 or b, m, h, k].
+      key: float[b, n, h, k].
+      value: float[b, n, h, k].
+      key_position: float[1 or b, n, h, k] or None.
+      bias: float[1 or b, h, t, n] or None.
+      key_mask: bool[b, n] or None.
+
+    Returns:
+      All but the prefix, with m + n in the place of n.
+    """
+
+    def joined(front: jax.Array, back: jax.Array) -> jax.Array:
+        front = jnp.broadcast_to(front, (back.shape[0], *front.shape[1:]))
+        return jnp.concatenate([front.astype(back.dtype), back], axis=1)
+
+    def padded(x: jax.Array | None, axis: int, fill: float) -> jax.Array | None:
+        if x is None:
+            return None
+        widths = [(m, 0) if i == axis else (0, 0) for i in range(x.ndim)]
+        return jnp.pad(x, widths, constant_values=fill)
+
+    m = prefix.key.shape[1]
+    return (
+        joined(prefix.key, key),
+        joined(prefix.value, value),
+        padded(key_position, 1, 0),
+        padded(bias, 3, 0),
+        padded(key_mask, 1, True),
+    )
+
+
+def prefix_weighted(
+    prefix: Prefix, query: jax.Array, logits: jax.Array, values: jax.Array
+) -> jax.Array:
+    """Attention of one decoding step over a prefix and what was decoded so far.
+
+    Args:
+      prefix: dtype[m, h, k].
+      query: dtype[b, g, h, k], scaled.
+      logits: float32[b, g, h, t] of the decoded tokens, masked.
+      values: dtype[b, g, h, t, k].
+
+    Returns:
+      dtype[b, g, h, k].
+    """
+    m = prefix.key.shape[0]
+    front = jnp.einsum("bghk,mhk->bghm", query, prefix.key, preferred_element_type=jnp.float32)
+    probabilities = jax.nn.softmax(jnp.concatenate([front, logits], axis=-1), axis=-1)
+    probabilities = probabilities.astype(values.dtype)
+    from_prefix = jnp.einsum("bghm,mhk->bghk", probabilities[..., :m], prefix.value)
+    return from_prefix + jnp.einsum("bght,bghtk->bghk", probabilities[..., m:], values)
+
+
+def merge_low_rank(params: Mapping[str, Any], config: OFAConfig) -> dict[str, Any]:
+    """Parameters of the model without LoRA that computes the same.
+
+    Args:
+      params: of a model with `config`, unboxed, in either layer layout.
+      config: the configuration; its `tuning` says the scale.
+
+    Returns:
+      The tree without `lora_down` and `lora_up`, their product added to the kernels.
+    """
+    scale = config.tuning.lora_alpha / max(config.tuning.lora_rank, 1)
+
+    def merged(tree: Mapping[str, Any]) -> dict[str, Any]:
+        tree = {k: merged(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
+        if "lora_down" in tree:
+            change = np.matmul(tree.pop("lora_down"), tree.pop("lora_up"))
+            tree["kernel"] = tree["kernel"] + np.float32(scale) * change
+        return tree
+
+    return merged(params)
