@@ -67,9 +67,10 @@ def published_table(published: PublishedTable, records: Sequence[RunRecord]) -> 
       published: the table.
       records: the runs.
     """
-    rows = [
-        (Cell(name), *(_cell(value) for value in values)) for name, values in published.rows.items()
-    ]
+    columns = list(zip(*published.rows.values(), strict=True))
+    # As many decimals as the column has where it has most.
+    decimals = [max(len(str(v or 0.0).partition(".")[2]) for v in column) for column in columns]
+    rows = [(Cell(name), *map(_cell, values, decimals)) for name, values in published.rows.items()]
     for record in records:
         methods = tuning_methods(record)
         if bool(methods) == published.tuned:
@@ -105,8 +106,8 @@ def _value(column: Column, scores: Scores, split: str) -> float | None:
     return None if value is None else value * column.scale
 
 
-def _cell(value: float | None) -> Cell:
-    return Cell("–") if value is None else Cell(f"{value:g}", value)
+def _cell(value: float | None, decimals: int) -> Cell:
+    return Cell("–") if value is None else Cell(f"{value:.{decimals}f}", value)
 
 
 def _own_cell(value: float | None) -> Cell:
