@@ -19,7 +19,7 @@ def test_a_good_folder_passes(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[0] == "case"
     assert lines[1].split()[0] == "text_only"
-    assert lines[1].split()[5] == "equal"
+    assert lines[1].split()[6] == "equal"
     assert lines[-1] == "parity: OK"
 
 

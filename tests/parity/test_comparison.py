@@ -62,8 +62,8 @@ def test_other_sizes_are_read_from_the_configuration():
     changed = {**fixture.config, "vocab_size": 1000, "resnet_layers": [1, 2, 3]}
     changed["args"] = {
         **fixture.config["args"],
-        "encoder_embed_dim": 80,
-        "encoder_attention_heads": 5,
+        **{f"{stack}_embed_dim": 80 for stack in ("encoder", "decoder")},
+        **{f"{stack}_attention_heads": 5 for stack in ("encoder", "decoder")},
         "encoder_layers": 3,
         "code_image_size": 256,
     }
