@@ -104,7 +104,10 @@ def check_presence(tasks: Sequence[OFATask], split: str, mixture: str) -> None:
     line = f"{mixture!r} has no {split} data for {what}."
     if len(errors) < len(tasks):
         zeros = "{" + ", ".join(f"'{name}': 0" for name in missing) + "}"
-        line += f' Fill them as docs/data.md says, or leave them out: --gin.{_RATES}="{zeros}"'
+        line += (
+            " Fill them as docs/data.md says, take another MIXTURE_OR_TASK_NAME, or leave them "
+            f'out: --gin.{_RATES}="{zeros}"'
+        )
     else:
         line += " Nothing is there: is DATA_DIR right? docs/data.md says how to fill it"
         if _has_official_files():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ofa_jax.inspection import charts, summary
 from ofa_jax.inspection.opening import OpenedData
 from ofa_jax.inspection.page import page_html
 from ofa_jax.inspection.sheet import Tile, save_sheet, tile
-from ofa_jax.inspection.survey import Survey, survey
+from ofa_jax.inspection.survey import Survey, sample_numbers, survey
 from ofa_jax.inspection.tokens import TaskView, views
 from ofa_jax.report.plots import save_groups
 
@@ -108,15 +108,13 @@ def inspect_data(
         keep=keep,
     )
     tiles = [tile(number, example) for number, example in kept.items()]
-    shown, notice = _token_views(opened, found, options)
+    shown, notice = _token_views(opened, kept, options)
     return _write(opened, found, tiles, shown, notice, pathlib.Path(folder))
 
 
 def _spread(total: int, limit: int | None, count: int) -> list[int]:
     """`count` of the sampled numbers, evenly spread."""
-    sampled = np.arange(total) if limit is None or total <= limit else None
-    if sampled is None:
-        sampled = np.linspace(0, total - 1, limit).astype(np.int64)
+    sampled = sample_numbers(total, limit)
     places = np.linspace(0, len(sampled) - 1, min(count, len(sampled))).astype(int)
     return sampled[places].tolist()
 
@@ -126,7 +124,9 @@ def has_vocabulary(opened: OpenedData, options: Options) -> bool:
     return bool(opened.scenes_preset or options.vocab_dir or _is_set("{VOCAB_DIR}"))
 
 
-def _token_views(opened: OpenedData, found: Survey, options: Options) -> tuple[list[TaskView], str]:
+def _token_views(
+    opened: OpenedData, examples: Mapping[int, Example], options: Options
+) -> tuple[list[TaskView], str]:
     if not has_vocabulary(opened, options):
         return [], _NO_VOCABULARY
     if options.vocab_dir:
@@ -140,12 +140,9 @@ def _token_views(opened: OpenedData, found: Survey, options: Options) -> tuple[l
     tasks = candidates(opened, options.tasks, options.modules)
     size = options.image_size or _IMAGE_SIZE
     if opened.scenes_preset:
-        size = opened.records[0]["image"].shape[0]
-    numbers = _spread(found.total, options.limit, 24)
+        size = next(iter(examples.values()))["image"].shape[0]
     lengths = {**_LENGTHS, "image": size}
-    shown = views(
-        tasks, opened.records, numbers, lengths, seed=options.seed, most=options.token_examples
-    )
+    shown = views(tasks, examples, lengths, seed=options.seed, most=options.token_examples)
     return shown, ""
 
 

@@ -57,7 +57,7 @@ def edges_of(values: np.ndarray) -> np.ndarray:
 
 
 def histogram(
-    title: str, unit: str, values: Sequence[float], *, limit: float | None = None
+    title: str, unit: str, values: Sequence[float] | np.ndarray, *, limit: float | None = None
 ) -> Panel:
     """A histogram with its median.
 

@@ -7,17 +7,15 @@ through the task's own preparation; nothing here knows what a task needs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from ofa_jax import vocab
-from ofa_jax.data.instruction import Features
-from ofa_jax.data.task import Lengths, OFATask, Records
+from ofa_jax.data.instruction import Example, Features
+from ofa_jax.data.task import Lengths, OFATask
 from ofa_jax.text.tokenizer import Tokenizer
 
-# What cannot be read is another record's fault, not the task's: so many are tried.
-_TRIED = 24
 _GREY = 128
 
 
@@ -86,7 +84,7 @@ class TaskView:
 
 
 def pieces(
-    ids: Iterable[int], tokenizer: Tokenizer, weights: Sequence[float] | None = None
+    ids: Iterable[int], tokenizer: Tokenizer, weights: Sequence[float] | np.ndarray | None = None
 ) -> tuple[Piece, ...]:
     """Tokens one by one, each with its own text.
 
@@ -128,8 +126,7 @@ def _seen(features: Features) -> np.ndarray:
 
 def view(
     task: OFATask,
-    records: Records,
-    numbers: Sequence[int],
+    records: Mapping[int, Example],
     lengths: Lengths,
     *,
     seed: int = 0,
@@ -139,8 +136,7 @@ def view(
 
     Args:
       task: the task; its own source is not opened.
-      records: an open split.
-      numbers: of the records to try, in order.
+      records: number of each record, on which its random draws depend, to the record.
       lengths: task feature lengths.
       seed: seed of the preparation.
       most: examples that are wanted.
@@ -154,11 +150,10 @@ def view(
     tokenizer = task.tokenizer()
     examples: list[TokenExample] = []
     tried, refusal = 0, ""
-    for number in numbers[:_TRIED]:
+    for number, record in records.items():
         tried += 1
         try:
-            record = records[int(number)]
-            rng = task.rng(seed, 0, int(number))
+            rng = task.rng(seed, 0, number)
             prepared = task.prepared(record, rng, lengths, train=True)
             features = task.features(prepared, rng, lengths, train=True)
         except Exception as error:  # Whatever a task does with a record it was not made for.
@@ -169,7 +164,7 @@ def view(
         ids = [*features["inputs"], *features["targets"]]
         examples.append(
             TokenExample(
-                record=int(number),
+                record=number,
                 image_id=str(record.get("image_id", "")),
                 inputs=pieces(features["inputs"], tokenizer),
                 targets=pieces(features["targets"], tokenizer, weights),
@@ -187,13 +182,12 @@ def view(
 
 def views(
     tasks: Iterable[OFATask],
-    records: Records,
-    numbers: Sequence[int],
+    records: Mapping[int, Example],
     lengths: Lengths,
     *,
     seed: int = 0,
     most: int = 3,
 ) -> list[TaskView]:
     """`view` for several tasks; those that match come first."""
-    found = [view(task, records, numbers, lengths, seed=seed, most=most) for task in tasks]
+    found = [view(task, records, lengths, seed=seed, most=most) for task in tasks]
     return sorted(found, key=lambda one: not one.matches)

@@ -39,7 +39,8 @@ def scenes_task(name):
 def test_ids_are_those_of_training():
     task = scenes_task("visual_grounding")
     records = ScenesSplits("tiny").open("train")
-    view = tokens.view(task, records, [0, 5], LENGTHS, seed=3, most=2)
+    wanted = {number: records[number] for number in (0, 5, 9)}
+    view = tokens.view(task, wanted, LENGTHS, seed=3, most=2)
     assert view.matches
     assert [one.record for one in view.examples] == [0, 5]
     for one in view.examples:
@@ -59,19 +60,20 @@ def test_ids_are_those_of_training():
 
 def test_boxes_of_several_objects_and_hidden_middles():
     records = ScenesSplits("tiny").open("train")
-    detection = tokens.view(scenes_task("detection"), records, range(10), LENGTHS, most=10)
+    first = {number: records[number] for number in range(10)}
+    detection = tokens.view(scenes_task("detection"), first, LENGTHS, most=10)
     for one in detection.examples:
         assert len(one.regions) == len(records[one.record]["boxes"])
-    [infilling] = tokens.view(scenes_task("image_infilling"), records, [0], LENGTHS).examples
+    [infilling] = tokens.view(scenes_task("image_infilling"), first, LENGTHS, most=1).examples
     assert (infilling.image[8:24, 8:24] == 128).all()
     assert (infilling.image[:8] == records[0]["image"][:8]).all()
     assert {piece.text[:6] for piece in infilling.targets[:-1]} == {"<code_"}
 
 
 def test_tasks_that_do_not_fit_say_why():
-    texts = [{"text": "only text", "type": "text"}]
+    texts = {0: {"text": "only text", "type": "text"}}
     [fits, other] = tokens.views(
-        [scenes_task("vqa"), scenes_task("text_infilling")], texts, [0], LENGTHS
+        [scenes_task("vqa"), scenes_task("text_infilling")], texts, LENGTHS
     )
     assert fits.matches
     assert fits.task.family == "text_infilling"
