@@ -95,7 +95,7 @@ class Engine:
             "heads": config.num_heads,
             "joined_kv": config.width,
             "mlp": config.ffn_dim,
-            "vocab": config.padded_vocab_size,
+            "vocab": config.embedding_rows,
         }
         placement.check_axis_sizes(sizes, mesh, axis_rules)
         finetuning.loss_config(trainer, tasks.tasks)  # refuses what contradicts itself

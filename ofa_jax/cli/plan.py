@@ -16,7 +16,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -213,7 +213,7 @@ def _tasks(dataset: DatasetConfig, model: Any) -> RunTasks:
         config = model.build()
         logger.info("no vocabulary files (%s): planned with %d ids", error, config.vocab_size)
         texts = config.vocab_size - vocab.NUM_SPECIALS - 1 - config.num_codes - 1000
-        tokenizer = VocabularyOnly(vocab.VocabLayout(texts, config.num_codes))
+        tokenizer = cast(Any, VocabularyOnly(vocab.VocabLayout(texts, config.num_codes)))
     rates = tuple(rate for _, rate in found)
     return RunTasks(tasks, rates, (), dataset.task_feature_lengths, tokenizer)
 

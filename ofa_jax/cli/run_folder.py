@@ -8,7 +8,7 @@ import logging
 import pathlib
 import re
 import shutil
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -164,7 +164,7 @@ def dump_batch(
     host = f"_host_{jax.process_index()}" if jax.process_count() > 1 else ""
     path = run_dir / "nonfinite" / f"batch_{number}{host}.npz"
     path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(path, **batch)
+    np.savez_compressed(path, **cast(dict[str, Any], batch))
     with path.with_suffix(".jsonl").open("w", encoding="utf-8") as file:
         for row, task in enumerate(batch["task_ids"]):
             line = {

@@ -70,7 +70,9 @@ def published_table(published: PublishedTable, records: Sequence[RunRecord]) -> 
     columns = list(zip(*published.rows.values(), strict=True))
     # As many decimals as the column has where it has most.
     decimals = [max(len(str(v or 0.0).partition(".")[2]) for v in column) for column in columns]
-    rows = [(Cell(name), *map(_cell, values, decimals)) for name, values in published.rows.items()]
+    rows: list[tuple[Cell, ...]] = [
+        (Cell(name), *map(_cell, values, decimals)) for name, values in published.rows.items()
+    ]
     for record in records:
         methods = tuning_methods(record)
         if bool(methods) == published.tuned:

@@ -20,7 +20,7 @@ class StepPrograms:
 
     def __init__(self, step: Callable[..., Any]) -> None:
         """Takes a function of (state, batch, base key) that `jax.jit` made."""
-        self._step = step
+        self._step: Any = step
         self._programs: dict[tuple, Any] = {}
 
     def prepare(self, state: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> None:

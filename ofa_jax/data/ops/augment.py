@@ -146,7 +146,7 @@ def resized_window(
         box = (x0 * ratio_x, y0 * ratio_y, min(x1 * ratio_x, old[0]), min(y1 * ratio_y, old[1]))
         picture = as_pillow(image).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box)
         image, left, top = np.asarray(picture), left - x0, top - y0
-    return crop(image, left, top, size, size)
+    return crop(np.asarray(image), left, top, size, size)
 
 
 def random_resized_center_crop(
