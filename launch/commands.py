@@ -1,0 +1,278 @@
+"""What all launchers share: arguments, checks before anything is started, and running or printing.
+
+A launcher builds a list of steps (files to write, commands to run) from its arguments, and
+`carry_out` runs them or, with --dry_run, prints them. Standard library only: a login node or a
+laptop without JAX can launch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
+# Where scripts and manifests are written; git ignores it.
+SCRIPTS = pathlib.PurePosixPath("runs/launch")
+# As `ofa_jax.cli.distributed` ends a process that lost another one, and `restart.py` one that
+# stopped early: the same command may be given again.
+AGAIN = 75
+
+_MESH = re.compile(r"^(?:partitioning\.)?Partitioner\.(dcn_)?mesh\s*=\s*(.+)$", re.MULTILINE)
+_MESH_IN_BLOCK = re.compile(r"^\s+(dcn_)?mesh\s*=\s*(.+)$", re.MULTILINE)
+_INCLUDE = re.compile(r"""^include\s+['"](.+?)['"]""", re.MULTILINE)
+
+
+class LaunchError(ValueError):
+    """Arguments that cannot work; one line that says what would."""
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file that a launch writes.
+
+    Attributes:
+      path: relative to the checkout.
+      text: its content.
+    """
+
+    path: pathlib.PurePosixPath
+    text: str
+
+    def show(self) -> str:
+        """The shell command that writes it."""
+        return f"cat > {shlex.quote(str(self.path))} <<'END_OF_FILE'\n{self.text}END_OF_FILE"
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command that a launch runs in the checkout.
+
+    Attributes:
+      words: program and arguments.
+    """
+
+    words: tuple[str, ...]
+
+    def show(self) -> str:
+        """The command as a shell takes it."""
+        return shlex.join(self.words)
+
+
+Step = File | Command
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The arguments that every launcher has; gin arguments are taken out before.
+
+    Args:
+      name: of the launcher's file.
+      description: one sentence.
+    """
+    result = argparse.ArgumentParser(
+        prog=f"python launch/{name}.py",
+        description=description,
+        epilog="--gin_file=FILE and --gin.NAME=VALUE go to python -m ofa_jax.train as they are.",
+        allow_abbrev=False,
+    )
+    result.add_argument("--name", default="ofa", help="of the job (default: ofa)")
+    result.add_argument(
+        "--dry_run", action="store_true", help="print commands and files, start nothing"
+    )
+    return result
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separates a launcher's own arguments from those of training.
+
+    Args:
+      arguments: command line without the program's name.
+
+    Returns:
+      (own arguments, gin arguments in their order, each one word).
+
+    Raises:
+      LaunchError: `--gin_file` without a file.
+    """
+    own, gin, rest = [], [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--gin_file":
+            if not rest:
+                raise LaunchError("--gin_file needs a file")
+            word = f"--gin_file={rest.pop(0)}"
+        (gin if word.startswith(("--gin.", "--gin_file=")) else own).append(word)
+    return own, gin
+
+
+def training_words(gin: Sequence[str], python: str = ".venv/bin/python") -> tuple[str, ...]:
+    """The training command.
+
+    Args:
+      gin: arguments for it.
+      python: interpreter on the machine that trains.
+    """
+    return (python, "-m", "ofa_jax.train", *gin)
+
+
+def restarted_words(words: Sequence[str], max_restarts: int, python: str) -> tuple[str, ...]:
+    """The command under `restart.py`, which gives it again where that helps.
+
+    Args:
+      words: the command.
+      max_restarts: how often; 0 leaves restarting to whatever reads the exit status.
+      python: interpreter.
+    """
+    return (python, "launch/restart.py", f"--max_restarts={max_restarts}", "--", *words)
+
+
+def check_name(name: str) -> None:
+    """Names become names of cloud resources.
+
+    Raises:
+      LaunchError: not lower-case letters, digits and hyphens, or longer than 40 characters.
+    """
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name):
+        raise LaunchError(
+            f"--name must be lower-case letters, digits and hyphens, at most 40, got {name!r}"
+        )
+
+
+def check_positive(options: argparse.Namespace, *names: str, least: int = 1) -> None:
+    """Fails where a count is too small.
+
+    Raises:
+      LaunchError: naming the argument.
+    """
+    for name in names:
+        if getattr(options, name) < least:
+            raise LaunchError(f"--{name} must be {least} or more, got {getattr(options, name)}")
+
+
+def check_gin(gin: Sequence[str], devices: int, *, shared_folder: bool) -> None:
+    """Checks what can be checked of the training command without starting it.
+
+    Args:
+      gin: arguments of training.
+      devices: devices of all hosts and slices together.
+      shared_folder: whether several machines write to MODEL_DIR, which must then be absolute.
+
+    Raises:
+      LaunchError: no or a missing gin file, a mesh of another number of devices, a batch that does
+        not divide, a MODEL_DIR that hosts do not share.
+    """
+    files = [word.partition("=")[2] for word in gin if word.startswith("--gin_file=")]
+    if not files:
+        raise LaunchError("give at least one --gin_file, such as gin_configs/runs/pretrain.gin")
+    texts = [_gin_text(file) for file in files]
+    bindings = dict(word[len("--gin.") :].partition("=")[::2] for word in gin if "--gin." in word)
+    _check_mesh(texts, bindings, devices)
+    model_dir = bindings.get("MODEL_DIR", "").strip("'\"")
+    if "://" in model_dir:
+        raise LaunchError(
+            f"MODEL_DIR {model_dir} is no folder; mount the bucket and give its folder"
+        )
+    if shared_folder and not model_dir.startswith("/"):
+        raise LaunchError(
+            "MODEL_DIR must be a whole path that all hosts see, for example "
+            f"--gin.MODEL_DIR='\"/mnt/BUCKET/runs/mine\"'; got {model_dir or 'none'}"
+        )
+
+
+def _gin_text(file: str) -> str:
+    """Content of a gin file with what it includes in place."""
+    path = next((p for p in (pathlib.Path(file), CHECKOUT / file) if p.is_file()), None)
+    if path is None:
+        raise LaunchError(f"--gin_file: there is no {file}")
+    return _INCLUDE.sub(lambda match: _gin_text(match[1]), path.read_text(encoding="utf-8"))
+
+
+def _mesh_of(text: str) -> dict[str, str]:
+    """{"mesh": ..., "dcn_mesh": ...} as far as a gin file sets them; the last line wins."""
+    blocks = re.findall(r"^partitioning\.Partitioner:\n((?:[ \t]+.*\n?)+)", text, re.MULTILINE)
+    found = [*_MESH.findall(text), *(m for block in blocks for m in _MESH_IN_BLOCK.findall(block))]
+    return {f"{dcn}mesh": value.split("#")[0].strip().strip("'\"") for dcn, value in found}
+
+
+def _check_mesh(texts: Sequence[str], bindings: dict[str, str], devices: int) -> None:
+    meshes: dict[str, str] = {}
+    for text in texts:
+        meshes |= _mesh_of(text)
+    meshes |= _mesh_of("\n".join(f"{name} = {value}" for name, value in bindings.items()))
+    sizes = {name: re.findall(r"(\w+)\s*=\s*(-?\d+)", spec) for name, spec in meshes.items()}
+    axes = [(axis, int(size)) for pairs in sizes.values() for axis, size in pairs]
+    known = math.prod(size for _, size in axes if size > 0)
+    filled = any(size == -1 for _, size in axes)
+    shown = ", ".join(f"{name} {spec}" for name, spec in meshes.items() if spec)
+    if axes and (devices % known or (not filled and known != devices)):
+        raise LaunchError(
+            f"{shown} {'needs a multiple of' if filled else 'has'} {known} devices, but this "
+            f"launch has {devices}"
+        )
+    batch = bindings.get("BATCH_SIZE", "")
+    model = math.prod(size for axis, size in axes if axis == "model" and size > 0)
+    if batch.isdigit() and int(batch) % (devices // model):
+        raise LaunchError(
+            f"BATCH_SIZE {batch} does not divide over the {devices // model} parts that the batch "
+            f"is split into on {devices} devices"
+        )
+
+
+def require(program: str, advice: str) -> None:
+    """Fails where a program is not installed.
+
+    Args:
+      program: its name.
+      advice: how one gets it.
+
+    Raises:
+      LaunchError: naming it.
+    """
+    if shutil.which(program) is None:
+        raise LaunchError(f"{program} is not on the PATH; {advice}, or use --dry_run")
+
+
+def carry_out(steps: Sequence[Step], *, dry_run: bool) -> int:
+    """Writes the files and runs the commands in order, or prints all of them.
+
+    Args:
+      steps: of the launch.
+      dry_run: only print.
+
+    Returns:
+      Exit status: that of the first command that failed, otherwise 0.
+    """
+    for step in steps:
+        if dry_run:
+            print(step.show())
+            continue
+        print(f"+ {step.show() if isinstance(step, Command) else step.path}", flush=True)
+        if isinstance(step, File):
+            path = CHECKOUT / step.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(step.text, encoding="utf-8")
+            continue
+        status = subprocess.run(step.words, cwd=CHECKOUT, check=False).returncode
+        if status:
+            return status
+    return 0
+
+
+def main(launch: Callable[[list[str], list[str]], int]) -> int:
+    """Runs a launcher; a mistake in the arguments is one line and exit status 2.
+
+    Args:
+      launch: from own arguments and gin arguments to an exit status.
+    """
+    try:
+        return launch(*split_arguments(sys.argv[1:]))
+    except (LaunchError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,252 @@
+"""`python launch/tpu.py --tpu_type=v5litepod-256 --zone=... --gin_file=...`: Cloud TPU VMs.
+
+Makes the TPU (as a queued resource, or at once with --direct), copies the committed checkout to all
+of its hosts, installs it, mounts a bucket, and trains. Given again, the same command uses the TPU
+that is there, or asks for a new one after a preemption, and the run goes on from its bucket.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+
+import commands
+from commands import Command, File
+from tpu_types import TpuType, tpu_type
+
+# Of process 0; also JAX's own choice on TPUs.
+_PORT = 8476
+_POLL = 60
+_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes"
+
+
+def setup_script(bucket: str) -> str:
+    """What every host runs once: unpack, install, mount the bucket; harmless when repeated.
+
+    Args:
+      bucket: name of a Cloud Storage bucket, mounted at /mnt/<bucket>; "" mounts none.
+    """
+    lines = [
+        "#!/bin/bash",
+        "set -eu",
+        "mkdir -p ~/ofa_jax",
+        "tar -xzf ~/ofa_jax.tar.gz -C ~/ofa_jax",
+        "cd ~/ofa_jax",
+        "for python in python3.13 python3.12 python3.11 python3; do",
+        '  command -v "$python" >/dev/null && break',
+        "done",
+        'test -x .venv/bin/python || "$python" -m venv .venv',
+        ".venv/bin/python -m pip install --quiet -c constraints.txt -e '.[tpu]'",
+    ]
+    if bucket:
+        folder = f"/mnt/{bucket}"
+        lines += [
+            "if ! command -v gcsfuse >/dev/null; then",
+            '  list="deb https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main"',
+            '  echo "$list" | sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null',
+            "  curl -s https://packages.cloud.google.com/apt/doc/apt-key.gpg "
+            "| sudo tee /etc/apt/trusted.gpg.d/google-cloud.asc >/dev/null",
+            "  sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse",
+            "fi",
+            f'sudo mkdir -p {folder} && sudo chown "$(id -u)" {folder}',
+            f"mountpoint -q {folder} || gcsfuse --implicit-dirs {bucket} {folder}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def train_script(gin: list[str], tpu: TpuType, slices: int, max_restarts: int) -> str:
+    """What every host runs: tell the processes of each other, then train.
+
+    TPU VMs say who they are through Google's metadata only; `ofa_jax.cli.distributed` reads the
+    environment.
+
+    Args:
+      gin: arguments of training.
+      tpu: kind of slice.
+      slices: how many.
+      max_restarts: on the hosts, for a host that was lost for a moment.
+    """
+    python = ".venv/bin/python"
+    command = commands.restarted_words(commands.training_words(gin, python), max_restarts, python)
+    lines = ["#!/bin/bash", "set -eu", "cd ~/ofa_jax"]
+    hosts = tpu.hosts * slices
+    if hosts > 1:
+        lines += [
+            f'metadata() {{ curl -sf -H "Metadata-Flavor: Google" {_METADATA}/"$1"; }}',
+            "worker=$(metadata agent-worker-number)",
+        ]
+    if slices > 1:
+        lines += [
+            "of_slice() { metadata tpu-env | sed -n \"s/^$1: *'\\(.*\\)'.*/\\1/p\"; }",
+            f"export PROCESS_ID=$(( $(of_slice MEGASCALE_SLICE_ID) * {tpu.hosts} + worker ))",
+            "first=$(of_slice MEGASCALE_COORDINATOR_ADDRESS)",
+            f'export COORDINATOR_ADDRESS="${{first%%:*}}:{_PORT}"',
+        ]
+    elif hosts > 1:
+        lines += [
+            "export PROCESS_ID=$worker",
+            # Each entry is an address, or name:id:address.
+            "first=$(metadata worker-network-endpoints | cut -d, -f1)",
+            f'export COORDINATOR_ADDRESS="${{first##*:}}:{_PORT}"',
+        ]
+    if hosts > 1:
+        lines.append(f"export NUM_PROCESSES={hosts}")
+    # Where a connection broke, the run that it started may still be there: it comes first.
+    lines += ["export JAX_PLATFORMS=tpu,cpu", f"exec flock ~/ofa_jax.lock {shlex.join(command)}"]
+    return "\n".join(lines) + "\n"
+
+
+class Tpu:
+    """The gcloud commands of one TPU.
+
+    Attributes:
+      nodes: names of its slices.
+    """
+
+    def __init__(self, options: argparse.Namespace, kind: TpuType) -> None:
+        """Remembers the launcher's arguments."""
+        self._options = options
+        self._kind = kind
+        name, slices = options.name, options.num_slices
+        self.nodes = [name] if slices == 1 else [f"{name}-{index}" for index in range(slices)]
+
+    def _gcloud(self, *words: str) -> Command:
+        place = [f"--zone={self._options.zone}"]
+        if self._options.project:
+            place.append(f"--project={self._options.project}")
+        return Command(("gcloud", "compute", "tpus", *words, *place))
+
+    def _resource(self) -> str:
+        return "tpu-vm" if self._options.direct else "queued-resources"
+
+    def create(self) -> Command:
+        """Asks for the TPU."""
+        options, slices = self._options, self._options.num_slices
+        words = [self._resource(), "create", options.name]
+        if not options.direct:
+            multi = ("--node-count", "--node-prefix")
+            words += (
+                [f"{multi[0]}={slices}", f"{multi[1]}={options.name}"]
+                if slices > 1
+                else [f"--node-id={options.name}"]
+            )
+        words += [
+            f"--accelerator-type={self._kind.name}",
+            f"--runtime-version={options.runtime_version or self._kind.generation.runtime}",
+        ]
+        words += ["--spot"] if options.spot else []
+        words += [f"--network={options.network}"] if options.network else []
+        return self._gcloud(*words)
+
+    def describe(self) -> Command:
+        """Prints the TPU's state as JSON; fails where there is none."""
+        return self._gcloud(self._resource(), "describe", self._options.name, "--format=json")
+
+    def delete(self) -> Command:
+        """Gives the TPU back."""
+        force = () if self._options.direct else ("--force",)
+        return self._gcloud(self._resource(), "delete", self._options.name, *force, "--quiet")
+
+    def copy(self, *files: str) -> list[Command]:
+        """Copies files to the home folder of every host."""
+        return [
+            self._gcloud("tpu-vm", "scp", *files, f"{node}:", "--worker=all") for node in self.nodes
+        ]
+
+    def run(self, script: str) -> list[Command]:
+        """Runs a script of the home folder on every host, one command per slice."""
+        return [
+            self._gcloud("tpu-vm", "ssh", node, "--worker=all", f"--command=bash ~/{script}")
+            for node in self.nodes
+        ]
+
+    def state(self) -> str:
+        """Its state in gcloud's words, "" where it does not exist."""
+        found = subprocess.run(self.describe().words, capture_output=True, text=True, check=False)
+        if found.returncode:
+            return ""
+        state = json.loads(found.stdout).get("state", "")
+        return state.get("state", "") if isinstance(state, dict) else state
+
+    def ready(self) -> None:
+        """Returns when the TPU is there; one that is gone or failed is deleted and asked for again.
+
+        Raises:
+          LaunchError: gcloud refuses to make it.
+        """
+        while (state := self.state()) not in ("ACTIVE", "READY"):
+            if state in ("SUSPENDED", "SUSPENDING", "FAILED", "PREEMPTED", "TERMINATED"):
+                commands.carry_out([self.delete()], dry_run=False)
+            elif not state and commands.carry_out([self.create()], dry_run=False):
+                raise commands.LaunchError(f"gcloud could not make the TPU {self._options.name}")
+            else:
+                print(f"{self._options.name}: {state or 'asked for'}", flush=True)
+            time.sleep(_POLL)
+
+
+def _run_on_slices(parts: list[Command]) -> int:
+    """Runs one command per slice at the same time; returns the first status that is not 0."""
+    for part in parts:
+        print(f"+ {part.show()}", flush=True)
+    running = [subprocess.Popen(part.words) for part in parts]
+    return next((status for one in running if (status := one.wait())), 0)
+
+
+def launch(own: list[str], gin: list[str]) -> int:
+    """Makes the TPU and trains on it, or prints the commands."""
+    parser = commands.parser("tpu", "Trains on Cloud TPU VMs, one slice or several.")
+    parser.add_argument("--tpu_type", required=True, help="for example v5litepod-256, v5p-128")
+    parser.add_argument("--num_slices", type=int, default=1)
+    parser.add_argument("--zone", required=True)
+    parser.add_argument("--project", default="", help="default: that of gcloud")
+    parser.add_argument("--direct", action="store_true", help="no queue: a TPU at once or not")
+    parser.add_argument("--spot", action="store_true", help="cheaper, may be taken away")
+    parser.add_argument("--runtime_version", default="", help="default: that of the TPU type")
+    parser.add_argument("--network", default="")
+    parser.add_argument("--bucket", default="", help="mounted at /mnt/BUCKET on every host")
+    parser.add_argument("--max_restarts", type=int, default=20)
+    parser.add_argument("--keep", action="store_true", help="do not delete the TPU at the end")
+    options = parser.parse_args(own)
+    kind = tpu_type(options.tpu_type)
+    commands.check_name(options.name)
+    commands.check_positive(options, "num_slices")
+    commands.check_positive(options, "max_restarts", least=0)
+    if options.direct and options.num_slices > 1:
+        raise commands.LaunchError("several slices need a queued resource: leave out --direct")
+    commands.check_gin(gin, kind.chips * options.num_slices, shared_folder=True)
+    tpu = Tpu(options, kind)
+    files = {
+        "setup.sh": setup_script(options.bucket),
+        "train.sh": train_script(gin, kind, options.num_slices, options.max_restarts),
+    }
+    folder = commands.SCRIPTS / options.name
+    archive = str(folder / "ofa_jax.tar.gz")
+    prepare: list[commands.Step] = [File(folder / name, text) for name, text in files.items()]
+    prepare.append(Command(("git", "archive", "--format=tar.gz", f"--output={archive}", "HEAD")))
+    install = [*tpu.copy(archive, *(str(folder / name) for name in files)), *tpu.run("setup.sh")]
+    if options.dry_run:
+        steps = [*prepare, tpu.create(), tpu.describe(), *install, *tpu.run("train.sh")]
+        return commands.carry_out([*steps, *([] if options.keep else [tpu.delete()])], dry_run=True)
+    commands.require("gcloud", "install the Google Cloud CLI")
+    status = commands.carry_out(prepare, dry_run=False)
+    for _ in range(options.max_restarts + 1):
+        if status:
+            return status
+        tpu.ready()
+        if not commands.carry_out(install, dry_run=False):
+            trained = _run_on_slices(tpu.run("train.sh"))
+            if trained in (0, 2):
+                if not options.keep:
+                    commands.carry_out([tpu.delete()], dry_run=False)
+                return trained
+        time.sleep(_POLL)
+    print(f"not finished after {options.max_restarts} restarts; the same command goes on")
+    return commands.AGAIN
+
+
+if __name__ == "__main__":
+    sys.exit(commands.main(launch))

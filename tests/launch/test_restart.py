@@ -1,0 +1,111 @@
+"""What ends a training process, and what the supervisor makes of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.launch.launcher import ROOT
+
+STOPPED = "print('stopped at step 3 of 9; give the same command again to go on')"
+
+
+def restart(program, *arguments, max_restarts=2):
+    return subprocess.Popen(
+        [
+            sys.executable, "launch/restart.py", f"--max_restarts={max_restarts}", "--pause=0",
+            "--", sys.executable, "-c", program, *arguments,
+        ],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "starts"),
+    [
+        ("print('done')", 0, 1),
+        ("raise SystemExit(2)", 2, 1),
+        ("raise SystemExit(75)", 75, 3),
+        ("import os; os.kill(os.getpid(), 9)", 75, 3),
+        (STOPPED, 75, 3),
+    ],
+)
+def test_statuses(program, status, starts):
+    process = restart("print('start', flush=True);" + program)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == status, output
+    assert output.count("start\n") == starts
+
+
+def test_goes_on_until_finished(tmp_path):
+    counter = tmp_path / "starts"
+    program = (
+        "import pathlib, sys; path = pathlib.Path(sys.argv[1]);"
+        "count = len(path.read_text()) if path.exists() else 0; path.write_text('x' * (count + 1));"
+        "sys.exit(0 if count else 75)"
+    )
+    process = restart(program, str(counter))
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    assert "restart 1 of 2" in output
+
+
+def test_a_signal_is_handed_on_once_and_ends_it():
+    program = (
+        "import signal, time\n"
+        "def stop(*_):\n"
+        f"    {STOPPED}\n"
+        "    raise SystemExit(0)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    process = restart(program, max_restarts=5)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 75
+    assert output.count("stopped at step 3") == 1
+    assert "restart 1" not in output
+
+
+@pytest.mark.slow
+def test_local_launcher_trains_on_two_processes(tmp_path):
+    folder = tmp_path / "run"
+    settings = [
+        "--gin_file=gin_configs/runs/quickstart.gin",
+        "--gin_file=gin_configs/sharding/fsdp.gin",
+        "--gin.MIXTURE_OR_TASK_NAME='scenes_vqa'",
+        "--gin.TRAIN_STEPS=4",
+        "--gin.WARMUP_STEPS=1",
+        "--gin.BATCH_SIZE=4",
+        "--gin.EVAL_PERIOD=0",
+        "--gin.models.OFA.encoder_layers=1",
+        "--gin.models.OFA.decoder_layers=1",
+        "--gin.models.OFA.width=32",
+        "--gin.models.OFA.ffn_dim=64",
+        "--gin.train_script.train.stats_period=1",
+        "--gin.utils.EvaluationConfig.final_num_examples=0",
+        "--gin.utils.EvaluationConfig.unseen_tasks=()",
+        "--gin.utils.LogConfig.tensorboard=False",
+        f"--gin.MODEL_DIR='{folder}'",
+    ]
+    started = time.monotonic()
+    done = subprocess.run(
+        [
+            sys.executable, "launch/local.py", "--devices_per_process=2", "--max_restarts=0",
+            f"--python={sys.executable}", *settings,
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=900, check=False,
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert "process 0 of 2 (from plain variables), 2 of 4 devices" in done.stdout
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert (folder / "checkpoint_4").is_dir()
+    assert time.monotonic() - started < 900
