@@ -111,7 +111,6 @@ def write_data(folder: pathlib.Path, files: list[bytes]) -> None:
 
 def pretraining_tasks(folder: pathlib.Path) -> dict[str, OFATask]:
     """The tasks of pretraining by kind, prepared exactly as `tasks.families` declares."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tasks.families import KINDS
 
     return {

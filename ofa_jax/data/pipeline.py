@@ -27,7 +27,7 @@ from ofa_jax.data.features import Row
 from ofa_jax.data.instruction import InstructionError, trim_at_eos
 from ofa_jax.data.mixing import BatchPlan, MixturePlan, RateSchedule, tempered_rates
 from ofa_jax.data.skipped import SkippedRecords
-from ofa_jax.data.task import Lengths, OFATask, Records
+from ofa_jax.data.task import Lengths, OFATask, Records, check_lengths
 
 RATE_SOURCES = ("declared", "examples")
 ON_BAD_RECORD = ("error", "skip")
@@ -191,8 +191,23 @@ class MixturePipeline:
         )
         return MixturePlan(schedule, self.batch_size, self._buckets.of_task)
 
+    def _check_lengths_of_buckets(self) -> None:
+        """Fails at the start where a task's sequences do not fit its bucket."""
+        for task, bucket in zip(self.tasks, self._buckets.of_task):
+            lengths = self._buckets.lengths[bucket]
+            if lengths == self.lengths:
+                continue
+            try:
+                check_lengths(task, lengths, split=self.split, seed=self.seed)
+            except InstructionError:
+                if self.on_bad_record == "error":
+                    raise
+            except ValueError as error:
+                raise ValueError(f"utils.DatasetConfig.buckets: {error}") from error
+
     @functools.cached_property
     def _reader(self) -> _BatchReader:
+        self._check_lengths_of_buckets()
         return _BatchReader(
             plan=self._plan,
             tasks=self.tasks,
@@ -283,7 +298,7 @@ class _BatchReader:
 def _record_number(size: int, seed: int, position: int) -> int:
     """The record at one position of an endless stream that has a new order every epoch."""
     if size > _SMALL:
-        return int(_shuffled(size, seed)[position])
+        return int(cast(int, _shuffled(size, seed)[position]))
     epoch, place = divmod(position, size)
     return int(_permutation(size, seed, epoch)[place])
 

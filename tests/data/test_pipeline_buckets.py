@@ -62,7 +62,7 @@ def pipeline(**options):
         "seed": 3,
         "rate_schedule": {0: {"captions": 0.5}, 20: {"captions": 1.0, "texts": 2.0}},
         "buckets": {
-            "small": {"image": SIZE // 2, "targets": 6},
+            "small": {"image": SIZE // 2, "targets": 8},
             "texts": {"image": 0, "targets": 11},
         },
         "on_bad_record": "skip",
@@ -78,7 +78,7 @@ def test_every_batch_has_the_shapes_of_its_bucket():
     mixture = pipeline()
     assert mixture.bucket_lengths() == (
         LENGTHS,
-        {"inputs": 40, "targets": 6, "image": SIZE // 2},
+        {"inputs": 40, "targets": 8, "image": SIZE // 2},
         {"inputs": 40, "targets": 11, "image": 0},
     )
     seen = collections.Counter()
@@ -275,6 +275,7 @@ def test_schedules_name_tasks_or_families():
         ({"buckets": {"texts": {"targets": 0}}}, "from 1 to"),
         ({"buckets": {"texts": {"length": 3}}}, "may name image, inputs, targets, got length"),
         ({"buckets": {"small": {"image": 0}}}, "task 'small' reads pictures"),
+        ({"buckets": {"small": {"targets": 1}}}, r"buckets: .*\['targets'\] = 1 is too short"),
         ({"rate_schedule": {0: {"zzz": 1.0}}}, "rate_schedule: the mixture has no task 'zzz'; it"),
         ({"rate_schedule": {5: {"captions": -1.0}}}, "must not be negative"),
         ({"temperature": 0.0}, "temperature must be a positive number"),
