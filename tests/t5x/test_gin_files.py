@@ -37,13 +37,19 @@ def test_there_are_six_sizes():
     assert len(SIZES) == len(list((CONFIGS / "t5x" / "models").glob("*.gin"))) == 6
 
 
-@pytest.mark.parametrize("name", ["train", "quickstart", "pretrain"])
-def test_macros_are_those_of_the_native_runner(name):
+# How long and how fast the quickstart learns is tuned for its own batches, of three shapes.
+TUNED = {"TRAIN_STEPS", "EVAL_PERIOD", "LEARNING_RATE", "WARMUP_STEPS", "BATCH_SIZE"}
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("train", set()), ("quickstart", TUNED), ("pretrain", set())]
+)
+def test_macros_are_those_of_the_native_runner(name, own):
     native = macros(CONFIGS / "runs" / f"{name}.gin")
     upstream = macros(CONFIGS / "t5x" / f"{name}.gin")
     missing = native.keys() - upstream.keys()
     assert not missing, f"gin_configs/t5x/{name}.gin has no {', '.join(sorted(missing))}"
-    for macro in native.keys() - {"MODEL", "MODEL_DIR"}:
+    for macro in native.keys() - {"MODEL", "MODEL_DIR"} - own:
         assert upstream[macro] == native[macro], macro
 
 
