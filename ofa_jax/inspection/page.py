@@ -20,6 +20,8 @@ from ofa_jax.report.plots import PanelGroup, panel_svg
 from ofa_jax.report.style import CSS
 
 _MORE_CSS = """
+.facts .wide{grid-column:1/-1}
+.facts .wide dd{font-weight:400}
 td.cell{white-space:normal;text-align:left;max-width:420px;overflow-wrap:anywhere}
 td.cell.short{white-space:nowrap}
 .grid.examples{grid-template-columns:repeat(auto-fill,minmax(min(250px,100%),1fr))}
@@ -53,6 +55,8 @@ border-radius:5px}
 _MOST_TOKENS = 64
 _KEPT_END = 8
 _PICTURE_SIDE = 320
+# Facts of more characters get a line of their own.
+_LONG_FACT = 36
 # Cells of at most so many characters stay on one line.
 _SHORT_CELL = 20
 
@@ -86,8 +90,8 @@ def _header(opened: OpenedData, found: Survey) -> str:
         sets = ", ".join(f"{name} {count:,}" for name, count in found.data_sets.most_common(4))
         facts.append(("Data set field", sets))
     shown = "".join(
-        f"<div><dt>{html.escape(name[:1].upper() + name[1:])}</dt><dd>{html.escape(value)}</dd>"
-        "</div>"
+        f"<div{' class=wide' if len(value) > _LONG_FACT else ''}>"
+        f"<dt>{html.escape(name[:1].upper() + name[1:])}</dt><dd>{html.escape(value)}</dd></div>"
         for name, value in facts
     )
     tiles = [(f"{found.total:,}", f"records of split {opened.split}")]
