@@ -31,7 +31,8 @@ class DatasetConfig:
       mixture_or_task_name: registered name.
       task_feature_lengths: `inputs` and `targets` in tokens, `image` in pixels per side.
       batch_size: global examples per step.
-      rates: changed rates of the mixture, by task or family; 0 leaves a task out.
+      rates: changed rates of the mixture, by task, data set, prefix of names or family (then the
+        total of its tasks); 0 leaves out.
       module: modules to import first, which register tasks and mixtures.
       split: split of the sources.
       seed: seed of order, preparation and noise.
