@@ -174,6 +174,9 @@ def config_to_huggingface(config: OFAConfig) -> dict[str, Any]:
     Returns:
       A JSON-able dict. `resnet_type` is None where HuggingFace has no name for the stem; only
       this library can then read the folder.
+
+    Raises:
+      ValueError: a model with tuned parts.
     """
     fields: dict[str, Any] = {**_WRITTEN_ONLY, **_FIXED}
     for ours, theirs in CONFIG_FIELDS.items():
@@ -186,6 +189,11 @@ def config_to_huggingface(config: OFAConfig) -> dict[str, Any]:
         ),
         None,
     )
+    if config.tuning.is_on:
+        raise ValueError(
+            "a HuggingFace folder has no place for prefixes, adapters or LoRA; write "
+            "--target_format fairseq, or merge LoRA first (ofa_jax.model.tuning.merge_low_rank)"
+        )
     own = {name: getattr(config, name) for name in _OWN_FIELDS}
     fields[_OWN_SECTION] = {**own, "resnet": dataclasses.asdict(config.resnet)}
     return fields

