@@ -1,0 +1,231 @@
+"""Speed of decoding: greedy, beam 5, beam 5 in a trie, and every one of 3,129 answers.
+
+    python benchmarks/decode.py [--size tiny] [--image 480] [--rounds 6] [--json FILE]
+
+The setting of the PyTorch figures: a picture of 480 x 480 and 9 source tokens (909 encoder
+positions), exactly 16 tokens and eos, beam 5 without repeated 3-grams, batch 1 and 4, random
+weights. All settings run in turns in one process, so that ratios hold on a machine that others use
+too; processor time (all threads) stands beside time by the clock, both as medians over the rounds
+after one round that is not counted. Pictures are in memory; compilation is not counted.
+
+Further: ten decoding steps at several positions of one cache, whose cost must not depend on the
+position, and with caches of several lengths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from ofa_jax import vocab
+from ofa_jax.decoding.beam import BeamConfig
+from ofa_jax.decoding.constraints import Trie
+from ofa_jax.decoding.generate import encode, generate, start
+from ofa_jax.decoding.ranking import Candidates, rank
+from ofa_jax.model import OFA, SIZES
+
+SOURCE_TOKENS, NEW_TOKENS, ANSWERS, WARM_UP = 9, 16, 3129, 1
+# Shares of answers of 1, 2, ... tokens; about those of the answers of VQAv2.
+ANSWER_LENGTHS = (0.55, 0.3, 0.1, 0.05)
+STEPS = 10
+POSITIONS = (0, 18, 36, 54)
+CACHES = (17, 64, 256)
+
+
+def random_variables(model: OFA, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Weights at the official scale; only shapes are traced, nothing is compiled."""
+    shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
+    rng = np.random.default_rng(0)
+
+    def fill(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+        if path[-1].key in ("scale", "var", "head_scale"):
+            return np.ones(leaf.shape, np.float32)
+        return (0.02 * rng.standard_normal(leaf.shape, np.float32)).astype(np.float32)
+
+    return jax.device_put(jax.tree_util.tree_map_with_path(fill, shapes))
+
+
+def inputs(size: int, batch: int) -> dict[str, np.ndarray]:
+    """Random pictures and sources."""
+    rng = np.random.default_rng(1)
+    source = rng.integers(4, 50000, (batch, SOURCE_TOKENS)).astype(np.int32)
+    source[:, 0], source[:, -1] = vocab.BOS_ID, vocab.EOS_ID
+    return {
+        "encoder_input_tokens": source,
+        "encoder_images": rng.integers(0, 256, (batch, size, size, 3)).astype(np.uint8),
+        "decoder_input_tokens": np.full((batch, 2), vocab.BOS_ID, np.int32),
+    }
+
+
+def answers(lengths: np.ndarray) -> list[list[int]]:
+    """Different random answers; frequent words come often, so that prefixes are shared."""
+    rng = np.random.default_rng(2)
+    made: dict[tuple[int, ...], None] = {}
+    for length in lengths:
+        answer: tuple[int, ...] = ()
+        while not answer or answer in made:
+            answer = tuple((4 + np.minimum(rng.zipf(1.2, length), 40000)).tolist())
+        made[answer] = None
+    return [list(answer) for answer in made]
+
+
+@dataclasses.dataclass
+class Measured:
+    """Seconds of one setting, per round."""
+
+    call: Callable[[], Any]
+    clock: list[float] = dataclasses.field(default_factory=list)
+    processor: list[float] = dataclasses.field(default_factory=list)
+
+    def run(self, counts: bool) -> None:
+        """Calls once and waits for the result."""
+        clock, processor = time.perf_counter(), time.process_time()
+        jax.block_until_ready(self.call())
+        if counts:
+            self.clock.append(time.perf_counter() - clock)
+            self.processor.append(time.process_time() - processor)
+
+
+def in_turns(settings: dict[str, Measured], rounds: int) -> None:
+    """Every setting once per round."""
+    for number in range(WARM_UP + rounds):
+        for setting in settings.values():
+            setting.run(number >= WARM_UP)
+
+
+def ratio(settings: dict[str, Measured], name: str, base: str) -> tuple[float, float]:
+    """Medians over the rounds of (clock, processor) time of one setting over another's."""
+    pairs = (
+        (settings[name].clock, settings[base].clock),
+        (settings[name].processor, settings[base].processor),
+    )
+    clock, processor = (statistics.median(a / b for a, b in zip(*pair)) for pair in pairs)
+    return clock, processor
+
+
+def report(title: str, settings: dict[str, Measured], base: str, results: dict[str, Any]) -> None:
+    """Prints medians and ratios, and adds them to the results."""
+    print(
+        f"\n{title:34s}{'ms, clock':>12s}{'ms, processor':>15s}{'ratio':>8s}{'of processor':>14s}"
+    )
+    for name, measured in settings.items():
+        clock, processor = map(statistics.median, (measured.clock, measured.processor))
+        ratios = ratio(settings, name, base)
+        print(
+            f"{name:34s}{1e3 * clock:12.1f}{1e3 * processor:15.1f}{ratios[0]:8.2f}{ratios[1]:14.2f}"
+        )
+        results[f"{title}: {name}"] = {
+            "clock_seconds": clock,
+            "processor_seconds": processor,
+            "clock_ratio": ratios[0],
+            "processor_ratio": ratios[1],
+        }
+
+
+def whole_decoding(
+    model: OFA, variables: Any, size: int, rounds: int, batches: tuple[int, ...], results: Any
+) -> None:
+    """Encoder, greedy, beam, trie and candidates."""
+    rng = np.random.default_rng(3)
+    short = rng.choice(len(ANSWER_LENGTHS), ANSWERS, p=ANSWER_LENGTHS) + 1
+    search = BeamConfig(beam=5, min_len=NEW_TOKENS, max_len_b=NEW_TOKENS, no_repeat_ngram_size=3)
+    greedy = dataclasses.replace(search, beam=1)
+    answer_search = BeamConfig(beam=5, max_len_b=len(ANSWER_LENGTHS), normalize_scores=False)
+    # As long as the others: a trie is compared at the same number of steps.
+    long_trie = Trie.build(answers(np.full(ANSWERS, NEW_TOKENS)))
+    trie, candidates = Trie.build(answers(short)), Candidates.build(answers(short))
+    for batch in batches:
+        data = jax.device_put(inputs(size, batch))
+
+        def decoding(config: BeamConfig, constraint: Trie | None = None, data: Any = data):
+            return Measured(
+                lambda: generate(model, variables, data, config, constraint=constraint).tokens
+            )
+
+        settings = {
+            "encoder": Measured(lambda data=data: encode(model, variables, data)[0].states),
+            "greedy": decoding(greedy),
+            "beam 5": decoding(search),
+            "beam 5, trie of 16 tokens": decoding(search, long_trie),
+            "beam 5, trie of 3,129 answers": decoding(answer_search, trie),
+        }
+        if batch == batches[0]:
+            settings["all 3,129 answers"] = Measured(
+                lambda data=data: rank(model, variables, data, candidates)
+            )
+        in_turns(settings, rounds)
+        report(f"batch {batch}", settings, "beam 5", results)
+
+
+def single_steps(model: OFA, variables: Any, size: int, rounds: int, results: Any) -> None:
+    """Steps of five beams in one loop, as a search takes them: by position and by cache length."""
+    encoded, code_masks = encode(model, variables, inputs(size, 1))
+
+    @jax.jit
+    def steps(variables: Any, cache: Any, first: jax.Array) -> Any:
+        def step(number: jax.Array, carry: Any) -> Any:
+            tokens, cache = jnp.full((1, 5), 7) + number, carry[1]
+            return model.apply(variables, cache, tokens, first + number, method="decode_step")
+
+        logits = jnp.zeros((1, 5, model.config.embedding_rows), jnp.float32)
+        return jax.lax.fori_loop(0, STEPS, step, (logits, cache))[0]
+
+    def measured(cache: Any, first: int) -> Measured:
+        return Measured(lambda: steps(variables, cache, jnp.int32(first)))
+
+    def cache_of(places: int) -> Any:
+        return start(model, variables, encoded, code_masks, beams=5, places=places)[1]
+
+    long = cache_of(max(POSITIONS) + STEPS)
+    settings = {f"from position {first}": measured(long, first) for first in POSITIONS}
+    in_turns(settings, rounds)
+    report(f"{STEPS} steps, cache of 64", settings, f"from position {POSITIONS[0]}", results)
+    settings = {f"cache of {places}": measured(cache_of(places), 0) for places in CACHES}
+    in_turns(settings, rounds)
+    report(f"{STEPS} steps from position 0", settings, f"cache of {CACHES[0]}", results)
+
+
+def main() -> None:
+    """Measures and prints; see the module."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--size", default="tiny", choices=sorted(SIZES))
+    parser.add_argument("--image", type=int, default=480, help="pixels per side")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    parser.add_argument(
+        "--parts", nargs="+", default=["steps", "whole"], choices=["steps", "whole"]
+    )
+    parser.add_argument("--json", help="also write the figures to this file")
+    arguments = parser.parse_args()
+    model = OFA(SIZES[arguments.size])
+    variables = random_variables(model, inputs(arguments.image, 1))
+    print(
+        f"OFA {arguments.size}, {arguments.image} pixels, jax {jax.__version__}, "
+        f"{jax.devices()[0].device_kind}, {platform.processor() or platform.machine()}"
+    )
+    results: dict[str, Any] = {}
+    size, rounds = arguments.image, arguments.rounds
+    if "steps" in arguments.parts:
+        single_steps(model, variables, size, rounds, results)
+    if "whole" in arguments.parts:
+        whole_decoding(model, variables, size, rounds, tuple(arguments.batches), results)
+    if arguments.json:
+        pathlib.Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
