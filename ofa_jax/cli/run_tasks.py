@@ -92,7 +92,13 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTask
                 f"{tokenizer.layout} and {task.tokenizer().layout}"
             )
     for task in tasks:
-        check_lengths(task, dataset.task_feature_lengths, split=dataset.split, seed=dataset.seed)
+        check_lengths(
+            task,
+            dataset.task_feature_lengths,
+            split=dataset.split,
+            seed=dataset.seed,
+            skip_bad=dataset.on_bad_record == "skip",
+        )
     return RunTasks(
         tasks, tuple(rate for _, rate in found), unseen, dataset.task_feature_lengths, tokenizer
     )

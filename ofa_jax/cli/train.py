@@ -280,6 +280,8 @@ def _train(
             values["mfu"] = values["examples_per_second"] / peak
         if ledger:
             values["goodput"] = ledger.update(step, timers.total).share
+        if pipeline.skipped.total:
+            values["bad_records"] = pipeline.skipped.total
         log.write(step, values)
 
     measure = None

@@ -198,10 +198,15 @@ class MixturePipeline:
             if lengths == self.lengths:
                 continue
             try:
-                check_lengths(task, lengths, split=self.split, seed=self.seed)
+                check_lengths(
+                    task,
+                    lengths,
+                    split=self.split,
+                    seed=self.seed,
+                    skip_bad=self.on_bad_record == "skip",
+                )
             except InstructionError:
-                if self.on_bad_record == "error":
-                    raise
+                raise
             except ValueError as error:
                 raise ValueError(f"utils.DatasetConfig.buckets: {error}") from error
 

@@ -238,7 +238,13 @@ def _answer_ids(
 
 
 def check_lengths(
-    task: OFATask, lengths: Lengths, *, split: str, seed: int, samples: int = 32
+    task: OFATask,
+    lengths: Lengths,
+    *,
+    split: str,
+    seed: int,
+    samples: int = 32,
+    skip_bad: bool = False,
 ) -> None:
     """Fails early where a task's sequences do not fit.
 
@@ -248,8 +254,10 @@ def check_lengths(
       split: the split to look at.
       seed: seed of the examples.
       samples: how many records to encode.
+      skip_bad: whether to pass over records that do not fit the task, as training then does.
 
     Raises:
+      InstructionError: a record does not fit the task.
       ValueError: a source or target is longer than its length, or leaves no room for the text of
         text infilling; the message names both and what would fit.
     """
@@ -260,7 +268,12 @@ def check_lengths(
         longest = {"inputs": 1 - min(rooms), "targets": 2}
         _refuse_short(task, lengths, longest)
     for index in np.linspace(0, len(records) - 1, min(samples, len(records))).astype(int):
-        features = task.read(records, int(index), lengths, seed=seed)
+        try:
+            features = task.read(records, int(index), lengths, seed=seed)
+        except InstructionError:
+            if skip_bad:
+                continue
+            raise
         for key in longest:
             longest[key] = max(longest[key], len(features[key]))
     _refuse_short(task, lengths, longest)

@@ -294,3 +294,11 @@ def test_too_many_buckets_are_refused():
     buckets = {task.name: {"inputs": 20 + number} for number, task in enumerate(tasks)}
     with pytest.raises(ValueError, match=r"makes 9 buckets.* 8 or fewer"):
         pipeline(tasks=tasks, rates=(1.0,) * 9, buckets=buckets, rate_schedule={})
+
+
+def test_the_check_of_lengths_passes_over_bad_records_where_training_does():
+    with pytest.raises(ValueError, match="cannot decode the picture of number 3"):
+        check_lengths(BROKEN, LENGTHS, split="train", seed=0)
+    check_lengths(BROKEN, LENGTHS, split="train", seed=0, skip_bad=True)
+    with pytest.raises(ValueError, match="is too short for task 'broken'"):
+        check_lengths(BROKEN, LENGTHS | {"targets": 1}, split="train", seed=0, skip_bad=True)
