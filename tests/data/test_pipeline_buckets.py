@@ -8,6 +8,7 @@ import pytest
 
 from ofa_jax.data.instruction import InstructionError
 from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.data.task import check_lengths
 from tasks import instructions
 from tests.data.test_pipeline import (
     LENGTHS,
