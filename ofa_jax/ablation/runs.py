@@ -1,0 +1,177 @@
+"""The runs of an ablation: their commands, their folders, and how far each of them is.
+
+Second step. A run is `python -m ofa_jax.train` in a process of its own; what it left in its folder
+is all that is known of it, so an ablation goes on wherever it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from ofa_jax.ablation.settings import Ablation, Row
+
+# In a run's folder: the settings that it was started with.
+SETTINGS_FILE = "ablation.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One row with one seed.
+
+    Attributes:
+      row: its mixture.
+      seed: SEED.
+      steps: TRAIN_STEPS.
+      folder: MODEL_DIR.
+      settings: arguments of training besides MODEL_DIR.
+    """
+
+    row: Row
+    seed: int
+    steps: int
+    folder: pathlib.Path
+    settings: tuple[str, ...]
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """All arguments of training."""
+        return (*self.settings, f"--gin.MODEL_DIR={str(self.folder)!r}")
+
+    @property
+    def name(self) -> str:
+        """For launchers: lower-case letters, digits and hyphens, at most 40."""
+        name = f"{self.row.folder.replace('_', '-').replace('.', '-')}-{self.seed}"
+        return name[-40:].lstrip("-0123456789")
+
+    def command(self, launcher: Sequence[str] = ()) -> tuple[str, ...]:
+        """The command that runs it.
+
+        Args:
+          launcher: for example ("python", "launch/slurm.py", "--nodes=1"); () trains right here.
+        """
+        if launcher:
+            return (*launcher, f"--name={self.name}", *self.arguments)
+        return (sys.executable, "-m", "ofa_jax.train", *self.arguments)
+
+    def state(self) -> str:
+        """ "finished", "begun" or "new".
+
+        Raises:
+          ValueError: the folder holds a run of other settings.
+        """
+        path = self.folder / SETTINGS_FILE
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if before != list(self.settings):
+                changed = [word for word in self.settings if word not in before] or [
+                    word for word in before if word not in self.settings
+                ]
+                raise ValueError(
+                    f"{self.folder} holds a run of other settings (now: {changed[0]}); give "
+                    "ablation.Ablation.folder another value, or delete that folder"
+                )
+        metrics = self.folder / "metrics.json"
+        if metrics.is_file():
+            facts = json.loads(metrics.read_text(encoding="utf-8")).get("run", {})
+            if facts.get("steps") == self.steps and facts.get("seed") == self.seed:
+                return "finished"
+        return "begun" if self.folder.is_dir() else "new"
+
+    def remember_settings(self) -> None:
+        """Writes the settings into the folder, before the run begins."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(list(self.settings), indent=1) + "\n"
+        (self.folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
+
+
+def plan(ablation: Ablation) -> tuple[Run, ...]:
+    """All runs; all rows with the first seed come first, so that a first table is there early.
+
+    Args:
+      ablation: the settings.
+    """
+    common = [f"--gin_file={file}" for file in ablation.gin_files]
+    common += [f"--gin.{name}={text}" for name, text in ablation.bindings.items()]
+    common.append(f"--gin.TRAIN_STEPS={ablation.steps}")
+    return tuple(
+        Run(
+            row=row,
+            seed=seed,
+            steps=ablation.steps,
+            folder=pathlib.Path(ablation.folder) / "runs" / row.folder / f"seed_{seed}",
+            settings=(
+                *common,
+                f"--gin.SEED={seed}",
+                *(
+                    f"--gin.utils.DatasetConfig.{field}={value!r}"
+                    for field, value in row.changes.items()
+                ),
+            ),
+        )
+        for seed in ablation.seeds
+        for row in ablation.all_rows()
+    )
+
+
+def shell_line(run: Run, launcher: Sequence[str] = ()) -> str:
+    """A run's command as a shell takes it."""
+    words = run.command(launcher)
+    if not launcher:
+        words = ("python", *words[1:])
+    return shlex.join(words)
+
+
+@contextlib.contextmanager
+def _handed_on(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Hands SIGTERM and SIGINT on to a child, which saves and ends; collects them."""
+    asked: list[int] = []
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        del frame
+        asked.append(number)
+        child.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train(run: Run) -> bool:
+    """Runs one run to its end, or further where it was stopped.
+
+    Args:
+      run: not finished.
+
+    Returns:
+      Whether it is finished now; False where a signal stopped it.
+
+    Raises:
+      ValueError: it failed.
+    """
+    run.remember_settings()
+    # A session of its own: Ctrl-C reaches it once, through this process.
+    child = subprocess.Popen(run.command(), start_new_session=True)
+    with _handed_on(child) as asked:
+        status = child.wait()
+    if asked:
+        return False
+    if status:
+        raise ValueError(f"the run of {run.folder} ended with exit status {status}; see above")
+    if run.state() != "finished":
+        raise ValueError(
+            f"the run of {run.folder} ended without scores in its metrics.json; "
+            "utils.EvaluationConfig.final_num_examples must not be 0"
+        )
+    return True
