@@ -74,7 +74,7 @@ def test_table_csv_and_chart(tmp_path):
     assert rows[2][1].startswith("**75.")
     assert "−11.9*" in rows[2][1]
     assert rows[2][2] == "–"
-    assert "*" not in rows[1][3]
+    assert "*" not in rows[1][1]
     assert "bootstrap" in path.read_text()
     with (tmp_path / "table.csv").open() as file:
         found = {(row["mixture"], row["task"]): row for row in csv.DictReader(file)}
