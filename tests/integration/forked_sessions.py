@@ -41,9 +41,9 @@ def kill_while_saving(number):
 
     save, saved = CheckpointManager.save, []
 
-    def watch(directory):
+    def watch(directory, step):
         while True:
-            for folder in directory.glob("*orbax-checkpoint-tmp*"):
+            for folder in directory.glob(f"checkpoint_{step}.orbax-checkpoint-tmp*"):
                 if any(folder.rglob("*")):
                     os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.0005)
@@ -51,7 +51,7 @@ def kill_while_saving(number):
     def watched_save(self, step, tree, **others):
         saved.append(step)
         if len(saved) == number:
-            threading.Thread(target=watch, args=(self.directory,), daemon=True).start()
+            threading.Thread(target=watch, args=(self.directory, step), daemon=True).start()
         save(self, step, tree, **others)
 
     CheckpointManager.save = watched_save

@@ -111,7 +111,10 @@ def log_lines(run_dir):
 
 
 def checkpoints(run_dir):
-    return sorted(int(path.name.split("_")[1]) for path in run_dir.glob("checkpoint_[0-9]*"))
+    found = (re.fullmatch(r"checkpoint_(\d+)", path.name) for path in run_dir.iterdir())
+    return sorted(
+        int(name.split("_")[1]) for name in names if re.fullmatch(r"checkpoint_\d+", name)
+    )
 
 
 def saved_state(run_dir, step):
