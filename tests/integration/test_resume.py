@@ -112,9 +112,7 @@ def log_lines(run_dir):
 
 def checkpoints(run_dir):
     found = (re.fullmatch(r"checkpoint_(\d+)", path.name) for path in run_dir.iterdir())
-    return sorted(
-        int(name.split("_")[1]) for name in names if re.fullmatch(r"checkpoint_\d+", name)
-    )
+    return sorted(int(match[1]) for match in found if match)
 
 
 def saved_state(run_dir, step):
