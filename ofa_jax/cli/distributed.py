@@ -7,18 +7,24 @@ import dataclasses
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
+from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
 from ofa_jax.training.preemption import PreemptionHandler
 
 logger = logging.getLogger("ofa_jax")
 
-# Seconds without a sign of life after which a host counts as lost.
-HEARTBEAT_TIMEOUT = 30
+# Seconds without a sign of life after which a host counts as lost: for our own watch, and for
+# JAX's, which ends the process with a stack trace and therefore comes second.
+LOST_AFTER = 40
+HEARTBEAT_TIMEOUT = 55
+_SIGN_PERIOD = 3.0
 LOST_HOST_STATUS = 75  # EX_TEMPFAIL: the same command may be given again
 _PLAIN = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
 _SLURM = ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -127,9 +133,79 @@ def initialize_distributed(environment: Mapping[str, str] | None = None) -> None
         jax.local_device_count(),
         jax.device_count(),
     )
+    # JAX has no public name for the store that its processes share.
+    client = jax_distributed.global_state.client
+    HostWatch(client, jax.process_index(), jax.process_count()).start()
     if jax.process_index():
         # What all processes know, one says.
         logger.setLevel(logging.WARNING)
+
+
+class HostWatch:
+    """Notices that another host is gone, even while this one waits for it in a collective.
+
+    Every process counts up a number in the coordinator's store and looks at those of the others.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        process: int,
+        count: int,
+        *,
+        lost: Callable[[str], Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Watches nothing yet.
+
+        Args:
+          client: of the coordinator's key-value store.
+          process: index of this process.
+          count: of all processes.
+          lost: called once with the reason; None ends the process.
+          clock: seconds.
+        """
+        self._client, self._process, self._count = client, process, count
+        self._lost, self._clock = lost or _end, clock
+        self._signs = 0
+        now = clock()
+        self._seen = {other: ("", now) for other in range(count) if other != process}
+        self._answered = now
+
+    def start(self) -> None:
+        """Watches in a thread of its own until the process ends."""
+        threading.Thread(target=self._watch, name="host watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        while self.look():
+            time.sleep(_SIGN_PERIOD)
+
+    def look(self) -> bool:
+        """Gives a sign of life and looks for those of the others; False once a host is lost."""
+        now = self._clock()
+        try:
+            self._signs += 1
+            self._client.key_value_set(
+                f"ofa_host/{self._process}", str(self._signs), allow_overwrite=True
+            )
+            found = {
+                name.rpartition("/")[2]: value
+                for name, value in self._client.key_value_dir_get("ofa_host")
+            }
+            self._answered = now
+        except Exception as error:
+            # The store lives in process 0.
+            if now - self._answered < LOST_AFTER:
+                return True
+            self._lost(f"process 0 does not answer: {error}")
+            return False
+        for other, (value, since) in self._seen.items():
+            if found.get(str(other), "") != value:
+                self._seen[other] = (found[str(other)], now)
+            elif now - since >= LOST_AFTER:
+                self._lost(f"process {other} has been silent for {now - since:.0f} s")
+                return False
+        return True
 
 
 def preemption_handler() -> PreemptionHandler:

@@ -63,11 +63,12 @@ def test_incomplete_variables(changes, message):
 def test_initialisation_passes_what_was_found(monkeypatch):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **given: calls.append(given))
+    monkeypatch.setattr(distributed.HostWatch, "start", lambda self: None)
     initialize_distributed({})
     initialize_distributed(PLAIN | {"NUM_PROCESSES": "1", "PROCESS_ID": "0"})
     assert calls == []
     initialize_distributed(SLURM)
-    assert calls == [{"cluster_detection_method": "slurm", "heartbeat_timeout_seconds": 30}]
+    assert calls == [{"cluster_detection_method": "slurm", "heartbeat_timeout_seconds": 55}]
 
 
 def test_hosts_that_cannot_be_reached(monkeypatch):
@@ -100,3 +101,51 @@ def test_a_lost_host_ends_the_process_with_one_line(monkeypatch, capsys):
         distributed.lost_hosts_end_the_process(),
     ):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+
+class Store:
+    """The coordinator's key-value store, which may go away."""
+
+    def __init__(self):
+        self.values, self.gone = {}, False
+
+    def key_value_set(self, key, value, allow_overwrite):
+        if self.gone:
+            raise RuntimeError("UNAVAILABLE")
+        assert allow_overwrite
+        self.values[key] = value
+
+    def key_value_dir_get(self, folder):
+        return [(key, value) for key, value in self.values.items() if key.startswith(folder)]
+
+
+def test_a_silent_host_is_noticed():
+    store, now, reasons = Store(), [0.0], []
+    first, second = (
+        distributed.HostWatch(store, process, 2, lost=reasons.append, clock=lambda: now[0])
+        for process in (0, 1)
+    )
+    for _ in range(20):
+        now[0] += 10.0
+        assert first.look()
+        assert second.look()
+    # Process 1 is gone; its last sign is seen in the first round.
+    for _ in range(distributed.LOST_AFTER // 10 + 1):
+        now[0] += 10.0
+        assert reasons == []
+        still_there = first.look()
+    assert not still_there
+    assert reasons == ["process 1 has been silent for 40 s"]
+
+
+def test_a_silent_coordinator_is_noticed():
+    store, now, reasons = Store(), [0.0], []
+    watch = distributed.HostWatch(store, 1, 2, lost=reasons.append, clock=lambda: now[0])
+    store.values["ofa_host/0"] = "1"
+    assert watch.look()
+    store.gone = True
+    now[0] += distributed.LOST_AFTER - 1.0
+    assert watch.look(), "one failure is no loss"
+    now[0] += 1.0
+    assert not watch.look()
+    assert reasons == ["process 0 does not answer: UNAVAILABLE"]
