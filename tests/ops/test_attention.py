@@ -27,6 +27,12 @@ def random_inputs(position_batch=1, seed=0):
     }
 
 
+def first_keys(x, n):
+    """The same inputs with the first n of N keys only."""
+    cut = {name: x[name][:, :n] for name in ("key", "value", "key_position", "key_mask")}
+    return {**x, **cut, "bias": x["bias"][..., :n]}
+
+
 def in_numpy(x, causal=False):
     scale = (2 * K) ** -0.5
     content = np.einsum("bthk,bnhk->bhtn", x["query"], x["key"]) * scale
@@ -34,7 +40,8 @@ def in_numpy(x, causal=False):
     logits = content + absolute + x["bias"]
     logits = np.where(x["key_mask"][:, None, None], logits, -np.inf)
     if causal:
-        logits = np.where(np.tril(np.ones((T, N), bool)), logits, -np.inf)
+        t, n = logits.shape[-2:]
+        logits = np.where(np.tril(np.ones((t, n), bool), n - t), logits, -np.inf)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     return np.einsum("bhtn,bnhk->bthk", weights, x["value"])
@@ -49,10 +56,22 @@ def test_equals_numpy(position_batch, implementation):
 
 
 @pytest.mark.parametrize("implementation", ["xla", "fused"])
-def test_causal(implementation):
-    x = random_inputs()
+@pytest.mark.parametrize("prefix", [0, N - T])
+def test_causal(implementation, prefix):
+    x = first_keys(random_inputs(), T + prefix)
     found = attention(**x, causal=True, implementation=implementation)
     np.testing.assert_allclose(found, in_numpy(x, causal=True), atol=1e-5)
+
+
+def test_a_causal_query_sees_the_prefix_and_nothing_later():
+    x = random_inputs()
+    found = attention(**x, causal=True)
+    later = {**x, "value": x["value"].copy()}
+    later["value"][:, N - T + 1 :] += 1.0
+    earlier = {**x, "value": x["value"].copy()}
+    earlier["value"][:, : N - T] += 1.0
+    np.testing.assert_array_equal(attention(**later, causal=True)[:, 0], found[:, 0])
+    assert np.all(np.abs(attention(**earlier, causal=True) - found) > 1e-3)
 
 
 def test_shared_positions_equal_repeated_ones():
