@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     defaults = ConversionSettings()
     add("--resize_short_side", type=int, metavar="PIXELS", help="of pictures that are larger")
     add("--jpeg_quality", type=int, default=defaults.jpeg_quality, help="of pictures made smaller")
-    add("--image_tokenizer", metavar="NAME", help="codebook.npz or module:function: makes codes")
+    add("--image_tokenizer", metavar="NAME", help="last.ckpt, codebook.npz or module:function")
     add("--code_size", type=int, default=defaults.code_size, metavar="PIXELS", help="of the square")
     add("--code_part", choices=CODE_PARTS, default=defaults.code_part, help="what codes are of")
 
@@ -186,6 +186,8 @@ def run_prepare(arguments: Sequence[str]) -> int:
     logger.setLevel(logging.INFO)
     parser = _parser()
     options, words = parser.parse_known_args(arguments)
+    if settings.image_tokenizer:
+        _share_devices()
     try:
         if options.verify:
             count = manifest.verify(options.verify)
@@ -205,6 +207,16 @@ def run_prepare(arguments: Sequence[str]) -> int:
         print(f"error: {message[0] if message else type(error).__name__}", file=sys.stderr)
         return 2
     return 0
+def _share_devices() -> None:
+    """Lets the processes, which load a network each, share an accelerator and what they compile.
+
+    JAX reads these variables when it is imported, which is later, and by an image tokenizer only.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    cache = os.path.expanduser("~/.cache/ofa_jax/compiled")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
+
+
 
 
 def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> None:

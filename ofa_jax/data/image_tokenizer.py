@@ -2,18 +2,24 @@
 
 Stands between a task's preparation, which turns the middle of a picture into target codes, and
 evaluation, which turns predicted codes back into pixels. The VQGAN of the official model has the
-same protocol; `PatchCodebook` needs no training of a network: k-means over raw patches, fitted in
-seconds.
+same protocol (`ofa_jax.image_codes`; it needs JAX, so it is imported when its file is named);
+`PatchCodebook` needs no training of a network: k-means over raw patches, fitted in seconds.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import pathlib
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 _ASSIGNED_AT_ONCE = 1 << 22
+
+# Files with these endings hold weights of a VQGAN.
+VQGAN_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 
 @runtime_checkable
@@ -35,6 +41,91 @@ class ImageTokenizer(Protocol):
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """int32[grid_y, grid_x] -> uint8[grid_y * patch, grid_x * patch, 3]."""
         ...
+
+
+@runtime_checkable
+class BatchImageTokenizer(ImageTokenizer, Protocol):
+    """An image tokenizer that is faster with several pictures of one size at a time."""
+
+    def encode_batch(self, images: np.ndarray) -> np.ndarray:
+        """uint8[b, y, x, 3] -> int32[b, y / patch, x / patch]."""
+        ...
+
+    def decode_batch(self, codes: np.ndarray) -> np.ndarray:
+        """int32[b, grid_y, grid_x] -> uint8[b, grid_y * patch, grid_x * patch, 3]."""
+        ...
+
+
+def encode_all(tokenizer: ImageTokenizer, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Codes of pictures of one size, in batches where the tokenizer has them.
+
+    Args:
+      tokenizer: any image tokenizer.
+      images: one or more uint8[y, x, 3].
+
+    Returns:
+      int32[b, y / patch, x / patch].
+    """
+    if isinstance(tokenizer, BatchImageTokenizer):
+        return np.asarray(tokenizer.encode_batch(np.stack(images)), np.int32)
+    return np.stack([np.asarray(tokenizer.encode(image), np.int32) for image in images])
+
+
+def decode_all(tokenizer: ImageTokenizer, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures of grids of codes of one size, in batches where the tokenizer has them.
+
+    Args:
+      tokenizer: any image tokenizer.
+      codes: one or more int[grid_y, grid_x].
+
+    Returns:
+      uint8[b, grid_y * patch, grid_x * patch, 3].
+    """
+    if isinstance(tokenizer, BatchImageTokenizer):
+        return tokenizer.decode_batch(np.stack(codes))
+    return np.stack([tokenizer.decode(grid) for grid in codes])
+
+
+@functools.lru_cache(maxsize=2)
+def load_image_tokenizer(name: str) -> ImageTokenizer:
+    """Loads an image tokenizer once per process.
+
+    Args:
+      name: a codebook file (`.npz`), weights of a VQGAN (`last.ckpt`, `.safetensors`), or
+        `module:function`.
+
+    Raises:
+      ValueError: no such file, module or function; a file that is no image tokenizer; what the
+        function returns is none.
+    """
+    path = pathlib.Path(name)
+    if path.suffix == ".npz":
+        if not path.is_file():
+            raise ValueError(f"image_tokenizer: there is no codebook file {name}")
+        return PatchCodebook.load(path)
+    if path.suffix in VQGAN_SUFFIXES:
+        # The networks need JAX, which input workers have no use for.
+        module = importlib.import_module("ofa_jax.image_codes")
+        try:
+            return module.load_vqgan(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"image_tokenizer: {error}") from error
+    module_name, separator, function = name.partition(":")
+    if not separator:
+        raise ValueError(
+            "image_tokenizer must be a codebook (.npz), weights of a VQGAN "
+            f"({', '.join(VQGAN_SUFFIXES)}) or module:function, got {name!r}"
+        )
+    try:
+        tokenizer = getattr(importlib.import_module(module_name), function)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"image_tokenizer {name!r}: {error}") from error
+    if not isinstance(tokenizer, ImageTokenizer):
+        raise ValueError(
+            f"image_tokenizer {name!r} returns {type(tokenizer).__name__}, which has "
+            "not the methods and attributes of an ImageTokenizer"
+        )
+    return tokenizer
 
 
 def middle_part(image: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,10 +22,12 @@ class Converted:
     Attributes:
       example: of the flat schema.
       removed_boxes: why boxes of it were removed, one reason per box.
+      square: uint8[y, x, 3] that image codes are yet to be made of; None: the example is complete.
     """
 
     example: Example
     removed_boxes: tuple[Reason, ...] = ()
+    square: np.ndarray | None = None
 
 
 def read_record(records: Records, index: int) -> Example:
@@ -52,7 +55,40 @@ def read_record(records: Records, index: int) -> Example:
 
 
 def convert(example: Example, settings: ConversionSettings) -> Converted:
-    """Checks an example and makes what is stored of it. A pure function.
+    """Checks an example and makes what is stored of it, image codes included. A pure function.
+
+    The two halves are `convert_without_codes` and `with_codes`, for several pictures at a time.
+
+    Raises:
+      RejectedExample: with the reason.
+    """
+    return with_codes([convert_without_codes(example, settings)], settings)[0]
+
+
+def with_codes(converted: Sequence[Converted], settings: ConversionSettings) -> list[Converted]:
+    """Adds `image_codes` to the examples that have pictures to make them of.
+
+    Args:
+      converted: examples of one preparation.
+      settings: which tokenizer, which part.
+
+    Returns:
+      The complete examples, in the same order.
+    """
+    squares = [one.square for one in converted if one.square is not None]
+    if not squares:
+        return list(converted)
+    codes = iter(pictures.image_codes(squares, settings))
+    return [
+        one
+        if one.square is None
+        else Converted({**one.example, "image_codes": next(codes)}, one.removed_boxes)
+        for one in converted
+    ]
+
+
+def convert_without_codes(example: Example, settings: ConversionSettings) -> Converted:
+    """Checks an example and makes what is stored of it, but for its image codes. A pure function.
 
     Texts and numbers are checked before the picture, and the picture before the boxes, so an
     example with several faults counts under the first of them.
@@ -63,7 +99,7 @@ def convert(example: Example, settings: ConversionSettings) -> Converted:
       settings: limits, filters, resizing, codes.
 
     Returns:
-      The example to store.
+      The example to store, with the square that codes are made of where they are asked for.
 
     Raises:
       RejectedExample: with the reason.
@@ -82,9 +118,7 @@ def convert(example: Example, settings: ConversionSettings) -> Converted:
     example = {**example, "image": picture.data}
     if len(example.get("boxes", ())):
         example = _with_moved_boxes(example, picture)
-    if picture.pixels is not None:
-        example = {**example, "image_codes": pictures.image_codes(picture.pixels, settings)}
-    return Converted(example, tuple(fault.reason for fault in removed))
+    return Converted(example, tuple(fault.reason for fault in removed), picture.pixels)
 
 
 def _with_moved_boxes(example: Example, picture: pictures.CheckedPicture) -> Example:

@@ -6,7 +6,9 @@ the same preparation: no times, no machine, no number of processes.
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,13 +39,23 @@ def identity(plan: Plan) -> dict[str, Any]:
     """
     settings = plan.settings.as_dict()
     tokenizer = plan.settings.image_tokenizer
-    if tokenizer and tokenizer.endswith(".npz"):
-        settings["image_tokenizer_sha256"] = file_digest(tokenizer)
+    if tokenizer and pathlib.Path(tokenizer).is_file():
+        status = os.stat(tokenizer)
+        settings["image_tokenizer_sha256"] = _digest_once(
+            tokenizer, status.st_size, status.st_mtime_ns
+        )
     return {
         "schema_version": array_record.VERSION,
         "settings": settings,
         "splits": {plan.split: {**plan.as_dict(), "pillow": PIL.__version__}},
     }
+
+
+@functools.lru_cache(maxsize=4)
+def _digest_once(path: str, size: int, modified: int) -> str:
+    """SHA-256 of a large file, computed again only when it changes."""
+    del size, modified
+    return file_digest(path)
 
 
 def refuse_other_settings(

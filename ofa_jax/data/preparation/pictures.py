@@ -6,15 +6,13 @@ A picture that needs no change keeps its bytes. One that does is written as JPEG
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib
 import io
-import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from ofa_jax.data.image_tokenizer import ImageTokenizer, PatchCodebook, middle_part
+from ofa_jax.data.image_tokenizer import encode_all, load_image_tokenizer, middle_part
 from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.ops.image import FORMATS, as_rgb
 from ofa_jax.data.preparation.headers import damaged, read_header
@@ -108,48 +106,39 @@ def lossless(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def image_codes(pixels: np.ndarray, settings: ConversionSettings) -> np.ndarray:
-    """Codes of a square picture, row by row.
+def image_codes(squares: Sequence[np.ndarray], settings: ConversionSettings) -> list[np.ndarray]:
+    """Codes of square pictures, row by row.
 
     Args:
-      pixels: uint8[code_size, code_size, 3].
+      squares: uint8[code_size, code_size, 3] each.
       settings: which tokenizer, which part.
 
     Returns:
-      int32[codes].
+      int32[codes] each.
     """
     tokenizer = load_image_tokenizer(str(settings.image_tokenizer))
-    part = middle_part(pixels) if settings.code_part == "middle" else pixels
-    return np.asarray(tokenizer.encode(part), np.int32).reshape(-1)
+    middle = settings.code_part == "middle"
+    parts = [middle_part(pixels) if middle else pixels for pixels in squares]
+    return list(encode_all(tokenizer, parts).reshape(len(parts), -1))
 
 
-@functools.lru_cache(maxsize=2)
-def load_image_tokenizer(name: str) -> ImageTokenizer:
-    """Loads an image tokenizer once per process.
-
-    Args:
-      name: a codebook file (`.npz`) or `module:function`.
+def codes_per_picture(settings: ConversionSettings) -> int:
+    """How many codes a picture gets, 0 without an image tokenizer.
 
     Raises:
-      ValueError: no such file, module or function, or what the function returns is no tokenizer.
+      ValueError: there is no such tokenizer, or its codes do not fit the square.
     """
-    if name.endswith(".npz"):
-        if not pathlib.Path(name).is_file():
-            raise ValueError(f"image_tokenizer: there is no codebook file {name}")
-        return PatchCodebook.load(name)
-    module, separator, function = name.partition(":")
-    if not separator:
-        raise ValueError(f"image_tokenizer must be a .npz file or module:function, got {name!r}")
-    try:
-        tokenizer = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"image_tokenizer {name!r}: {error}") from error
-    if not isinstance(tokenizer, ImageTokenizer):
+    if not settings.image_tokenizer:
+        return 0
+    tokenizer = load_image_tokenizer(settings.image_tokenizer)
+    side = settings.code_size // (2 if settings.code_part == "middle" else 1)
+    if side % tokenizer.patch:
         raise ValueError(
-            f"image_tokenizer {name!r} returns {type(tokenizer).__name__}, which has "
-            "not the methods and attributes of an ImageTokenizer"
+            f"code_size {settings.code_size}: the {settings.code_part} part has {side} pixels per "
+            f"side, no multiple of the {tokenizer.patch} that a code of {settings.image_tokenizer} "
+            "stands for"
         )
-    return tokenizer
+    return (side // tokenizer.patch) ** 2
 
 
 def _decode(data: bytes, wanted: int | None) -> Image.Image:
@@ -184,6 +173,9 @@ def _code_square(
     """The central square that codes are made of: short side to `code_size`, then cropped.
 
     The resampling filter is the one with which the official codes were made.
+
+    OFA-NOTE: SPEC 7.9. The official script keeps the whole of a picture that is not square, which
+    then has more codes than the tasks expect; here the sides are cut off.
     """
     size = _with_short_side(original, settings.code_size)
     resized = decoded if decoded.size == size else decoded.resize(size, Image.Resampling.LANCZOS)

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.preparation.conversion import convert, read_record
+from ofa_jax.data.preparation.conversion import convert_without_codes, read_record
+from ofa_jax.data.preparation.pictures import codes_per_picture
 from ofa_jax.data.preparation.reasons import RejectedExample
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.sources import array_record
@@ -93,13 +94,18 @@ def estimate(plan: Plan) -> Estimate:
       The estimate; of equal plans always the same.
     """
     records = plan.source.open(plan.split)
+    codes = np.zeros(codes_per_picture(plan.settings), np.int32)
     count = min(_SAMPLED_RECORDS, plan.num_records)
     total = 0
     for index in np.linspace(0, plan.num_records - 1, count).astype(int):
         try:
-            example = convert(read_record(records, int(index)), plan.settings).example
+            converted = convert_without_codes(read_record(records, int(index)), plan.settings)
         except RejectedExample:
             continue
+        example = converted.example
+        if converted.square is not None:
+            # Real codes are as long, and take a network some time.
+            example = {**example, "image_codes": codes}
         total += len(array_record.encode_example(example))
     return Estimate(stored_bytes=total * plan.num_records // max(1, count))
 

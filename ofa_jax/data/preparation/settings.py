@@ -35,8 +35,8 @@ class ConversionSettings:
       min_words: least words of a caption or text.
       max_words: most words of a caption, question, answer, label or expression.
       max_text_words: most words of a plain text (the field `text`); None: any.
-      image_tokenizer: makes image codes: a codebook file (`.npz`) or `module:function` that
-        returns an `ImageTokenizer`. None makes none.
+      image_tokenizer: makes image codes: a codebook file (`.npz`), weights of a VQGAN
+        (`last.ckpt`) or `module:function` that returns an `ImageTokenizer`. None makes none.
       code_size: pixels of the square that codes are made of; the stored picture becomes it.
       code_part: codes of the `middle` half of each side (image infilling, SPEC 4.3.7) or of the
         `whole` square (image generation, SPEC 8.5).

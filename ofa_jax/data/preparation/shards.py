@@ -10,7 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ofa_jax.data.instruction import Example
-from ofa_jax.data.preparation.conversion import convert, read_record
+from ofa_jax.data.preparation.conversion import (
+    Converted,
+    convert_without_codes,
+    read_record,
+    with_codes,
+)
 from ofa_jax.data.preparation.plan import Plan
 from ofa_jax.data.preparation.reasons import RejectedExample, one_line
 from ofa_jax.data.preparation.tally import Tally
@@ -18,6 +23,9 @@ from ofa_jax.data.sources import array_record
 from ofa_jax.data.task import Records
 
 _READ_AT_ONCE = 1 << 20
+# Pictures whose codes are made together. A network on an accelerator wants batches; other
+# examples are written one by one.
+_ENCODED_AT_ONCE = 64
 
 
 class PreparationError(RuntimeError):
@@ -72,7 +80,9 @@ def write_shard(
     records: Records | None = None,
     progress: Callable[[Tally], None] | None = None,
 ) -> ShardResult:
-    """Converts the records of one shard and writes them to a file, one in memory at a time.
+    """Converts the records of one shard and writes them to a file.
+
+    One example is in memory at a time; with image codes, a batch of them.
 
     Args:
       plan: the preparation.
@@ -91,13 +101,14 @@ def write_shard(
     if records is None:
         records = plan.source.open(plan.split)
     tally = Tally()
+    waiting: list[Converted] = []
+    batch_size = _ENCODED_AT_ONCE if plan.settings.image_tokenizer else 1
     with array_record.ShardWriter(path) as writer:
         for index in plan.shard_range(shard):
             example: Example = {}
             try:
                 example = read_record(records, index)
-                converted = convert(example, plan.settings)
-                record = array_record.encode_example(converted.example)
+                converted = convert_without_codes(example, plan.settings)
             except RejectedExample as rejection:
                 identifier = example.get("example_id", example.get("image_id"))
                 identifier = None if identifier is None else one_line(identifier)
@@ -106,8 +117,12 @@ def write_shard(
                     raise StrictError(f"{place}: {rejection}") from rejection
                 tally.drop(index, identifier, rejection)
             else:
-                writer.write_record(record)
+                waiting.append(converted)
                 tally.keep(converted.example["type"], converted.removed_boxes)
+            if len(waiting) == batch_size or index == plan.shard_range(shard)[-1]:
+                for complete in with_codes(waiting, plan.settings):
+                    writer.write_record(array_record.encode_example(complete.example))
+                waiting.clear()
             if progress is not None:
                 progress(tally)
     size = os.path.getsize(path)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ofa_jax.data.image_tokenizer import PatchCodebook
+from ofa_jax.data.image_tokenizer import PatchCodebook, load_image_tokenizer
 from ofa_jax.data.ops.image import decode_image
 from ofa_jax.data.preparation.conversion import convert, read_record
-from ofa_jax.data.preparation.pictures import load_image_tokenizer
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample, one_line, reading_rejection
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.sources.tsv import TsvSource
@@ -292,7 +291,7 @@ def test_image_tokenizers_by_name(tmp_path):
     assert found.num_codes == 2
     for name, message in (
         (str(tmp_path / "no.npz"), "there is no codebook file"),
-        ("codebook", "a .npz file or module:function"),
+        ("codebook", "a codebook .* or module:function"),
         ("no_such_module:make", "no_such_module"),
         (f"{__name__}:missing", "missing"),
         ("builtins:list", "ImageTokenizer"),

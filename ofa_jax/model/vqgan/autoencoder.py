@@ -1,0 +1,103 @@
+"""The whole VQGAN: pictures to codes, codes to pictures (VQGAN_SPEC 2, 4, 8).
+
+`ofa_jax.checkpoint.vqgan` fills it with released weights, `ofa_jax.image_codes` makes an image
+tokenizer of it. Every method can be compiled. On accelerators set the matmul precision to float32
+around it: with less, some codes change.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ofa_jax.model.vqgan.config import VQGANConfig
+from ofa_jax.model.vqgan.networks import Decoder, Encoder, pointwise
+from ofa_jax.model.vqgan.quantisers import GumbelQuantiser, NearestQuantiser, Quantised
+
+
+class VQGAN(nn.Module):
+    """Encoder, codebook and decoder.
+
+    OFA-NOTE: SPEC 7.9. Encoding takes the likeliest code of each place; the official encoder adds
+    Gumbel noise even in evaluation, so the released codes are samples. `noise` brings them back.
+    """
+
+    config: VQGANConfig
+
+    def setup(self) -> None:
+        """Declares the parts under their official names, as far as those say something."""
+        cfg = self.config
+        self.encoder = Encoder(cfg)
+        self.decoder = Decoder(cfg)
+        self.quant_conv = pointwise(cfg.embedding_dim)
+        self.post_quant_conv = pointwise(cfg.latent_channels)
+        kind = GumbelQuantiser if cfg.quantiser == "gumbel" else NearestQuantiser
+        self.quantiser = kind(cfg)
+
+    def latents(self, images: jax.Array) -> jax.Array:
+        """float32[b, y, x, 3] in [-1, 1] to latents before the codebook, [b, grid_y, grid_x, e]."""
+        return self.quant_conv(self.encoder(images))
+
+    def scores(self, images: jax.Array) -> jax.Array:
+        """float32[b, y, x, 3] in [-1, 1] to scores of all codes, [b, grid_y, grid_x, num_codes]."""
+        return self.quantiser.scores(self.latents(images))
+
+    def encode(self, images: jax.Array, noise: jax.Array | None = None) -> jax.Array:
+        """The codes of pictures.
+
+        Args:
+          images: float32[b, y, x, 3] in [-1, 1] (`normalised`).
+          noise: float32[b, grid_y, grid_x, num_codes] added to the scores. Gumbel noise draws
+            codes as the official encoder does; None takes the best.
+
+        Returns:
+          int32[b, grid_y, grid_x], the sides divided by `config.patch` and rounded down.
+        """
+        scores = self.scores(images)
+        return jnp.argmax(scores if noise is None else scores + noise, axis=-1).astype(jnp.int32)
+
+    def decode(self, codes: jax.Array) -> jax.Array:
+        """The pictures of codes.
+
+        Args:
+          codes: int[b, grid_y, grid_x] in [0, num_codes).
+
+        Returns:
+          float32[b, y, x, 3], about [-1, 1] (`to_pixels` limits it).
+        """
+        return self.decoder(self.post_quant_conv(self.quantiser.lookup(codes)))
+
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        noise: jax.Array | None = None,
+        temperature: float | jax.Array = 1.0,
+        hard: bool = True,
+    ) -> tuple[jax.Array, Quantised]:
+        """The forward pass of training.
+
+        Args:
+          images: float32[b, y, x, 3] in [-1, 1].
+          noise: see the quantisers.
+          temperature: see the quantisers.
+          hard: see the quantisers.
+
+        Returns:
+          (reconstruction float32[b, y, x, 3], latents with the codebook's loss and the codes).
+        """
+        quantised = self.quantiser(
+            self.latents(images), noise=noise, temperature=temperature, hard=hard
+        )
+        return self.decoder(self.post_quant_conv(quantised.latents)), quantised
+
+
+def normalised(pixels: jax.Array) -> jax.Array:
+    """uint8[..., 3] to float32 in [-1, 1]."""
+    return pixels.astype(jnp.float32) / 255.0 * 2.0 - 1.0
+
+
+def to_pixels(images: jax.Array) -> jax.Array:
+    """float32[..., 3] to uint8: limited to [-1, 1], then truncated (VQGAN_SPEC 8)."""
+    return ((jnp.clip(images, -1.0, 1.0) + 1.0) / 2.0 * 255.0).astype(jnp.uint8)

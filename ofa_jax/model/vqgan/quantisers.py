@@ -1,0 +1,153 @@
+"""Latents to codes and back, and what training adds to it (VQGAN_SPEC 4 and 5).
+
+Both quantisers score every code at every place; the code is the one of the highest score, the
+first of equal ones. The released model scores with a linear map (`GumbelQuantiser`), plain models
+with minus the squared distance to their entries (`NearestQuantiser`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from ofa_jax.model.vqgan.config import VQGANConfig
+from ofa_jax.model.vqgan.networks import pointwise
+
+# Inside the logarithm of the Gumbel quantiser's loss.
+_LOG_EPS = 1e-10
+
+
+class Quantised(NamedTuple):
+    """What a quantiser makes of latents in training.
+
+    Attributes:
+      latents: float32[b, y, x, embedding_dim], of the codes; gradients reach the encoder.
+      loss: float32[], already weighted.
+      codes: int32[b, y, x].
+    """
+
+    latents: jax.Array
+    loss: jax.Array
+    codes: jax.Array
+
+
+class GumbelQuantiser(nn.Module):
+    """Codes by a learned score; training draws them with Gumbel noise."""
+
+    config: VQGANConfig
+
+    def setup(self) -> None:
+        """Declares the scores' map and the codebook."""
+        cfg = self.config
+        self.logits = pointwise(cfg.num_codes)
+        init = nn.initializers.normal(1.0)
+        self.codebook = self.param("codebook", init, (cfg.num_codes, cfg.embedding_dim))
+
+    def scores(self, latents: jax.Array) -> jax.Array:
+        """float32[b, y, x, embedding_dim] to logits [b, y, x, num_codes]."""
+        return self.logits(latents)
+
+    def lookup(self, codes: jax.Array) -> jax.Array:
+        """int[b, y, x] codes to their entries, float32[b, y, x, embedding_dim]."""
+        return self.codebook[codes]
+
+    def __call__(
+        self,
+        latents: jax.Array,
+        *,
+        noise: jax.Array | None = None,
+        temperature: float | jax.Array = 1.0,
+        hard: bool = True,
+    ) -> Quantised:
+        """Quantises in training.
+
+        Args:
+          latents: float32[b, y, x, embedding_dim].
+          noise: float32[b, y, x, num_codes] Gumbel noise; None adds none.
+          temperature: of the softmax through which gradients pass.
+          hard: whether latents are single entries (with the gradient of the softmax) or mixtures.
+
+        Returns:
+          Latents, the divergence of the scores from uniform, codes.
+        """
+        logits = self.scores(latents)
+        noisy = logits if noise is None else logits + noise
+        codes = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
+        shares = nn.softmax(noisy / temperature)
+        if hard:
+            chosen = jax.nn.one_hot(codes, self.config.num_codes, dtype=shares.dtype)
+            shares = chosen - lax.stop_gradient(shares) + shares
+        # Neither noise nor temperature in the loss.
+        q = nn.softmax(logits)
+        divergence = jnp.sum(q * jnp.log(q * self.config.num_codes + _LOG_EPS), axis=-1)
+        return Quantised(
+            jnp.einsum("byxv,vd->byxd", shares, self.codebook),
+            self.config.kl_weight * jnp.mean(divergence),
+            codes,
+        )
+
+
+class NearestQuantiser(nn.Module):
+    """Codes by least squared distance (plain VQ)."""
+
+    config: VQGANConfig
+
+    def setup(self) -> None:
+        """Declares the codebook."""
+        cfg = self.config
+        bound = 1.0 / cfg.num_codes
+        self.codebook = self.param(
+            "codebook",
+            lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound),
+            (cfg.num_codes, cfg.embedding_dim),
+        )
+
+    def scores(self, latents: jax.Array) -> jax.Array:
+        """float32[b, y, x, embedding_dim] to minus the squared distances [b, y, x, num_codes]."""
+        entries = self.codebook
+        squares = jnp.sum(latents**2, axis=-1, keepdims=True) + jnp.sum(entries**2, axis=-1)
+        return 2 * jnp.einsum("byxd,vd->byxv", latents, entries) - squares
+
+    def lookup(self, codes: jax.Array) -> jax.Array:
+        """int[b, y, x] codes to their entries, float32[b, y, x, embedding_dim]."""
+        return self.codebook[codes]
+
+    def __call__(
+        self,
+        latents: jax.Array,
+        *,
+        noise: jax.Array | None = None,
+        temperature: float | jax.Array = 1.0,
+        hard: bool = True,
+    ) -> Quantised:
+        """Quantises in training.
+
+        Args:
+          latents: float32[b, y, x, embedding_dim].
+          noise: must be None: distances are not drawn from.
+          temperature: without meaning here.
+          hard: without meaning here.
+
+        Returns:
+          Entries (gradients pass to the latents unchanged), the two commitment terms, codes.
+
+        Raises:
+          ValueError: with noise.
+        """
+        del temperature, hard
+        if noise is not None:
+            raise ValueError("a plain VQ codebook takes no noise: its codes are the nearest ones")
+        codes = jnp.argmax(self.scores(latents), axis=-1).astype(jnp.int32)
+        entries = self.lookup(codes)
+        to_encoder = jnp.mean((lax.stop_gradient(entries) - latents) ** 2)
+        to_codebook = jnp.mean((entries - lax.stop_gradient(latents)) ** 2)
+        weight = self.config.commitment_weight
+        if self.config.legacy_commitment:
+            loss = to_encoder + weight * to_codebook
+        else:
+            loss = weight * to_encoder + to_codebook
+        return Quantised(latents + lax.stop_gradient(entries - latents), loss, codes)

@@ -1,0 +1,180 @@
+"""The image tokenizer's networks: shapes, independence, quantisers, configuration."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from ofa_jax.model.vqgan import VQGAN, VQGANConfig
+from ofa_jax.model.vqgan.autoencoder import normalised, to_pixels
+from ofa_jax.model.vqgan.networks import _half_size
+from ofa_jax.model.vqgan.quantisers import GumbelQuantiser, NearestQuantiser
+from tests.model.small_vqgan import GUMBEL, NEAREST, params
+
+RNG = np.random.default_rng(3)
+PICTURES = RNG.integers(0, 256, (3, 8, 12, 3)).astype(np.uint8)
+LATENTS = RNG.normal(size=(2, 3, 4, 8)).astype(np.float32)
+QUANTISERS = {"gumbel": (GumbelQuantiser, GUMBEL), "nearest": (NearestQuantiser, NEAREST)}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "method"))
+def run(config, method, variables, *arguments):
+    return VQGAN(config).apply(variables, *arguments, method=method)
+
+
+def quantise(kind, *arguments, method=None, **options):
+    module, config = QUANTISERS[kind]
+    weights = {"params": params(config)["quantiser"]}
+    return module(config).apply(weights, *arguments, method=method, **options)
+
+
+def codes_of(pictures):
+    return np.asarray(run(GUMBEL, "encode", {"params": params(GUMBEL)}, normalised(pictures)))
+
+
+def test_pictures_to_codes_and_back():
+    codes = codes_of(PICTURES)
+    assert codes.shape == (3, 4, 6)
+    assert codes.dtype == np.int32
+    assert len(np.unique(codes)) > 5
+    pictures = run(GUMBEL, "decode", {"params": params(GUMBEL)}, codes)
+    assert pictures.shape == PICTURES.shape
+    assert np.asarray(pictures).std() > 0.1
+
+
+def test_codes_do_not_depend_on_the_rest_of_the_batch():
+    codes = codes_of(PICTURES)
+    np.testing.assert_array_equal(codes_of(PICTURES[::-1])[::-1], codes)
+    alone = codes_of(np.stack([PICTURES[1], PICTURES[1], PICTURES[1]]))
+    np.testing.assert_array_equal(alone, codes[[1, 1, 1]])
+
+
+def test_noise_changes_codes():
+    variables = {"params": params(GUMBEL)}
+    noise = np.zeros((3, 4, 6, 24), np.float32)
+    noise[..., 7] = 1e6
+    assert (np.asarray(run(GUMBEL, "encode", variables, normalised(PICTURES), noise)) == 7).all()
+
+
+def test_training_pass():
+    variables = {"params": params(NEAREST)}
+    picture, found = run(NEAREST, None, variables, normalised(PICTURES[:1]))
+    assert picture.shape == (1, 8, 12, 3)
+    assert found.latents.shape == (1, 4, 6, 8)
+    assert float(found.loss) > 0
+
+
+class Halving(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return _half_size(x, "half")
+
+
+def test_halving_pads_below_and_to_the_right():
+    x = jnp.arange(24.0).reshape(1, 4, 6, 1)
+
+    def picked(row, column):
+        kernel = np.zeros((3, 3, 1, 1), np.float32)
+        kernel[row, column] = 1.0
+        weights = {"half": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}
+        return np.asarray(Halving().apply({"params": weights}, x))[0, :, :, 0]
+
+    np.testing.assert_array_equal(picked(0, 0), x[0, ::2, ::2, 0])
+    np.testing.assert_array_equal(picked(2, 2), [[14, 16, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("kind", QUANTISERS)
+def test_codes_have_the_highest_score(kind):
+    scores = np.asarray(quantise(kind, LATENTS, method="scores"))
+    found = quantise(kind, LATENTS)
+    np.testing.assert_array_equal(found.codes, scores.argmax(-1))
+    entries = params(QUANTISERS[kind][1])["quantiser"]["codebook"]
+    np.testing.assert_allclose(found.latents, entries[np.asarray(found.codes)], atol=1e-5)
+    if kind == "nearest":
+        distances = ((LATENTS[..., None, :] - entries) ** 2).sum(-1)
+        np.testing.assert_allclose(-scores, distances, atol=1e-4)
+
+
+def test_gumbel_quantiser_in_training():
+    noise = RNG.gumbel(size=(2, 3, 4, 24)).astype(np.float32)
+    logits = np.asarray(quantise("gumbel", LATENTS, method="scores"))
+    hard = quantise("gumbel", LATENTS, noise=noise, temperature=0.5)
+    np.testing.assert_array_equal(hard.codes, (logits + noise).argmax(-1))
+    shares = np.exp((logits + noise) / 0.5)
+    shares /= shares.sum(-1, keepdims=True)
+    soft = quantise("gumbel", LATENTS, noise=noise, temperature=0.5, hard=False)
+    entries = params(GUMBEL)["quantiser"]["codebook"]
+    np.testing.assert_allclose(soft.latents, shares @ entries, atol=1e-4)
+    q = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    divergence = (q * np.log(q * 24 + 1e-10)).sum(-1).mean()
+    assert float(hard.loss) == pytest.approx(0.5 * divergence, rel=1e-4)
+
+
+def test_gradients_of_the_plain_quantiser():
+    entries = params(NEAREST)["quantiser"]["codebook"]
+
+    def loss(latents):
+        found = quantise("nearest", latents)
+        return jnp.sum(found.latents) + found.loss
+
+    nearest = entries[np.asarray(quantise("nearest", LATENTS).codes)]
+    expected = 1.0 + 2 * (LATENTS - nearest) / LATENTS.size  # straight through, and commitment
+    np.testing.assert_allclose(jax.grad(loss)(LATENTS), expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="takes no noise"):
+        quantise("nearest", LATENTS, noise=LATENTS)
+
+
+def test_pixels_are_limited_and_truncated():
+    values = np.float32([-3, -1, -0.002, 0, 0.999, 1, 9])
+    np.testing.assert_array_equal(to_pixels(values), [0, 0, 127, 127, 254, 255, 255])
+    pixels = np.arange(256, dtype=np.uint8)
+    assert np.abs(np.asarray(to_pixels(normalised(pixels))).astype(int) - pixels).max() <= 1
+
+
+YAML = {
+    "ddconfig": {
+        "ch": 128,
+        "ch_mult": [1, 1, 2, 4],
+        "num_res_blocks": 2,
+        "resolution": 256,
+        "attn_resolutions": [32],
+        "z_channels": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "double_z": False,
+    },
+    "embed_dim": 256,
+    "n_embed": 8192,
+    "kl_weight": 1e-8,
+}
+
+
+def test_description_beside_the_weights():
+    assert VQGANConfig.from_model_yaml(YAML) == VQGANConfig()
+    model = {"model": {"target": "taming.models.vqgan.VQModel", "params": YAML}}
+    assert VQGANConfig.from_model_yaml(model) == VQGANConfig(quantiser="nearest")
+    sizes = YAML["ddconfig"]
+    for changed, message in (
+        ({"ddconfig": sizes | {"double_z": True}}, "double_z must be False"),
+        ({"ddconfig": sizes | {"in_channels": 1}}, "in_channels must be 3, got 1"),
+        ({"ddconfig": {}}, "has no 'ch_mult'"),
+        ({"model": {"target": "ldm.models.autoencoder.AutoencoderKL"}}, "'AutoencoderKL' is not"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            VQGANConfig.from_model_yaml(YAML | changed)
+
+
+def test_impossible_sizes_are_named():
+    for changes, message in (
+        ({"base_channels": 48}, "base_channels must be such that .* multiple of 32"),
+        ({"attention_levels": (4,)}, "attention_levels must be among 0 .. 3"),
+        ({"embedding_dim": 64}, r"embedding_dim must be latent_channels \(256\)"),
+        ({"quantiser": "ema"}, "quantiser must be one of"),
+        ({"num_codes": 0}, "num_codes must be a positive int"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            VQGANConfig(**changes)
+    assert VQGANConfig().patch == 8
