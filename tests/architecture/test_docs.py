@@ -140,6 +140,22 @@ def test_overrides_name_macros_or_settings(page):
         assert field in settings.get(owner, ()), f"{page.name}: there is no setting {name}"
 
 
+def test_the_configuration_page_names_what_gin_reaches():
+    import inspect
+
+    from ofa_jax.cli.bindings import registered
+    from ofa_jax.cli.train import train
+
+    lines = text_of(ROOT / "docs" / "configuration.md").splitlines()
+    rows = {line.split("`")[1]: line for line in lines if line.startswith("| `") and ".py)" in line}
+    known = registered(train)
+    assert rows.keys() == known.keys()
+    # Of the long ones the row names what most runs set; INITIAL_CHECKPOINT_PATH is a macro.
+    for name in ("CheckpointConfig", "LogConfig", "LossEvaluationConfig"):
+        fields = set(inspect.signature(known[f"utils.{name}"]).parameters) - {"initial_path"}
+        assert all(f"`{field}`" in rows[f"utils.{name}"] for field in fields), name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_name_no_machine(page):
     found = MACHINE_PATHS.findall(text_of(page))
