@@ -25,6 +25,7 @@ SCRIPTS = pathlib.PurePosixPath("runs/launch")
 # stopped early: the same command may be given again.
 AGAIN = 75
 
+_BATCH_SIZE = re.compile(r"^BATCH_SIZE\s*=\s*(\d+)", re.MULTILINE)
 _MESH = re.compile(r"^(?:partitioning\.)?Partitioner\.(dcn_)?mesh\s*=\s*(.+)$", re.MULTILINE)
 _MESH_IN_BLOCK = re.compile(r"^\s+(dcn_)?mesh\s*=\s*(.+)$", re.MULTILINE)
 _INCLUDE = re.compile(r"""^include\s+['"](.+?)['"]""", re.MULTILINE)
@@ -214,14 +215,18 @@ def _check_mesh(texts: Sequence[str], bindings: dict[str, str], devices: int) ->
     if axes and (devices % known or (not filled and known != devices)):
         raise LaunchError(
             f"{shown} {'needs a multiple of' if filled else 'has'} {known} devices, but this "
-            f"launch has {devices}"
+            f"launch has {devices}; data=-1 takes as many as there are"
         )
-    batch = bindings.get("BATCH_SIZE", "")
-    model = math.prod(size for axis, size in axes if axis == "model" and size > 0)
-    if batch.isdigit() and int(batch) % (devices // model):
+    batch = bindings.get("BATCH_SIZE", "").strip()
+    for text in texts if not batch else ():
+        batch = [batch, *_BATCH_SIZE.findall(text)][-1]
+    parts = devices // math.prod(size for axis, size in axes if axis == "model" and size > 0)
+    if batch.isdigit() and int(batch) % parts:
+        lower = int(batch) // parts * parts
         raise LaunchError(
-            f"BATCH_SIZE {batch} does not divide over the {devices // model} parts that the batch "
-            f"is split into on {devices} devices"
+            f"BATCH_SIZE {batch} does not divide over the {parts} parts that the batch is split "
+            f"into on {devices} devices; the nearest is {f'{lower} or ' if lower else ''}"
+            f"{lower + parts}"
         )
 
 

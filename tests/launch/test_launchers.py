@@ -347,7 +347,8 @@ RULES = "--gin_file=gin_configs/sharding/fsdp_tensor.gin"
         ),
         (
             ("tpu", "--dry_run", *TPU, *PLAIN, "--gin.BATCH_SIZE=100"),
-            "BATCH_SIZE 100 does not divide over the 16 parts",
+            "BATCH_SIZE 100 does not divide over the 16 parts that the batch is split into on 16 "
+            "devices; the nearest is 96 or 112",
         ),
     ],
 )  # fmt: skip
