@@ -47,6 +47,10 @@ _LATER_SETTINGS = {
 }
 
 
+# How the model is computed, which no checkpoint depends on.
+_COMPUTATION = ("model.remat", "model.attention", "model.conv")
+
+
 def check_fingerprint(directory: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Compares with the settings in a folder, or writes them where there are none.
 
@@ -77,7 +81,7 @@ def check_fingerprint(directory: pathlib.Path, config: Mapping[str, Any]) -> Non
     names = [
         name
         for name in dict.fromkeys((*saved, *wanted))
-        if saved.get(name, absent) != wanted.get(name, absent)
+        if name not in _COMPUTATION and saved.get(name, absent) != wanted.get(name, absent)
     ]
     if names:
         shown = ", ".join(

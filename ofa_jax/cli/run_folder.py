@@ -143,7 +143,9 @@ def report_placement(run_dir: pathlib.Path, engine: Engine, abstract_state: Any)
     for line in placement.placement_summary(abstract_state, engine.mesh, engine.rules):
         logger.info("%s", line)
     text = placement.placement_report(abstract_state, engine.mesh, engine.rules)
-    (run_dir / "placement.txt").write_text(text + "\n", encoding="utf-8")
+    path = run_dir / "placement.txt"
+    path.write_text(text + "\n", encoding="utf-8")
+    logger.info("where every parameter is: %s", path)
 
 
 def dump_batch(

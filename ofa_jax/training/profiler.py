@@ -56,4 +56,4 @@ class ProfilerWindow:
         if self._recording:
             self._recording = False
             jax.profiler.stop_trace()
-            logger.info("profile of %d steps: %s", self._end - self._first, self._directory)
+            logger.info("profile of the steps after %d: %s", self._first, self._directory)

@@ -196,6 +196,14 @@ def test_another_model_is_refused(tmp_path):
     assert "\n" not in message
 
 
+def test_another_way_to_compute_is_welcome(tmp_path):
+    settings = {"remat": "none", "attention": "auto", "conv": "auto", "width": 8}
+    CheckpointManager(tmp_path, config={"model": settings}).close()
+    CheckpointManager(tmp_path, config={"model": {**settings, "remat": "full"}}).close()
+    with pytest.raises(ModelMismatchError, match=r"model\.width is 8 there and 16 here"):
+        CheckpointManager(tmp_path, config={"model": {**settings, "conv": "xla", "width": 16}})
+
+
 def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"cannot write checkpoints to .*file/run: Not a dir"):
