@@ -186,8 +186,6 @@ def run_prepare(arguments: Sequence[str]) -> int:
     logger.setLevel(logging.INFO)
     parser = _parser()
     options, words = parser.parse_known_args(arguments)
-    if settings.image_tokenizer:
-        _share_devices()
     try:
         if options.verify:
             count = manifest.verify(options.verify)
@@ -207,16 +205,6 @@ def run_prepare(arguments: Sequence[str]) -> int:
         print(f"error: {message[0] if message else type(error).__name__}", file=sys.stderr)
         return 2
     return 0
-def _share_devices() -> None:
-    """Lets the processes, which load a network each, share an accelerator and what they compile.
-
-    JAX reads these variables when it is imported, which is later, and by an image tokenizer only.
-    """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    cache = os.path.expanduser("~/.cache/ofa_jax/compiled")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
-
-
 
 
 def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> None:
@@ -224,6 +212,8 @@ def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> None:
         raise ValueError(f"--processes must be at least 1, got {options.processes}")
     names = [field.name for field in dataclasses.fields(ConversionSettings)]
     settings = ConversionSettings(**{name: getattr(options, name) for name in names})
+    if settings.image_tokenizer:
+        _share_devices()
     source = formats.source(options.source, arguments)
     engine: Callable[..., dict[str, Any]] = local_engine.prepare
     if options.engine == "beam":
@@ -241,6 +231,16 @@ def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> None:
             strict=options.strict,
         )
         _run(engine, plan, estimate, options)
+
+
+def _share_devices() -> None:
+    """Lets the processes, which load a network each, share an accelerator and what they compile.
+
+    JAX reads these variables when it is imported, which is later, and by an image tokenizer only.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    cache = os.path.expanduser("~/.cache/ofa_jax/compiled")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
 
 
 def _run(
