@@ -30,6 +30,7 @@ from ofa_jax.model.vqgan.config import VQGANConfig
 # at full resolution take 512 bytes per pixel in the released model, and a few of them live at once.
 _PIXELS_AT_ONCE = {"cpu": 1 << 16}
 _PIXELS_ON_ACCELERATOR = 1 << 19
+_PICTURES_AT_ONCE = 32
 
 
 class VQGANTokenizer:
@@ -177,7 +178,8 @@ class VQGANTokenizer:
             jax.default_backend(), _PIXELS_ON_ACCELERATOR
         )
         total = len(arrays[0])
-        size = devices * (1 if total <= devices else max(1, budget // pixels))
+        each = max(1, min(budget // pixels, _PICTURES_AT_ONCE))
+        size = devices * (1 if total <= devices else each)
         parts = []
         for start in range(0, total, size):
             rows = np.minimum(np.arange(start, start + size), total - 1)

@@ -25,7 +25,7 @@ from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.data.answering import Answering
 from ofa_jax.data.ops.image import as_rgb, decode_image, image_size, resize_square
 from ofa_jax.decoding.beam import BeamConfig
-from ofa_jax.decoding.constraints import Constraint
+from ofa_jax.decoding.constraints import Constraint, IdRanges
 from ofa_jax.decoding.generate import generate
 from ofa_jax.decoding.sampling import SamplingConfig
 from ofa_jax.model.config import OFAConfig
@@ -250,6 +250,52 @@ class OFAPredictor:
             for row, prompt, score, size in zip(answers, prompts, scores, sizes)
         ]
 
+    def generate_codes(
+        self,
+        instruction: str,
+        image: Picture | None = None,
+        *,
+        decoding: BeamConfig | SamplingConfig | None = None,
+        seed: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Answers one instruction with image codes: a whole picture, or the middle of one.
+
+        Args:
+          instruction: such as "what is the complete image? caption: a red bus".
+          image: path, uint8[y, x, 3] or PIL image whose central half is hidden and asked for.
+          decoding: None = one sample among the 256 likeliest codes at each place (SPEC 7.9).
+            Lengths are not read: there are always as many codes as the model's pictures have.
+          seed: of sampling.
+
+        Returns:
+          (int32[g, grid_y, grid_x] codes of the samples or beams, the likeliest first;
+          float32[g] their log-probabilities).
+
+        Raises:
+          FileNotFoundError: no such image file.
+          ValueError: the model has no image codes; see also `generate`.
+        """
+        layout, side = self.tokenizer.layout, self.config.code_window
+        if not layout.num_codes:
+            raise ValueError("this model has no image codes in its vocabulary")
+        batch: dict[str, Any] = {"encoder_input_tokens": self._tokens([instruction])}
+        if image is not None:
+            batch["encoder_images"] = resize_square(_pixels(image), self.image_size)[None]
+            low, high = self.image_size // 4, self.image_size // 4 * 3
+            batch["encoder_image_holes"] = np.array([[low, low, high, high]], np.int32)
+        found = generate(
+            self._model,
+            self._variables,
+            batch,
+            dataclasses.replace(
+                decoding or SamplingConfig(top_k=256), max_len_b=side**2, gen_code=True
+            ),
+            constraint=IdRanges(((layout.code_start, layout.bin_start),)),
+            rng=jax.random.key(seed),
+        )
+        tokens = np.asarray(found.tokens[0])[:, : side**2]
+        return (tokens - layout.code_start).reshape(-1, side, side), np.asarray(found.scores[0])
+
     def _tokens(self, instructions: Sequence[str]) -> np.ndarray:
         rows = []
         for instruction in instructions:
@@ -322,6 +368,7 @@ def load(
     dtype: str | None = None,
     ema: bool = False,
     revision: str | None = None,
+    code_image_size: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> OFAPredictor:
     """Loads a model from wherever it is.
@@ -336,6 +383,8 @@ def load(
       dtype: type of the computation, "float32" or "bfloat16"; None = as configured.
       ema: take the moving average of the weights.
       revision: of a hub repository.
+      code_image_size: side in pixels of the pictures that the model makes of codes; None = as the
+        checkpoint says (256 for the released text-to-image model, 128 for the others).
       progress: called with one line per stage.
 
     Returns:
@@ -351,6 +400,8 @@ def load(
     config = imported.config
     if dtype is not None:
         config = dataclasses.replace(config, dtype=dtype)
+    if code_image_size is not None:
+        config = dataclasses.replace(config, code_image_size=code_image_size)
     if vocabulary is None:
         if not imported.vocabulary_files:
             raise FileNotFoundError(

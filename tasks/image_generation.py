@@ -1,20 +1,21 @@
-"""Text to image: a caption becomes the 1,024 codes of a picture (SPEC 8.5, 7.9)."""
+"""Text to image: a caption becomes the 1,024 codes of a picture (SPEC 8.5, 7.9).
+
+`text_to_image` reads the official files, `text_to_image_prepared` what `ofa_jax.prepare` makes of
+captioned pictures (`--code_part=whole`).
+"""
+
+import functools
 
 from ofa_jax.data.answering import Answering
 from ofa_jax.data.finetuning_steps import ImageDescription
+from ofa_jax.data.sources.array_record import PreparedSource
 from tasks import instructions
 from tasks.finetuning import add, files
 
-add(
-    "text_to_image",
-    instructions.TEXT_TO_IMAGE,
+_add = functools.partial(
+    add,
+    instruction=instructions.TEXT_TO_IMAGE,
     family="text_to_image",
-    source=files(
-        "image_gen",
-        train="coco_vqgan_train.tsv",
-        validation="coco_vqgan_dev.tsv",
-        test="coco_vqgan_full_test.tsv",
-    ),
     prepare=[ImageDescription(max_words=64)],
     scorer="generated_codes",
     answering=Answering(
@@ -23,3 +24,14 @@ add(
         submission="image_codes",
     ),
 )
+
+_add(
+    "text_to_image",
+    source=files(
+        "image_gen",
+        train="coco_vqgan_train.tsv",
+        validation="coco_vqgan_dev.tsv",
+        test="coco_vqgan_full_test.tsv",
+    ),
+)
+_add("text_to_image_prepared", source=PreparedSource("{DATA_DIR}"))

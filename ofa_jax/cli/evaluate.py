@@ -32,9 +32,9 @@ from ofa_jax.cli.settings import LENGTH_KEYS
 from ofa_jax.data import locations as data_locations
 from ofa_jax.data.registration import lookup
 from ofa_jax.data.sources.array_record import PreparedSource
-from ofa_jax.data.steps import image_tokenizer_of
 from ofa_jax.data.task import OFATask
 from ofa_jax.evaluation import finetuning_scoring
+from ofa_jax.evaluation.generated_pictures import CodePictures
 from ofa_jax.evaluation.streaming import Answer, Shard, finish, line_count, predict_split
 from ofa_jax.evaluation.submission import file_name
 from ofa_jax.model.config import OFAConfig
@@ -62,6 +62,9 @@ def evaluate(
     ema: bool = False,
     dtype: str = "",
     model_settings: Mapping[str, Any] | None = None,
+    image_tokenizer: str = "",
+    extractors: str = "",
+    real_statistics: str = "",
     prepared_data: str = "",
     num_shards: int = 0,
     shard: int = 0,
@@ -86,6 +89,12 @@ def evaluate(
       ema: take the moving average of the weights.
       dtype: type of the computation; "" = as the checkpoint says.
       model_settings: fields of the model's configuration to change.
+      image_tokenizer: what shows codes as pictures: a codebook (`.npz`), weights of a VQGAN
+        (`last.ckpt`) or `module:function`; "" shows only those of tasks that bring their own.
+      extractors: `module:function` that returns the networks which score generated pictures, see
+        `ofa_jax.metrics.generation`; "" scores codes alone.
+      real_statistics: `.npz` with `mu` and `sigma` of real pictures' features, for FID; "" takes
+        the pictures of the true codes.
       prepared_data: folder of prepared shards that takes the place of the tasks' own files.
       num_shards: processes that share the examples; 0 = as many as JAX has.
       shard: number of this one, where `num_shards` is given.
@@ -119,6 +128,7 @@ def evaluate(
     if imported.vocabulary_files and not data_locations.is_assigned("VOCAB_DIR"):
         data_locations.assign("VOCAB_DIR", str(imported.vocabulary_files[0].parent))
     _check_vocabulary(tasks, imported.config, source)
+    pictures = CodePictures.of_settings(tasks, image_tokenizer, extractors, real_statistics)
     for task in tasks:
         for split in splits:
             task.source.open(split)
@@ -153,7 +163,15 @@ def evaluate(
         return found.tokens, found.scores
 
     job = _Job(
-        root, answer, lengths, batch_size, part, seed, num_examples or None, skip_bad_records
+        root,
+        answer,
+        lengths,
+        batch_size,
+        part,
+        seed,
+        num_examples or None,
+        skip_bad_records,
+        pictures,
     )
     entries: dict[str, dict[str, Any]] = {split: {} for split in splits}
     for task in tasks:
@@ -211,6 +229,7 @@ class _Job:
       seed: of the examples.
       limit: the first so many of each split, or None.
       skip_bad: whether bad records are counted and left out.
+      pictures: how codes are shown and scored.
     """
 
     root: pathlib.Path
@@ -221,6 +240,7 @@ class _Job:
     seed: int
     limit: int | None
     skip_bad: bool
+    pictures: CodePictures
 
     def run(self, task: OFATask, split: str, name: str) -> dict[str, Any] | None:
         """Predicts one split and scores it; None where other shards are not done yet."""
@@ -237,7 +257,7 @@ class _Job:
             pictures_root=self.root,
             name=name,
             skip_bad=self.skip_bad,
-            image_tokenizer=image_tokenizer_of(task),
+            image_tokenizer=self.pictures.tokenizers[task.name],
             progress=_Progress(name),
         )
         total = len(task.source.open(split))
@@ -258,6 +278,9 @@ class _Job:
         else:
             entry |= result.entry()
             logger.info("%s: %s %.4f", name, result.primary, result.metrics[result.primary])
+        for metric, value in self.pictures.scores(task, works).items():
+            entry |= {"primary": metric, **entry, metric: value}
+            logger.info("%s: %s %.4f", name, metric, value)
         if skipped:
             logger.warning("%s: %d of %d records were bad and are left out", name, skipped, total)
         logger.info("%s: %d examples here, %d of them before", name, tally.examples, tally.resumed)

@@ -22,6 +22,7 @@ from ofa_jax.cli.inference_model import (
     trained_decoder_prompt,
     trained_lengths,
 )
+from ofa_jax.cli.picture_answers import picture_settings, write_pictures
 from ofa_jax.cli.picture_stream import (
     REGION,
     answer_pictures,
@@ -31,9 +32,11 @@ from ofa_jax.cli.picture_stream import (
     with_region,
 )
 from ofa_jax.data.answering import AnswerList
+from ofa_jax.data.image_tokenizer import load_image_tokenizer
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Trie
 from ofa_jax.decoding.sampling import SamplingConfig
+from ofa_jax.metrics.generation import Extractors
 from ofa_jax.pretrained import OFAPredictor, Prediction, load
 
 logger = logging.getLogger("ofa_jax")
@@ -62,6 +65,9 @@ def infer(
     decoding: Mapping[str, Any] | None = None,
     sampling: bool = False,
     decoder_prompt: str = "",
+    image_tokenizer: str = "",
+    picture_side: int = 0,
+    extractors: str = "",
     seed: int = 0,
 ) -> list[Prediction]:
     """Answers one instruction about each picture.
@@ -89,10 +95,18 @@ def infer(
       sampling: draw the answer instead of searching the likeliest.
       decoder_prompt: "none", "source" or "source_and_eos", see `Answering`; "" = as the task of
         the run wants it.
+      image_tokenizer: makes pixels of image codes: a codebook (`.npz`), weights of a VQGAN
+        (`last.ckpt`) or `module:function`. With it the answer is a picture, written as PNG:
+        without an image the one that the instruction describes, else the image with its middle
+        made anew.
+      picture_side: side in pixels of the pictures that the model makes; 0 = as it was trained.
+      extractors: `module:function` with CLIP's embeddings, see `ofa_jax.metrics.generation`: of
+        several samples the one that fits the caption best is the first.
       seed: of sampling.
 
     Returns:
-      The predictions of a single picture or text; [] for many, which are in the file.
+      The predictions of a single picture or text; [] for many, and for pictures as answers, which
+      are in files.
 
     Raises:
       ValueError: a setting that cannot work, or a bad single picture.
@@ -100,7 +114,12 @@ def infer(
     if not instruction.strip():
         raise ValueError("--instruction is empty; say what the model should do")
     paths = find_pictures(images)
+    has_image = bool(paths or prepared_data)
+    without_image = without_image or (bool(image_tokenizer) and not has_image)
     _check_inputs(instruction, paths, prepared_data, region, without_image)
+    if image_tokenizer and (prepared_data or len(paths) > 1):
+        raise ValueError("--image_tokenizer: a picture as answer is made of one instruction only")
+    pixels = load_image_tokenizer(image_tokenizer) if image_tokenizer else None
     source = find_checkpoint(checkpoint)
     side = image_side or (trained_lengths(source) or {}).get("image")
     predictor = load(
@@ -109,8 +128,23 @@ def infer(
         image_size=side or None,
         dtype=dtype or None,
         ema=ema,
+        code_image_size=picture_side or None,
         progress=lambda line: logger.info("%s", line),
     )
+    if pixels is not None:
+        name = f"{pathlib.Path(paths[0]).stem}_infilled.png" if paths else "generated.png"
+        files = write_pictures(
+            predictor,
+            instruction,
+            read_picture(paths[0]) if paths else None,
+            pixels,
+            pathlib.Path(output_dir) / name,
+            decoding=picture_settings(decoding, sampling or not paths),
+            extractors=Extractors.load(extractors) if extractors else None,
+            seed=seed,
+        )
+        print("\n".join(map(str, files)))
+        return []
     settings = _settings(decoding, sampling)
     options: dict[str, Any] = {
         "decoding": settings,

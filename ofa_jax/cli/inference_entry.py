@@ -34,6 +34,9 @@ def run_eval(arguments: Sequence[str]) -> int:
     parser.add_argument("--vocabulary", help="VOCAB_DIR; default beside the checkpoint")
     parser.add_argument("--prepared", help="folder of prepared shards instead of the task's files")
     parser.add_argument("--num_examples", type=int, help="the first so many; default all")
+    parser.add_argument(
+        "--image_tokenizer", help="last.ckpt, codebook.npz or module:function: shows image codes"
+    )
     parser.add_argument("--batch_size", type=int, help="over all devices")
     options, bindings = _options(parser, arguments)
     function = "eval_script.evaluate"
@@ -48,6 +51,7 @@ def run_eval(arguments: Sequence[str]) -> int:
         "BATCH_SIZE": options.batch_size,
         f"{function}.prepared_data": options.prepared,
         f"{function}.num_examples": options.num_examples,
+        f"{function}.image_tokenizer": options.image_tokenizer,
     }
 
     def load() -> Callable[..., Any]:
@@ -78,6 +82,10 @@ def run_infer(arguments: Sequence[str]) -> int:
     parser.add_argument("--image_side", type=int, help="side of the model's input in pixels")
     parser.add_argument("--batch_size", type=int, help="pictures per step, over all devices")
     parser.add_argument(
+        "--image_tokenizer",
+        help="last.ckpt, codebook.npz or module:function: the answer is a picture",
+    )
+    parser.add_argument(
         "--without_image", action="store_true", help="the instruction is about text alone"
     )
     options, bindings = _options(parser, arguments)
@@ -94,6 +102,7 @@ def run_infer(arguments: Sequence[str]) -> int:
         f"{function}.split": options.split,
         f"{function}.vocabulary": options.vocabulary,
         f"{function}.image_side": options.image_side,
+        f"{function}.image_tokenizer": options.image_tokenizer,
         f"{function}.without_image": options.without_image or None,
     }
 

@@ -102,7 +102,11 @@ class InferenceEvaluation:
             )
             result = evaluator.score(predictions)
             evaluator.write_predictions(
-                predictions, result, run_dir, name=name, image_tokenizer=image_tokenizer_of(task)
+                predictions,
+                result,
+                run_dir,
+                name=name,
+                image_tokenizer=image_tokenizer_of(task, config.image_tokenizer),
             )
             entries[name] = result.entry() | self._bounds(name)
             if task.answering.submission:

@@ -11,6 +11,7 @@ import pathlib
 from ofa_jax.cli.settings import DatasetConfig, EvaluationConfig
 from ofa_jax.cli.slots import change_rates, check_presence
 from ofa_jax.data.registration import lookup
+from ofa_jax.data.steps import image_tokenizer_of
 from ofa_jax.data.task import Lengths, OFATask, check_lengths
 from ofa_jax.evaluation.finetuning_scoring import check_installed
 from ofa_jax.text.tokenizer import Tokenizer
@@ -118,6 +119,7 @@ def check_evaluation(tasks: RunTasks, evaluation: EvaluationConfig, *, period: i
     if period or evaluation.final_num_examples:
         for task in tasks.tasks:
             check_installed(task.scorer)
+            image_tokenizer_of(task, evaluation.image_tokenizer)
             _check_split(task, evaluation.split, "utils.EvaluationConfig.split")
     if evaluation.final_num_examples:
         for task in tasks.unseen:

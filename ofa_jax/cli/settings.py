@@ -144,6 +144,8 @@ class EvaluationConfig:
       closed_set_method: "search" or "candidates" replaces the method of tasks with a closed set
         of answers, "" keeps the task's own. Search is faster, scoring every candidate better.
       bounds: task to (floor, aim) of its headline metric, shown in the report.
+      image_tokenizer: what shows the codes of prepared data as pictures in the report: a codebook
+        (`.npz`), weights of a VQGAN (`last.ckpt`) or `module:function`; "" shows none.
     """
 
     batch_size: int = 128
@@ -156,6 +158,7 @@ class EvaluationConfig:
     beam_size: int = 1
     closed_set_method: str = ""
     bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    image_tokenizer: str = ""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_examples", "unseen_task_seeds", "beam_size"):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.image_tokenizer import ImageTokenizer
+from ofa_jax.data.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from ofa_jax.data.instruction import Example, InstructionError
 from ofa_jax.data.task import OFATask
 from ofa_jax.text import cleaning
@@ -181,9 +181,17 @@ class EncodeCentre:
         return {**example, "image_codes": codes.reshape(-1)}
 
 
-def image_tokenizer_of(task: OFATask) -> ImageTokenizer | None:
-    """The image tokenizer that a task's preparation encodes with, or None."""
+def image_tokenizer_of(task: OFATask, name: str = "") -> ImageTokenizer | None:
+    """The image tokenizer that shows a task's codes as pictures, or None.
+
+    Args:
+      task: its preparation may encode pictures itself; then that tokenizer is the right one.
+      name: otherwise the one that made its data, see `load_image_tokenizer`; "" is none.
+
+    Raises:
+      ValueError: the named one cannot be loaded.
+    """
     for step in task.prepare:
         if isinstance(step, EncodeCentre):
             return step.tokenizer()
-    return None
+    return load_image_tokenizer(name) if name and task.target_modality == "CODE" else None

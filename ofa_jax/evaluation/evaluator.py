@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from ofa_jax.data.instruction import Example, trim_at_eos
 from ofa_jax.data.pipeline import evaluation_rows, fill_batch
 from ofa_jax.data.task import IMAGE_SIZE, Lengths, OFATask
 from ofa_jax.evaluation import finetuning_scoring, scoring
+from ofa_jax.evaluation.code_pictures import code_grid, with_centre
 
 Generate = Callable[[OFATask, Row], np.ndarray]
 
@@ -162,7 +162,7 @@ def write_predictions(
       run_dir: folder of the run.
       name: file name without suffix, the task's family.
       pictures: examples whose images are written.
-      image_tokenizer: turns codes into pixels; needed for image infilling.
+      image_tokenizer: turns codes into pixels; without it no picture of them is written.
 
     Returns:
       Path of the jsonl file.
@@ -250,11 +250,6 @@ def write_pictures(
 ) -> dict[str, Any]:
     """Writes the pictures of one prediction; returns the row's fields that name them."""
     task, example = predictions.task, predictions.examples[number]
-    if task.instructions[0].image_slot is None:
-        return {}
-    if task.instructions[0].image_slot.field not in example:
-        return {}
-    image = np.asarray(example[task.instructions[0].image_slot.field])
     index = predictions.ids[number]
 
     def write(pixels: np.ndarray, suffix: str = "") -> str:
@@ -262,29 +257,32 @@ def write_pictures(
         Image.fromarray(pixels).save(path)
         return str(path.relative_to(root))
 
+    predicted = truth = None
+    if task.target_modality == "CODE" and image_tokenizer is not None:
+        codes = np.asarray(example.get("image_codes", ()))
+        if len(codes):
+            truth = image_tokenizer.decode(code_grid(codes, image_tokenizer))
+        grid = code_grid(predictions.values[number], image_tokenizer, len(codes) or None)
+        predicted = image_tokenizer.decode(grid) if grid.size else None
+    slot = task.instructions[0].image_slot
+    if slot is None:
+        shown = {"generated_image": (predicted, "_generated"), "target_image": (truth, "_target")}
+        return {
+            name: write(picture, suffix)
+            for name, (picture, suffix) in shown.items()
+            if picture is not None
+        }
+    if slot.field not in example:
+        return {}
+    image = np.asarray(example[slot.field])
     row: dict[str, Any] = {"image_size": [image.shape[1], image.shape[0]]}
     row["image"] = write(image)
-    if task.target_modality == "CODE" and image_tokenizer is not None:
-        codes = scoring.fit_codes(predictions.values[number], len(example["image_codes"]))
-        row["masked_image"] = write(_with_centre(image, None), "_masked")
-        row["infilled_image"] = write(
-            _with_centre(image, _pixels(codes, image_tokenizer)), "_infilled"
-        )
-        truth = np.asarray(example["image_codes"])
-        row["target_image"] = write(_with_centre(image, _pixels(truth, image_tokenizer)), "_target")
+    if predicted is not None:
+        row["masked_image"] = write(with_centre(image, None), "_masked")
+        row["infilled_image"] = write(with_centre(image, predicted), "_infilled")
+    if truth is not None:
+        row["target_image"] = write(with_centre(image, truth), "_target")
     return row
-
-
-def _pixels(codes: np.ndarray, image_tokenizer: ImageTokenizer) -> np.ndarray:
-    side = math.isqrt(len(codes))
-    return image_tokenizer.decode(np.maximum(codes, 0).reshape(side, side))
-
-
-def _with_centre(image: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
-    composed = image.copy()
-    low, high = image.shape[0] // 4, image.shape[0] // 4 * 3
-    composed[low:high, low:high] = 127 if centre is None else centre
-    return composed
 
 
 def _floats(values: Sequence[float] | np.ndarray) -> list[float]:

@@ -203,6 +203,14 @@ def finish(
     return result, skipped
 
 
+def predicted_lines(works: Sequence[pathlib.Path]) -> Iterator[dict[str, Any]]:
+    """Lines of complete work files in the order of the examples, without skipped records.
+
+    Each has `row` (a row of the predictions file), `tokens` and `example`.
+    """
+    return (line for line in _merged(works) if "row" in line)
+
+
 def line_count(work: pathlib.Path) -> int:
     """Complete lines of a work file, 0 where there is none."""
     if not work.exists():
@@ -312,7 +320,7 @@ def _merged(works: Sequence[pathlib.Path]) -> Iterator[dict[str, Any]]:
 
 
 def _rows(works: Sequence[pathlib.Path]) -> Iterator[dict[str, Any]]:
-    return (line["row"] for line in _merged(works) if "row" in line)
+    return (line["row"] for line in predicted_lines(works))
 
 
 def _plain(value: Any) -> Any:

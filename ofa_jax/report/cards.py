@@ -52,13 +52,25 @@ _LEGENDS = {
     Kind.REGION: _REGION_LEGEND,
     Kind.TEXT_INFILLING: _WORDS_LEGEND,
 }
-_GRIDS = {Kind.IMAGE_INFILLING: "wide", Kind.TEXT_INFILLING: "text", Kind.CAPTIONING: "side"}
-_INFILLING_PICTURES = (
-    ("image", "Original"),
-    ("masked_image", "Input"),
-    ("infilled_image", "Prediction"),
-    ("target_image", "Codebook ceiling"),
-)
+_GRIDS = {
+    Kind.IMAGE_INFILLING: "wide",
+    Kind.IMAGE_GENERATION: "wide",
+    Kind.TEXT_INFILLING: "text",
+    Kind.CAPTIONING: "side",
+}
+# Fields of a row that name pictures made of codes, with their captions.
+_CODE_PICTURES = {
+    Kind.IMAGE_INFILLING: (
+        ("image", "Original"),
+        ("masked_image", "Input"),
+        ("infilled_image", "Prediction"),
+        ("target_image", "Codebook ceiling"),
+    ),
+    Kind.IMAGE_GENERATION: (
+        ("generated_image", "Generated"),
+        ("target_image", "Real, through the codebook"),
+    ),
+}
 
 
 def icon(verdict: Verdict) -> str:
@@ -146,13 +158,15 @@ def pictures_of(record: RunRecord, kind: Kind, row: Row) -> list[tuple[str, Imag
     """The pictures of an example, drawn on.
 
     Returns:
-      (caption, picture or None where its file is missing); four for image infilling, one for
-      other tasks with a picture, none for text.
+      (caption, picture or None where its file is missing); four for image infilling, one or two
+      for image generation, one for other tasks with a picture, none for text.
     """
-    if kind is Kind.IMAGE_INFILLING:
+    if kind in _CODE_PICTURES:
         pictures = []
-        for key, caption in _INFILLING_PICTURES:
+        for key, caption in _CODE_PICTURES[kind]:
             path = row.get(key)
+            if not path and kind is Kind.IMAGE_GENERATION:
+                continue  # a caption without a real picture
             image = load_picture(record.path / str(path)) if path else None
             pictures.append((caption, enlarge(image, 256) if image else None))
         return pictures
@@ -191,7 +205,7 @@ def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
     elif kind is Kind.TEXT_INFILLING:
         said, wanted = difference_html(predicted, target)
         lines += [("Predicted", said or "—"), ("Target", wanted)]
-    elif kind is not Kind.IMAGE_INFILLING:
+    elif kind not in _CODE_PICTURES:
         lines.append(("Predicted", f'<b class="said">{text_html(predicted) or "—"}</b>'))
         if kind is Kind.CAPTIONING and references:
             items = "".join(f"<li>{text_html(r)}</li>" for r in references[:5])

@@ -28,6 +28,7 @@ class Kind(enum.Enum):
     REGION = "a box is given, text is predicted"
     DETECTION = "several labelled boxes are predicted"
     IMAGE_INFILLING = "a part of the picture is predicted"
+    IMAGE_GENERATION = "a picture is predicted"
     TEXT_INFILLING = "masked words are predicted"
     CAPTIONING = "a description is predicted"
     ANSWER = "a short text is predicted"
@@ -81,6 +82,8 @@ def task_kind(name: str, rows: Sequence[Row]) -> Kind:
     lower = name.lower()
     if has("infilled_image", "masked_image"):
         return Kind.IMAGE_INFILLING
+    if has("generated_image"):
+        return Kind.IMAGE_GENERATION
     if has("predicted_objects", "true_objects"):
         return Kind.DETECTION
     if has("predicted_box", "true_box", "region_box"):
@@ -138,7 +141,7 @@ def judge(kind: Kind, row: Row, *, binary: bool) -> Judgement:
         if found:
             return Judgement(Verdict.PARTLY, "Partly", measure, f1)
         return Judgement(Verdict.WRONG, "Wrong", measure, 0.0)
-    if kind is Kind.IMAGE_INFILLING:
+    if kind in (Kind.IMAGE_INFILLING, Kind.IMAGE_GENERATION):
         measure = f"{100 * value:.0f}% of codes equal" if np.isfinite(value) else ""
         return Judgement(Verdict.NONE, "", measure, value)
 
@@ -181,7 +184,7 @@ def choose(rows: Sequence[Row], judgements: Sequence[Judgement], limit: int) -> 
     Returns:
       Indices into `rows`, in order of display.
     """
-    pictured = [i for i, row in enumerate(rows) if row.get("image")]
+    pictured = [i for i, row in enumerate(rows) if row.get("image") or row.get("generated_image")]
     pool = pictured or list(range(len(rows)))
     if all(judgements[i].verdict is Verdict.NONE for i in pool):
         ranked = sorted(pool, key=lambda i: (-np.nan_to_num(judgements[i].rank), i))

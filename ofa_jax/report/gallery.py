@@ -33,7 +33,7 @@ _MARKS = {
 
 def _words(kind: Kind, row: Row, measure: str) -> str:
     """What stands below a tile: the answer, or the measure where the answer is drawn."""
-    if kind in (Kind.GROUNDING, Kind.DETECTION, Kind.IMAGE_INFILLING):
+    if kind in (Kind.GROUNDING, Kind.DETECTION, Kind.IMAGE_INFILLING, Kind.IMAGE_GENERATION):
         return measure
     return str(row.get("prediction_text", "")).strip() or "no answer"
 
@@ -74,7 +74,7 @@ def save_gallery(record: RunRecord, path: pathlib.Path, *, columns: int = 6) -> 
     rows = []
     for task in record.task_names:
         predictions = record.predictions.get(task, ())
-        if not any(row.get("image") for row in predictions):
+        if not any(row.get("image") or row.get("generated_image") for row in predictions):
             continue
         kind = task_kind(task, predictions)
         judgements = judge_all(kind, predictions)

@@ -30,9 +30,8 @@ from tests.shared import requires_shared, shared_dir
 pytestmark = requires_shared
 
 FOLDER = shared_dir() / "fixtures" / "vqgan"
-# A size is a compilation, so the third one is left to the slow tests.
-CASES = ("sq64", "small32", pytest.param("rect96x64", marks=pytest.mark.slow))
-DECODED_CASES = (
+# A size is a compilation, so the others are left to the slow tests.
+CASES = (
     "sq64",
     *(pytest.param(case, marks=pytest.mark.slow) for case in ("small32", "rect96x64")),
 )
@@ -175,7 +174,7 @@ def test_latents_and_codes(case):
     assert_close(entries, channels_last(f"{case}.vq.zq"), 1e-6)
 
 
-@pytest.mark.parametrize("case", DECODED_CASES)
+@pytest.mark.parametrize("case", CASES)
 def test_pictures(case):
     for latents, picture in ((".gumbel.zq_argmax", ".gumbel.rec_argmax"), (".vq.zq", ".vq.rec")):
         if case + picture in cases():
