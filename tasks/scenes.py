@@ -1,7 +1,10 @@
-"""The eight pretraining tasks, and one that is never trained, over the embedded `scenes` world."""
+"""The eight pretraining tasks over the embedded `scenes` world, one that is never trained, and
+captioning with rewards.
+"""
 
 import functools
 
+from ofa_jax.data.finetuning_steps import AllReferences
 from ofa_jax.data.registration import add_task
 from ofa_jax.data.steps import (
     Choose,
@@ -70,6 +73,14 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         instructions.CAPTIONING,
         family="captioning",
         prepare=[Choose("captions", "caption")],
+        scorer="true_caption",
+    )
+    # The target holds all references, of which the rewards are made; see trainer.Trainer.objective.
+    add(
+        f"{prefix}_captioning_scst",
+        instructions.CAPTIONING,
+        family="captioning",
+        prepare=[AllReferences()],
         scorer="true_caption",
     )
     add(
