@@ -200,8 +200,9 @@ class HostWatch:
             self._lost(f"process 0 does not answer: {error}")
             return False
         for other, (value, since) in self._seen.items():
-            if found.get(str(other), "") != value:
-                self._seen[other] = (found[str(other)], now)
+            sign = found.get(str(other), "")
+            if sign != value:
+                self._seen[other] = (sign, now)
             elif now - since >= LOST_AFTER:
                 self._lost(f"process {other} has been silent for {now - since:.0f} s")
                 return False
