@@ -164,20 +164,19 @@ class Answering:
         targets = np.concatenate([prompt, answer, ending]).astype(np.int32)
         return {**features, "inputs": inputs, "targets": targets}, len(prompt)
 
-    def noised_inputs(
-        self, targets: np.ndarray, code_start: int, rng: np.random.Generator
+    def with_noise(
+        self, inputs: np.ndarray, code_start: int, rng: np.random.Generator
     ) -> np.ndarray:
         """Decoder inputs of training with some tokens replaced at random (SPEC 8.8).
 
         Args:
-          targets: int32[t].
+          inputs: int32[t], bos first.
           code_start: first id that is neither special nor text.
           rng: the example's generator.
 
         Returns:
-          int32[t]: bos, then targets without the last, of which a share is replaced.
+          int32[t]: the inputs, of which a share is replaced; bos never is.
         """
-        inputs = np.concatenate([[vocab.BOS_ID], targets[:-1]]).astype(np.int32)
         replaced = rng.random(len(inputs)) < self.decoder_input_noise
         replaced[0] = False
         noise = rng.integers(vocab.NUM_SPECIALS, code_start, len(inputs))

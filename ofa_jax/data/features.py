@@ -1,7 +1,7 @@
 """From unpadded task features to the static-shape rows of a model batch.
 
-The last numpy step of the input: both executors use `pad_row`; `stack_rows` collates. The batch
-keys and shapes are those that `ofa_jax.model.OFA` reads.
+The last numpy step of the input: both executors cut sequences by `cut` and pad them by `pad_row`;
+`stack_rows` collates. The batch keys and shapes are those that `ofa_jax.model.OFA` reads.
 """
 
 from __future__ import annotations
@@ -16,11 +16,32 @@ from ofa_jax import vocab
 Row = dict[str, np.ndarray]
 
 
-def pad_row(features: Mapping[str, np.ndarray], lengths: Mapping[str, int], task_id: int) -> Row:
-    """Pads the features of one example to static shapes and shifts the decoder input.
+def cut(features: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> Row:
+    """Cuts the sequences of one example to their lengths.
 
     A source that is too long loses tokens before its eos, a target loses its end including eos
     (so that a model never learns to stop in the middle of a sentence).
+
+    Args:
+      features: output of `OFATask.features`.
+      lengths: `inputs` and `targets` in tokens.
+
+    Returns:
+      The features; `inputs` has at most lengths["inputs"] tokens, `targets`, `decoder_inputs` and
+      `loss_weights` at most lengths["targets"].
+    """
+    inputs = features["inputs"]
+    if len(inputs) > lengths["inputs"]:
+        inputs = np.concatenate([inputs[: lengths["inputs"] - 1], inputs[-1:]])
+    short = {
+        key: features[key][: lengths["targets"]]
+        for key in ("targets", "decoder_inputs", "loss_weights")
+    }
+    return {**features, "inputs": inputs, **short}
+
+
+def pad_row(features: Mapping[str, np.ndarray], lengths: Mapping[str, int], task_id: int) -> Row:
+    """Cuts or pads the features of one example to static shapes.
 
     Args:
       features: output of `OFATask.features`.
@@ -32,24 +53,15 @@ def pad_row(features: Mapping[str, np.ndarray], lengths: Mapping[str, int], task
       encoder_image_holes int32[4], decoder_input_tokens int32[t], decoder_target_tokens int32[t],
       decoder_loss_weights float32[t], decoder_code_masks bool[], task_ids int32[].
     """
-    inputs = features["inputs"]
-    if len(inputs) > lengths["inputs"]:
-        inputs = np.concatenate([inputs[: lengths["inputs"] - 1], inputs[-1:]])
-    targets = features["targets"][: lengths["targets"]]
-    weights = features["loss_weights"][: lengths["targets"]]
-    decoder_inputs = features.get("decoder_inputs")
-    if decoder_inputs is None:
-        decoder_inputs = np.concatenate([[vocab.BOS_ID], targets[:-1]])
+    features = cut(features, lengths)
     return {
-        "encoder_input_tokens": _pad(inputs, lengths["inputs"], np.int32),
+        "encoder_input_tokens": _pad(features["inputs"], lengths["inputs"], np.int32),
         "encoder_images": features["image"],
         "encoder_image_masks": features["image_mask"][0],
         "encoder_image_holes": features["image_hole"],
-        "decoder_input_tokens": _pad(
-            decoder_inputs[: lengths["targets"]], lengths["targets"], np.int32
-        ),
-        "decoder_target_tokens": _pad(targets, lengths["targets"], np.int32),
-        "decoder_loss_weights": _pad(weights, lengths["targets"], np.float32),
+        "decoder_input_tokens": _pad(features["decoder_inputs"], lengths["targets"], np.int32),
+        "decoder_target_tokens": _pad(features["targets"], lengths["targets"], np.int32),
+        "decoder_loss_weights": _pad(features["loss_weights"], lengths["targets"], np.float32),
         "decoder_code_masks": features["code_mask"][0],
         "task_ids": cast(np.ndarray, np.int32(task_id)),
     }
@@ -67,6 +79,7 @@ def empty_row(lengths: Mapping[str, int], task_id: int = 0) -> Row:
     features = {
         "inputs": np.array([vocab.BOS_ID, vocab.EOS_ID], np.int32),
         "targets": np.array([vocab.EOS_ID], np.int32),
+        "decoder_inputs": np.array([vocab.BOS_ID], np.int32),
         "image": np.zeros((size, size, 3), np.uint8),
         "image_mask": np.array([False]),
         "image_hole": np.zeros(4, np.int32),

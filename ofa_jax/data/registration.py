@@ -17,6 +17,7 @@ import seqio
 import tensorflow as tf
 
 from ofa_jax.data.answering import FREE_ANSWER, Answering
+from ofa_jax.data.features import cut
 from ofa_jax.data.instruction import Instruction
 from ofa_jax.data.task import OFATask, Source, Step
 from ofa_jax.text.tokenizer import Tokenizer
@@ -26,6 +27,7 @@ SPLITS = ("train", "validation", "test")
 FEATURE_KEYS = (
     "inputs",
     "targets",
+    "decoder_inputs",
     "image",
     "image_mask",
     "image_hole",
@@ -35,6 +37,7 @@ FEATURE_KEYS = (
 _DTYPES = {
     "inputs": tf.int32,
     "targets": tf.int32,
+    "decoder_inputs": tf.int32,
     "image": tf.uint8,
     "image_mask": tf.bool,
     "image_hole": tf.int32,
@@ -102,8 +105,8 @@ class SeqioVocabulary(seqio.Vocabulary):
 class RecordSource(seqio.DataSource):
     """seqio's view of a random-access source: a data set of record numbers.
 
-    The records themselves are read inside the numpy function of `_chain`, so shuffling moves
-    numbers, not images, and iterator checkpoints stay small.
+    The records themselves are read inside the numpy function of `_chain`, so shuffling computes
+    numbers, moves no images, and iterator checkpoints stay small.
     """
 
     def __init__(self, task: OFATask, splits: Sequence[str]):
@@ -132,33 +135,55 @@ class RecordSource(seqio.DataSource):
         use_cached: bool = False,
         num_epochs: int | None = 1,
     ) -> tf.data.Dataset:
-        """A data set of {"index", "split"}; sharded by record number, shuffled completely.
+        """The places of one epoch: {"place", "count", "shard", "shards", "shuffle", "split"}.
 
-        Each epoch has an order of its own. Numbers are permuted by a formula, without a buffer, so
-        the iterator of billions of records is as quick to start and to save as that of ten.
+        `ordered` makes record numbers of them after seqio has repeated the epochs, so that each
+        epoch has an order of its own.
         """
-        del sequence_length, use_cached, num_epochs
+        del seed, sequence_length, use_cached, num_epochs
         size = len(self.task.source.open(split))
-        index, shards = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
-        count = max(-(-(size - index) // shards), 0)
-        numbers = tf.data.Dataset.range(count)
-        if shuffle and count:
-            epochs = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-
-            def shuffled(epoch_seed: tf.Tensor) -> tf.data.Dataset:
-                return numbers.map(
-                    lambda number: tf.random.experimental.index_shuffle(
-                        number, epoch_seed, tf.constant(count - 1, tf.int64)
-                    )
-                )
-
-            numbers = epochs.batch(2, drop_remainder=True).take(1).flat_map(shuffled)
-        return numbers.map(
-            lambda number: {"index": number * shards + index, "split": tf.constant(split)}
-        )
+        shard, shards = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
+        count = max(-(-(size - shard) // shards), 0)
+        numbers = {"count": count, "shard": shard, "shards": shards}
+        fixed = {key: tf.constant(number, tf.int64) for key, number in numbers.items()}
+        fixed |= {"shuffle": tf.constant(shuffle), "split": tf.constant(split)}
+        return tf.data.Dataset.range(count).map(lambda place: {"place": place, **fixed})
 
     def num_input_examples(self, split: str) -> int:
         return len(self.task.source.open(split))
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def _with_seed(element: Mapping[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {**element, "seed": tf.stack(seed)}
+
+
+def ordered(places: tf.data.Dataset) -> tf.data.Dataset:
+    """Record numbers in the order of each epoch.
+
+    Numbers are permuted by a formula, without a buffer, so the iterator of billions of records is
+    as quick to start and to save as that of ten. All that it remembers is the seed of the epoch.
+    (TensorFlow's own way to shuffle epochs differently, `rerandomize_each_iteration`, loses its
+    place when an iterator is restored.)
+
+    Args:
+      places: of `RecordSource`, repeated or not.
+
+    Returns:
+      {"index": int64[], "split": string[]}, a shard's share of the records once per epoch.
+    """
+
+    def step(
+        epoch_seed: tf.Tensor, element: Mapping[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        place = element["place"]
+        epoch_seed = tf.where(place == 0, element["seed"], epoch_seed)
+        shuffled = tf.random.experimental.index_shuffle(place, epoch_seed, element["count"] - 1)
+        number = tf.where(element["shuffle"], shuffled, place)
+        index = number * element["shards"] + element["shard"]
+        return epoch_seed, {"index": index, "split": element["split"]}
+
+    return _with_seed(places).scan(tf.zeros(2, tf.int64), step)
 
 
 @functools.lru_cache(maxsize=64)
@@ -180,6 +205,8 @@ def _chain(task: OFATask) -> Callable[..., tf.data.Dataset]:
                 seed=int(example_seed.astype(np.uint32)[0]),
                 train=name == "train",
             )
+            # seqio would cut a long source behind its eos.
+            features = cut(features, sequence_length)
             return [features[key] for key in FEATURE_KEYS]
 
         values = tf.numpy_function(
@@ -197,7 +224,7 @@ def _chain(task: OFATask) -> Callable[..., tf.data.Dataset]:
     def preprocessor(
         dataset: tf.data.Dataset, sequence_length: Mapping[str, int]
     ) -> tf.data.Dataset:
-        return preprocess(dataset, sequence_length=sequence_length)
+        return preprocess(ordered(dataset), sequence_length=sequence_length)
 
     return preprocessor
 
@@ -206,7 +233,7 @@ def _output_features(tokenizer: Callable[[], Tokenizer]) -> dict[str, seqio.Feat
     vocabulary = SeqioVocabulary(tokenizer)
     features: dict[str, seqio.Feature] = {}
     for key in FEATURE_KEYS:
-        tokens = key in ("inputs", "targets")
+        tokens = key in ("inputs", "targets", "decoder_inputs")
         features[key] = seqio.Feature(
             vocabulary=vocabulary if tokens else seqio.PassThroughVocabulary(1),
             add_eos=False,
@@ -271,7 +298,7 @@ def add_task(
         preprocessors=[_chain(task)],
         output_features=_output_features(tokenizer),
         metric_fns=[],
-        shuffle_buffer_size=None,  # the source shuffles record numbers, see `RecordSource`
+        shuffle_buffer_size=None,  # record numbers are shuffled, see `ordered`
     )
     return task
 

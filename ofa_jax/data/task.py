@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ofa_jax import vocab
 from ofa_jax.data.answering import FREE_ANSWER, Answering
 from ofa_jax.data.instruction import Example, Features, Instruction, InstructionError
 from ofa_jax.text.tokenizer import Tokenizer
@@ -137,8 +138,8 @@ class OFATask:
         """Encodes a prepared example, unpadded.
 
         Returns:
-          The features of `Instruction.encode` and `loss_weights` float32[t]; in training with
-          noise also `decoder_inputs` int32[t].
+          The features of `Instruction.encode`, `loss_weights` float32[t], and `decoder_inputs`
+          int32[t]: the targets behind bos, in training with the noise that the task asks for.
 
         Raises:
           InstructionError: the example does not fit the instruction, or its answer is not in the
@@ -167,9 +168,12 @@ class OFATask:
             weights[:skipped] = 0.0
             weights[-1] = last
         features["loss_weights"] = weights
+        features["decoder_inputs"] = np.concatenate(
+            [np.array([vocab.BOS_ID], np.int32), features["targets"][:-1]]
+        )
         if train and self.answering.decoder_input_noise:
-            features["decoder_inputs"] = self.answering.noised_inputs(
-                features["targets"], tokenizer.layout.code_start, rng
+            features["decoder_inputs"] = self.answering.with_noise(
+                features["decoder_inputs"], tokenizer.layout.code_start, rng
             )
         return features
 

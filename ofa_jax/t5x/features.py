@@ -33,6 +33,7 @@ class OFAFeatureConverter(seqio.FeatureConverter):
     TASK_FEATURES = {  # noqa: RUF012  (the name and form that seqio looks for)
         "inputs": _Spec(dtype=tf.int32),
         "targets": _Spec(dtype=tf.int32),
+        "decoder_inputs": _Spec(dtype=tf.int32),
         "image": _Spec(dtype=tf.uint8, rank=3),
         "image_mask": _Spec(dtype=tf.bool),
         "image_hole": _Spec(dtype=tf.int32),
@@ -88,6 +89,7 @@ class OFAFeatureConverter(seqio.FeatureConverter):
                 "image_mask": _FLAG,
                 "image_hole": _HOLE,
                 "code_mask": _FLAG,
+                "decoder_inputs": task_feature_lengths["targets"],
                 "loss_weights": task_feature_lengths["targets"],
             },
         )
