@@ -276,7 +276,7 @@ class _BatchReader:
     def _row(self, task_id: int, position: int, lengths: Lengths) -> Row:
         task = self.tasks[task_id]
         order_seed = (self.seed * 1_000_003 + zlib.crc32(task.name.encode())) % 2**32
-        index = int(cast(int, _shuffled(self.sizes[task_id], order_seed)[position]))
+        index = _record_number(self.sizes[task_id], order_seed, position)
         features = task.read(
             self._records[task_id],
             index,
