@@ -176,11 +176,21 @@ def test_text_that_is_not_utf8_names_the_line(tmp_path):
         records[1]
 
 
-def test_rows_whose_type_is_unknown_are_not_dropped_silently(tmp_path):
+@pytest.mark.parametrize("types", [(), ("caption",), ("qa", "visual_grounding")])
+def test_rows_whose_type_is_unknown_are_not_dropped_silently(tmp_path, types):
     good = "0\tQUJD\tc\t\t\t\t\tcaption\n"
-    records = written(tmp_path, good + "1\tQUJD\tc\t\t\t\tcc12m\n", "vision_language", "caption")
+    bad = "1\tQUJD\tc\t\t\t\tcc12m\n2\tQUJD\tc\t\t\t\tmade\tcaption\tmore\n"
+    records = written(tmp_path, good + bad, "vision_language", *types)
+    assert len(records) == (2 if "qa" in types else 3)
+    with pytest.raises(TsvFormatError, match="line 3: 9 columns, layout 'vision_language' has 8"):
+        records[len(records) - 1]
+    with pytest.raises(TsvFormatError, match="line 2: 7 columns, layout 'vision_language' has 8"):
+        records[len(records) - 2]
+    (tmp_path / "other").mkdir()
+    row = "1\tQUJD\tc\t\t\t\t\tcc12m\n"
+    records = written(tmp_path / "other", good + row, "vision_language", *types)
     with pytest.raises(TsvFormatError, match="line 2: the last column is 'cc12m', not one of cap"):
-        len(records)
+        records[len(records) - 1]
 
 
 def test_missing_and_empty_files_are_named(tmp_path):
@@ -199,6 +209,19 @@ def test_declarations_are_checked():
         source("x", "text", "caption")
     with pytest.raises(ValueError, match="type must be caption, qa or visual_grounding, got 'vqa'"):
         tsv_writer.vision_language_row(CAPTION | {"type": "vqa"})
+
+
+def test_rows_that_cannot_be_written_name_what_is_missing():
+    with pytest.raises(
+        ValueError, match="layout 'vision_language' needs the field 'question'; the"
+    ):
+        tsv_writer.vision_language_row(CAPTION | {"type": "qa"})
+    with pytest.raises(ValueError, match="'vqa' needs the field 'image'; the example has image_id"):
+        tsv_writer.row("vqa", {key: QUESTION[key] for key in ("image_id", "question")})
+    with pytest.raises(ValueError, match="there are 2 answers and 1 answer_conf"):
+        tsv_writer.row("vqa", QUESTION | {"answer_conf": [1.0]})
+    with pytest.raises(ValueError, match="rte has the classes not_entailment, entailment, not 'ye"):
+        tsv_writer.row("rte", {"image_id": "1", "sentence1": "a", "sentence2": "b", "label": "yes"})
 
 
 def test_splits_and_folders(tmp_path, monkeypatch):

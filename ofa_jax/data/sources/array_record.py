@@ -15,6 +15,7 @@ examples have equal bytes.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 import os
@@ -150,7 +151,8 @@ class ShardWriter:
     """Writes one shard; the file gets its name only when it is complete.
 
     Use as a context manager. Until the end the data lie in `<path>.partial`, which is removed
-    when the block raises. A killed process leaves it behind; the next writer overwrites it.
+    when the block, or the end of the file, fails. A killed process leaves it behind; the next
+    writer overwrites it.
 
     Attributes:
       path: the shard.
@@ -186,13 +188,18 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self._writer.close()
-        if kind is not None:
+        try:
+            if kind is not None:
+                # What the block raised says more than that its file cannot be closed either.
+                with contextlib.suppress(Exception):
+                    self._writer.close()
+                return
+            self._writer.close()
+            with open(self._partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(self._partial, self.path)
+        finally:
             self._partial.unlink(missing_ok=True)
-            return
-        with open(self._partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self._partial, self.path)
 
 
 def write_shard(path: str | os.PathLike[str], examples: Iterable[Example]) -> int:

@@ -31,7 +31,8 @@ class TsvSource:
       paths: split to path, or one path in which `{split}` stands for the split; may hold
         `{DATA_DIR}`.
       layout: key of `LAYOUTS`.
-      types: rows of these types only (last column of `vision_language`); empty means all.
+      types: rows of these types only (last column of `vision_language`); empty means all. Rows of
+        an unknown type stay in and are errors when they are read.
       columns: names of the file's columns, where they are not the official ones; `_` marks one
         that is not read.
       dataset: name of the data set, where the rows do not say it.
@@ -108,7 +109,10 @@ class TsvRecords:
 
 @functools.lru_cache(maxsize=64)
 def _spans(path: str, name: str, types: tuple[str, ...], columns: tuple[str, ...]) -> np.ndarray:
-    """int64[rows, 2]: begin and end byte of each line with an example of the wanted types."""
+    """int64[rows, 2]: begin and end byte of each line with an example of the wanted types.
+
+    Lines whose type is unknown are among them.
+    """
     spans = lines.spans(path)
     memory = lines.content(path)
     start, end = spans[0] if len(spans) else (0, 0)
@@ -118,16 +122,12 @@ def _spans(path: str, name: str, types: tuple[str, ...], columns: tuple[str, ...
         spans = spans[1:]
     if not types:
         return spans
-    known = {kind.encode() for kind in TYPES}
-    wanted = {kind.encode() for kind in types}
-    chosen = []
-    for row, (start, end) in enumerate(spans.tolist()):
-        kind = memory[memory.rfind(b"\t", start, end) + 1 : end]
-        if kind not in known:
-            raise TsvFormatError(
-                f"{path}, line {lines.number(path, start)}: the last column is "
-                f"{kind[:40].decode(errors='replace')!r}, not one of {', '.join(TYPES)}"
-            )
-        if kind in wanted:
-            chosen.append(row)
+    # Rows whose type is none, damaged ones, stay: reading them says what is wrong, so that
+    # preparation counts them and training skips or names them as it does other bad records.
+    others = {kind.encode() for kind in set(TYPES) - set(types)}
+    chosen = [
+        row
+        for row, (start, end) in enumerate(spans.tolist())
+        if memory[memory.rfind(b"\t", start, end) + 1 : end] not in others
+    ]
     return spans[chosen]

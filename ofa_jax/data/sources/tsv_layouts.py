@@ -127,6 +127,8 @@ def _captions(cell: str) -> Example:
 
 
 def _vision_language(row: Columns) -> Example:
+    if row["type"] not in TYPES:
+        raise ValueError(f"the last column is {row['type'][:40]!r}, not one of {', '.join(TYPES)}")
     example: Example = {
         **_picture(row),
         "caption": row["caption"],
@@ -138,7 +140,7 @@ def _vision_language(row: Columns) -> Example:
         example["captions"] = [row["caption"]]
     elif row["type"] == "qa":
         example |= {"question": row["question"], **_answers(row["refs"])}
-    elif row["type"] == "visual_grounding":
+    else:
         example |= _region(row["refs"], row["caption"])
     return example
 

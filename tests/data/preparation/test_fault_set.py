@@ -66,6 +66,18 @@ def test_what_is_kept_is_whole_and_in_order(faults, prepared):
         assert records[place]["image_id"] == f"good-{good[place]}"
 
 
+def test_rows_of_a_chosen_type(faults, tmp_path):
+    """Damaged rows do not end it; one without a type that can be known is counted as well."""
+    out = tmp_path / "out"
+    assert run_prepare(command(faults, out, "--types=qa", "--processes=1")) == 0
+    entry = json.loads((out / "manifest.json").read_text())["splits"]["train"]
+    good = sum(record % 3 == 1 for record in range(RECORDS) if record not in faults.broken)
+    assert entry["kinds"] == {"qa": good}
+    untyped = sum(fault == "columns" for fault in faults.broken.values())
+    dropped = {name: found["count"] for name, found in entry["dropped"].items()}
+    assert dropped == {"wrong_column_count": untyped}
+
+
 def test_strict_stops_at_the_first_of_them(faults, tmp_path, capsys):
     assert run_prepare(command(faults, tmp_path / "out", "--strict", "--processes=1")) == 2
     first = min(faults.broken)

@@ -1,5 +1,6 @@
 """Prepared shards: every kind of value comes back, bytes are a function of the example."""
 
+import pathlib
 import pickle
 
 import numpy as np
@@ -149,6 +150,30 @@ def test_files_are_byte_identical_and_whole(tmp_path):
         assert writer.count == 1
         assert not writer.path.exists()
     assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["a", "b", "d"]
+
+
+class FullDisk:
+    """Takes records, and finds out at the end that they have no room."""
+
+    def __init__(self, path, options):
+        self.path = pathlib.Path(path)
+        self.path.touch()
+
+    def write(self, record):
+        self.path.write_bytes(record)
+
+    def close(self):
+        raise RuntimeError("no space left")
+
+
+def test_a_shard_that_cannot_be_closed_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(array_record, "ArrayRecordWriter", FullDisk)
+    with pytest.raises(RuntimeError, match="no space left"):
+        write_shard(tmp_path / "a.array_record", numbered(3))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ZeroDivisionError), ShardWriter(tmp_path / "b.array_record"):
+        1 / 0  # noqa: B018
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_and_damaged_shards_are_named(tmp_path):
