@@ -12,27 +12,6 @@ import sys
 from collections.abc import Sequence
 
 
-def _format_arguments(words: Sequence[str]) -> dict[str, str]:
-    """`--name=value` and `--name value` pairs that belong to the format.
-
-    Raises:
-      ValueError: a word that is neither.
-    """
-    arguments: dict[str, str] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            raise ValueError(f"unexpected argument {word!r}; see --help")
-        name, equals, value = word[2:].partition("=")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise ValueError(f"--{name} needs a value")
-            value = rest.pop(0)
-        arguments[name] = value
-    return arguments
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ofa_jax.inspect",
@@ -97,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         opened = opening.open_data(
             options.path,
             format_name=options.source,
-            arguments=_format_arguments(others),
+            arguments=formats.read_arguments(others),
             split=options.split,
         )
         if build.has_vocabulary(opened, settings):

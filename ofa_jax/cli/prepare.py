@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import logging
 import os
-import re
 import shlex
 import sys
 import time
@@ -28,7 +27,6 @@ from ofa_jax.data.sources import formats
 
 logger = logging.getLogger("ofa_jax")
 
-_ARGUMENT = re.compile(r"--(\w+)(?:=(.*))?", re.DOTALL)
 _STOPPED = 130
 _LOG_SECONDS = 10.0
 
@@ -148,30 +146,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _source_arguments(words: Sequence[str]) -> dict[str, str]:
-    """`--NAME=VALUE` and `--NAME VALUE` of a format.
-
-    Raises:
-      ValueError: a word that is neither, or a name given twice.
-    """
-    found: dict[str, str] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        match = _ARGUMENT.fullmatch(word)
-        if not match:
-            raise ValueError(f"{word!r} is not --NAME=VALUE")
-        name, value = match.groups()
-        if value is None:
-            if not rest or rest[0].startswith("--"):
-                raise ValueError(f"--{name} has no value")
-            value = rest.pop(0)
-        if name in found:
-            raise ValueError(f"--{name} is given twice")
-        found[name] = value
-    return found
-
-
 def run_prepare(arguments: Sequence[str]) -> int:
     """Prepares the splits of one data set.
 
@@ -194,7 +168,7 @@ def run_prepare(arguments: Sequence[str]) -> int:
         for name in ("source", "out"):
             if getattr(options, name) is None:
                 raise ValueError(f"--{name} is needed; --help lists the formats of sources")
-        _prepare(options, _source_arguments(words))
+        _prepare(options, formats.read_arguments(words))
     except KeyboardInterrupt:
         print("stopped; give the same command again to go on", file=sys.stderr)
         return _STOPPED

@@ -20,7 +20,7 @@ FORBIDDEN = {
     "scenes": INPUT_STACK | ACCELERATOR | {"grain", "matplotlib"},
     "metrics": INPUT_STACK | ACCELERATOR | {"grain", "matplotlib"},
     "report": INPUT_STACK | ACCELERATOR | {"grain"},
-    "data": (INPUT_STACK - {"tensorflow", "seqio"}) | ACCELERATOR,
+    "data": INPUT_STACK | ACCELERATOR,
     "evaluation": INPUT_STACK | ACCELERATOR,
     "ops": INPUT_STACK | {"orbax", "grain"},
     "model": INPUT_STACK | {"orbax", "grain"},
@@ -30,8 +30,11 @@ FORBIDDEN = {
     "training": INPUT_STACK | {"orbax", "grain"},
     "checkpoint": INPUT_STACK | {"grain"},
 }
-# The only file below `data` that may import TensorFlow and seqio.
-REGISTRATION = {"data/registration.py"}
+# The only files below `data` that may import these.
+EXCEPTIONS = {
+    "data/registration.py": {"tensorflow", "seqio"},
+    "data/sources/tfds.py": {"tensorflow_datasets"},
+}
 
 
 def python_files(part: str) -> list[pathlib.Path]:
@@ -56,9 +59,7 @@ def test_parts_import_only_what_they_may(part):
     assert files, f"no files in {part}"
     for path in files:
         name = path.relative_to(LIBRARY).as_posix()
-        forbidden = set(FORBIDDEN[part])
-        if part == "data" and name not in REGISTRATION:
-            forbidden |= {"tensorflow", "seqio"}
+        forbidden = FORBIDDEN[part] - EXCEPTIONS.get(name, set())
         found = imported_packages(path) & forbidden
         assert not found, f"ofa_jax/{name} must not import {', '.join(sorted(found))}"
 

@@ -15,8 +15,7 @@ from PIL import Image
 from ofa_jax.checkpoint.exports import export_checkpoint
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, initial_variables
 from ofa_jax.checkpoint.orbax_weights import SourceRecord
-from ofa_jax.data.sources.finetuning_writer import finetuning_row
-from ofa_jax.data.sources.tsv_writer import write
+from ofa_jax.data.sources import tsv_writer
 from ofa_jax.model.config import SIZES, OFAConfig
 from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
@@ -132,7 +131,7 @@ def write_data(folder: pathlib.Path, task: str) -> None:
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, [finetuning_row(layout, example) for example in examples(kind)])
+        tsv_writer.write(path, [tsv_writer.row(layout, example) for example in examples(kind)])
     colours = {colour: number for number, colour in enumerate([*COLOURS, "yes", "no"])}
     (folder / "trainval_ans2label.pkl").write_bytes(pickle.dumps(colours, protocol=2))
     classes = {f"{colour} square": number for number, colour in enumerate(COLOURS)}

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ofa_jax.data.sources import schema, split_paths
@@ -31,6 +32,8 @@ from ofa_jax.data.sources.visual_genome import (
 from ofa_jax.data.sources.webdataset import KINDS as WEBDATASET_KINDS
 from ofa_jax.data.sources.webdataset import WebdatasetSource
 from ofa_jax.data.task import Source
+
+_ARGUMENT = re.compile(r"--(\w+)(?:=(.*))?", re.DOTALL)
 
 
 class FormatError(ValueError):
@@ -244,6 +247,36 @@ FORMATS: Mapping[str, Format] = {
         },
     ),
 }
+
+
+def read_arguments(words: Sequence[str]) -> dict[str, str]:
+    """Arguments of a format as a command line gives them.
+
+    Args:
+      words: `--NAME=VALUE`, or `--NAME` and `VALUE`.
+
+    Returns:
+      Name to value, for `source`.
+
+    Raises:
+      FormatError: a word that is neither, a name without value, or one given twice.
+    """
+    found: dict[str, str] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        match = _ARGUMENT.fullmatch(word)
+        if not match:
+            raise FormatError(f"{word!r} is not --NAME=VALUE; see --help")
+        name, value = match.groups()
+        if value is None:
+            if not rest or rest[0].startswith("--"):
+                raise FormatError(f"--{name} has no value")
+            value = rest.pop(0)
+        if name in found:
+            raise FormatError(f"--{name} is given twice")
+        found[name] = value
+    return found
 
 
 def source(name: str, arguments: Mapping[str, str]) -> Source:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -124,8 +123,8 @@ class TfdsRecords:
 def _open(name: str, data_dir: str, split: str, process: int) -> tuple[Any, Any]:
     """Features of a data set and what `len` and `[]` read it by, per process."""
     del process
-    # By name: the dependency rule keeps this package out of every other module of `data`.
-    tfds = importlib.import_module("tensorflow_datasets")
+    import tensorflow_datasets as tfds
+
     folder = os.path.expanduser(locations.resolve(data_dir)) or None
     try:
         builder = tfds.builder(name, data_dir=folder)

@@ -7,6 +7,7 @@ write small data sets from photographs that installed libraries ship.
 from __future__ import annotations
 
 import base64
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -34,7 +35,11 @@ def _region(example: Example) -> str:
 
 
 def _answers(example: Example) -> str:
-    pairs = zip(example.get("answer_conf", ()), example.get("answers", ()))
+    # Rows of test sets have none.
+    answers, confidences = example.get("answers", ()), example.get("answer_conf", ())
+    if len(answers) != len(confidences):
+        raise ValueError(f"there are {len(answers)} answers and {len(confidences)} answer_conf")
+    pairs = zip(confidences, answers)
     return "&&".join(f"{confidence}|!+{answer}" for confidence, answer in pairs)
 
 
@@ -54,16 +59,17 @@ def _boxes(example: Example) -> str:
     return "&&".join(items)
 
 
-def _glue_number(example: Example) -> str:
-    task = example["dataset"]
+def _glue_number(task: str, example: Example) -> str:
     numbers = {name: number for number, name in GLUE_LABELS[task].items()}
+    if example["label"] not in numbers:
+        raise ValueError(f"{task} has the classes {', '.join(numbers)}, not {example['label']!r}")
     return numbers[example["label"]]
 
 
 # How a column is written, in all layouts.
 _CELLS: Mapping[str, Callable[[Example], str]] = {
     "image": _image,
-    "example_id": lambda example: example.get("example_id", example["image_id"]),
+    "example_id": lambda example: example.get("example_id") or example["image_id"],
     "caption": lambda example: "&&".join(example["captions"]),
     "answers": _answers,
     "objects": _objects,
@@ -77,7 +83,7 @@ _SPECIAL: Mapping[tuple[str, str], Callable[[Example], str]] = {
     ("refcoco", "text"): lambda example: example["refexps"][0],
     ("refcoco_cn", "text"): lambda example: example["refexps"][0],
     ("ocr", "text"): lambda example: example["captions"][0],
-    **{(task, "label"): _glue_number for task in GLUE_LABELS},
+    **{(task, "label"): functools.partial(_glue_number, task) for task in GLUE_LABELS},
 }
 
 
@@ -93,16 +99,36 @@ def row(name: str, example: Example, columns: Sequence[str] = ()) -> str:
       The cells, tab separated, without newline; white space within a cell becomes one space.
 
     Raises:
-      ValueError: an unknown layout or column, or a type that `vision_language` does not have.
-      KeyError: the example lacks a field.
+      ValueError: an unknown layout or column, a type or class that the layout does not have, or an
+        example that lacks a field.
     """
-    if name == "vision_language":
-        return vision_language_row(example)
     cells = []
-    for column in layout(name, columns).columns:
-        write_cell = _SPECIAL.get((name, column)) or _CELLS.get(column)
-        cells.append(_clean(write_cell(example) if write_cell else example[column]))
+    try:
+        if name == "vision_language":
+            example = _pair(example)
+        for column in layout(name, columns).columns:
+            write_cell = _SPECIAL.get((name, column)) or _CELLS.get(column)
+            cells.append(_clean(write_cell(example) if write_cell else example[column]))
+    except KeyError as error:
+        raise ValueError(
+            f"layout {name!r} needs the field {error}; the example has {', '.join(example)}"
+        ) from error
     return "\t".join(cells)
+
+
+def _pair(example: Example) -> Example:
+    """An example whose fields are the columns of `vision_language`."""
+    kind = example["type"]
+    cells: Example = {"captions": [""], "question": "", "refs": ""}
+    if kind == "caption":
+        cells["captions"] = example["captions"][:1]
+    elif kind == "qa":
+        cells |= {"question": example["question"], "refs": _answers(example)}
+    elif kind == "visual_grounding":
+        cells |= {"captions": example["refexps"][:1], "refs": _region(example)}
+    else:
+        raise ValueError(f"type must be caption, qa or visual_grounding, got {kind!r}")
+    return {"dataset": "", **example, **cells}
 
 
 def vision_language_row(example: Example) -> str:
@@ -117,21 +143,9 @@ def vision_language_row(example: Example) -> str:
       Eight tab-separated columns, without newline.
 
     Raises:
-      ValueError: an unknown type.
+      ValueError: an unknown type, or an example that lacks a field.
     """
-    kind = example["type"]
-    caption = question = refs = ""
-    if kind == "caption":
-        caption = example["captions"][0]
-    elif kind == "qa":
-        question, refs = example["question"], _answers(example)
-    elif kind == "visual_grounding":
-        caption, refs = example["refexps"][0], _region(example)
-    else:
-        raise ValueError(f"type must be caption, qa or visual_grounding, got {kind!r}")
-    columns = [caption, question, refs, _objects(example), example.get("dataset", ""), kind]
-    identifier = _clean(example["image_id"])
-    return "\t".join([identifier, _image(example), *(_clean(column) for column in columns)])
+    return row("vision_language", example)
 
 
 def text_row(example: Example) -> str:
