@@ -1,4 +1,4 @@
-"""Raw files of every pretraining slot, as their authors publish them, from a few photographs.
+"""Raw files of every pretraining slot, as their authors publish them, from some photographs.
 
 `write_raw(folder)` lays them out as the commands of `tasks.pretrain_slots` expect, so that a test
 can fill all slots by the commands that a person would type.
@@ -17,7 +17,18 @@ from PIL import Image
 
 from ofa_jax.data.image_tokenizer import PatchCodebook
 from ofa_jax.data.ops.image import decode_image
-from tests.data.sources.photographs import annotated, write_pictures
+from tests.data.sources.photographs import annotated
+from tests.data.sources.photographs import write_pictures as write_first_pictures
+
+COUNT = 28
+
+
+def pictures():
+    return annotated(COUNT)
+
+
+def write_pictures(*arguments):
+    return write_first_pictures(*arguments, count=COUNT)
 
 
 def _coco_name(one):
@@ -43,16 +54,16 @@ def write_tars(raw):
     for name in ("cc12m", "cc3m", "sbu"):
         for shard in (0, 1):
             files = {}
-            for one in annotated()[2 * shard : 2 * shard + 2]:
+            for one in pictures()[shard::2]:
                 key = f"{shard:05d}{one.number:04d}"
                 files[f"{key}.jpg"] = one.image
                 files[f"{key}.txt"] = one.captions[0].encode()
                 files[f"{key}.json"] = json.dumps({"url": "x", "status": "success"}).encode()
             _tar(raw / name / f"{shard:05d}.tar", files)
-    pictures = {f"{one.number}.jpg": one.image for one in annotated()}
-    _tar(raw / "yfcc100m" / "00000.tar", pictures)
-    _tar(raw / "imagenet21k" / "n01440764.tar", pictures)
-    _tar(raw / "openimages" / "train_0.tar", pictures)
+    files = {f"{one.number}.jpg": one.image for one in pictures()}
+    _tar(raw / "yfcc100m" / "00000.tar", files)
+    _tar(raw / "imagenet21k" / "n01440764.tar", files)
+    _tar(raw / "openimages" / "train_0.tar", files)
 
 
 def write_coco(raw):
@@ -63,10 +74,10 @@ def write_coco(raw):
     _dump(
         raw / "coco" / "annotations" / "captions_train2014.json",
         {
-            "images": [{"id": one.number, "file_name": _coco_name(one)} for one in annotated()],
+            "images": [{"id": one.number, "file_name": _coco_name(one)} for one in pictures()],
             "annotations": [
                 {"id": number, "image_id": one.number, "caption": text}
-                for number, one in enumerate(annotated())
+                for number, one in enumerate(pictures())
                 for text in one.captions
             ],
         },
@@ -74,7 +85,7 @@ def write_coco(raw):
     for place, prefix in (("coco/annotations/instances_train2017", ""), (_OBJECTS365, "patch0/")):
         boxes = [
             {"id": 10 * one.number, "image_id": one.number, "category_id": 1, "bbox": box}
-            for one in annotated()
+            for one in pictures()
             for box in (one.left_top_size, [0, 0, one.width // 2, one.height // 2])
         ]
         _dump(
@@ -82,7 +93,7 @@ def write_coco(raw):
             {
                 "images": [
                     {"id": one.number, "file_name": f"{prefix}{one.number}.jpg"}
-                    for one in annotated()
+                    for one in pictures()
                 ],
                 "annotations": [box | {"iscrowd": 0} for box in boxes],
                 "categories": [{"id": 1, "name": "subject"}],
@@ -96,7 +107,7 @@ _OBJECTS365 = "objects365/zhiyuan_objv2_train"
 def write_questions(raw):
     """VQAv2 and GQA."""
     questions, answers, graph = [], [], {}
-    for one in annotated():
+    for one in pictures():
         entry = {"image_id": one.number, "question_id": one.number * 1000}
         questions.append(entry | {"question": f"How many {one.label}s are there?"})
         answers.append(entry | {"answers": [{"answer": "1"}] * 7 + [{"answer": "2"}] * 3})
@@ -123,7 +134,7 @@ def write_visual_genome(raw):
     write_pictures(folder / "VG_100K")
     (folder / "VG_100K_2").mkdir()
     regions, questions, objects = [], [], []
-    for one in annotated():
+    for one in pictures():
         left, top, width, height = one.left_top_size
         place = {"x": left, "y": top}
         region = place | {"width": width, "height": height}
@@ -141,10 +152,10 @@ def write_visual_genome(raw):
 
 def write_refcoco(raw):
     """The three sets of referring expressions."""
-    images = [{"id": one.number, "file_name": _coco_name(one)} for one in annotated()]
+    images = [{"id": one.number, "file_name": _coco_name(one)} for one in pictures()]
     boxes = [
         {"id": 10 * one.number, "image_id": one.number, "bbox": one.left_top_size}
-        for one in annotated()
+        for one in pictures()
     ]
     for name, file in (("refcoco", "unc"), ("refcocoplus", "unc"), ("refcocog", "umd")):
         refs = [
@@ -156,7 +167,7 @@ def write_refcoco(raw):
                 "file_name": f"COCO_train2014_{one.number:012d}_1.jpg",
                 "sentences": [{"sent": f"the {one.label}", "raw": "x", "sent_id": one.number}],
             }
-            for one in annotated()
+            for one in pictures()
         ]
         _dump(raw / name / "instances.json", {"images": images, "annotations": boxes})
         (raw / name / f"refs({file}).p").write_bytes(pickle.dumps(refs, 2))
@@ -173,7 +184,7 @@ def write_open_images(raw):
     with open(folder / "oidv6-train-annotations-bbox.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(columns.split())
-        for one in annotated():
+        for one in pictures():
             x0, y0, x1, y1 = one.box
             across = [x0 / one.width, x1 / one.width]
             down = [y0 / one.height, y1 / one.height]
@@ -185,7 +196,7 @@ def write_text(raw):
     """A compressed file of JSON lines."""
     (raw / "pile").mkdir(parents=True)
     texts = [f"{one.captions[0]} , and {one.captions[1]} Nothing else happens ." for one in
-             annotated()]  # fmt: skip
+             pictures()]  # fmt: skip
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
     (raw / "pile" / "00.jsonl.zst").write_bytes(pyarrow.compress(lines, "zstd", asbytes=True))
 
@@ -193,7 +204,7 @@ def write_text(raw):
 def write_codebook(raw):
     """256 image codes of 8 x 8 pixels, in the place of the official VQGAN."""
     squares = []
-    for one in annotated():
+    for one in pictures():
         picture = Image.fromarray(decode_image(one.image)).resize((256, 256))
         squares.append(np.asarray(picture))
     PatchCodebook.fit(np.stack(squares), num_codes=256, patch=8).save(raw / "codebook.npz")

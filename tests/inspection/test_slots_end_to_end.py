@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tasks.pretrain_slots import SLOTS
-from tests.inspection.raw_files import write_raw
+from tests.inspection.raw_files import COUNT, write_raw
 from tests.shared import requires_vocab, shared_dir
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def test_all_slots_by_the_commands_of_the_page(tmp_path):
         finished = run([*slot.command, "--processes=1"], tmp_path)
         assert finished.returncode == 0, f"{slot.name}: {finished.stderr[-2000:]}"
         manifest = json.loads((tmp_path / "data" / slot.name / "manifest.json").read_text())
-        assert manifest["splits"]["train"]["examples"] == 4
+        assert manifest["splits"]["train"]["examples"] == COUNT
         assert not manifest["splits"]["train"]["dropped"]
 
     finished = run(["python", "-m", "ofa_jax.negatives", "data"], tmp_path)

@@ -14,33 +14,61 @@ from PIL import Image
 from ofa_jax.data.image_tokenizer import PatchCodebook
 from ofa_jax.data.sources import tsv_writer
 
-# File name fragment -> what is to be seen, and where (fractions x0, y0, x1, y1).
-SUBJECTS = {
+# Name -> what is to be seen, and where (fractions x0, y0, x1, y1).
+PHOTOGRAPHS = {
     "china": ("a chinese temple under a blue sky", "temple", (0.1, 0.2, 0.9, 0.9)),
     "flower": ("a pink flower in front of green leaves", "flower", (0.3, 0.1, 0.8, 0.8)),
     "astronaut": ("a woman in an orange space suit", "woman", (0.2, 0.0, 0.8, 1.0)),
     "coffee": ("a cup of coffee on a wooden table", "cup", (0.2, 0.2, 0.7, 0.8)),
     "chelsea": ("a cat looking to the side", "cat", (0.1, 0.1, 0.9, 1.0)),
     "grace_hopper": ("a woman in a navy uniform", "woman", (0.2, 0.1, 0.9, 1.0)),
+    "rocket": ("a rocket on its launch pad at night", "rocket", (0.45, 0.1, 0.6, 0.9)),
+    "motorcycle_left": ("a motorcycle in a garage", "motorcycle", (0.15, 0.2, 0.9, 0.95)),
+    "motorcycle_right": ("a garage with a motorcycle", "motorcycle", (0.1, 0.2, 0.85, 0.95)),
+    "retina": ("the back of an eye", "eye", (0.05, 0.05, 0.95, 0.95)),
+    "hubble_deep_field": ("many galaxies in a black sky", "galaxy", (0.4, 0.5, 0.5, 0.6)),
+    "immunohistochemistry": ("stained tissue of a gland", "tissue", (0.0, 0.0, 1.0, 1.0)),
+    # These are grey.
+    "camera": ("a man with a camera on a lawn", "man", (0.2, 0.15, 0.7, 1.0)),
+    "coins": ("rows of old coins", "coin", (0.05, 0.1, 0.2, 0.3)),
+    "moon": ("craters of the moon", "crater", (0.4, 0.4, 0.7, 0.7)),
+    "brick": ("a wall of bricks", "brick", (0.0, 0.4, 0.3, 0.6)),
+    "grass": ("blades of grass", "grass", (0.0, 0.0, 1.0, 1.0)),
+    "gravel": ("small stones on the ground", "stone", (0.5, 0.5, 0.7, 0.7)),
+    "clock": ("a blurred clock", "clock", (0.2, 0.1, 0.8, 0.9)),
+    "cell": ("a cell under the microscope", "cell", (0.2, 0.2, 0.8, 0.8)),
+}
+# Of these the right half serves as another picture.
+HALVED = ("china", "flower", "astronaut", "coffee", "chelsea", "rocket", "retina", "camera")
+SUBJECTS = PHOTOGRAPHS | {
+    f"{name}_half": (f"a part of {caption}", label, (0.1, 0.1, 0.7, 0.8))
+    for name, (caption, label, _) in PHOTOGRAPHS.items()
+    if name in HALVED
 }
 
 
 @functools.cache
 def photographs() -> dict[str, np.ndarray]:
-    """uint8[y, x, 3] pictures by name."""
+    """uint8[y, x, 3], or uint8[y, x] of grey ones: the pictures of `SUBJECTS` by name."""
     import matplotlib
     import skimage.data
     from sklearn.datasets import load_sample_image
 
     folder = pathlib.Path(matplotlib.get_data_path()) / "sample_data"
-    return {
+    left, right, _ = skimage.data.stereo_motorcycle()
+    pictures = {
         "china": load_sample_image("china.jpg"),
         "flower": load_sample_image("flower.jpg"),
-        "astronaut": skimage.data.astronaut(),
-        "coffee": skimage.data.coffee(),
-        "chelsea": skimage.data.chelsea(),
         "grace_hopper": np.asarray(Image.open(folder / "grace_hopper.jpg").convert("RGB")),
+        "motorcycle_left": left,
+        "motorcycle_right": right,
     }
+    for name in PHOTOGRAPHS:
+        if name not in pictures:
+            pictures[name] = getattr(skimage.data, name)()
+    for name in HALVED:
+        pictures[f"{name}_half"] = pictures[name][:, pictures[name].shape[1] // 2 :]
+    return {name: pictures[name] for name in SUBJECTS}
 
 
 def jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
@@ -49,38 +77,37 @@ def jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def write_official_files(folder: pathlib.Path, *, repeats: int = 2) -> None:
+def write_official_files(folder: pathlib.Path) -> None:
     """Writes the four official TSV files and the negative samples into a folder."""
     pairs, detections, infillings, texts = [], [], [], []
     pictures = photographs()
     squares = {
-        name: np.asarray(Image.fromarray(pixels).resize((256, 256), Image.Resampling.BICUBIC))
+        name: np.asarray(Image.fromarray(pixels).convert("RGB").resize((256, 256)))
         for name, pixels in pictures.items()
     }
     centres = np.stack([square[64:192, 64:192] for square in squares.values()])
     codebook = PatchCodebook.fit(centres, num_codes=256, patch=8)
-    for repeat in range(repeats):
-        for name, pixels in pictures.items():
-            caption, label, fractions = SUBJECTS[name]
-            height, width = pixels.shape[:2]
-            box = np.array(fractions) * [width, height, width, height]
-            common = {"image": jpeg(pixels), "image_id": f"{name}-{repeat}", "objects": [label]}
-            pairs += [
-                common | {"type": "caption", "captions": [caption], "dataset": "cc12m"},
-                common
-                | {
-                    "type": "qa",
-                    "question": f"Is there a {label}?",
-                    "answers": ["yes", "no"],
-                    "answer_conf": [0.9, 0.1],
-                },
-                common | {"type": "visual_grounding", "refexps": [f"the {label}"], "boxes": [box]},
-            ]
-            detections.append(common | {"boxes": [box, box * 0.9], "labels": [label, "thing"]})
-            square = squares[name]
-            codes = codebook.encode(square[64:192, 64:192]).reshape(-1)
-            infillings.append(common | {"image": jpeg(square), "image_codes": codes})
-            texts.append({"image_id": name, "text": f"{caption} , which is all that one can see"})
+    for name, pixels in pictures.items():
+        caption, label, fractions = SUBJECTS[name]
+        height, width = pixels.shape[:2]
+        box = np.array(fractions) * [width, height, width, height]
+        common = {"image": jpeg(pixels), "image_id": name, "objects": [label]}
+        pairs += [
+            common | {"type": "caption", "captions": [caption], "dataset": "cc12m"},
+            common
+            | {
+                "type": "qa",
+                "question": f"Is there a {label}?",
+                "answers": ["yes", "no"],
+                "answer_conf": [0.9, 0.1],
+            },
+            common | {"type": "visual_grounding", "refexps": [f"the {label}"], "boxes": [box]},
+        ]
+        detections.append(common | {"boxes": [box, box * 0.9], "labels": [label, "thing"]})
+        square = squares[name]
+        codes = codebook.encode(square[64:192, 64:192]).reshape(-1)
+        infillings.append(common | {"image": jpeg(square), "image_codes": codes})
+        texts.append({"image_id": name, "text": f"{caption} , which is all that one can see"})
 
     folder.mkdir(parents=True, exist_ok=True)
     for file, row, examples in (

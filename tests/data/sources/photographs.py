@@ -54,9 +54,9 @@ def annotated(count=4):
     return found[:count]
 
 
-def write_pictures(folder, name=lambda one: f"{one.number}.jpg"):
-    """Writes the pictures into a folder; returns it as text."""
-    for one in annotated():
+def write_pictures(folder, name=lambda one: f"{one.number}.jpg", count=4):
+    """Writes the first few pictures into a folder; returns it as text."""
+    for one in annotated(count):
         path = folder / name(one)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(one.image)
