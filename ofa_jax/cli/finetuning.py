@@ -21,6 +21,7 @@ from ofa_jax.data.instruction import trim_at_eos
 from ofa_jax.data.task import OFATask
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.generate import generate
+from ofa_jax.decoding.sampling import SamplingConfig
 from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.metrics.caption import DocumentFrequency, cider_d
 from ofa_jax.model.ofa import OFA
@@ -109,13 +110,17 @@ def training_step(
     )
     if not is_scst:
         return update
-    search = BeamConfig(
-        beam=trainer.scst_samples, max_len_b=trainer.scst_max_length, no_repeat_ngram_size=3
-    )
+    length, samples = trainer.scst_max_length, trainer.scst_samples
+    decoding: BeamConfig | SamplingConfig
+    if trainer.scst_sampling == "beam":
+        decoding = BeamConfig(beam=samples, max_len_b=length, no_repeat_ngram_size=3)
+    else:
+        # OFA-NOTE: SPEC 5.5.1. The official samples are hypotheses of a beam search, which is no
+        # estimate of the expected reward: a hypothesis weighs the same however improbable it is.
+        decoding = SamplingConfig(samples=samples, max_len_b=length)
 
     def sample(variables: Mapping[str, Any], batch: Any, key: jax.Array) -> jax.Array:
-        del key  # the samples are the hypotheses of a beam search (SPEC 5.5.1)
-        return generate(model, variables, batch, search).tokens
+        return generate(model, variables, batch, decoding, rng=key).tokens
 
     frequency = _document_frequency(trainer.scst_document_frequency, tasks.tasks[0])
     return make_scst_step(

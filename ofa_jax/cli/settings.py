@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 OBJECTIVES = ("cross_entropy", "scst")
+SCST_SAMPLINGS = ("beam", "random")
 LENGTH_KEYS = ("inputs", "targets", "image")
 
 
@@ -296,6 +297,8 @@ class TrainerConfig:
         in text-to-image (SPEC 6.5); None allows all.
       objective: "cross_entropy", or "scst" for captions rewarded by CIDEr-D (SPEC 5.5).
       scst_samples: captions per picture that SCST compares.
+      scst_sampling: where they come from: "beam", the hypotheses of a beam search as in the
+        official code, or "random", independent draws from the model.
       scst_max_length: longest of them, in tokens.
       scst_document_frequency: file of n-gram frequencies (the official coco-train-words.p, or
         JSON); "" counts them in the training references.
@@ -314,6 +317,7 @@ class TrainerConfig:
     constraint_range: tuple[int, int] | None = None
     objective: str = "cross_entropy"
     scst_samples: int = 5
+    scst_sampling: str = "beam"
     scst_max_length: int = 16
     scst_document_frequency: str = ""
     profile_start: int = 10
@@ -333,6 +337,11 @@ class TrainerConfig:
             raise ValueError(
                 f"trainer.Trainer.objective must be one of {', '.join(OBJECTIVES)}, "
                 f"got {self.objective!r}"
+            )
+        if self.scst_sampling not in SCST_SAMPLINGS:
+            raise ValueError(
+                f"trainer.Trainer.scst_sampling must be one of {', '.join(SCST_SAMPLINGS)}, "
+                f"got {self.scst_sampling!r}"
             )
         if self.objective == "scst" and self.scst_samples < 2:
             raise ValueError(
