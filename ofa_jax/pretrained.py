@@ -366,7 +366,7 @@ def load(
     image_size: int | None = None,
     decoding: BeamConfig | SamplingConfig | None = None,
     dtype: str | None = None,
-    ema: bool = False,
+    ema: bool | None = False,
     revision: str | None = None,
     code_image_size: int | None = None,
     progress: Callable[[str], None] | None = None,
@@ -381,7 +381,7 @@ def load(
       image_size: see `OFAPredictor`.
       decoding: see `OFAPredictor`.
       dtype: type of the computation, "float32" or "bfloat16"; None = as configured.
-      ema: take the moving average of the weights.
+      ema: take the moving average of the weights; None = where a run of ours keeps one.
       revision: of a hub repository.
       code_image_size: side in pixels of the pictures that the model makes of codes; None = as the
         checkpoint says (256 for the released text-to-image model, 128 for the others).

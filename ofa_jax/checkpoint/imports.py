@@ -259,7 +259,7 @@ def _with_layer_stack(config: OFAConfig, layer_stack: str | None) -> OFAConfig:
 
 
 def _import_own(
-    path: pathlib.Path, config: OFAConfig | None, ema: bool, layer_stack: str | None
+    path: pathlib.Path, config: OFAConfig | None, ema: bool | None, layer_stack: str | None
 ) -> ImportedCheckpoint:
     # The configuration lies in the run's folder; the path may be a checkpoint inside.
     homes = (path, path.absolute().parent)
@@ -291,7 +291,7 @@ def import_checkpoint(
     source: str | os.PathLike | None,
     *,
     config: OFAConfig | None = None,
-    ema: bool = False,
+    ema: bool | None = False,
     tolerant: bool = False,
     dictionary_has_mask: bool = True,
     stem: str | os.PathLike | None = None,
@@ -310,7 +310,7 @@ def import_checkpoint(
       config: the model to be filled; None takes it from the source. The Chinese vocabulary of a
         foreign source is recognised and needs no other configuration. Parts of `config.tuning`
         that the source lacks are new.
-      ema: take the moving average.
+      ema: take the moving average; None takes it where a checkpoint of ours has one.
       tolerant: see `repair_state_dict`.
       dictionary_has_mask: see `repair_state_dict`; False needs `config`.
       stem: torchvision ResNet weights that replace the stem.
@@ -352,13 +352,14 @@ def import_checkpoint(
             raise FileNotFoundError(
                 f"{source}: no such file or folder, and not a repository id (owner/name) either"
             )
-        progress(f"reading {path}")
-        if orbax_weights.step_folder(path) is None:
+        checkpoint = orbax_weights.step_folder(path)
+        progress(f"reading {path if checkpoint is None else checkpoint}")
+        if checkpoint is None:
             imported = _import_foreign(
                 path,
                 name,
                 config,
-                ema=ema,
+                ema=bool(ema),
                 tolerant=tolerant,
                 dictionary_has_mask=dictionary_has_mask,
                 stem=stem_weights,

@@ -133,12 +133,26 @@ def read_model_config(folder: str | os.PathLike) -> OFAConfig | None:
         raise CheckpointFileError(f"{path}: is no model configuration ({error})") from error
 
 
+def best_step(folder: str | os.PathLike) -> int | None:
+    """The step that a finished run chose by its evaluations, where its checkpoint is still there.
+
+    Args:
+      folder: a run's folder.
+    """
+    path = pathlib.Path(folder) / "metrics.json"
+    if not path.is_file():
+        return None
+    step = _read_json(path).get("run", {}).get("best_step")
+    there = step is not None and (path.parent / f"checkpoint_{step}" / "state").is_dir()
+    return int(step) if there else None
+
+
 def step_folder(folder: str | os.PathLike, step: int | None = None) -> pathlib.Path | None:
-    """The checkpoint folder of a step, or of the last step.
+    """The checkpoint folder of a step, of the run's best step, or of the last step.
 
     Args:
       folder: a run's folder, or itself a folder `checkpoint_<step>`.
-      step: which one; None = the last.
+      step: which one; None = the best where the run has chosen one, else the last.
 
     Returns:
       The folder that has `state` in it, or None.
@@ -151,6 +165,8 @@ def step_folder(folder: str | os.PathLike, step: int | None = None) -> pathlib.P
         for child in (folder.iterdir() if folder.is_dir() else ())
         if (match := _STEP_FOLDER.fullmatch(child.name)) and (child / "state").is_dir()
     }
+    if step is None:
+        step = best_step(folder)
     if step is not None:
         return found.get(step)
     return found[max(found)] if found else None
@@ -197,14 +213,14 @@ def write_weights(
 
 
 def read_weights(
-    folder: str | os.PathLike, *, step: int | None = None, ema: bool = False
+    folder: str | os.PathLike, *, step: int | None = None, ema: bool | None = False
 ) -> dict[str, Any]:
     """Reads parameters and batch statistics, and nothing else, from a checkpoint.
 
     Args:
       folder: a run's folder or a folder `checkpoint_<step>`.
-      step: which checkpoint; None = the last.
-      ema: read the moving average instead.
+      step: which checkpoint; None as in `step_folder`.
+      ema: read the moving average instead; None = where there is one.
 
     Returns:
       {"params", "batch_stats"}: nested dicts of numpy arrays, in the layer layout they were
@@ -225,6 +241,8 @@ def read_weights(
             tree = handler.metadata(state).tree
         except Exception as error:
             raise CheckpointFileError(f"{state}: cannot be read ({one_line(error)})") from error
+        if ema is None:
+            ema = "ema" in tree
         if ema and "ema" not in tree:
             raise CheckpointFileError(f"{checkpoint}: has no moving average")
         if "target" not in tree:

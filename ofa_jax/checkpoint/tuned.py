@@ -116,7 +116,7 @@ def write_tuned(
     }
     path = pathlib.Path(path)
     unfinished = path.with_name(f"{path.name}.unfinished")
-    safetensors.numpy.save_file(arrays, unfinished, metadata=header)
+    unfinished.write_bytes(safetensors.numpy.save(arrays, metadata=header))
     unfinished.replace(path)
     return sum(array.size for array in arrays.values())
 

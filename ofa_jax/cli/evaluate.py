@@ -25,6 +25,7 @@ from ofa_jax.cli.inference_model import (
     find_checkpoint,
     load_weights,
     trained_lengths,
+    trained_methods,
 )
 from ofa_jax.cli.run_log import duration
 from ofa_jax.cli.run_tasks import import_modules, write_json
@@ -59,13 +60,14 @@ def evaluate(
     num_examples: int = 0,
     beam_size: int = 1,
     closed_set_method: str = "",
-    ema: bool = False,
+    ema: bool | None = None,
     dtype: str = "",
     model_settings: Mapping[str, Any] | None = None,
     image_tokenizer: str = "",
     extractors: str = "",
     real_statistics: str = "",
     prepared_data: str = "",
+    caption_server: str = "",
     num_shards: int = 0,
     shard: int = 0,
     skip_bad_records: bool = True,
@@ -86,7 +88,8 @@ def evaluate(
       num_examples: the first so many of each split; 0 = all.
       beam_size: of tasks whose recipe names none; 1 is greedy.
       closed_set_method: "search" or "candidates" instead of a task's own method; "" keeps it.
-      ema: take the moving average of the weights.
+      ema: take the moving average of the weights; None = where a run of ours keeps one, as its
+        own scores did.
       dtype: type of the computation; "" = as the checkpoint says.
       model_settings: fields of the model's configuration to change.
       image_tokenizer: what shows codes as pictures: a codebook (`.npz`), weights of a VQGAN
@@ -96,6 +99,8 @@ def evaluate(
       real_statistics: `.npz` with `mu` and `sigma` of real pictures' features, for FID; "" takes
         the pictures of the true codes.
       prepared_data: folder of prepared shards that takes the place of the tasks' own files.
+      caption_server: "meteor" or "spice" scores COCO captions on PTB tokens by COCO's own programs
+        (pycocoevalcap, Java), up to that one; "" by ours.
       num_shards: processes that share the examples; 0 = as many as JAX has.
       shard: number of this one, where `num_shards` is given.
       skip_bad_records: count and leave out bad records; otherwise they are errors.
@@ -122,6 +127,8 @@ def evaluate(
     tasks = [task for task, _ in lookup(mixture_or_task_name)]
     if prepared_data:
         tasks = [dataclasses.replace(task, source=PreparedSource(prepared_data)) for task in tasks]
+    if caption_server:
+        tasks = [_scored_by_server(task, caption_server) for task in tasks]
     for task in tasks:
         finetuning_scoring.check_installed(task.scorer)
     imported = load_weights(source, ema=ema, dtype=dtype, settings=model_settings)
@@ -188,6 +195,8 @@ def evaluate(
         "model": source,
         "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(imported.variables["params"])),
         "mixture": mixture_or_task_name,
+        "split": splits[0],
+        "tuning": trained_methods(source, imported.config),
         "hardware": device_name(),
     }
     results = {"run": facts, **_by_split(entries, splits)}
@@ -329,6 +338,17 @@ def _check_vocabulary(tasks: Sequence[OFATask], config: OFAConfig, checkpoint: s
                 f"task {task.name!r} has a vocabulary of {size} ids, {checkpoint} of "
                 f"{config.vocab_size}; VOCAB_DIR must be the vocabulary of that model"
             )
+
+
+_SERVER_SCORERS = {"meteor": "server_caption", "spice": "server_caption_with_spice"}
+
+
+def _scored_by_server(task: OFATask, program: str) -> OFATask:
+    if program not in _SERVER_SCORERS:
+        raise ValueError(f"caption_server must be 'meteor', 'spice' or '', got {program!r}")
+    if task.scorer != "coco_caption":
+        raise ValueError(f"caption_server scores COCO captions, and {task.name!r} has none")
+    return dataclasses.replace(task, scorer=_SERVER_SCORERS[program])
 
 
 def _name(

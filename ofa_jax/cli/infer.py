@@ -60,7 +60,7 @@ def infer(
     batch_size: int = 8,
     image_side: int = 0,
     vocabulary: str = "",
-    ema: bool = False,
+    ema: bool | None = None,
     dtype: str = "",
     decoding: Mapping[str, Any] | None = None,
     sampling: bool = False,
@@ -82,13 +82,15 @@ def infer(
       split: of that folder.
       region: x0, y0, x1, y1 in pixels of the picture; takes the place of `{region}`.
       without_image: the instruction is about text alone.
-      answers: the only allowed answers: a list, or a file of them (`.txt`, `.json`, `.pkl`).
+      answers: the only allowed answers: a list, or a file of them (`.txt`, `.json`, `.pkl`); ()
+        allows all.
       output_dir: folder of the results; "" prints one picture's answer and writes a drawn box
         into the working directory, and takes "runs/infer" for several.
       batch_size: pictures per step, over all devices of this process.
       image_side: side in pixels of the model's input; 0 = as the run was trained, else 480.
       vocabulary: folder of the vocabulary; "" = the one beside the weights.
-      ema: take the moving average of the weights.
+      ema: take the moving average of the weights; None = where a run of ours keeps one, as its
+        own scores did.
       dtype: type of the computation; "" = as the checkpoint says.
       decoding: settings of `BeamConfig` (or `SamplingConfig`) that differ from those of free
         instructions: 5 beams, at most 64 tokens, no repeated 3-grams.
@@ -151,7 +153,7 @@ def infer(
         "decoder_prompt": decoder_prompt or trained_decoder_prompt(source),
         "seed": seed,
     }
-    if answers:
+    if answers != ():
         options["constraint"] = _closed_set(answers, predictor, settings.max_length())
     check_regions(instruction, predictor)
     if prepared_data or len(paths) > 1:

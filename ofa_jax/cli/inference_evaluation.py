@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import pathlib
 import time
@@ -41,24 +42,26 @@ class InferenceEvaluation:
     config: EvaluationConfig
     seed: int = 0
 
-    def generate(self, variables: Any, task: OFATask, rows: Row) -> np.ndarray:
-        """Generated ids int32[b, t] of a batch, by the task's own recipe."""
+    def generate(self, variables: Any, task: OFATask, rows: Row, number: int = 0) -> np.ndarray:
+        """Generated ids int32[b, t] of the batch of this number, by the task's own recipe."""
         answerer = Answerer(
             self.model,
             self.run_tasks.tokenizer,
             self.run_tasks.lengths,
             beam_size=self.config.beam_size,
             method=self.config.closed_set_method,
+            seed=self.seed,
         )
-        return answerer(variables, task, rows).tokens
+        return answerer(variables, task, rows, number).tokens
 
     def predict(
         self, variables: Any, task: OFATask, split: str, count: int, seed: int
     ) -> evaluator.Predictions:
         """Predictions for the first `count` examples of a split."""
+        numbers = itertools.count()
         return evaluator.predict(
             task,
-            lambda task, rows: self.generate(variables, task, rows),
+            lambda task, rows: self.generate(variables, task, rows, next(numbers)),
             self.run_tasks.lengths,
             split=split,
             count=count,

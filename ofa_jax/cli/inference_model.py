@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
-import json
 import logging
 import pathlib
 import re
@@ -21,8 +20,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, import_checkpoint
+from ofa_jax.checkpoint.orbax_weights import best_step
+from ofa_jax.checkpoint.tuned import split_source
 from ofa_jax.cli.run_tasks import import_modules
 from ofa_jax.data.registration import lookup
+from ofa_jax.model.config import OFAConfig
+from ofa_jax.report.paper_tables import configured_methods
 
 logger = logging.getLogger("ofa_jax")
 
@@ -37,7 +40,7 @@ def find_checkpoint(checkpoint: str) -> str:
       ValueError: none was given, and there is no quickstart run.
     """
     if checkpoint:
-        return _best_of_run(pathlib.Path(checkpoint)) or checkpoint
+        return _best_of_run(checkpoint) or checkpoint
     if pathlib.Path(QUICKSTART).is_dir():
         logger.info("no --checkpoint given, taking %s", QUICKSTART)
         return QUICKSTART
@@ -47,17 +50,13 @@ def find_checkpoint(checkpoint: str) -> str:
     )
 
 
-def _best_of_run(folder: pathlib.Path) -> str | None:
+def _best_of_run(folder: str) -> str | None:
     """The checkpoint that a finished fine-tuning run chose by its evaluations."""
-    path = folder / "metrics.json"
-    if not path.is_file():
-        return None
-    step = json.loads(path.read_text(encoding="utf-8")).get("run", {}).get("best_step")
-    best = folder / f"checkpoint_{step}"
-    if step is None or not best.is_dir():
+    step = best_step(folder)
+    if step is None:
         return None
     logger.info("taking the best checkpoint of %s, step %d", folder, step)
-    return str(best)
+    return str(pathlib.Path(folder) / f"checkpoint_{step}")
 
 
 def trained_lengths(checkpoint: str) -> dict[str, int] | None:
@@ -92,28 +91,59 @@ def trained_decoder_prompt(checkpoint: str) -> str:
     return prompts.pop() if len(prompts) == 1 else "none"
 
 
-def _trained_macros(checkpoint: str) -> dict[str, Any]:
-    """Literal macros of the run that a checkpoint comes from; {} where there is no run."""
-    for folder in (pathlib.Path(checkpoint), pathlib.Path(checkpoint).absolute().parent):
+def trained_methods(checkpoint: str, config: OFAConfig) -> tuple[str, ...]:
+    """The methods of parameter-efficient tuning that made a model, () where all of it was trained.
+
+    Args:
+      checkpoint: as the user gave it.
+      config: the model; its parts decide where no run is known.
+    """
+    text = _trained_configuration(checkpoint)
+    if text:
+        return configured_methods(text)
+    tuning = config.tuning
+    parts = {
+        "prefix": tuning.encoder_prefix or tuning.decoder_prefix,
+        "adapter": tuning.adapter_dim,
+        "LoRA": tuning.lora_rank,
+        # Its file holds only arrays that every model has.
+        "BitFit": split_source(checkpoint) is not None and not tuning.is_on,
+    }
+    return tuple(name for name, is_there in parts.items() if is_there)
+
+
+def _trained_configuration(checkpoint: str) -> str:
+    """`config.gin` of the run that a checkpoint comes from; "" where there is no run."""
+    tuned = split_source(checkpoint)
+    home = tuned[0] if tuned is not None else pathlib.Path(checkpoint)
+    for folder in (home, home.absolute().parent):
         path = folder / "config.gin"
         if path.is_file():
-            text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-            found = {}
-            for name, value in _MACRO.findall(text):
-                with contextlib.suppress(ValueError, SyntaxError):
-                    found[name] = ast.literal_eval(value)
-            return found
-    return {}
+            return path.read_text(encoding="utf-8")
+    return ""
+
+
+def _trained_macros(checkpoint: str) -> dict[str, Any]:
+    """Literal macros of the run that a checkpoint comes from; {} where there is no run."""
+    found = {}
+    for name, value in _MACRO.findall(_trained_configuration(checkpoint).replace("\\\n", " ")):
+        with contextlib.suppress(ValueError, SyntaxError):
+            found[name] = ast.literal_eval(value)
+    return found
 
 
 def load_weights(
-    checkpoint: str, *, ema: bool = False, dtype: str = "", settings: Mapping[str, Any] | None
+    checkpoint: str,
+    *,
+    ema: bool | None = None,
+    dtype: str = "",
+    settings: Mapping[str, Any] | None,
 ) -> ImportedCheckpoint:
     """Reads a checkpoint of any kind.
 
     Args:
       checkpoint: see `import_checkpoint`.
-      ema: take the moving average.
+      ema: take the moving average; None = where a run of ours keeps one, as its own scores did.
       dtype: type of the computation, "" = as configured.
       settings: fields of `OFAConfig` to change, such as {"code_image_size": 256}.
 

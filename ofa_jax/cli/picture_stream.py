@@ -5,6 +5,7 @@ The part of `infer` that streams. Pictures are read when it is their turn and he
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ofa_jax.cli.inference_model import Devices
 from ofa_jax.cli.run_tasks import write_json
@@ -25,21 +26,38 @@ from ofa_jax.report.build import build_report
 logger = logging.getLogger("ofa_jax")
 
 REGION = "{region}"
+# EXIF's note of how a picture is stored -> what makes it upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Pictures that are copied for the report, and bad ones that are named in the log.
 SHOWN = 48
 NAMED = 20
 
 
 def read_picture(path: str) -> np.ndarray:
-    """Decodes a picture file: uint8[y, x, 3].
+    """Decodes a picture file, upright as viewers show it: uint8[y, x, 3].
+
+    Photographs of cameras may be stored turned, with a note of it; data sets, whose boxes refer to
+    the stored pixels, are not read by this function.
 
     Raises:
       ValueError: it is no picture, or too large; the message names the file.
     """
+    data = pathlib.Path(path).read_bytes()
     try:
-        return decode_image(pathlib.Path(path).read_bytes())
+        pixels = decode_image(data)
     except BadImageError as error:
         raise ValueError(f"{path}: {error}") from error
+    with Image.open(io.BytesIO(data)) as image:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
 
 def with_region(

@@ -207,7 +207,8 @@ def prediction_row(predictions: Predictions, number: int) -> dict[str, Any]:
     if any(getattr(piece, "modality", "") == "BOX" for piece in task.instructions[0].source):
         row["true_box"] = _floats(example["region"])
     if slot.modality == "BOX":
-        row["true_box"] = _floats(example[slot.field])
+        if finetuning_scoring.has_truth(task.scorer, example):
+            row["true_box"] = _floats(example[slot.field])
         row["predicted_box"] = None if guess is None else _floats(guess)
         row["original_box"] = _original_box(guess, example)
     elif slot.modality == "BOXES":

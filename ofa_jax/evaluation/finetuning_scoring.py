@@ -2,7 +2,7 @@
 
 A scorer takes cleaned predictions and examples whose pictures may have been dropped. Test splits
 without truth are not scored: `has_truth` says which examples can be. Numpy only; ROUGE needs the
-package rouge_score.
+package rouge_score, the caption server's scores pycocoevalcap and Java.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from ofa_jax.data.instruction import Example
 from ofa_jax.evaluation.scoring import Result, Scorer, answer, fit_codes
 from ofa_jax.metrics import caption as caption_metrics
-from ofa_jax.metrics import classification, text, vqa
+from ofa_jax.metrics import caption_server, classification, text, vqa
 from ofa_jax.metrics.dependency import require_package
 from ofa_jax.metrics.summary import rouge
 from ofa_jax.text.cleaning import caption_prediction, without_spaces
@@ -55,6 +55,31 @@ def _captions(
     for number, value in enumerate(caption_metrics.bleu(guesses, references), start=1):
         metrics[f"bleu_{number}"] = float(value)
     metrics["rouge_l"] = float(caption_metrics.rouge_l(guesses, references))
+    return Result("cider_d", metrics, float(np.mean(constant)), [float(value) for value in cider])
+
+
+def server_caption(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
+    """Captions as COCO's server scores them, and published tables (SPEC 8.1): PTB tokens, METEOR.
+
+    Needs pycocoevalcap and Java. Otherwise like `coco_caption`.
+    """
+    return _of_server(predictions, examples, with_spice=False)
+
+
+def server_caption_with_spice(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
+    """`server_caption` and SPICE, whose parser is downloaded on first use."""
+    return _of_server(predictions, examples, with_spice=True)
+
+
+def _of_server(
+    predictions: Sequence[str], examples: Sequence[Example], *, with_spice: bool
+) -> Result:
+    references = [list(example["captions"]) for example in examples]
+    scores = caption_server.server_scores(list(predictions), references, with_spice=with_spice)
+    metrics = {"cider_d": scores.pop("cider"), **scores}
+    guesses, truth = caption_server.tokenised_pairs(list(predictions), references)
+    cider = caption_metrics.cider_d(guesses, truth)
+    constant = caption_metrics.cider_d([truth[0][0]] * len(truth), truth)
     return Result("cider_d", metrics, float(np.mean(constant)), [float(value) for value in cider])
 
 
@@ -169,6 +194,8 @@ def generated_codes(predictions: Sequence[Any], examples: Sequence[Example]) -> 
 SCORERS: dict[str, Scorer] = {
     "coco_caption": coco_caption,
     "chinese_caption": chinese_caption,
+    "server_caption": server_caption,
+    "server_caption_with_spice": server_caption_with_spice,
     "vqa_answer": vqa_answer,
     "correlated_answer": correlated_answer,
     "yes_or_no": yes_or_no,
@@ -181,6 +208,8 @@ SCORERS: dict[str, Scorer] = {
 _TRUTH = {
     "coco_caption": "captions",
     "chinese_caption": "captions",
+    "server_caption": "captions",
+    "server_caption_with_spice": "captions",
     "reference_caption": "captions",
     "vqa_answer": "answers",
     "correlated_answer": "answer",
@@ -212,5 +241,7 @@ def check_installed(scorer: str) -> None:
     Raises:
       MissingDependencyError: names the package.
     """
+    if scorer.startswith("server_caption"):
+        caption_server.check_installed()
     if scorer == "summary":
         require_package("rouge_score.rouge_scorer", score="ROUGE")

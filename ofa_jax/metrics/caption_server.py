@@ -87,9 +87,7 @@ def server_scores(
       ValueError: where the lengths differ or are zero.
       MissingDependencyError: without pycocoevalcap or Java.
     """
-    check_pairs(predicted, references, names="predicted captions and reference lists")
-    guesses = [group[0] for group in ptb_tokenise([[text] for text in predicted])]
-    truth = ptb_tokenise(references)
+    guesses, truth = tokenised_pairs(predicted, references)
     scores = {f"bleu_{n}": value for n, value in enumerate(bleu(guesses, truth), start=1)}
     scores["meteor"] = meteor(guesses, truth)
     scores["rouge_l"] = rouge_l(guesses, truth)
@@ -97,6 +95,29 @@ def server_scores(
     if with_spice:
         scores["spice"] = spice(guesses, truth)
     return scores
+
+
+def tokenised_pairs(
+    predicted: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Both sides as `ptb_tokenise` makes them.
+
+    Raises:
+      ValueError: where the lengths differ or are zero.
+      MissingDependencyError: without pycocoevalcap or Java.
+    """
+    check_pairs(predicted, references, names="predicted captions and reference lists")
+    guesses = ptb_tokenise([[text] for text in predicted])
+    return [group[0] for group in guesses], ptb_tokenise(references)
+
+
+def check_installed() -> None:
+    """Fails early where the server's programs cannot run.
+
+    Raises:
+      MissingDependencyError: without pycocoevalcap or Java.
+    """
+    _server("pycocoevalcap.tokenizer.ptbtokenizer", "the caption server")
 
 
 def _server(name: str, score: str):

@@ -37,10 +37,19 @@ def find_runs(root: str | pathlib.Path = "runs") -> list[pathlib.Path]:
     return sorted(path.parent for path in pathlib.Path(root).glob("**/metrics.json"))
 
 
+def configured_methods(config_text: str) -> tuple[str, ...]:
+    """Names of the parameter-efficient methods in the text of a configuration."""
+    return tuple(name for name, pattern in _METHODS.items() if re.search(pattern, config_text))
+
+
 def tuning_methods(record: RunRecord) -> tuple[str, ...]:
-    """Names of the parameter-efficient methods in a run's configuration."""
-    text = record.config_text or ""
-    return tuple(name for name, pattern in _METHODS.items() if re.search(pattern, text))
+    """Names of the parameter-efficient methods by which a run's model was trained.
+
+    Args:
+      record: of a training run, which has its configuration, or of an evaluation, which says it.
+    """
+    said = record.info.get("tuning")
+    return tuple(said) if said is not None else configured_methods(record.config_text or "")
 
 
 def scores_by_split(record: RunRecord) -> dict[str, dict[str, TaskScores]]:
@@ -51,9 +60,9 @@ def scores_by_split(record: RunRecord) -> dict[str, dict[str, TaskScores]]:
     Args:
       record: the run.
     """
-    named = re.search(r"^SPLITS = \(?['\"](\w+)['\"]", record.config_text or "", re.MULTILINE)
-    groups = {named[1] if named else "validation": record.tasks, **record.splits}
-    single = str(record.info.get("mixture", "")) if len(record.tasks) == 1 else ""
+    groups = {str(record.info.get("split", "validation")): record.tasks, **record.splits}
+    names = {name for tasks in groups.values() for name in tasks}
+    single = str(record.info.get("mixture", "")) if len(names) == 1 else ""
     return {
         split: {single or name: scores for name, scores in tasks.items()}
         for split, tasks in groups.items()
@@ -99,7 +108,8 @@ def _run_rows(
 
 
 def _model(record: RunRecord) -> str:
-    return pathlib.PurePath(str(record.info.get("model", ""))).name
+    path = pathlib.PurePath(str(record.info.get("model", "")))
+    return path.parent.name if path.name.startswith("checkpoint_") else path.name
 
 
 def _value(column: Column, scores: Scores, split: str) -> float | None:

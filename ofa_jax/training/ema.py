@@ -68,6 +68,8 @@ def update_ema(ema: dict[str, Any], params: Any, batch_stats: Any, step, config:
     def average(old, new):
         if not jnp.issubdtype(new.dtype, jnp.floating):
             return new
-        return decay * old + (1.0 - decay) * new.astype(jnp.float32)
+        new = new.astype(jnp.float32)
+        # In this form the average of weights that never change is those weights to the bit.
+        return new + decay * (old - new)
 
     return jax.tree.map(average, ema, {"params": params, "batch_stats": batch_stats})

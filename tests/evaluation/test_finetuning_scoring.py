@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -24,6 +25,36 @@ def test_captions_are_compared_without_punctuation():
     wrong = scoring.coco_caption(["it is blue"] * 3, CAPTIONS)
     assert wrong.metrics["cider_d"] < 0.1 < result.metrics["cider_d"]
     assert len(result.scores) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("pycocoevalcap") is None or shutil.which("java") is None,
+    reason="needs pycocoevalcap (extra 'eval') and Java",
+)
+def test_captions_are_scored_by_the_server_s_programs():
+    right = [example["captions"][0] + " ." for example in CAPTIONS]
+    result = scoring.SCORERS["server_caption"](right, CAPTIONS)
+    assert result.primary == "cider_d"
+    assert result.metrics["cider_d"] == pytest.approx(np.mean(result.scores))
+    assert set(result.metrics) == {
+        *(f"bleu_{n}" for n in range(1, 5)),
+        "meteor",
+        "rouge_l",
+        "cider_d",
+    }
+    assert result.metrics["bleu_4"] > 0.99
+    assert result.metrics["meteor"] > 0.9
+    wrong = scoring.SCORERS["server_caption"](["it is blue", "", "a"], CAPTIONS)
+    assert wrong.metrics["meteor"] < 0.2
+
+
+def test_a_missing_java_is_named_before_anything_is_predicted(monkeypatch):
+    pytest.importorskip("pycocoevalcap", reason="needs the extra 'eval'")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for scorer in ("server_caption", "server_caption_with_spice"):
+        with pytest.raises(ValueError, match="the caption server runs a Java program"):
+            scoring.check_installed(scorer)
 
 
 def test_chinese_captions_are_compared_by_character():

@@ -1,5 +1,6 @@
 """`python -m ofa_jax.infer` and `python -m ofa_jax.eval` on a small model with random weights."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,8 +14,10 @@ from PIL import Image
 
 from ofa_jax.checkpoint.exports import export_checkpoint
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, initial_variables
-from ofa_jax.checkpoint.orbax_weights import SourceRecord
+from ofa_jax.checkpoint.orbax_weights import SourceRecord, step_folder
+from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
 from ofa_jax.cli import inference_entry
+from ofa_jax.model.config import SIZES
 from tests.integration import finetuning_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -87,7 +90,7 @@ def test_a_decoder_prompt_is_no_part_of_the_answer(command, model, photos, capsy
 def test_a_run_says_how_its_model_is_asked(tmp_path):
     from ofa_jax.cli import inference_model
 
-    (tmp_path / "checkpoint_4").mkdir()
+    (tmp_path / "checkpoint_4" / "state").mkdir(parents=True)
     (tmp_path / "config.gin").write_text(
         "# Macros:\nMIXTURE_OR_TASK_MODULE = 'tasks.vqa'\nMIXTURE_OR_TASK_NAME = 'vqa_open'\n"
         "TASK_FEATURE_LENGTHS = \\\n    {'image': 480, 'inputs': 128, 'targets': 160}\n"
@@ -97,8 +100,33 @@ def test_a_run_says_how_its_model_is_asked(tmp_path):
         assert inference_model.trained_lengths(str(checkpoint))["image"] == 480
         assert inference_model.trained_decoder_prompt(str(checkpoint)) == "source"
     assert inference_model.trained_lengths(str(tmp_path / "other" / "deep")) is None
+    tuned = tmp_path / TUNED_FILE
+    config = dataclasses.replace(SIZES["nano"], vocab_size=70, padded_vocab_size=128, num_codes=4)
+    weights = {"params": {"expand": {"bias": np.zeros(2, np.float32)}}}
+    write_tuned(tuned, weights, config, frozen=(), base="")
+    for source in (tuned, f"{tuned}@some/base.pt"):
+        assert inference_model.trained_lengths(str(source))["image"] == 480
+        assert inference_model.trained_decoder_prompt(str(source)) == "source"
     (tmp_path / "metrics.json").write_text('{"run": {"best_step": 4}}')
+    (tmp_path / "checkpoint_8" / "state").mkdir(parents=True)
     assert inference_model.find_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint_4")
+    # The same one is taken where a run is given as a starting point.
+    assert step_folder(tmp_path) == tmp_path / "checkpoint_4"
+
+
+def test_photographs_are_upright(tmp_path):
+    from PIL import ExifTags, ImageOps
+
+    from ofa_jax.cli.picture_stream import read_picture
+
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 3)).astype(np.uint8)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        path = tmp_path / f"{orientation}.png"
+        Image.fromarray(pixels).save(path, exif=exif)
+        upright = ImageOps.exif_transpose(Image.open(path))
+        np.testing.assert_array_equal(read_picture(str(path)), np.asarray(upright))
 
 
 def test_a_box_is_drawn(command, model, photos, tmp_path, capsys, monkeypatch):
@@ -153,6 +181,7 @@ BAD = {
     "empty folder": (["--image={photos}/../empty"], "the folder has no pictures"),
     "no instruction": (["--image={photos}/a.png", "--instruction= "], "--instruction is empty"),
     "no answers": (["--image={photos}/a.png", "--answers= , "], "--answers is empty"),
+    "nothing as answers": (["--image={photos}/a.png", "--answers="], "--answers is empty"),
     "long answer": (
         ["--image={photos}/a.png", "--answers=zzzzzzzzzzzzzzzzz", SMALL],
         "answer 'zzzzzzzzzzzzzzzzz' has",

@@ -19,13 +19,13 @@ from ofa_jax.report.published import PUBLISHED
 TABLES = {table.name: table for table in PUBLISHED}
 
 
-def write_run(folder, mixture, tasks, splits=None, config=""):
+def write_run(folder, mixture, tasks, splits=None, config="", **facts):
     def entry(metrics):
         return {**metrics, "primary": next(iter(metrics)), "baseline": 0.1, "n": 10}
 
     folder.mkdir(parents=True)
     content = {
-        "run": {"name": folder.name, "mixture": mixture, "model": "tiny"},
+        "run": {"name": folder.name, "mixture": mixture, "model": "tiny", **facts},
         "tasks": {name: entry(metrics) for name, metrics in tasks.items()},
         "splits": {
             split: {name: entry(metrics) for name, metrics in group.items()}
@@ -66,6 +66,26 @@ def test_a_run_fills_the_columns_of_its_task_and_splits(tmp_path):
     assert found == [None, None, None, 50.0, None, 25.0, None, None]
     assert "mine †" not in rows_of(published_table(TABLES["prompt_tuning"], [record]))
     assert "mine †" not in rows_of(published_table(TABLES["vqa_snli_ve"], [record]))
+
+
+def test_an_evaluation_says_its_split_and_how_the_model_was_tuned(tmp_path):
+    scores = {"visual_grounding": {"accuracy_at_0.5": 0.5}}
+    model = "runs/tuned/checkpoint_4"
+    facts = {"split": "testA", "model": model}
+    plain = collect(write_run(tmp_path / "plain", "refcoco", scores, tuning=[], **facts))
+    tuned = collect(write_run(tmp_path / "tuned", "refcoco", scores, tuning=["BitFit"], **facts))
+    # The main split may have no truth.
+    later = collect(write_run(tmp_path / "later", "refcoco", {}, {"testB": scores}, split="test"))
+    records = [plain, tuned, later]
+    found = rows_of(published_table(TABLES["grounding"], records))
+    assert found["plain †"][:3] == [None, 50.0, None]
+    assert found["later †"][:3] == [None, None, 50.0]
+    assert "tuned †" not in str(found)
+    own = published_table(TABLES["prompt_tuning"], records)
+    [row] = [row for row in own.rows if "†" in row[0].text]
+    assert row[0].text == "tuned † (BitFit)"
+    assert row[0].note == "tuned"
+    assert row[2].value == 50.0
 
 
 def test_rows_name_their_split_where_columns_do_not(tmp_path):

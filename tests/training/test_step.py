@@ -196,6 +196,17 @@ def test_ema_copies_integers():
     assert new["params"]["n"] == 5
 
 
+def test_ema_of_what_never_changes_is_that_to_the_bit():
+    """Frozen weights: files of trained parts name the base model by a digest of them."""
+    weights = {"w": jax.random.normal(RNG, (1000,))}
+    first = {"params": weights, "batch_stats": {}}
+    average = jax.jit(lambda ema, step: update_ema(ema, weights, {}, step, EMAConfig(start_step=3)))
+    ema = first
+    for step in (1, 5, 6):
+        ema = average(ema, step)
+    np.testing.assert_array_equal(ema["params"]["w"], weights["w"])
+
+
 def test_eval_step_reads_the_average_and_adds_up():
     batch = make_batch()
     state, step = setup(model=StandIn(), ema=EMAConfig(decay=0.99))
