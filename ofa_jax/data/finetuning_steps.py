@@ -7,13 +7,18 @@ are texts, labels and answers. All fields are those of the flat schema.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib
+import logging
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from ofa_jax.data.instruction import Example, InstructionError
 from ofa_jax.text import cleaning
+
+logger = logging.getLogger("ofa_jax")
 
 REFERENCE_SEPARATOR = "&&"
 
@@ -249,8 +254,10 @@ class ImageDescription:
 class WrittenText:
     """Sets `text` to what is written in the picture (SPEC 8.9).
 
-    OFA-NOTE: SPEC 8.9. The official code turns traditional into simplified characters with the
-    package zhconv; here the data are expected to be simplified. NFKC is applied.
+    Chinese texts become simplified and get Unicode's compatible forms (NFKC).
+
+    OFA-NOTE: SPEC 8.9. The package zhconv, which turns traditional into simplified characters, is
+    optional: without it texts stay as they are, with one warning.
 
     Attributes:
       chinese: cut to `length` characters; otherwise lower-cased and cut to `length` words.
@@ -262,10 +269,26 @@ class WrittenText:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
-        text = unicodedata.normalize("NFKC", next(iter(example.get("captions", ())), ""))
+        text = next(iter(example.get("captions", ())), "")
         if self.chinese:
+            text = unicodedata.normalize("NFKC", _simplifier()(text))
             return {**example, "text": text.strip()[: self.length]}
+        text = unicodedata.normalize("NFKC", text)
         return {**example, "text": " ".join(text.lower().split()[: self.length])}
+
+
+@functools.cache
+def _simplifier() -> Callable[[str], str]:
+    """From traditional to simplified Chinese characters; the identity without zhconv."""
+    try:
+        convert = importlib.import_module("zhconv").convert
+    except ModuleNotFoundError:
+        logger.warning(
+            "traditional Chinese characters stay as they are, since the package zhconv is not "
+            "installed; the official recipe makes them simplified (pip install zhconv)"
+        )
+        return str
+    return functools.partial(convert, locale="zh-hans")
 
 
 def _captions(example: Example) -> list[str]:

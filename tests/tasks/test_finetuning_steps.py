@@ -1,8 +1,12 @@
-"""Pictures of the fine-tuning tasks: text lines that keep their shape, strong augmentation."""
+"""Pictures and written texts of the fine-tuning tasks."""
+
+import sys
+import types
 
 import numpy as np
 import pytest
 
+from ofa_jax.data import finetuning_steps
 from ofa_jax.data.classification_steps import AugmentForClassification
 from ofa_jax.data.ocr_steps import FitText
 from ofa_jax.data.ops import classification_augment
@@ -116,3 +120,28 @@ def test_crops_have_the_allowed_area():
     tall = np.zeros((4000, 2, 3), np.uint8)
     found = classification_augment.random_resized_crop(tall, 16, rng, scale=(0.9, 1.0))
     assert found.shape == (16, 16, 3)
+
+
+def written(text, **options):
+    step = finetuning_steps.WrittenText(**options)
+    return step({"captions": [text]}, np.random.default_rng(0))["text"]
+
+
+@pytest.fixture
+def fresh_simplifier():
+    finetuning_steps._simplifier.cache_clear()
+    yield
+    finetuning_steps._simplifier.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_simplifier")
+def test_written_texts_are_simplified_where_zhconv_is_there(monkeypatch, caplog):
+    convert = lambda text, locale: text.replace("圖", "图") if locale == "zh-hans" else text  # noqa: E731
+    monkeypatch.setitem(sys.modules, "zhconv", types.SimpleNamespace(convert=convert))
+    assert written(" 地圖ＡＢ ") == "地图AB"
+    assert written("地圖 Ａ B c", chinese=False, length=3) == "地圖 a b"
+    finetuning_steps._simplifier.cache_clear()
+    monkeypatch.setitem(sys.modules, "zhconv", None)
+    assert written("地圖地圖", length=2) == "地圖"
+    assert written("地圖") == "地圖"
+    assert caplog.text.count("zhconv is not installed") == 1
