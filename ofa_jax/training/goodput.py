@@ -66,14 +66,13 @@ class GoodputLedger:
         """Opens the account and begins a session.
 
         Args:
-          path: of the file; made where it is missing, and anew where it is damaged or `step` is 0
-            (the run starts from scratch).
+          path: of the file; made where it is missing, and anew where it is damaged.
           step: finished steps at the start of this session.
           started: when it began, in seconds since 1970; None is now.
           clock: the time now.
         """
         self._path, self._clock = pathlib.Path(path), clock
-        self._before = _read(self._path) if step else []
+        self._before = _read(self._path)
         began = clock() if started is None else started
         self._session = {
             "started": began,
@@ -114,9 +113,10 @@ def account(sessions: list[dict[str, Any]]) -> Goodput:
     productive = lost = down = 0.0
     parts: dict[str, float] = {}
     for number, session in enumerate(sessions):
-        following = sessions[number + 1] if number + 1 < len(sessions) else None
+        later = sessions[number + 1 :]
         first, last = session["first_step"], session["last_step"]
-        kept = last if following is None else min(last, following["first_step"])
+        # A later start may go back behind several sessions, past a damaged checkpoint.
+        kept = max(first, min([last, *(other["first_step"] for other in later)]))
         seconds = session["seconds"].get(PRODUCTIVE, 0.0)
         useful = seconds * (kept - first) / (last - first) if last > first else 0.0
         productive += useful
@@ -124,8 +124,8 @@ def account(sessions: list[dict[str, Any]]) -> Goodput:
         for name, value in session["seconds"].items():
             if name != PRODUCTIVE:
                 parts[name] = parts.get(name, 0.0) + value
-        if following is not None:
-            down += max(0.0, following["started"] - session["ended"])
+        if later:
+            down += max(0.0, later[0]["started"] - session["ended"])
     wall = sessions[-1]["ended"] - sessions[0]["started"]
     parts["other"] = max(0.0, wall - productive - lost - down - sum(parts.values()))
     return Goodput(wall, productive, lost, down, parts, len(sessions))

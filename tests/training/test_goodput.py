@@ -43,17 +43,38 @@ def test_restarts_lost_steps_and_down_time(tmp_path):
     assert "lost steps 10%" in text
 
 
-def test_a_damaged_or_older_account_begins_anew(tmp_path):
+def test_a_damaged_account_begins_anew(tmp_path):
     clock, path = Clock(), tmp_path / "goodput.json"
     path.write_text('{"sessions": [')
     ledger = GoodputLedger(path, 10, clock=clock)
     clock.now += 5.0
     assert ledger.update(20, {"step": 4.0}).sessions == 1
     assert len(json.loads(path.read_text())["sessions"]) == 1
-    # From step 0 it is another run in the same folder.
-    scratch = GoodputLedger(path, 0, clock=clock)
-    clock.now += 5.0
-    assert scratch.update(3, {"step": 4.0}).sessions == 1
+
+
+def test_what_comes_before_the_first_checkpoint_is_lost(tmp_path):
+    clock, path = Clock(), tmp_path / "goodput.json"
+    for _ in range(2):
+        ledger = GoodputLedger(path, 0, clock=clock)
+        clock.now += 10.0
+        run = ledger.update(5, {"step": 8.0})
+    assert (run.sessions, run.wall, run.productive, run.lost) == (2, 20.0, 8.0, 8.0)
+
+
+def test_a_start_behind_several_sessions_makes_all_of_their_steps_lost():
+    steps = [(0, 10), (10, 20), (5, 20)]
+    sessions = [
+        {
+            "started": 10.0 * number,
+            "ended": 10.0 * number + 10.0,
+            "first_step": first,
+            "last_step": last,
+            "seconds": {"step": 10.0},
+        }
+        for number, (first, last) in enumerate(steps)
+    ]
+    run = account(sessions)
+    assert (run.productive, run.lost) == (5.0 + 0.0 + 10.0, 5.0 + 10.0)
 
 
 def test_a_session_without_a_step_counts_as_time_only():
