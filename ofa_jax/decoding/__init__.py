@@ -1,5 +1,5 @@
 """Decoding: beam search, sampling, constraints and candidate ranking, all in static shapes.
 
-Order of reading: `constraints`, `rules`, `beam`, `sampling`, `ranking`, `generate`. All but the
-last know the model only as a step function.
+Order of reading: `constraints`, `rules`, `unbranched`, `beam`, `sampling`, `ranking`, `generate`.
+All but the last know the model only as a step function.
 """

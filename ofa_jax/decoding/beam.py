@@ -18,6 +18,7 @@ from ofa_jax import vocab
 from ofa_jax.decoding import rules
 from ofa_jax.decoding.constraints import Constraint, advance_state, initial_state
 from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
+from ofa_jax.decoding.unbranched import grow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +87,13 @@ def beam_search(
     """
     rules.check_prefix(prefix, max_length)
     if config.beam == 1:
-        return _greedy_search(
+        return grow(
             step_fn,
             cache,
             config,
+            _most_probable,
             batch=batch,
+            hypotheses=1,
             max_length=max_length,
             constraint=constraint,
             prefix=prefix,
@@ -242,60 +245,11 @@ def _finish(
     )
 
 
-def _greedy_search(
-    step_fn: StepFn,
-    cache: Cache,
-    config: BeamConfig,
-    *,
-    batch: int,
-    max_length: int,
-    constraint: Constraint | None,
-    prefix: jax.Array | None,
-) -> Hypotheses:
-    """Beam search with one beam: the best id at each step, no reordering, no finished slots."""
-    places = max_length + 1
-
-    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
-        step, *_, done = carry
-        return (step <= max_length) & ~done.all()
-
-    def extend(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, cache, history, gains, state, done = carry
-        inputs = jax.lax.dynamic_index_in_dim(history, step, axis=2, keepdims=False)
-        logits, cache = step_fn(cache, inputs, step)
-        forced = rules.forced_tokens(prefix, step, max_length)
-        scores, normalisers = rules.step_scores(
-            logits,
-            config,
-            step=step,
-            max_length=max_length,
-            history=history[..., :-1],
-            forced=forced,
-            constraint=constraint,
-            constraint_state=state,
-        )
-        tokens = jnp.argmax(scores, axis=-1).astype(jnp.int32)
-        best = jnp.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0]
-        gain = rules.log_probabilities(best, normalisers)
-        tokens = jnp.where(done, vocab.PAD_ID, tokens)
-        history = rules.write_column(history, tokens, step + 1)
-        gains = rules.write_column(gains, jnp.where(done, 0.0, gain), step)
-        state = advance_state(constraint, state, tokens, forced)
-        done = done | (tokens == vocab.EOS_ID) | (gain == NEGATIVE_INFINITY)
-        return step + 1, cache, history, gains, state, done
-
-    # One place more than the beams of `beam_search` need: EOS is written too.
-    history = jnp.full((batch, 1, places + 1), vocab.PAD_ID, jnp.int32)
-    _, _, history, gains, _, _ = jax.lax.while_loop(
-        unfinished,
-        extend,
-        (
-            jnp.int32(0),
-            cache,
-            history.at[..., 0].set(vocab.BOS_ID),
-            jnp.zeros((batch, 1, places), jnp.float32),
-            initial_state(constraint, batch, 1),
-            jnp.zeros((batch, 1), bool),
-        ),
-    )
-    return rules.complete_hypotheses(history[..., 1:], gains, config)
+def _most_probable(
+    step: jax.Array, scores: jax.Array, normalisers: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The best id of each hypothesis and its log-probability; see `unbranched.Choose`."""
+    del step
+    tokens = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    best = jnp.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0]
+    return tokens, rules.log_probabilities(best, normalisers)

@@ -254,28 +254,6 @@ def log_probabilities(scores: jax.Array, normalisers: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(result), NEGATIVE_INFINITY, result)
 
 
-def complete_hypotheses(tokens: jax.Array, gains: jax.Array, config: DecodingConfig) -> Hypotheses:
-    """Scores sequences that were built in place (greedy search and sampling).
-
-    Args:
-      tokens: int32[b, g, t] without BOS, padded after EOS.
-      gains: float32[b, g, t] log-probability of each token, 0 on padding. A -inf in it says that
-        no id was allowed there: such a sequence is no result.
-      config: for the normalisation.
-    """
-    is_complete = (tokens == vocab.EOS_ID).any(axis=-1) & (gains > NEGATIVE_INFINITY).all(axis=-1)
-    lengths = jnp.where(is_complete, (tokens != vocab.PAD_ID).sum(axis=-1), 0).astype(jnp.int32)
-    scores = gains.sum(axis=-1)
-    if config.normalize_scores:
-        scores = scores / jnp.maximum(lengths, 1).astype(jnp.float32) ** config.length_penalty
-    return Hypotheses(
-        tokens=jnp.where(is_complete[..., None], tokens, vocab.PAD_ID),
-        lengths=lengths,
-        scores=jnp.where(is_complete, scores, NEGATIVE_INFINITY),
-        positional_scores=jnp.where(is_complete[..., None], gains, 0.0),
-    )
-
-
 def _block_repeated_ngrams(
     scores: jax.Array, history: jax.Array, step: jax.Array, size: int, is_forced: jax.Array | None
 ) -> jax.Array:

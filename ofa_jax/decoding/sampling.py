@@ -7,15 +7,14 @@ id range over the image codes, and as many tokens as the picture has codes.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ofa_jax import vocab
 from ofa_jax.decoding import rules
-from ofa_jax.decoding.constraints import Constraint, advance_state, initial_state
+from ofa_jax.decoding.constraints import Constraint
 from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
+from ofa_jax.decoding.unbranched import grow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,50 +73,24 @@ def sample(
       ValueError: the prefix is longer than the longest output.
     """
     rules.check_prefix(prefix, max_length)
-    shape = (batch, config.samples)
-    history = jnp.full((*shape, max_length + 2), vocab.PAD_ID, jnp.int32)
 
-    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
-        step, *_, done = carry
-        return (step <= max_length) & ~done.all()
-
-    def extend(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, cache, history, gains, state, done = carry
-        inputs = jax.lax.dynamic_index_in_dim(history, step, axis=2, keepdims=False)
-        logits, cache = step_fn(cache, inputs, step)
-        forced = rules.forced_tokens(prefix, step, max_length)
-        scores, normalisers = rules.step_scores(
-            logits,
-            config,
-            step=step,
-            max_length=max_length,
-            history=history[..., :-1],
-            forced=forced,
-            constraint=constraint,
-            constraint_state=state,
-        )
+    def choose(
+        step: jax.Array, scores: jax.Array, normalisers: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         log_probs = rules.log_probabilities(scores, normalisers[..., None])
-        tokens, gain = draw(jax.random.fold_in(rng, step), log_probs, config)
-        tokens = jnp.where(done, vocab.PAD_ID, tokens)
-        history = rules.write_column(history, tokens, step + 1)
-        gains = rules.write_column(gains, jnp.where(done, 0.0, gain), step)
-        state = advance_state(constraint, state, tokens, forced)
-        done = done | (tokens == vocab.EOS_ID) | (gain == NEGATIVE_INFINITY)
-        return step + 1, cache, history, gains, state, done
+        return draw(jax.random.fold_in(rng, step), log_probs, config)
 
-    _, _, history, gains, _, _ = jax.lax.while_loop(
-        unfinished,
-        extend,
-        (
-            jnp.int32(0),
-            cache,
-            history.at[..., 0].set(vocab.BOS_ID),
-            jnp.zeros((*shape, max_length + 1), jnp.float32),
-            initial_state(constraint, *shape),
-            jnp.zeros(shape, bool),
-        ),
-    )
-    return rules.complete_hypotheses(history[..., 1:], gains, config).sorted()
+    return grow(
+        step_fn,
+        cache,
+        config,
+        choose,
+        batch=batch,
+        hypotheses=config.samples,
+        max_length=max_length,
+        constraint=constraint,
+        prefix=prefix,
+    ).sorted()
 
 
 def draw(

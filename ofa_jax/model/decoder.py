@@ -7,6 +7,7 @@ batch may hold, without a batch axis, and each sample selects its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -23,7 +24,6 @@ from ofa_jax.model.feedforward import FeedForward
 from ofa_jax.model.layers import (
     LayerNorm,
     Table,
-    drop_path,
     dropout,
     embedding_scale,
     residual_scale,
@@ -134,7 +134,7 @@ class DecoderLayer(nn.Module):
         x = x + self._drop(self.cross_attention_out_norm(y), own.drop_rate, train)
 
         y = self.feedforward(self.feedforward_norm(x), train)
-        x = self._scaled(x) + self._drop(y, own.drop_rate, train, adapts=True)
+        x = self._scaled(x) + self._drop(y, own.drop_rate, train, self._adapted)
         return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
 
     def cross_key_value(self, states: jax.Array) -> dict[str, jax.Array]:
@@ -197,16 +197,15 @@ class DecoderLayer(nn.Module):
         return self._scaled(x) + y, own
 
     def _drop(
-        self, y: jax.Array, drop_rate: jax.Array | float, train: bool, adapts: bool = False
+        self,
+        y: jax.Array,
+        drop_rate: jax.Array | float,
+        train: bool,
+        adapt: Callable[[jax.Array], jax.Array] | None = None,
     ) -> jax.Array:
         cfg = self.config
-        if train and cfg.dropout > 0.0:
-            y = dropout(y, cfg.dropout, self.make_rng("dropout"))
-        if adapts:
-            y = self._adapted(y)
-        if train and cfg.decoder_drop_path > 0.0:
-            y = drop_path(y, drop_rate, self.make_rng("dropout"))
-        return y
+        rates = {"drop_rate": drop_rate, "max_drop_path": cfg.decoder_drop_path}
+        return stack.regularised(self, y, config=cfg, train=train, adapt=adapt, **rates)
 
     def _adapted(self, y: jax.Array) -> jax.Array:
         return self.adapter(y) if self.config.tuning.adapter_dim else y

@@ -23,7 +23,6 @@ from ofa_jax.model.layers import (
     LayerNorm,
     Table,
     dense_scale,
-    drop_path,
     dropout,
     embedding_scale,
     residual_scale,
@@ -94,12 +93,14 @@ class EncoderLayer(nn.Module):
         """
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
-        drops_paths = train and cfg.encoder_drop_path > 0.0
 
-        residual = x
-        x = LayerNorm(dtype=dtype, name="attention_norm")(x)
-        x = Attention(cfg, name="attention")(
-            x,
+        def drop(y: jax.Array, adapter: Adapter | None = None) -> jax.Array:
+            rates = {"drop_rate": own.drop_rate, "max_drop_path": cfg.encoder_drop_path}
+            return stack.regularised(self, y, config=cfg, train=train, adapt=adapter, **rates)
+
+        y = LayerNorm(dtype=dtype, name="attention_norm")(x)
+        y = Attention(cfg, name="attention")(
+            y,
             query_position=context.query_position,
             key_position=context.key_position,
             bias=self._bias(x.shape[1], context),
@@ -107,25 +108,14 @@ class EncoderLayer(nn.Module):
             prefix=own.prefix,
             train=train,
         )
-        x = LayerNorm(dtype=dtype, name="attention_out_norm")(x)
-        if train and cfg.dropout > 0.0:
-            x = dropout(x, cfg.dropout, self.make_rng("dropout"))
-        if drops_paths:
-            x = drop_path(x, own.drop_rate, self.make_rng("dropout"))
-        x = residual + x
+        x = x + drop(LayerNorm(dtype=dtype, name="attention_out_norm")(y))
 
-        residual = x
-        x = LayerNorm(dtype=dtype, name="feedforward_norm")(x)
-        x = FeedForward(cfg, name="feedforward")(x, train)
-        if train and cfg.dropout > 0.0:
-            x = dropout(x, cfg.dropout, self.make_rng("dropout"))
-        if cfg.tuning.adapter_dim:
-            x = Adapter(cfg, name="adapter")(x)
+        y = LayerNorm(dtype=dtype, name="feedforward_norm")(x)
+        y = FeedForward(cfg, name="feedforward")(y, train)
         if cfg.scale_resids:
-            residual = residual * residual_scale(self, cfg.width).astype(dtype)
-        if drops_paths:
-            x = drop_path(x, own.drop_rate, self.make_rng("dropout"))
-        x = residual + x
+            x = x * residual_scale(self, cfg.width).astype(dtype)
+        adapter = Adapter(cfg, name="adapter") if cfg.tuning.adapter_dim else None
+        x = x + drop(y, adapter)
         return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
 
     def _bias(self, n: int, context: EncoderContext) -> jax.Array:

@@ -8,6 +8,7 @@ layer axis in front: it compiles in constant time, which deep models on TPU want
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 from flax import linen as nn
 
 from ofa_jax.model.config import OFAConfig
+from ofa_jax.model.layers import drop_path, dropout
 from ofa_jax.model.tuning import Prefix
 
 _REMAT_POLICIES = {
@@ -39,6 +41,39 @@ class OwnInputs(NamedTuple):
 def drop_path_rates(rate: float, layers: int) -> np.ndarray:
     """float32[layers] rates that rise linearly from 0 to `rate` (SPEC 1.8)."""
     return np.linspace(0.0, rate, layers, dtype=np.float32)
+
+
+def regularised(
+    layer: nn.Module,
+    y: jax.Array,
+    drop_rate: jax.Array | float,
+    config: OFAConfig,
+    *,
+    max_drop_path: float,
+    train: bool,
+    adapt: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+    """What a branch goes through before it is added to its residual (SPEC 1.8, 1.9, 8.11).
+
+    Args:
+      layer: whose random stream "dropout" is drawn from.
+      y: dtype[b, n, d] output of the branch.
+      drop_rate: drop-path rate of this layer.
+      config: the model's configuration.
+      max_drop_path: the last layer's rate; 0 switches drop path off.
+      train: whether dropout and drop path act.
+      adapt: applied between the two, an adapter; or None.
+
+    Returns:
+      dtype[b, n, d].
+    """
+    if train and config.dropout > 0.0:
+        y = dropout(y, config.dropout, layer.make_rng("dropout"))
+    if adapt is not None:
+        y = adapt(y)
+    if train and max_drop_path > 0.0:
+        y = drop_path(y, drop_rate, layer.make_rng("dropout"))
+    return y
 
 
 def wrapped_layer(layer: type[nn.Module], config: OFAConfig) -> type[nn.Module]:

@@ -1,0 +1,118 @@
+"""Decoding without branching: every hypothesis grows in its own place, one token per step.
+
+What greedy search (`beam`) and sampling share; they differ in how the next token is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ofa_jax import vocab
+from ofa_jax.decoding import rules
+from ofa_jax.decoding.constraints import Constraint, advance_state, initial_state
+from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
+
+Choose = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""(step int32[], scores float32[b, g, v], normalisers float32[b, g]) of `rules.step_scores` to
+(tokens int32[b, g], their log-probabilities float32[b, g]).
+"""
+
+
+def grow(
+    step_fn: StepFn,
+    cache: Cache,
+    config: rules.DecodingConfig,
+    choose: Choose,
+    *,
+    batch: int,
+    hypotheses: int,
+    max_length: int,
+    constraint: Constraint | None = None,
+    prefix: jax.Array | None = None,
+) -> Hypotheses:
+    """Extends all hypotheses until each has ended. Traceable.
+
+    Args:
+      step_fn: the decoder, see `rules`. It is called with positions 0 .. max_length.
+      cache: its state before position 0, with g = `hypotheses` in cache["self"].
+      config: the settings.
+      choose: picks the next tokens.
+      batch: b.
+      hypotheses: g, per sentence.
+      max_length: the longest output without EOS.
+      constraint: what may be generated.
+      prefix: int32[b, p] tokens after BOS that every hypothesis begins with, padded right with 0.
+
+    Returns:
+      g hypotheses per sentence, in their places.
+    """
+    shape = (batch, hypotheses)
+
+    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
+        step, *_, done = carry
+        return (step <= max_length) & ~done.all()
+
+    def extend(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        step, cache, history, gains, state, done = carry
+        inputs = jax.lax.dynamic_index_in_dim(history, step, axis=2, keepdims=False)
+        logits, cache = step_fn(cache, inputs, step)
+        forced = rules.forced_tokens(prefix, step, max_length)
+        scores, normalisers = rules.step_scores(
+            logits,
+            config,
+            step=step,
+            max_length=max_length,
+            history=history[..., :-1],
+            forced=forced,
+            constraint=constraint,
+            constraint_state=state,
+        )
+        tokens, gain = choose(step, scores, normalisers)
+        tokens = jnp.where(done, vocab.PAD_ID, tokens)
+        history = rules.write_column(history, tokens, step + 1)
+        gains = rules.write_column(gains, jnp.where(done, 0.0, gain), step)
+        state = advance_state(constraint, state, tokens, forced)
+        done = done | (tokens == vocab.EOS_ID) | (gain == NEGATIVE_INFINITY)
+        return step + 1, cache, history, gains, state, done
+
+    # BOS, max_length tokens, EOS.
+    history = jnp.full((*shape, max_length + 2), vocab.PAD_ID, jnp.int32)
+    _, _, history, gains, _, _ = jax.lax.while_loop(
+        unfinished,
+        extend,
+        (
+            jnp.int32(0),
+            cache,
+            history.at[..., 0].set(vocab.BOS_ID),
+            jnp.zeros((*shape, max_length + 1), jnp.float32),
+            initial_state(constraint, *shape),
+            jnp.zeros(shape, bool),
+        ),
+    )
+    return _complete(history[..., 1:], gains, config)
+
+
+def _complete(tokens: jax.Array, gains: jax.Array, config: rules.DecodingConfig) -> Hypotheses:
+    """Scores the sequences.
+
+    Args:
+      tokens: int32[b, g, t] without BOS, padded after EOS.
+      gains: float32[b, g, t] log-probability of each token, 0 on padding. A -inf in it says that
+        no id was allowed there: such a sequence is no result.
+      config: for the normalisation.
+    """
+    is_complete = (tokens == vocab.EOS_ID).any(axis=-1) & (gains > NEGATIVE_INFINITY).all(axis=-1)
+    lengths = jnp.where(is_complete, (tokens != vocab.PAD_ID).sum(axis=-1), 0).astype(jnp.int32)
+    scores = gains.sum(axis=-1)
+    if config.normalize_scores:
+        scores = scores / jnp.maximum(lengths, 1).astype(jnp.float32) ** config.length_penalty
+    return Hypotheses(
+        tokens=jnp.where(is_complete[..., None], tokens, vocab.PAD_ID),
+        lengths=lengths,
+        scores=jnp.where(is_complete, scores, NEGATIVE_INFINITY),
+        positional_scores=jnp.where(is_complete[..., None], gains, 0.0),
+    )
