@@ -48,6 +48,7 @@ def test_batches_are_the_single_pictures(tokenizer):
     assert tokenizer.decode_batch(codes[:0]).shape == (0, 8, 12, 3)
 
 
+@pytest.mark.slow  # compiles another program
 def test_drawn_codes_depend_on_seed_and_picture(tokenizer):
     drawing = VQGANTokenizer(GUMBEL, params(GUMBEL), noise_seed=4, batch_pixels=200)
     codes = drawing.encode_batch(PICTURES)

@@ -54,7 +54,7 @@ _LEGENDS = {
 }
 _GRIDS = {
     Kind.IMAGE_INFILLING: "wide",
-    Kind.IMAGE_GENERATION: "wide",
+    Kind.IMAGE_GENERATION: "text",
     Kind.TEXT_INFILLING: "text",
     Kind.CAPTIONING: "side",
 }
@@ -184,7 +184,10 @@ def _picture(record: RunRecord, kind: Kind, row: Row) -> str:
         _figure(image, f"{name}, {caption.lower()}" if caption else name, caption)
         for caption, image in pictures_of(record, kind, row)
     ]
-    return f'<div class="four">{"".join(figures)}</div>' if len(figures) > 1 else "".join(figures)
+    if len(figures) < 2:
+        return "".join(figures)
+    columns = "four" if len(figures) > 2 else "four two"
+    return f'<div class="{columns}">{"".join(figures)}</div>'
 
 
 def _object_list(objects: Sequence[dict]) -> str:
@@ -198,7 +201,8 @@ def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
     references = [str(r) for r in row.get("references") or []]
     if kind is Kind.GROUNDING:
         lines.append(("Predicted", _box_text(row.get("predicted_box"))))
-        lines.append(("True", _box_text(row.get("true_box"))))
+        if row.get("true_box") is not None:  # free instructions have no truth
+            lines.append(("True", _box_text(row["true_box"])))
     elif kind is Kind.DETECTION:
         lines.append(("Predicted", _object_list(row.get("predicted_objects") or [])))
         lines.append(("True", _object_list(row.get("true_objects") or [])))
@@ -213,7 +217,8 @@ def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
         else:
             others = [r for r in dict.fromkeys(references) if r != target]
             also = f' <span class="muted">(also {text_html(", ".join(others[:5]))})</span>'
-            lines.append(("Target", text_html(target) + (also if others else "")))
+            if target or others:
+                lines.append(("Target", text_html(target) + (also if others else "")))
     return lines
 
 

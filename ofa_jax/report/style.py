@@ -114,6 +114,7 @@ overflow:hidden;background:#fff;border-top:3px solid #c4cbd4}
 .card figure img{display:block;width:100%;height:auto;max-height:300px;object-fit:contain;
 image-rendering:auto}
 .four{display:grid;grid-template-columns:repeat(4,1fr);gap:1px;background:var(--line)}
+.two{grid-template-columns:repeat(2,1fr)}
 .four figure{background:#fff}
 .four figcaption{font-size:12px;color:var(--muted);text-align:center;padding:4px 2px}
 .blank{padding:40px 10px;color:var(--muted);font-size:13px;text-align:center;width:100%}
