@@ -40,11 +40,10 @@ def picture_settings(
     Raises:
       ValueError: a setting that there is not.
     """
-    given = dict(decoding or {})
+    defaults: dict[str, Any] = {"top_k": 256} if sampling else {"beam": 1}
+    given = defaults | dict(decoding or {})
     try:
-        if sampling:
-            return SamplingConfig(**({"top_k": 256} | given))
-        return BeamConfig(**({"beam": 1} | given))
+        return SamplingConfig(**given) if sampling else BeamConfig(**given)
     except TypeError as error:
         raise ValueError(f"decoding: {error}") from error
 
