@@ -195,8 +195,9 @@ class OFAConfig:
       batch_norm_eps: added to the variance.
       batch_norm_momentum: weight of the newest batch in the running statistics.
       layer_stack: "loop" (one parameter subtree per layer) or "scan" (stacked on axis 0).
-      remat: what the backward pass recomputes: "none", "full" (everything inside a layer) or
-        "dots" (everything but matrix products with weights).
+      remat: what the backward pass recomputes: "none", "full" (everything inside a layer, or
+        inside a block of the ResNet) or "dots" (everything inside a layer but matrix products with
+        weights).
       dtype: type of the computation; parameters, norms, softmax and logits stay float32.
       attention: implementation in `ofa_jax.ops.attention`.
       conv: implementation in `ofa_jax.ops.conv`.

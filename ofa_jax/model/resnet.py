@@ -150,10 +150,13 @@ class ResNet(nn.Module):
         x = nn.relu(BatchNorm(cfg, name="stem_norm")(x, train))
         if net.stem_pool:
             x = max_pool(x, implementation=cfg.conv)
+        bottleneck = Bottleneck
+        if cfg.remat == "full":
+            bottleneck = nn.remat(Bottleneck, static_argnums=(2,))
         for stage, blocks in enumerate(net.stage_blocks):
             rates = np.linspace(0.0, cfg.resnet_drop_path, blocks)
             for block in range(blocks):
-                x = Bottleneck(
+                x = bottleneck(
                     net.stage_widths[stage],
                     net.stage_strides[stage] if block == 0 else 1,
                     float(rates[block]),

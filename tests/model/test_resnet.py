@@ -101,3 +101,32 @@ def test_first_block_of_a_stage_never_drops():
     variables = stem_variables(one_block)
     # No random stream is given, and none is asked for.
     assert np.isfinite(jitted(lambda: train(one_block, variables, {}))()).all()
+
+
+def test_recomputed_blocks_give_the_same_gradients_and_statistics():
+    variables = stem_variables()
+
+    def gradients_of(remat):
+        config = make_config(remat=remat, resnet_drop_path=0.5)
+
+        def loss(params):
+            features, updated = ResNet(config).apply(
+                {**variables, "params": params},
+                IMAGES,
+                True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(1)},
+            )
+            return (features**2).sum(), updated
+
+        gradient = jax.grad(loss, has_aux=True)
+        recomputed = "remat" in str(jax.make_jaxpr(gradient)(variables["params"]))
+        return recomputed, jitted(gradient)(variables["params"])
+
+    is_recomputed, expected = gradients_of("none")
+    assert not is_recomputed
+    is_recomputed, found = gradients_of("full")
+    assert is_recomputed
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected
+    )
