@@ -2,6 +2,7 @@
 captioning with rewards.
 """
 
+import dataclasses
 import functools
 
 from ofa_jax.data.finetuning_steps import AllReferences
@@ -15,6 +16,7 @@ from ofa_jax.data.steps import (
     ChooseRegionQuestion,
     EncodeCentre,
 )
+from ofa_jax.scenes.presets import preset
 from ofa_jax.scenes.source import ScenesSplits
 from ofa_jax.scenes.tokenizers import scenes_codebook, scenes_tokenizer
 from tasks import instructions
@@ -117,3 +119,18 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
 add_scenes_tasks("scenes", "tiny")
 add_scenes_tasks("scenes_small", "small")
 add_scenes_tasks("scenes_base", "base")
+
+# Something to adapt to: the world of the quickstart, drawn in the styles that it never shows.
+_tiny = preset("tiny")
+add_task(
+    "scenes_sketched_visual_grounding",
+    instructions.VISUAL_GROUNDING,
+    family="visual_grounding",
+    source=ScenesSplits(
+        dataclasses.replace(_tiny, styles=_tiny.unseen_styles, unseen_styles=_tiny.styles)
+    ),
+    tokenizer=functools.partial(scenes_tokenizer, "tiny", INSTRUCTIONS),
+    splits=SPLITS,
+    prepare=[ChooseReferring()],
+    scorer="region",
+)
