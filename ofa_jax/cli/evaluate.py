@@ -190,6 +190,7 @@ def evaluate(
         return {}
     facts = {
         "name": root.name,
+        "kind": "evaluation",
         "finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "wall_seconds": round(time.perf_counter() - started, 1),
         "model": source,

@@ -160,7 +160,16 @@ def infer(
         pictures = (
             prepared_pictures(prepared_data, split) if prepared_data else picture_files(paths)
         )
-        answer_pictures(predictor, pictures, instruction, region, options, output_dir, batch_size)
+        answer_pictures(
+            predictor,
+            pictures,
+            instruction,
+            region,
+            options,
+            output_dir,
+            batch_size,
+            {"model": source, "input_pixels": predictor.image_size},
+        )
         return []
     image = read_picture(paths[0]) if paths else None
     asked = with_region(instruction, region, image, predictor)

@@ -5,17 +5,19 @@ The part of `infer` that streams. Pictures are read when it is their turn and he
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
 
+from ofa_jax.cli.inference_evaluation import device_name
 from ofa_jax.cli.inference_model import Devices
 from ofa_jax.cli.run_tasks import write_json
 from ofa_jax.data.ops.image import BadImageError, decode_image, image_size
@@ -123,6 +125,7 @@ def answer_pictures(
     options: dict[str, Any],
     output_dir: str,
     batch_size: int,
+    facts: Mapping[str, Any],
 ) -> None:
     """Streams pictures through the model into `predictions/answers.jsonl`, then a report.
 
@@ -134,6 +137,7 @@ def answer_pictures(
       options: of `OFAPredictor.generate_batch`.
       output_dir: folder of the results; "" is runs/infer.
       batch_size: pictures per step.
+      facts: of the model, for the report.
 
     Raises:
       ValueError: a batch that does not divide over the devices, a folder with the answers to
@@ -196,10 +200,17 @@ def answer_pictures(
         logger.warning("%d of %d pictures were bad and are left out", skipped, count)
     if skipped == count:
         raise ValueError(f"none of the {count} pictures could be read")
-    write_json(
-        root / "metrics.json",
-        {"run": {"name": root.name, "instruction": instruction}, "tasks": {}, "splits": {}},
-    )
+    run = {
+        "name": root.name,
+        "kind": "answers",
+        "description": instruction,
+        "finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "pictures": count,
+        "left_out": _complete_lines(bad),
+        "hardware": device_name(),
+        **facts,
+    }
+    write_json(root / "metrics.json", {"run": run, "tasks": {}, "splits": {}})
     logger.info("predictions: %s, report: %s", path, build_report(root))
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ofa_jax.metrics.detection import match_objects
 from ofa_jax.report import labels
-from ofa_jax.report.collect import RunRecord, TaskScores
+from ofa_jax.report.collect import ANSWERS, RunRecord, TaskScores
 from ofa_jax.report.examples import (
     IOU_THRESHOLD,
     Judgement,
@@ -303,7 +303,8 @@ def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: i
       HTML.
     """
     rows = record.predictions.get(task, ())
-    head = f"<header><h2>{html.escape(title)}</h2>{_score_line(record.tasks.get(task))}</header>"
+    score = "" if record.kind == ANSWERS else _score_line(record.tasks.get(task))
+    head = f"<header><h2>{html.escape(title)}</h2>{score}</header>"
     if not rows:
         missing = pathlib.PurePosixPath("predictions") / f"{task}.jsonl"
         body = f'<p class="empty">No examples: {html.escape(str(missing))} is missing or empty.</p>'
@@ -312,8 +313,9 @@ def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: i
     judgements = judge_all(kind, rows)
     chosen = choose(rows, judgements, limit)
     graded = any(judgements[i].verdict is not Verdict.NONE for i in chosen)
-    how = "correct and not correct in turn" if graded else "from the best to the worst"
-    note = f"{kind.value.capitalize()}. {len(chosen)} of {len(rows):,} shown, {how}."
+    how = ", correct and not correct in turn" if graded else ", from the best to the worst"
+    how = "" if record.kind == ANSWERS else how
+    note = f"{kind.value.capitalize()}. {len(chosen)} of {len(rows):,} shown{how}."
     legend = f'<p class="legend">{_LEGENDS[kind]}</p>' if kind in _LEGENDS else ""
     prompts = {str(rows[i].get("input_text") or "") for i in chosen}
     common = len(prompts) == 1 and len(chosen) > 1

@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+# What made the folder, as its metrics.json says ("kind"): training where it says nothing.
+TRAINING, EVALUATION, ANSWERS = "training", "evaluation", "answers"
+
 # Numbers of a task's entry in metrics.json that are not scores of the model.
 BASELINE_KEYS = ("chance", "majority", "baseline")
 _NOT_SCORES = frozenset({*BASELINE_KEYS, "n", "floor", "aim"})
@@ -93,6 +96,11 @@ class RunRecord:
     def name(self) -> str:
         """The run's name, or its directory's."""
         return str(self.info.get("name") or self.path.resolve().name)
+
+    @property
+    def kind(self) -> str:
+        """TRAINING, EVALUATION (of a checkpoint), or ANSWERS (to a free instruction)."""
+        return str(self.info.get("kind", TRAINING))
 
     @property
     def task_names(self) -> list[str]:
@@ -298,9 +306,11 @@ def collect(run_dir: str | pathlib.Path) -> RunRecord:
     for name, task in tasks.items():
         if task.primary is None:
             notices.append(f"metrics.json: task {name} has no score.")
-    if scores and not tasks:
+    info = _mapping(scores_path, "run", scores.get("run"))
+    kind = info.get("kind", TRAINING)
+    if scores and not tasks and kind != ANSWERS:
         notices.append('metrics.json has no "tasks": no final scores.')
-    if scores and not splits:
+    if scores and not splits and kind == TRAINING:
         notices.append('metrics.json has no "splits": no comparison of splits.')
 
     history: tuple[dict, ...] = ()
@@ -310,7 +320,7 @@ def collect(run_dir: str | pathlib.Path) -> RunRecord:
         history = _sorted_history(history_path, rows)
         if notice:
             notices.append(notice)
-    if not history:
+    if not history and kind == TRAINING:
         notices.append("metrics.jsonl is missing or empty: no curves.")
 
     predictions: dict[str, tuple[dict, ...]] = {}
@@ -325,11 +335,11 @@ def collect(run_dir: str | pathlib.Path) -> RunRecord:
 
     config_path = run_dir / "config.gin"
     config_text = _read_text(config_path) if config_path.is_file() else None
-    if config_text is None:
+    if config_text is None and kind == TRAINING:
         notices.append("config.gin is missing: the resolved configuration is not shown.")
     return RunRecord(
         path=run_dir,
-        info=_mapping(scores_path, "run", scores.get("run")),
+        info=info,
         tasks=tasks,
         splits=splits,
         history=history,

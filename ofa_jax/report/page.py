@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ofa_jax.report import labels, tables
 from ofa_jax.report.cards import task_section
-from ofa_jax.report.collect import RunRecord, TaskScores
+from ofa_jax.report.collect import ANSWERS, EVALUATION, TRAINING, RunRecord, TaskScores
 from ofa_jax.report.plots import PanelGroup
 from ofa_jax.report.style import CSS
 
@@ -27,6 +27,9 @@ _FACTS = (
     ("Wall time", ("wall_seconds", "wall_time", "seconds")),
     ("Hardware", ("hardware", "device", "devices")),
 )
+
+
+_EYEBROWS = {TRAINING: "Run report", EVALUATION: "Evaluation", ANSWERS: "Answers"}
 
 
 def _fact(record: RunRecord, keys: Sequence[str]) -> tuple[str, object] | None:
@@ -73,6 +76,8 @@ def _header(record: RunRecord) -> str:
     facts = []
     for heading, keys in _FACTS:
         found = _fact(record, keys)
+        if found is None and record.kind != TRAINING:
+            continue
         text = _fact_text(heading, found[1]) if found else "not recorded"
         css = "" if found else ' class="muted"'
         facts.append(f"<div><dt>{heading}</dt><dd{css}>{html.escape(text)}</dd></div>")
@@ -83,7 +88,7 @@ def _header(record: RunRecord) -> str:
     description = record.info.get("description")
     sub = f'<p class="sub">{html.escape(str(description))}</p>' if description else ""
     return (
-        f'<header class="hero" id="top"><p class="eyebrow">Run report</p>'
+        f'<header class="hero" id="top"><p class="eyebrow">{_EYEBROWS[record.kind]}</p>'
         f"<h1>{html.escape(record.name)}</h1>{sub}"
         f'<dl class="facts">{"".join(facts)}</dl>'
         f"{f'<div class=tiles>{tiles}</div>' if tiles else ''}</header>"
@@ -170,7 +175,7 @@ def _splits_section(record: RunRecord) -> str:
 
 def _details_section(record: RunRecord) -> str:
     used = {found[0] for _, keys in _FACTS if (found := _fact(record, keys))}
-    used |= {"name", "description"}
+    used |= {"name", "description", "kind"}
     settings = "".join(
         f'<tr><th scope="row">{html.escape(key.replace("_", " "))}</th>'
         f"<td>{html.escape(labels.format_setting(value))}</td></tr>"
@@ -208,7 +213,8 @@ def _navigation(
     anchors: dict[str, str],
     has_details: bool,
 ) -> str:
-    links = [("top", "Overview"), ("scores", "Scores")]
+    links = [("top", "Overview")]
+    links += [("scores", "Scores")] if record.kind != ANSWERS else []
     links += [("splits", "Splits")] if record.splits else []
     links += [(f"curves-{group.name}", group.title) for group, _ in charts]
     general = "".join(f'<a href="#{a}"><span>{t}</span></a>' for a, t in links)
@@ -237,11 +243,13 @@ def page_html(record: RunRecord, charts: Sequence[Charts], limit: int) -> str:
     """
     titles = labels.task_labels(record.task_names)
     anchors = {name: "task-" + re.sub(r"[^\w-]", "-", name) for name in record.task_names}
+    if record.kind != TRAINING:
+        charts = ()
     details = _details_section(record)
     body = [
         _header(record),
         _missing(record),
-        _scores_section(record, titles, anchors),
+        _scores_section(record, titles, anchors) if record.kind != ANSWERS else "",
         _splits_section(record),
         *(_charts_section(group, images) for group, images in charts),
         *(

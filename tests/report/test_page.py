@@ -138,6 +138,25 @@ def test_incomplete_run_makes_a_page(run_dir, tmp_path, missing, said):
     assert links <= set(parser.ids)
 
 
+@pytest.mark.parametrize(("kind", "scores"), [("evaluation", 1), ("answers", 0)])
+def test_what_a_kind_of_folder_never_has_is_not_missed(tmp_path, kind, scores):
+    (tmp_path / "predictions").mkdir()
+    row = {"example_id": "a", "input_text": "what?", "prediction_text": "red", "target_text": ""}
+    line = json.dumps(row | ({"score": 1.0} if scores else {}))
+    (tmp_path / "predictions" / "vqa.jsonl").write_text(line + "\n")
+    tasks = {"vqa": {"accuracy": 1.0, "primary": "accuracy", "n": 1}} if scores else {}
+    run = {"name": "it", "kind": kind, "description": "what?", "model": "runs/it"}
+    (tmp_path / "metrics.json").write_text(json.dumps({"run": run, "tasks": tasks, "splits": {}}))
+    page = build.build_report(tmp_path).read_text()
+    assert f'<p class="eyebrow">{kind.capitalize()}</p>' in page
+    for absent in ("not recorded", "Not in this report", "Training loss", "has none"):
+        assert absent not in page
+    assert page.count('<section id="scores">') == scores
+    assert ("from the best to the worst" in page or "in turn" in page) == bool(scores)
+    assert '<b class="said">red</b>' in page
+    assert "<dt>Target</dt>" not in page
+
+
 def test_page_that_would_be_too_big_shows_fewer_examples(run_dir, tmp_path, monkeypatch):
     shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("metrics.jsonl"))
     monkeypatch.setattr(build, "MAX_PAGE_BYTES", 200_000)

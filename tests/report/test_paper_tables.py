@@ -83,7 +83,7 @@ def test_an_evaluation_says_its_split_and_how_the_model_was_tuned(tmp_path):
     assert "tuned †" not in str(found)
     own = published_table(TABLES["prompt_tuning"], records)
     [row] = [row for row in own.rows if "†" in row[0].text]
-    assert row[0].text == "tuned † (BitFit)"
+    assert row[0].text == "tuned † (BitFit, testA)"
     assert row[0].note == "tuned"
     assert row[2].value == 50.0
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # Pillow's own warning level: a picture of this size takes 256 MB.
 MAX_PIXELS = 89_478_485
@@ -121,9 +121,12 @@ def decode_picture(
     except Image.DecompressionBombError as error:
         raise BadImageError(f"picture larger than the limit of {max_pixels} pixels") from error
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt data.
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"none of the formats {', '.join(FORMATS)}"
         raise BadImageError(
             f"cannot decode a picture of {len(data)} bytes beginning with {bytes(data[:8])!r}: "
-            f"{type(error).__name__}: {error}"
+            f"{reason}"
         ) from error
 
 
