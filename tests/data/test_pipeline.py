@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ofa_jax.data import features
+from ofa_jax.data import pipeline as pipeline_module
 from ofa_jax.data.instruction import Instruction, InstructionError
 from ofa_jax.data.pipeline import MixturePipeline, evaluation_rows, fill_batch
 from ofa_jax.data.task import OFATask, check_lengths
@@ -199,6 +200,17 @@ def test_every_epoch_shows_every_record_once_in_another_order_with_other_draws()
         corners.append({row[1, 1, 0]: int(row[0, 0, 0]) for row in images})
     assert orders[0] != orders[1] != orders[2]
     assert corners[0] != corners[1]
+
+
+@pytest.mark.parametrize("size", [1, 4096, 4097])
+def test_sets_are_shuffled_whole_by_a_table_or_by_a_formula(size):
+    epochs = [
+        [pipeline_module._record_number(size, 3, size * epoch + place) for place in range(size)]
+        for epoch in range(2)
+    ]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(size))
+    assert (epochs[0] != epochs[1]) == (size > 1)
+    assert pipeline_module._record_number(size, 3, size) == epochs[1][0], "each place alone"
 
 
 def test_rates_hold_exactly_over_a_long_window():

@@ -1,10 +1,16 @@
 """What gin can say about the input, and that the pipeline understands it."""
 
+import ast
+import pathlib
+
 import pytest
 
 from ofa_jax.cli.settings import DatasetConfig
+from ofa_jax.data.task import PRETRAINING_FAMILIES
 from tests.data.test_pipeline import LENGTHS, make_task
 from tests.data.test_pipeline_buckets import MixturePipeline
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def config(**options):
@@ -64,3 +70,13 @@ def test_settings_that_cannot_be_are_one_clear_error(options, message):
         config(**options)
     assert "utils.DatasetConfig" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_buckets_of_the_page_are_those_of_the_run_file():
+    start = "utils.DatasetConfig.buckets = "
+    page = (ROOT / "docs" / "input.md").read_text(encoding="utf-8")
+    run_file = (ROOT / "gin_configs" / "runs" / "pretrain_buckets.gin").read_text(encoding="utf-8")
+    declared = ast.literal_eval(run_file.partition(start)[2])
+    assert ast.literal_eval(page.partition(start)[2].partition("```")[0]) == declared
+    assert set(declared) == set(PRETRAINING_FAMILIES)
+    assert config(buckets=declared).buckets == declared
