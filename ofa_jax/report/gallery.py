@@ -45,14 +45,14 @@ def _question(text: object) -> str:
 
 
 def _tile(images: list[Image.Image]) -> Image.Image:
-    """One square: the picture, or the four pictures of an infilling in its quarters."""
+    """One square: the picture, two side by side, or the four of an infilling in its quarters."""
     tile = Image.new("RGB", (_TILE, _TILE), "white")
     for index, image in enumerate(images):
         part = image.copy()
         side = _TILE if len(images) == 1 else _TILE // 2 - 2
         part.thumbnail((side, side), Image.Resampling.LANCZOS)
         x = (_TILE - part.width) // 2 if len(images) == 1 else (index % 2) * (side + 4)
-        y = (_TILE - part.height) // 2 if len(images) == 1 else (index // 2) * (side + 4)
+        y = (_TILE - part.height) // 2 if len(images) <= 2 else (index // 2) * (side + 4)
         tile.paste(part, (x, y))
     return tile
 
