@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import sys
@@ -25,6 +26,9 @@ logger = logging.getLogger("ofa_jax")
 LOST_AFTER = 40
 HEARTBEAT_TIMEOUT = 55
 _SIGN_PERIOD = 3.0
+# Seconds for which the processes wait for each other while all of them give signs of life.
+_LONGEST_WAIT = 2 * 3600
+_PLACES = itertools.count()
 LOST_HOST_STATUS = 75  # EX_TEMPFAIL: the same command may be given again
 _PLAIN = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
 _SLURM = ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -236,9 +240,17 @@ def on_every_host(variables: Any) -> Any:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come here."""
+    """Returns when every process has come here, however long after this one.
+
+    Asks the coordinator. A collective is no way to wait: on CPUs its processes give each other half
+    a minute, and to compile a program can take one of them longer than that.
+
+    Args:
+      name: of the place, the same on all processes, which come to all places in the same order.
+    """
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        place = f"ofa_{next(_PLACES)}_{name.replace(' ', '_')}"
+        jax_distributed.global_state.client.wait_at_barrier(place, _LONGEST_WAIT * 1000)
 
 
 @contextlib.contextmanager

@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 
-from ofa_jax.cli import finetuning
+from ofa_jax.cli import distributed, finetuning
 from ofa_jax.cli.engine import Engine
 from ofa_jax.cli.settings import LossEvaluationConfig
 from ofa_jax.data.pipeline import MixturePipeline
 from ofa_jax.sharding import placement
+from ofa_jax.training.programs import StepPrograms
 from ofa_jax.training.state import TrainState
 from ofa_jax.training.step import TaskSums, make_eval_step
 
@@ -48,7 +49,11 @@ class LossEvaluation:
             state_shardings=self.state_shardings,
             batch_shardings=placement.batch_sharding(self.engine.mesh),
         )
-        self._step: Callable[[TrainState, Any], TaskSums] = self.engine.on_mesh(step)
+        self._programs = StepPrograms(step, "loss evaluation")
+        self._compile: Callable[[TrainState, Any], bool] = self.engine.on_mesh(
+            self._programs.prepare
+        )
+        self._step: Callable[[TrainState, Any], TaskSums] = self.engine.on_mesh(self._programs)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Measures.
@@ -62,6 +67,8 @@ class LossEvaluation:
         sums = TaskSums.zeros(len(self.engine.tasks.tasks))
         for number in range(self.config.num_batches):
             batch = placement.place_batch(self._pipeline.batch(number), self.engine.mesh)
+            if self._compile(state, batch):
+                distributed.wait_for_all("loss evaluation is compiled")
             sums = sums + jax.device_get(self._step(state, batch))
         losses, tokens = jax.device_get((sums.loss, sums.tokens))
         values = {"eval_loss": float(losses.sum() / max(1.0, tokens.sum()))}

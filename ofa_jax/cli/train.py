@@ -271,9 +271,14 @@ def _train(
         if evaluation and (step < periods.total or best_metric):
             variables = distributed.on_every_host(state.variables(use_ema=True))
             values = evaluation.during_training(variables)
+            distributed.wait_for_all("examples are evaluated")
             log.write(step, values)
             if best_metric:
                 save(step, state, finetuning.deciding_score(best_metric, values))
+
+    def prepare(*arguments: Any) -> None:
+        if programs and engine.on_mesh(programs.prepare)(*arguments):
+            distributed.wait_for_all("the step is compiled")
 
     def write(step: int, values: dict[str, float]) -> None:
         if peak:
@@ -309,7 +314,7 @@ def _train(
                 evaluate=evaluate,
                 save=save,
                 measure=measure,
-                prepare=engine.on_mesh(programs.prepare) if programs else None,
+                prepare=prepare if programs else None,
                 stop_requested=distributed.stop_question(preemption),
                 progress=ProgressBar(periods.total, start_step) if primary else NoProgress(),
                 watcher=watcher,

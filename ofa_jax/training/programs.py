@@ -18,32 +18,49 @@ logger = logging.getLogger("ofa_jax")
 class StepPrograms:
     """A jitted step as a callable that compiles each shape of batch once, and says so."""
 
-    def __init__(self, step: Callable[..., Any]) -> None:
-        """Takes a function of (state, batch, base key) that `jax.jit` made."""
+    def __init__(self, step: Callable[..., Any], name: str = "step") -> None:
+        """Takes a step.
+
+        Args:
+          step: function of (state, batch, ...) that `jax.jit` made.
+          name: for the log.
+        """
         self._step: Any = step
+        self._name = name
         self._programs: dict[tuple, Any] = {}
 
-    def prepare(self, state: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> None:
-        """Compiles for a batch of this shape unless that is done; logs time and memory."""
+    def prepare(self, state: Any, batch: Mapping[str, jax.Array], *others: Any) -> bool:
+        """Compiles for a batch of this shape unless that is done; logs time and memory.
+
+        Args:
+          state: first argument of the step.
+          batch: second one.
+          *others: the rest.
+
+        Returns:
+          Whether it compiled.
+        """
         key = _shapes(batch)
         if key in self._programs:
-            return
+            return False
         started = time.perf_counter()
-        program = self._step.lower(state, batch, rng).compile()
+        program = self._step.lower(state, batch, *others).compile()
         self._programs[key] = program
         seconds = time.perf_counter() - started
         memory = program_memory(program)
         logger.info(
-            "compiled the step for %d examples in %.0f s; per device: %s",
+            "compiled the %s for %d examples in %.0f s; per device: %s",
+            self._name,
             next(iter(batch.values())).shape[0],
             seconds,
             ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in memory.items()),
         )
+        return True
 
-    def __call__(self, state: Any, batch: Mapping[str, jax.Array], rng: jax.Array) -> Any:
+    def __call__(self, state: Any, batch: Mapping[str, jax.Array], *others: Any) -> Any:
         """One step."""
-        self.prepare(state, batch, rng)
-        return self._programs[_shapes(batch)](state, batch, rng)
+        self.prepare(state, batch, *others)
+        return self._programs[_shapes(batch)](state, batch, *others)
 
 
 def program_memory(program: Any) -> dict[str, int]:

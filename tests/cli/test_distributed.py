@@ -1,5 +1,7 @@
 """How processes find each other: the environments of launchers, and incomplete ones."""
 
+import types
+
 import jax
 import pytest
 
@@ -149,3 +151,22 @@ def test_a_silent_coordinator_is_noticed():
     now[0] += 1.0
     assert not watch.look()
     assert reasons == ["process 0 does not answer: UNAVAILABLE"]
+
+
+def test_waiting_asks_the_coordinator_at_a_place_of_its_own(monkeypatch):
+    places = []
+
+    class Client:
+        def wait_at_barrier(self, place, milliseconds):
+            places.append(place)
+            assert milliseconds > 60_000, "longer than a program compiles"
+
+    state = types.SimpleNamespace(client=Client())
+    monkeypatch.setattr(distributed.jax_distributed, "global_state", state)
+    distributed.wait_for_all("nobody else is there")
+    assert places == []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for _ in range(2):
+        distributed.wait_for_all("the step is compiled")
+    assert len(set(places)) == 2
+    assert all(place.endswith("_the_step_is_compiled") for place in places)

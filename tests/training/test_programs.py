@@ -12,7 +12,7 @@ from ofa_jax.training.programs import StepPrograms
 
 
 def test_each_shape_is_compiled_once_and_said(caplog):
-    traces = []
+    traces, compiled = [], []
 
     @jax.jit
     def step(state, batch, rng):
@@ -25,10 +25,11 @@ def test_each_shape_is_compiled_once_and_said(caplog):
     with caplog.at_level(logging.INFO, logger="ofa_jax"):
         for size in (4, 4, 6, 4):
             batch = {"x": jnp.ones((size, 2))}
-            programs.prepare(state, batch, rng)
+            compiled.append(programs.prepare(state, batch, rng))
             state, metrics = programs(state, batch, rng)
             assert metrics["loss"] == 2 * size
     assert traces == [(4, 2), (6, 2)]
+    assert compiled == [True, False, True, False]
     expected = 2 * (4 + 4 + 6 + 4) + 4 * float(jax.random.normal(rng, ()))
     assert float(state) == pytest.approx(expected, rel=1e-5)
     assert [line.split(" in ")[0] for line in caplog.messages] == [
