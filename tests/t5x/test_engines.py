@@ -117,7 +117,12 @@ def test_infer_script_writes_a_line_per_example(native, folder):
 def test_seqio_input_trains_and_saves_its_state(folder):
     run = folder / "seqio"
     engines.train_upstream(
-        run, folder / "cache", "seqio_input.gin", TRAIN_STEPS=3, CHECKPOINT_PERIOD=3
+        run,
+        folder / "cache",
+        "seqio_input.gin",
+        TRAIN_STEPS=3,
+        WARMUP_STEPS=1,
+        CHECKPOINT_PERIOD=3,
     )
     losses = engines.upstream_values(run)
     assert sorted(losses) == [1, 2, 3]
