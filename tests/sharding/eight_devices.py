@@ -1,6 +1,7 @@
 """Process of `test_eight_devices`: prints losses with and without sharding as one JSON line.
 
-Arguments: rule files whose mesh and rules the nano model runs on, besides the stand-in.
+Arguments: cases such as "standin fsdp" and "nano fsdp": the model, and the rule file whose mesh and
+rules it runs on.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer
 from ofa_jax.training.schedule import ScheduleConfig
 from ofa_jax.training.state import TrainState
 from ofa_jax.training.step import make_train_step
-from tests.sharding.rule_files import RULE_FILES, partitioner
+from tests.sharding.rule_files import partitioner
 from tests.training.standin import VOCAB_SIZE, StandIn, make_batch
 
 RNG = jax.random.key(0)
@@ -89,8 +90,8 @@ def main():
     standin = (StandIn(width=32), VOCAB_SIZE, make_batch())
     nano_config = dataclasses.replace(SIZES["nano"], dropout=0.1, layer_stack="scan")
     nano = (OFA(nano_config), nano_config.vocab_size, nano_batch())
-    cases = {f"standin {name}": standin for name in RULE_FILES}
-    cases |= {f"nano {name}": nano for name in sys.argv[1:]}
+    models = {"standin": standin, "nano": nano}
+    cases = {case: models[case.split()[0]] for case in sys.argv[1:]}
     references = {
         id(setting): two_steps(*setting, PartitionerConfig(), one) for setting in cases.values()
     }

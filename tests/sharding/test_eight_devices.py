@@ -11,9 +11,10 @@ import pytest
 from tests.sharding.rule_files import RULE_FILES
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+CASES = [*(f"standin {name}" for name in RULE_FILES), "nano fsdp_tensor"]
 
 
-def compare(*nano_files):
+def compare(*cases):
     """Runs the comparison in a process of its own, since device counts are fixed at start."""
     environment = {
         **os.environ,
@@ -24,7 +25,7 @@ def compare(*nano_files):
         "PYTHONPATH": str(ROOT),
     }
     result = subprocess.run(
-        [sys.executable, "-m", "tests.sharding.eight_devices", *nano_files],
+        [sys.executable, "-m", "tests.sharding.eight_devices", *cases],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -38,7 +39,7 @@ def compare(*nano_files):
 
 @pytest.fixture(scope="module")
 def report():
-    return compare("fsdp_tensor")
+    return compare(*CASES)
 
 
 def check_equal(result):
@@ -47,7 +48,7 @@ def check_equal(result):
     assert result["gradient_norm"] == pytest.approx(result["reference_gradient_norm"], rel=1e-4)
 
 
-@pytest.mark.parametrize("case", [*(f"standin {name}" for name in RULE_FILES), "nano fsdp_tensor"])
+@pytest.mark.parametrize("case", CASES)
 def test_loss_and_update_equal_one_device(report, case):
     check_equal(report[case])
 
@@ -73,7 +74,9 @@ def test_report_text(report):
 
 @pytest.mark.slow
 def test_the_model_on_every_rule_file():
-    results = compare(*RULE_FILES)
-    for name in RULE_FILES:
-        check_equal(results[f"nano {name}"])
+    results = compare(*(f"nano {name}" for name in RULE_FILES))
+    assert len(results) == 7
+    for case, result in results.items():
+        print(case, *(f"{key} {value}" for key, value in result.items() if key != "report"))
+        check_equal(result)
     assert results["nano fsdp"]["share"] <= 0.15
