@@ -5,10 +5,16 @@ are, but for sizes.
 """
 
 import json
+import os
 
 import gin
+import jax
+import numpy as np
 import pytest
+from flax import traverse_util
+from jax.experimental.compilation_cache import compilation_cache
 
+from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.cli import entry
 from tests.integration import finetuning_files
 
@@ -18,6 +24,13 @@ RUNS = {
     "caption": ("caption_coco", ["--gin.trainer.Trainer.drop_worst_after=1"]),
     "caption_encouraging": ("caption_coco", []),
     "caption_scst": ("caption_coco_scst", ["--gin.trainer.Trainer.scst_max_length=6"]),
+    "caption_scst_base": (
+        "caption_coco_scst",
+        [
+            "--gin.trainer.Trainer.scst_max_length=6",
+            '--gin.trainer.Trainer.scst_sampling="random"',
+        ],
+    ),
     "refcoco": ("refcoco", []),
     "refcocoplus": ("refcocoplus", []),
     "refcocog_base": ("refcocog", []),
@@ -38,6 +51,23 @@ RUNS = {
 CHINESE = {"ocr", "caption_muge", "refcoco_cn"}
 DEFAULT = {"refcoco", "glue_rte"}
 SUBMISSIONS = {"glue": "validation_predict.tsv"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Programs that several tasks have in common are compiled once, in this module only."""
+    settings = {
+        "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        or str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for values in (settings, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is settings:
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +105,30 @@ def train(monkeypatch):
     gin.clear_config()
 
 
+def arguments(folder, run_files, vocabulary, checkpoint, overrides=()):
+    """The command line of a small run over `folder / "data"`, into `folder / "run"`."""
+    return [
+        "--gin_file=gin_configs/models/nano.gin",
+        *(f"--gin_file=gin_configs/runs/finetune/{name}.gin" for name in run_files),
+        f"--gin.MODEL_DIR='{folder / 'run'}'",
+        f"--gin.DATA_DIR='{folder / 'data'}'",
+        f"--gin.VOCAB_DIR='{vocabulary}'",
+        f"--gin.INITIAL_CHECKPOINT_PATH='{checkpoint}'",
+        f"--gin.TASK_FEATURE_LENGTHS={SMALL}",
+        "--gin.models.OFA.encoder_layers=1",
+        "--gin.models.OFA.decoder_layers=1",
+        "--gin.TRAIN_STEPS=4",
+        "--gin.BATCH_SIZE=4",
+        "--gin.EVAL_PERIOD=2",
+        "--gin.LEARNING_RATE=1e-3",
+        "--gin.WARMUP_STEPS=0",
+        "--gin.train_script.train.stats_period=1",
+        "--gin.utils.DatasetConfig.num_workers=0",
+        "--gin.utils.EvaluationConfig.batch_size=6",
+        *overrides,
+    ]
+
+
 @pytest.mark.parametrize("name", cases())
 def test_run_file_goes_from_checkpoint_to_submission(name, tmp_path, checkpoints, train):
     task, overrides = RUNS[name]
@@ -88,34 +142,12 @@ def test_run_file_goes_from_checkpoint_to_submission(name, tmp_path, checkpoints
             f"--gin.trainer.Trainer.constraint_range=({layout.code_start}, {layout.bin_start})",
             "--gin.models.OFA.code_image_size=16",
         ]
-    status = train(
-        [
-            "--gin_file=gin_configs/models/nano.gin",
-            f"--gin_file=gin_configs/runs/finetune/{name}.gin",
-            f"--gin.MODEL_DIR='{tmp_path / 'run'}'",
-            f"--gin.DATA_DIR='{tmp_path / 'data'}'",
-            f"--gin.VOCAB_DIR='{vocabulary}'",
-            f"--gin.INITIAL_CHECKPOINT_PATH='{checkpoint}'",
-            f"--gin.TASK_FEATURE_LENGTHS={SMALL}",
-            "--gin.models.OFA.encoder_layers=1",
-            "--gin.models.OFA.decoder_layers=1",
-            "--gin.TRAIN_STEPS=4",
-            "--gin.BATCH_SIZE=4",
-            "--gin.EVAL_PERIOD=2",
-            "--gin.LEARNING_RATE=1e-3",
-            "--gin.WARMUP_STEPS=0",
-            "--gin.train_script.train.stats_period=1",
-            "--gin.utils.DatasetConfig.num_workers=0",
-            "--gin.utils.EvaluationConfig.batch_size=6",
-            *overrides,
-        ]
-    )
-    assert status == 0
+    assert train(arguments(tmp_path, [name], vocabulary, checkpoint, overrides)) == 0
     run = tmp_path / "run"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 4
-    if name == "caption_scst":
+    if name.startswith("caption_scst"):
         # Captions of random weights may all be worth nothing, and then nothing changes.
         assert all(line["reward"] >= 0 for line in lines if "loss" in line)
     else:
@@ -163,3 +195,39 @@ def test_run_file_goes_from_checkpoint_to_submission(name, tmp_path, checkpoints
     closed = {"vqa": {*finetuning_files.COLOURS, "yes", "no"}, "snli_ve": {"yes", "no", "maybe"}}
     if name in closed:
         assert {row["prediction_text"] for row in rows} <= closed[name]
+
+
+# Method -> (run file that it goes on top of, task, part of the paths of what trains). VQA keeps a
+# moving average, which must not move what is frozen.
+TUNING = {
+    "prefix": ("refcoco", "refcoco", "prefix/"),
+    "adapter": ("refcoco", "refcoco", "adapter/"),
+    "bitfit": ("refcoco", "refcoco", "/bias"),
+    "lora": ("vqa", "vqa", "/lora_"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", TUNING)
+def test_tuned_parts_are_the_run_s_best_checkpoint(method, tmp_path, checkpoints, train):
+    """What a tuned run writes, read on top of the base model, is what it evaluated."""
+    name, task, trained = TUNING[method]
+    vocabulary, checkpoint, _ = checkpoints(False)
+    finetuning_files.write_data(tmp_path / "data", task)
+    assert train(arguments(tmp_path, [name, f"tuning_{method}"], vocabulary, checkpoint)) == 0
+    run = tmp_path / "run"
+    best = import_checkpoint(run, ema=None)
+    tuned = import_checkpoint(run / "tuned.safetensors")
+    assert (tuned.config.tuning, tuned.config.batch_norm) == (best.config.tuning, "frozen")
+    assert jax.tree.structure(tuned.variables) == jax.tree.structure(best.variables)
+    jax.tree.map(np.testing.assert_array_equal, tuned.variables, best.variables)
+    base = traverse_util.flatten_dict(import_checkpoint(checkpoint).variables["params"], sep="/")
+    after = traverse_util.flatten_dict(tuned.variables["params"], sep="/")
+    changed = {
+        path for path in after if path not in base or not np.array_equal(after[path], base[path])
+    }
+    assert changed
+    assert all(trained in path for path in changed)
+    assert (run / "tuned.safetensors").stat().st_size < 0.7 * checkpoint.stat().st_size
+    results = json.loads((run / "metrics.json").read_text())
+    assert results["run"]["best_step"] in (2, 4)
