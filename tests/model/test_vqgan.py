@@ -34,14 +34,11 @@ def quantise(kind, *arguments, method=None, **options):
 def test_shapes():
     """What they compute: tests/parity/test_vqgan.py and tests/test_image_codes.py."""
     pictures = jax.ShapeDtypeStruct((3, 8, 12, 3), jnp.float32)
-    for config in (GUMBEL, NEAREST):
-        variables = {"params": params(config)}
-        codes = jax.eval_shape(functools.partial(run, config, "encode"), variables, pictures)
-        assert (codes.shape, codes.dtype) == ((3, 4, 6), jnp.int32)
-        scores = jax.eval_shape(functools.partial(run, config, "scores"), variables, pictures)
-        assert scores.shape == (3, 4, 6, 24)
-        decoded = jax.eval_shape(functools.partial(run, config, "decode"), variables, codes)
-        assert decoded.shape == pictures.shape
+    variables = {"params": params(NEAREST)}
+    codes = jax.eval_shape(functools.partial(run, NEAREST, "encode"), variables, pictures)
+    assert (codes.shape, codes.dtype) == ((3, 4, 6), jnp.int32)
+    decoded = jax.eval_shape(functools.partial(run, NEAREST, "decode"), variables, codes)
+    assert decoded.shape == pictures.shape
 
 
 @pytest.mark.slow  # compiles the networks of the other quantiser
