@@ -38,7 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--token_examples", type=int, default=3, help="records per task (default: %(default)s)")
     add("--image_size", type=int, help="pixels per side of the model input (default: 384)")
     add("--vocab_dir", help="folder of the vocabulary (default: OFA_VOCAB_DIR)")
-    add("--data_dir", help="folder with negative_sample (default: OFA_DATA_DIR, or around PATH)")
+    add(
+        "--data_dir",
+        help="folder with negative_sample (default: OFA_DATA_DIR, or around PATH); for a format "
+        "with an argument of this name, such as tfds, that argument",
+    )
     add("--tasks", default="", help="tasks or mixtures to try, separated by commas")
     add("--module", default="", help="modules that register them, separated by commas")
     add("--seed", type=int, default=0, help="seed of the preparation (default: %(default)s)")
@@ -62,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.path is None:
         parser.error("give the PATH of a data set, or scenes")
     try:
+        arguments = formats.read_arguments(others)
+        named = formats.FORMATS.get(options.source)
+        if options.data_dir and named and "data_dir" in named.arguments:
+            arguments["data_dir"], options.data_dir = options.data_dir, None
         settings = build.Options(
             limit=None if options.all else options.limit,
             examples=options.examples,
@@ -76,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         opened = opening.open_data(
             options.path,
             format_name=options.source,
-            arguments=formats.read_arguments(others),
+            arguments=arguments,
             split=options.split,
         )
         if build.has_vocabulary(opened, settings):

@@ -13,6 +13,7 @@ import tarfile
 
 import numpy as np
 import pyarrow
+import pyarrow.parquet
 from PIL import Image
 
 from ofa_jax.data.image_tokenizer import PatchCodebook
@@ -201,10 +202,50 @@ def write_text(raw):
     (raw / "pile" / "00.jsonl.zst").write_bytes(pyarrow.compress(lines, "zstd", asbytes=True))
 
 
+def write_others(raw):
+    """Formats that are no slot's first choice: Karpathy's splits, SNLI-VE, parquet, class folders.
+
+    Beside what `write_coco` wrote.
+    """
+    write_pictures(raw / "coco" / "train2014", _coco_name)
+    entries = [
+        {
+            "filepath": "train2014",
+            "filename": _coco_name(one),
+            "imgid": one.number,
+            "cocoid": one.number,
+            "split": "train",
+            "sentences": [{"raw": text, "tokens": []} for text in one.captions],
+        }
+        for one in pictures()
+    ]
+    _dump(raw / "coco" / "dataset_coco.json", {"images": entries, "dataset": "coco"})
+    write_pictures(raw / "flickr30k" / "images")
+    claims = [
+        {
+            "Flickr30K_ID": str(one.number),
+            "pairID": f"{one.number}#0r1n",
+            "gold_label": "neutral",
+            "sentence1": one.captions[0],
+            "sentence2": f"Somebody paints the {one.label}.",
+        }
+        for one in pictures()
+    ]
+    lines = "".join(json.dumps(claim) + "\n" for claim in claims)
+    (raw / "flickr30k" / "snli_ve_train.jsonl").write_text(lines)
+    rows = [
+        {"image": {"bytes": one.image, "path": None}, "caption": one.captions[0]}
+        for one in pictures()
+    ]
+    (raw / "parquet").mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), raw / "parquet" / "0.parquet")
+    write_pictures(raw / "classes", lambda one: f"{one.label}/{one.number}.jpg")
+
+
 def write_codebook(raw):
     """256 image codes of 8 x 8 pixels, in the place of the official VQGAN."""
     squares = []
-    for one in pictures():
+    for one in annotated():
         picture = Image.fromarray(decode_image(one.image)).resize((256, 256))
         squares.append(np.asarray(picture))
     PatchCodebook.fit(np.stack(squares), num_codes=256, patch=8).save(raw / "codebook.npz")

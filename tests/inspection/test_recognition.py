@@ -10,7 +10,7 @@ from ofa_jax.data.sources.array_record import shard_name, write_shard
 from ofa_jax.inspection.opening import main_argument, open_data
 from ofa_jax.inspection.recognition import UnknownFormatError, recognise
 from tasks.pretrain_slots import SLOTS
-from tests.inspection.raw_files import write_raw
+from tests.inspection.raw_files import COUNT, write_raw
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_files_of_every_slot_are_recognised(folder, slot, monkeypatch):
     if slot.arguments.get("kind", "caption") == "caption":
         by_command = formats.source(slot.format, slot.arguments).open("train")
         by_path = formats.source(found.name, found.arguments).open("train")
-        assert len(by_path) == len(by_command) == 4
+        assert len(by_path) == len(by_command) == COUNT
         for number in range(4):
             assert by_path[number]["image_id"] == by_command[number]["image_id"]
             assert by_path[number].get("image") == by_command[number].get("image")

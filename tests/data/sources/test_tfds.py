@@ -98,10 +98,8 @@ def test_schemas_of_tfds(tfds, tmp_path, monkeypatch, name, fields):
         assert example["image"] == annotated()[0].image
 
 
-@pytest.fixture(scope="module")
-def stored(tfds, tmp_path_factory):
+def store(tfds, folder, forms=("array_record", "tfrecord")):
     """The photographs with captions, boxes, expressions and classes, stored by TFDS itself."""
-    folder = tmp_path_factory.mktemp("tfds")
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(encoding_format="jpeg"),
@@ -141,7 +139,7 @@ def stored(tfds, tmp_path_factory):
                 "label": one.number % 2,
             }
         )
-    for form in ("array_record", "tfrecord"):
+    for form in forms:
         data_dir = folder / form / "photographs" / "1.0.0"
         data_dir.mkdir(parents=True)
         identity = tfds.core.dataset_info.DatasetIdentity(
@@ -157,6 +155,12 @@ def stored(tfds, tmp_path_factory):
             record["image"].seek(0)
             writer.add_examples({"train": [record]})
         writer.close_all()
+
+
+@pytest.fixture(scope="module")
+def stored(tfds, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    store(tfds, folder)
     return folder
 
 
