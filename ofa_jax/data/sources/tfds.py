@@ -127,7 +127,7 @@ def _open(name: str, data_dir: str, split: str, process: int) -> tuple[Any, Any]
 
     folder = os.path.expanduser(locations.resolve(data_dir)) or None
     try:
-        builder = tfds.builder(name, data_dir=folder)
+        builder: Any = tfds.builder(name, data_dir=folder)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         first = str(error).strip().splitlines()[0]
         raise SourceError(f"TFDS has no data set {name!r}: {first}") from error
