@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import cast
 
 import gin
 
@@ -57,7 +58,7 @@ def read_settings(files: Sequence[str], overrides: Sequence[str]) -> Ablation:
     gin.clear_config()
     make = gin.external_configurable(Ablation, "Ablation", module="ablation")
     gin_files.parse(files, overrides, {"ablation.Ablation": Ablation})
-    return make()
+    return cast(Ablation, make())
 
 
 def run_ablate(arguments: Sequence[str]) -> int:

@@ -250,7 +250,9 @@ def wait_for_all(name: str) -> None:
     """
     if jax.process_count() > 1:
         place = f"ofa_{next(_PLACES)}_{name.replace(' ', '_')}"
-        jax_distributed.global_state.client.wait_at_barrier(place, _LONGEST_WAIT * 1000)
+        client = jax_distributed.global_state.client
+        assert client is not None, "several processes without a coordinator"
+        client.wait_at_barrier(place, _LONGEST_WAIT * 1000)
 
 
 @contextlib.contextmanager
