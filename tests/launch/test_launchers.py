@@ -226,7 +226,7 @@ def test_tpu_queued_resource():
 
 
 def test_tpu_of_several_slices_and_direct():
-    text = dry_run("tpu", *TPU, "--num_slices=3", "--keep", *PLAIN)
+    text = dry_run("tpu", *TPU, "--num_slices=3", "--keep", *PLAIN, "--gin.BATCH_SIZE=96")
     assert "create ofa --node-count=3 --node-prefix=ofa --accelerator-type=v5litepod-16" in text
     assert all(f"tpu-vm ssh ofa-{index} --worker=all" in text for index in range(3))
     assert "delete" not in text
