@@ -81,7 +81,7 @@ class Sessions:
             "environment": {"XLA_FLAGS": flags},
             "kill": kill,
         }
-        watchdog = threading.Timer(900, self.process.kill)
+        watchdog = threading.Timer(3600, self.process.kill)
         watchdog.start()
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
