@@ -30,7 +30,6 @@ def compare(*cases):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=3000,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
