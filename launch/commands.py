@@ -176,14 +176,15 @@ def check_gin(gin: Sequence[str], devices: int, *, shared_folder: bool) -> None:
     bindings = dict(word[len("--gin.") :].partition("=")[::2] for word in gin if "--gin." in word)
     _check_mesh(texts, bindings, devices)
     model_dir = bindings.get("MODEL_DIR", "").strip("'\"")
-    if "://" in model_dir:
+    if "://" in model_dir and not model_dir.startswith("gs://"):
         raise LaunchError(
             f"MODEL_DIR {model_dir} is no folder; mount the bucket and give its folder"
         )
-    if shared_folder and not model_dir.startswith("/"):
+    if shared_folder and not model_dir.startswith(("/", "gs://")):
         raise LaunchError(
-            "MODEL_DIR must be a whole path that all hosts see, for example "
-            f"--gin.MODEL_DIR='\"/mnt/BUCKET/runs/mine\"'; got {model_dir or 'none'}"
+            "MODEL_DIR must be a whole path that all hosts see, or the address of a bucket, for "
+            "example --gin.MODEL_DIR='\"/mnt/BUCKET/runs/mine\"' or "
+            f"--gin.MODEL_DIR='\"gs://BUCKET/runs/mine\"'; got {model_dir or 'none'}"
         )
 
 

@@ -40,7 +40,7 @@ def setup_script(bucket: str) -> str:
         '  command -v "$python" >/dev/null && break',
         "done",
         'test -x .venv/bin/python || "$python" -m venv .venv',
-        ".venv/bin/python -m pip install --quiet -c constraints.txt -e '.[tpu]'",
+        ".venv/bin/python -m pip install --quiet -c constraints.txt -e '.[tpu,gs]'",
     ]
     if bucket:
         folder = f"/mnt/{bucket}"

@@ -6,14 +6,14 @@ An orbax handler for the item `dataset`: one JSON file per process.
 from __future__ import annotations
 
 import json
-import pathlib
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 
-def dataset_file(directory: pathlib.Path) -> pathlib.Path:
+def dataset_file(directory: epath.Path) -> epath.Path:
     """The file of this process.
 
     Args:
@@ -38,7 +38,7 @@ class DatasetHandler(ocp.CheckpointHandler):
           directory: the checkpoint's `dataset` folder.
           args: the state.
         """
-        path = dataset_file(pathlib.Path(directory))
+        path = dataset_file(epath.Path(directory))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(args.state), encoding="utf-8")
 
@@ -53,7 +53,7 @@ class DatasetHandler(ocp.CheckpointHandler):
           The state.
         """
         del args
-        path = dataset_file(pathlib.Path(directory))
+        path = dataset_file(epath.Path(directory))
         return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+from etils import epath
 
+from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.checkpoint.errors import CheckpointError, ModelMismatchError
 from ofa_jax.model.config import TuningConfig
 
@@ -51,7 +52,7 @@ _LATER_SETTINGS = {
 _COMPUTATION = ("model.remat", "model.attention", "model.conv")
 
 
-def check_fingerprint(directory: pathlib.Path, config: Mapping[str, Any]) -> None:
+def check_fingerprint(directory: epath.Path, config: Mapping[str, Any]) -> None:
     """Compares with the settings in a folder, or writes them where there are none.
 
     Args:
@@ -65,9 +66,11 @@ def check_fingerprint(directory: pathlib.Path, config: Mapping[str, Any]) -> Non
     path = directory / FINGERPRINT_FILE
     if not path.exists():
         if jax.process_index() == 0:
-            unfinished = path.with_suffix(".unfinished")
+            # In a bucket a file appears at once and whole.
+            unfinished = path if is_remote(path) else path.with_suffix(".unfinished")
             unfinished.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-            unfinished.replace(path)
+            if unfinished != path:
+                unfinished.replace(path)
         return
     try:
         saved = flatten_settings(json.loads(path.read_text(encoding="utf-8")))

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from ofa_jax.checkpoint import orbax_weights, tuned
+from ofa_jax.checkpoint import bucket, orbax_weights, tuned
 from ofa_jax.checkpoint.huggingface import (
     VOCABULARY_FILES,
     fetch_repository,
@@ -240,7 +240,8 @@ def _import_tuned(
     """Trained parts on the model that they belong to."""
     weights = tuned.read_tuned(path)
     base = base or weights.base
-    if not base or not (pathlib.Path(base).exists() or is_repository_id(base)):
+    is_known = is_repository_id(base) or bucket.is_remote(base)
+    if not base or not (is_known or pathlib.Path(base).exists()):
         where = f"{base}, which is not here" if base else "a model without a checkpoint"
         raise CheckpointFileError(f"{path}: was trained on {where}; give it as {path}@BASE")
     if config is not None and config.tuning != weights.tuning:
@@ -305,8 +306,9 @@ def import_checkpoint(
 
     Args:
       source: a fairseq `.pt` or bare state dict, a `.safetensors` file, a HuggingFace folder or
-        repository id, one of our folders, or trained parts (`tuned.write_tuned`) as FILE or
-        FILE@BASE; None starts from initialisation and needs `config`.
+        repository id, one of our folders, the gs:// address of any of these, or trained parts
+        (`tuned.write_tuned`) as FILE or FILE@BASE; None starts from initialisation and needs
+        `config`.
       config: the model to be filled; None takes it from the source. The Chinese vocabulary of a
         foreign source is recognised and needs no other configuration. Parts of `config.tuning`
         that the source lacks are new.
@@ -330,6 +332,8 @@ def import_checkpoint(
       ValueError: neither source nor configuration, or an impossible configuration.
     """
     stem_weights = None if stem is None else read_stem(stem)
+    if source is not None and bucket.is_remote(source):
+        source = bucket.local_copy(str(source))
     options: dict[str, Any] = {"layer_stack": layer_stack, "seed": seed}
     if source is None:
         if config is None:

@@ -3,7 +3,8 @@
 The only writer of training checkpoints. Layout (T5X 4): `<run>/checkpoint_<step>/state` is the
 tree of `ofa_jax.training.state.to_checkpoint_tree` in orbax's OCDBT format, `dataset/` beside it
 holds the input state as JSON, one file per process. A checkpoint is written into a temporary
-folder and renamed when complete, so an interrupted save leaves only the older ones.
+folder and renamed when complete, so an interrupted save leaves only the older ones. In a bucket,
+where nothing can be renamed, a file that is written last says that it is complete.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import json
 import logging
 import math
 import os
-import pathlib
 import shutil
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from ofa_jax.checkpoint.bucket import directory_path, is_remote
 from ofa_jax.checkpoint.dataset_state import DatasetHandler, DatasetSave, dataset_file
 from ofa_jax.checkpoint.errors import CheckpointError, CheckpointStructureError, one_line
 from ofa_jax.checkpoint.fingerprint import check_fingerprint
@@ -87,7 +88,7 @@ class CheckpointManager:
         """Opens a run's folder, creating it where missing.
 
         Args:
-          directory: the run's folder on a disk that all processes share.
+          directory: the run's folder, on a disk that all processes share or at a gs:// address.
           config: settings of model and vocabulary that checkpoints depend on, nested and
             JSON-able. Saved beside the checkpoints; another run's folder is refused.
           keep: newest checkpoints that stay.
@@ -105,7 +106,7 @@ class CheckpointManager:
             raise ValueError(f"keep and keep_best must be at least 1, got {keep}, {keep_best}")
         if best_mode not in ("max", "min"):
             raise ValueError(f"best_mode must be 'max' or 'min', got {best_mode!r}")
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = directory_path(directory)
         self._best_metric, self._best_mode = best_metric, best_mode
         self._make_writable()
         if config is not None:
@@ -152,11 +153,13 @@ class CheckpointManager:
     def _make_writable(self) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.directory):
-                pass
-        except OSError as error:
+            probe = self.directory / f".writable_{jax.process_index()}"
+            probe.write_text("")
+            probe.unlink()
+        except Exception as error:  # Each file system of a bucket has its own.
+            reason = getattr(error, "strerror", None) or one_line(error)
             raise CheckpointError(
-                f"cannot write checkpoints to {self.directory}: {error.strerror or error}"
+                f"cannot write checkpoints to {self.directory}: {reason}"
             ) from error
 
     def steps(self) -> list[int]:
@@ -206,6 +209,8 @@ class CheckpointManager:
             ) from error
 
     def _check_space(self, step: int, tree: Mapping[str, Any]) -> None:
+        if is_remote(self.directory):
+            return
         needed = int(tree_bytes(tree) * _SPACE_MARGIN)
         free = shutil.disk_usage(self.directory).free
         if free < needed:
@@ -256,7 +261,7 @@ class CheckpointManager:
             except Exception as error:
                 raise CheckpointError(f"{path} is unreadable ({one_line(error)})") from error
 
-    def _check_structure(self, path: pathlib.Path, saved: Any, wanted: Any) -> None:
+    def _check_structure(self, path: epath.Path, saved: Any, wanted: Any) -> None:
         saved = {name: saved[name] for name in wanted if name in saved}
         there, here = _leaf_shapes(saved), _leaf_shapes(wanted)
         differences = {
@@ -327,7 +332,8 @@ class CheckpointManager:
     def _set_aside(self, step: int) -> None:
         if jax.process_index() == 0:
             damaged = self.directory / f"damaged_{step}"
-            shutil.rmtree(damaged, ignore_errors=True)
+            if damaged.exists():
+                damaged.rmtree()
             (self.directory / f"{STEP_PREFIX}_{step}").rename(damaged)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"damaged_{step}")

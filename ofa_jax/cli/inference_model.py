@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ofa_jax.checkpoint.bucket import is_remote, local_copy
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, import_checkpoint
 from ofa_jax.checkpoint.orbax_weights import best_step
 from ofa_jax.checkpoint.tuned import split_source
@@ -39,14 +40,17 @@ def find_checkpoint(checkpoint: str) -> str:
     Raises:
       ValueError: none was given, and there is no quickstart run.
     """
+    if is_remote(checkpoint):
+        return str(local_copy(checkpoint))
     if checkpoint:
         return _best_of_run(checkpoint) or checkpoint
     if pathlib.Path(QUICKSTART).is_dir():
         logger.info("no --checkpoint given, taking %s", QUICKSTART)
         return QUICKSTART
     raise ValueError(
-        "no checkpoint: give --checkpoint, the folder of a run, a .pt file, a HuggingFace folder "
-        "or a hub repository such as OFA-Sys/ofa-base; `make quickstart` trains a small one"
+        "no checkpoint: give --checkpoint, the folder or gs:// address of a run, a .pt file, a "
+        "HuggingFace folder or a hub repository such as OFA-Sys/ofa-base; `make quickstart` trains "
+        "a small one"
     )
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import pathlib
-import re
 import shutil
+import tempfile
+from collections.abc import Iterator
 from typing import Any, cast
 
 import jax
 import numpy as np
 
+from ofa_jax.checkpoint.bucket import Mirror, check_address, is_remote
 from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.checkpoint.manager import CheckpointManager, readable_size, tree_bytes
 from ofa_jax.checkpoint.orbax_weights import write_model_config
@@ -25,41 +28,81 @@ from ofa_jax.training.state import to_checkpoint_tree
 
 logger = logging.getLogger("ofa_jax")
 
-_MOUNTS = {"gs": "gcsfuse {bucket} /mnt/{bucket}", "s3": "mount-s3 {bucket} /mnt/{bucket}"}
-
 
 def is_primary() -> bool:
     """Whether this process writes what a run has once: one of all hosts does."""
     return jax.process_index() == 0
 
 
-def local_folder(model_dir: str) -> pathlib.Path:
-    """MODEL_DIR as a path of the file system.
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where a run writes.
 
-    Args:
-      model_dir: the setting.
+    Attributes:
+      address: MODEL_DIR as given; checkpoints go there.
+      files: folder of everything else: the same, or on this machine where MODEL_DIR is a bucket.
+      mirror: copies `files` to the bucket, or None.
+    """
+
+    address: str
+    files: pathlib.Path
+    mirror: Mirror | None = None
+
+    def push(self) -> None:
+        """Makes sure that everything written so far is where MODEL_DIR is.
+
+        Raises:
+          CheckpointError: the bucket cannot be written.
+        """
+        if self.mirror:
+            self.mirror.push()
+
+    def shown(self, path: pathlib.Path) -> str:
+        """A path below `files` as the user finds it."""
+        if self.mirror is None:
+            return str(path)
+        return f"{self.address}/{path.relative_to(self.files).as_posix()}"
+
+
+def check_model_dir(model_dir: str) -> None:
+    """Fails at the start where MODEL_DIR is an address that nothing here can write to.
 
     Raises:
-      ValueError: an address such as gs://bucket/run, which needs its driver to be a folder.
+      ValueError: with what would help.
     """
-    address = re.match(r"^(\w+)://([^/]+)/?(.*)$", model_dir)
-    if address is None:
-        return pathlib.Path(model_dir)
-    scheme, bucket, rest = address.groups()
-    mount = _MOUNTS.get(scheme, "its FUSE driver").format(bucket=bucket)
-    raise ValueError(
-        f"MODEL_DIR {model_dir} is remote, and no driver makes {scheme}:// a folder here; mount it "
-        f"on every host ({mount}) and set MODEL_DIR='/mnt/{bucket}/{rest}'"
-    )
+    if is_remote(model_dir):
+        check_address(model_dir, "MODEL_DIR")
+
+
+@contextlib.contextmanager
+def opened(model_dir: str) -> Iterator[RunFolder]:
+    """The folder of a run, for as long as it is used.
+
+    Args:
+      model_dir: MODEL_DIR, a folder or an address such as gs://bucket/run.
+
+    Raises:
+      ValueError: see `check_model_dir`.
+      CheckpointError: the bucket cannot be read or written.
+    """
+    if not is_remote(model_dir):
+        yield RunFolder(model_dir, pathlib.Path(model_dir))
+        return
+    check_model_dir(model_dir)
+    address = model_dir.rstrip("/")
+    with tempfile.TemporaryDirectory(prefix="ofa_jax_run_") as temporary:
+        files = pathlib.Path(temporary) / address.rpartition("/")[2]
+        with Mirror(address, files) as mirror:
+            yield RunFolder(address, files, mirror)
 
 
 def open_manager(
-    run_dir: pathlib.Path, checkpoints: CheckpointConfig, **settings: Any
+    run: RunFolder, checkpoints: CheckpointConfig, **settings: Any
 ) -> CheckpointManager:
     """Opens the checkpoints of a run.
 
     Args:
-      run_dir: folder of the run; made where it does not exist.
+      run: its folder; made where it does not exist.
       checkpoints: how many to keep.
       **settings: dataclasses that another run's folder may not differ in, by name.
 
@@ -69,7 +112,7 @@ def open_manager(
     config = {name: dataclasses.asdict(value) for name, value in settings.items()}
     try:
         return CheckpointManager(
-            run_dir,
+            run.address,
             config=config,
             keep=checkpoints.keep,
             best_metric=checkpoints.best_metric or None,
@@ -80,12 +123,12 @@ def open_manager(
 
 
 def check_space(
-    run_dir: pathlib.Path, checkpoints: CheckpointConfig, manager: CheckpointManager, state: Any
+    run: RunFolder, checkpoints: CheckpointConfig, manager: CheckpointManager, state: Any
 ) -> None:
     """Fails at the start where the checkpoints of the run would not fit on the disk.
 
     Args:
-      run_dir: folder of the run.
+      run: its folder; a bucket has no limit.
       checkpoints: how many are kept.
       manager: of the run's checkpoints; those that are there are counted.
       state: arrays or shapes, unboxed.
@@ -93,31 +136,31 @@ def check_space(
     Raises:
       ValueError: too little space, with the numbers.
     """
+    if run.mirror:
+        return
     copies = max(1, checkpoints.keep + 1 - len(manager.steps()))
     needed = tree_bytes(to_checkpoint_tree(state)) * copies
-    if (free := shutil.disk_usage(run_dir).free) < needed:
+    if (free := shutil.disk_usage(run.files).free) < needed:
         raise ValueError(
-            f"MODEL_DIR {run_dir} has {readable_size(free)} free; {checkpoints.keep} "
+            f"MODEL_DIR {run.address} has {readable_size(free)} free; {checkpoints.keep} "
             f"checkpoints and the one being written need {readable_size(needed)} more"
         )
 
 
-def write_trained(
-    run_dir: pathlib.Path, engine: Engine, variables: Any, initial_path: str | None
-) -> None:
+def write_trained(run: RunFolder, engine: Engine, variables: Any, initial_path: str | None) -> None:
     """Writes the parameters that were trained, for runs that froze the rest.
 
     Args:
-      run_dir: folder of the run.
+      run: its folder.
       engine: of the run.
       variables: {"params", "batch_stats"}, whole on this host.
       initial_path: checkpoint of the frozen rest.
     """
-    path, base = run_dir / TUNED_FILE, initial_path or ""
+    path, base = run.files / TUNED_FILE, initial_path or ""
     frozen = engine.optimizer.frozen
     count = write_tuned(path, variables, engine.config, frozen=frozen, base=base)
     size = readable_size(path.stat().st_size)
-    logger.info("%s: the %d numbers that were trained, %s", path, count, size)
+    logger.info("%s: the %d numbers that were trained, %s", run.shown(path), count, size)
 
 
 def write_settings(run_dir: pathlib.Path, engine: Engine) -> None:
@@ -132,20 +175,20 @@ def write_settings(run_dir: pathlib.Path, engine: Engine) -> None:
     (run_dir / "config.gin").write_text(gin_files.resolved(), encoding="utf-8")
 
 
-def report_placement(run_dir: pathlib.Path, engine: Engine, abstract_state: Any) -> None:
+def report_placement(run: RunFolder, engine: Engine, abstract_state: Any) -> None:
     """Logs mesh and memory per device; writes where every parameter lives to `placement.txt`.
 
     Args:
-      run_dir: folder of the run.
+      run: its folder.
       engine: of the run.
       abstract_state: boxed, from `Engine.abstract_state`.
     """
     for line in placement.placement_summary(abstract_state, engine.mesh, engine.rules):
         logger.info("%s", line)
     text = placement.placement_report(abstract_state, engine.mesh, engine.rules)
-    path = run_dir / "placement.txt"
+    path = run.files / "placement.txt"
     path.write_text(text + "\n", encoding="utf-8")
-    logger.info("where every parameter is: %s", path)
+    logger.info("where every parameter is: %s", run.shown(path))
 
 
 def dump_batch(

@@ -15,6 +15,7 @@ from typing import Any
 from clu import metric_writers
 from tqdm import tqdm
 
+from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.cli.settings import LogConfig
 
 logger = logging.getLogger("ofa_jax")
@@ -33,6 +34,7 @@ class RunLog:
         start_step: int,
         config: LogConfig = LogConfig(),
         *,
+        address: str = "",
         settings: str = "",
     ):
         """Opens the files.
@@ -41,12 +43,13 @@ class RunLog:
           run_dir: folder of the run.
           start_step: lines after it (of a run that was killed) are dropped.
           config: where the numbers go.
+          address: of the run, by which a restart finds its W&B run again; "" is `run_dir`.
           settings: the whole configuration as text, kept with a W&B run.
 
         Raises:
           ValueError: W&B is asked for and not installed.
         """
-        self._wandb = _wandb_run(pathlib.Path(run_dir), config, settings)
+        self._wandb = _wandb_run(pathlib.Path(run_dir), address, config, settings)
         root = pathlib.Path(run_dir)
         root.mkdir(parents=True, exist_ok=True)
         self.path = root / "metrics.jsonl"
@@ -79,8 +82,13 @@ class RunLog:
         if self._wandb:
             self._wandb.log(dict(values), step=step)
 
+    def flush(self) -> None:
+        """Writes out what TensorBoard's writer still holds; the rest is on disk already."""
+        if self._writer:
+            self._writer.flush()
+
     def close(self) -> None:
-        """Flushes the event files."""
+        """Flushes and closes the event files."""
         if self._writer:
             self._writer.flush()
             self._writer.close()
@@ -88,7 +96,7 @@ class RunLog:
             self._wandb.finish()
 
 
-def _wandb_run(run_dir: pathlib.Path, config: LogConfig, settings: str) -> Any:
+def _wandb_run(run_dir: pathlib.Path, address: str, config: LogConfig, settings: str) -> Any:
     """The run of Weights & Biases that belongs to a folder, or None; a restart goes on with it."""
     if not config.wandb_project:
         return None
@@ -100,12 +108,13 @@ def _wandb_run(run_dir: pathlib.Path, config: LogConfig, settings: str) -> Any:
             "pip install wandb, or leave the setting out"
         ) from error
     folder = str(run_dir.absolute())
+    identity = address if is_remote(address) else folder
     return wandb.init(
         project=config.wandb_project,
         entity=config.wandb_entity or None,
         mode=config.wandb_mode,
         name=run_dir.name,
-        id=f"{run_dir.name}-{zlib.crc32(folder.encode()):08x}",
+        id=f"{run_dir.name}-{zlib.crc32(identity.encode()):08x}",
         resume="allow",
         dir=folder,
         config={"gin": settings},
@@ -119,6 +128,9 @@ class NoLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes nothing."""
+
+    def flush(self) -> None:
+        """Holds nothing."""
 
     def close(self) -> None:
         """Closes nothing."""

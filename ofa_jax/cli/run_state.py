@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from ofa_jax.checkpoint.bucket import check_address, is_remote
 from ofa_jax.checkpoint.huggingface import is_repository_id
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.manager import CheckpointManager
@@ -25,11 +26,13 @@ def check_initial_path(path: str | None, manager: CheckpointManager) -> None:
     """Fails where the weights to start from are not there, unless the run has its own already.
 
     Raises:
-      ValueError: there is no such path.
+      ValueError: there is no such path, or nothing here reads its address.
     """
     if not path or manager.steps() or is_repository_id(path):
         return
-    if not pathlib.Path(path).exists():
+    if is_remote(path):
+        check_address(path, "INITIAL_CHECKPOINT_PATH")
+    elif not pathlib.Path(path).exists():
         raise ValueError(f"INITIAL_CHECKPOINT_PATH: there is no {path}")
 
 

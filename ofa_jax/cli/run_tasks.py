@@ -166,7 +166,7 @@ def refuse_other_settings(
         return
     if start_step >= total_steps:
         raise ValueError(
-            f"MODEL_DIR {run_dir} holds a finished run with other settings (now: {changed[0]}); "
+            f"MODEL_DIR holds a finished run with other settings (now: {changed[0]}); "
             "give another MODEL_DIR, or delete that folder"
         )
     logger.warning("settings differ from those this run began with: %s", "; ".join(changed))

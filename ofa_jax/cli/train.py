@@ -72,7 +72,7 @@ def train(
 
     Args:
       model: `models.OFA` settings.
-      model_dir: folder of the run; made where it does not exist.
+      model_dir: folder of the run, or a gs:// address; made where it does not exist.
       train_dataset_cfg: mixture, lengths, batch size.
       optimizer: update rule and learning rate.
       total_steps: train until this step.
@@ -94,7 +94,7 @@ def train(
       ValueError: a setting that cannot work; the message names it and what would be right.
     """
     started = time.time()
-    run_dir = run_folder.local_folder(model_dir)
+    run_folder.check_model_dir(model_dir)
     for name, path in (locations or {}).items():
         data_locations.assign(name, path)
     tasks = run_tasks.load(train_dataset_cfg, infer_eval_dataset_cfg)
@@ -119,12 +119,14 @@ def train(
 
     base_key = jax.random.key(random_seed)
     with contextlib.ExitStack() as stack:
+        run = stack.enter_context(run_folder.opened(model_dir))
+        run_dir = run.files
         manager = stack.enter_context(
-            run_folder.open_manager(run_dir, checkpoint_cfg, model=config, vocabulary=layout)
+            run_folder.open_manager(run, checkpoint_cfg, model=config, vocabulary=layout)
         )
         run_state.check_initial_path(checkpoint_cfg.initial_path, manager)
         abstract_state = engine.abstract_state(example_batch)
-        run_folder.check_space(run_dir, checkpoint_cfg, manager, abstract_state)
+        run_folder.check_space(run, checkpoint_cfg, manager, abstract_state)
         state, shardings = run_state.begin(
             engine, manager, base_key, example_batch, initial_path=checkpoint_cfg.initial_path
         )
@@ -143,9 +145,15 @@ def train(
         log: RunLog | NoLog = NoLog()
         ledger = None
         if run_folder.is_primary():
-            run_folder.report_placement(run_dir, engine, abstract_state)
+            run_folder.report_placement(run, engine, abstract_state)
             run_folder.write_settings(run_dir, engine)
-            log = RunLog(run_dir, start_step, log_cfg, settings=gin_files.resolved())
+            log = RunLog(
+                run_dir,
+                start_step,
+                log_cfg,
+                address=run.address,
+                settings=gin_files.resolved(),
+            )
             if start_step < total_steps:
                 ledger = GoodputLedger(run_dir / "goodput.json", start_step, started=started)
         stack.callback(log.close)
@@ -168,7 +176,7 @@ def train(
                     checkpoint_cfg.period or total_steps,
                     loss_evaluation_cfg.period if loss_evaluation_cfg else 0,
                 ),
-                run_dir=run_dir,
+                run=run,
                 manager=manager,
                 log=log,
                 ledger=ledger,
@@ -188,7 +196,7 @@ def train(
         if checkpoint_cfg.save_trained:
             variables = distributed.on_every_host(state.variables(use_ema=True))
             if run_folder.is_primary():
-                run_folder.write_trained(run_dir, engine, variables, checkpoint_cfg.initial_path)
+                run_folder.write_trained(run, engine, variables, checkpoint_cfg.initial_path)
         if evaluation and evaluation.config.final_num_examples:
             facts = {
                 "model": model.size,
@@ -202,7 +210,7 @@ def train(
             if checkpoint_cfg.best_metric:
                 facts["best_step"] = int(state.step)
             variables = distributed.on_every_host(state.variables(use_ema=True))
-            results = _finish(run_dir, evaluation, variables, log, facts)
+            results = _finish(run, evaluation, variables, log, facts)
     logger.info("done in %s", duration(time.time() - started))
     return results
 
@@ -243,7 +251,7 @@ def _train(
     base_key: jax.Array,
     *,
     periods: loop.Periods,
-    run_dir: pathlib.Path,
+    run: run_folder.RunFolder,
     manager: Any,
     log: RunLog | NoLog,
     ledger: GoodputLedger | None,
@@ -260,6 +268,9 @@ def _train(
     peak = _peak_examples_per_second(engine, pipeline)
 
     def save(step: int, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
+        # A start from this checkpoint must find the lines that were written before it.
+        log.flush()
+        run.push()
         manager.save(
             step,
             to_checkpoint_tree(state),
@@ -296,7 +307,7 @@ def _train(
     watcher = None
     if engine.trainer.profile_steps:
         watcher = ProfilerWindow(
-            run_dir / "profile", engine.trainer.profile_start, engine.trainer.profile_steps
+            run.files / "profile", engine.trainer.profile_start, engine.trainer.profile_steps
         )
     primary = run_folder.is_primary()
     with distributed.preemption_handler() as preemption, distributed.lost_hosts_end_the_process():
@@ -322,9 +333,9 @@ def _train(
             )
         except loop.NonFiniteLossError as error:
             path = run_folder.dump_batch(
-                run_dir, error.batch, pipeline.batch(error.batch), engine.tasks
+                run.files, error.batch, pipeline.batch(error.batch), engine.tasks
             )
-            raise loop.NonFiniteLossError(f"{error}: {path}", error.batch) from error
+            raise loop.NonFiniteLossError(f"{error}: {run.shown(path)}", error.batch) from error
         timers.measure("save", manager.wait)
     if ledger:
         goodput = ledger.update(int(state.step), timers.total)
@@ -353,14 +364,14 @@ def _peak_examples_per_second(engine: Engine, pipeline: MixturePipeline) -> floa
 
 
 def _finish(
-    run_dir: pathlib.Path,
+    run: run_folder.RunFolder,
     evaluation: InferenceEvaluation,
     variables: Any,
     log: RunLog | NoLog,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Final evaluation, metrics.json and report; an evaluation that is there is kept."""
-    path = run_dir / "metrics.json"
+    path = run.files / "metrics.json"
     results = _finished_results(path, facts)
     distributed.wait_for_all("results are looked for")
     if not run_folder.is_primary():
@@ -369,19 +380,19 @@ def _finish(
             return results or evaluation.final(variables, folder)
     if results is None:
         wall_seconds = log.seconds
-        results = evaluation.final(variables, run_dir)
+        results = evaluation.final(variables, run.files)
         finished = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         results["run"] = {
-            "name": run_dir.name,
+            "name": run.files.name,
             "finished": finished,
             "wall_seconds": round(wall_seconds, 1),
             **facts,
         }
         run_tasks.write_json(path, results)
     else:
-        logger.info("this run is finished; delete %s to train again", run_dir)
-    report = build_report(run_dir)
-    logger.info("report: %s", report)
+        logger.info("this run is finished; delete %s to train again", run.address)
+    report = build_report(run.files)
+    logger.info("report: %s", run.shown(report))
     return results
 
 

@@ -8,8 +8,8 @@ the tasks, decoding, scores and `predictions/*.jsonl` are those of
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +18,7 @@ import jax
 from absl import logging
 from clu import metric_writers
 
-from ofa_jax.cli import run_tasks
+from ofa_jax.cli import run_folder, run_tasks
 from ofa_jax.cli.distributed import on_every_host
 from ofa_jax.cli.inference_evaluation import InferenceEvaluation
 from ofa_jax.cli.settings import EvaluationConfig
@@ -58,7 +58,7 @@ class Evaluator:
           seed: of the examples.
           sequence_length: not used.
           use_memory_cache: not used.
-          log_dir: where predictions and scores go; None writes nothing.
+          log_dir: where predictions and scores go, a folder or gs:// address; None writes nothing.
           logger_cls: not used.
           model: of the run.
           settings: how much is evaluated, as for the native runner.
@@ -75,9 +75,11 @@ class Evaluator:
         self._tasks = model.tasks
         self._evaluation = InferenceEvaluation(model.module, model.tasks, settings, seed or 0)
         self._complete = complete
-        self._folder = pathlib.Path(log_dir) if log_dir else None
-        self._writer = None
-        if self._folder and jax.process_index() == 0:
+        self._folder, self._writer = None, None
+        self._open = contextlib.ExitStack()
+        if log_dir and jax.process_index() == 0:
+            self._run = self._open.enter_context(run_folder.opened(log_dir))
+            self._folder = self._run.files
             self._folder.mkdir(parents=True, exist_ok=True)
             self._writer = metric_writers.create_default_writer(
                 str(self._folder), asynchronous=False
@@ -150,12 +152,14 @@ class Evaluator:
             file.write(json.dumps({"step": step, **values}) + "\n")
         self._writer.write_scalars(step, dict(values))
         self._writer.flush()
+        self._run.push()
 
     def close(self) -> None:
         """Closes the files."""
         if self._writer:
             self._writer.close()
             self._writer = None
+        self._open.close()
 
 
 def _flat_scores(results: Mapping[str, Any]) -> dict[str, float]:

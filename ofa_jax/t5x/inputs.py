@@ -14,14 +14,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from clu.data.dataset_iterator import ArraySpec, DatasetIterator
+from etils import epath
 from t5x import checkpoints, utils  # pyrefly: ignore[missing-import]
 
+from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.cli import run_tasks
 from ofa_jax.cli.settings import DatasetConfig
 from ofa_jax.data.pipeline import MixturePipeline
@@ -75,13 +76,14 @@ class GrainIterator(DatasetIterator):
         self._seek(json.loads(_state_file(filename).read_text(encoding="utf-8"))["next_step"])
 
 
-def _state_file(filename: str | os.PathLike) -> pathlib.Path:
-    return pathlib.Path(f"{os.fspath(filename)}.json")
+def _state_file(filename: str | os.PathLike) -> epath.Path:
+    return epath.Path(f"{os.fspath(filename)}.json")
 
 
 def start_step(model_dir: str) -> int:
     """The step from which t5x goes on in a folder: that of its newest checkpoint, else 0."""
-    steps = checkpoints.all_steps(model_dir) if os.path.isdir(model_dir) else []
+    is_there = is_remote(model_dir) or os.path.isdir(model_dir)
+    steps = checkpoints.all_steps(model_dir) if is_there else []
     return max(steps, default=0)
 
 

@@ -7,15 +7,15 @@ native runner, converted, and loaded by `ofa_jax.load`.
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
 from t5x import gin_utils  # pyrefly: ignore[missing-import]
 
+from ofa_jax.checkpoint.bucket import directory_path
 from ofa_jax.checkpoint.fingerprint import check_fingerprint
 from ofa_jax.checkpoint.orbax_weights import write_model_config
-from ofa_jax.cli import run_tasks
+from ofa_jax.cli import run_folder, run_tasks
 from ofa_jax.t5x.models import OFAModel
 
 CONFIG_FILE = "t5x_config.gin"
@@ -28,7 +28,7 @@ def write_run_files(model_dir: str, summary_writer: Any, step: int, *, model: OF
     compares it when it goes on.
 
     Args:
-      model_dir: folder of the run.
+      model_dir: folder of the run, or a gs:// address.
       summary_writer: t5x's writer, or None.
       step: at which the run starts.
       model: of the run.
@@ -38,16 +38,16 @@ def write_run_files(model_dir: str, summary_writer: Any, step: int, *, model: OF
     """
     if jax.process_index() != 0:
         return
-    folder = pathlib.Path(model_dir)
     layout = model.tasks.tokenizer.layout
     check_fingerprint(
-        folder,
+        directory_path(model_dir),
         {"model": dataclasses.asdict(model.config), "vocabulary": dataclasses.asdict(layout)},
     )
     config = gin_utils.get_gin_config_str()
-    (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
-    write_model_config(folder, model.config)
-    run_tasks.save_vocabulary(folder, model.tasks.tokenizer)
+    with run_folder.opened(model_dir) as run:
+        (run.files / CONFIG_FILE).write_text(config, encoding="utf-8")
+        write_model_config(run.files, model.config)
+        run_tasks.save_vocabulary(run.files, model.tasks.tokenizer)
     if summary_writer is not None:
         summary_writer.write_texts(step, {"config": config})
         summary_writer.flush()

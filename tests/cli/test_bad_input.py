@@ -5,6 +5,7 @@ is refused within seconds.
 """
 
 import collections
+import importlib.util
 import pathlib
 import shutil
 import subprocess
@@ -228,10 +229,17 @@ def test_disk_without_space(refused, tmp_path, monkeypatch):
     assert line.startswith(f"error: MODEL_DIR {folder} has 1.0 MiB free; 2 checkpoints and the one")
 
 
-def test_remote_folder_without_a_driver(refused):
+def test_remote_folder_without_a_driver(refused, monkeypatch):
+    find = importlib.util.find_spec
+    without = lambda name, *rest: None if name == "gcsfs" else find(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", without)
     line = refused(QUICKSTART, "--gin.MODEL_DIR='gs://bucket/runs/one'")
-    assert "MODEL_DIR gs://bucket/runs/one is remote, and no driver makes gs:// a folder" in line
+    assert "MODEL_DIR gs://bucket/runs/one needs the package gcsfs: pip install" in line
     assert "gcsfuse bucket /mnt/bucket) and set MODEL_DIR='/mnt/bucket/runs/one'" in line
+    line = refused(QUICKSTART, "--gin.MODEL_DIR='s3://bucket/runs/one'")
+    assert "no driver makes s3:// a folder here; mount it on every host (mount-s3 bucket" in line
+    line = refused(QUICKSTART, "--gin.MODEL_DIR='gs://bucket'")
+    assert "gs://bucket is no address of a folder, such as gs://bucket/run" in line
 
 
 # The process.

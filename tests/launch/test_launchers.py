@@ -324,7 +324,7 @@ RULES = "--gin_file=gin_configs/sharding/fsdp_tensor.gin"
         (("tpu", *TPU, *PLAIN), "gcloud is not on the PATH; install the Google Cloud CLI"),
         (("tpu", *TPU, "--direct", "--num_slices=2", *PLAIN), "leave out --direct"),
         (("tpu", *TPU, PLAIN[0]), "MODEL_DIR must be a whole path that all hosts see"),
-        (("tpu", *TPU, PLAIN[0], "--gin.MODEL_DIR='gs://b/a'"), "gs://b/a is no folder"),
+        (("tpu", *TPU, PLAIN[0], "--gin.MODEL_DIR='s3://b/a'"), "s3://b/a is no folder"),
         (("tpu", *TPU, "--name=Ofa_1", *PLAIN), "--name must be lower-case letters"),
         (("slurm", *PLAIN), "sbatch is not on the PATH; run this on a login node"),
         (("slurm", "--time=soon", *PLAIN), "--time must be minutes"),
