@@ -33,7 +33,8 @@ logger = logging.getLogger("ofa_jax")
 PUSH_PERIOD = 30.0
 _ADDRESS = re.compile(r"(\w+)://([^/]+)/*(.*?)/*")
 _MOUNTS = {"gs": "gcsfuse {bucket} /mnt/{bucket}", "s3": "mount-s3 {bucket} /mnt/{bucket}"}
-_STEP_FOLDER = re.compile(r"(checkpoint|damaged)_\d+.*")
+_STEP_FOLDER = re.compile(r"checkpoint_\d+")
+_STATE_FOLDER = re.compile(r"(checkpoint|damaged)_\d+")
 # Orbax writes it last where folders cannot be renamed.
 _COMMITTED = "commit_success.txt"
 _UNFINISHED = (".partial", ".unfinished")
@@ -158,7 +159,9 @@ class Mirror:
           CheckpointError: the bucket cannot be read.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in _names_below(self._files, self.address, lambda top: not _is_step_folder(top)):
+        for name in _names_below(
+            self._files, self.address, lambda top: not _STATE_FOLDER.fullmatch(top)
+        ):
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             self._files.get_file(f"{self.address}/{name}", str(path))
@@ -199,8 +202,14 @@ class Mirror:
                 logger.warning("%s; trying again in %.0f s", error, PUSH_PERIOD)
 
 
-def _is_step_folder(name: str) -> bool:
+def is_step_folder(name: str) -> bool:
+    """Whether a folder of that name is a checkpoint."""
     return _STEP_FOLDER.fullmatch(name) is not None
+
+
+def is_finished(checkpoint: epath.Path) -> bool:
+    """Whether a checkpoint in a bucket was written to its end."""
+    return (checkpoint / _COMMITTED).exists()
 
 
 def _names_below(
@@ -262,7 +271,7 @@ def _copy_here(address: str) -> pathlib.Path:
     if not files.exists(address):
         raise FileNotFoundError(f"{address}: no such file or folder")
     parent, _, name = address.rpartition("/")
-    is_file, is_step = files.isfile(address), _is_step_folder(name)
+    is_file, is_step = files.isfile(address), is_step_folder(name)
     root = parent if is_file or is_step else address
     if is_file:
         names = [other for other in (name, "config.gin") if files.isfile(f"{root}/{other}")]
@@ -289,7 +298,7 @@ def _chosen_step(files: Any, run: str) -> str | None:
     steps = [
         int(top.removeprefix("checkpoint_"))
         for top in tops
-        if re.fullmatch(r"checkpoint_\d+", top) and files.exists(f"{run}/{top}/{_COMMITTED}")
+        if is_step_folder(top) and files.exists(f"{run}/{top}/{_COMMITTED}")
     ]
     best = None
     if files.isfile(f"{run}/metrics.json"):

@@ -24,7 +24,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from ofa_jax.checkpoint.bucket import directory_path, is_remote
+from ofa_jax.checkpoint.bucket import directory_path, is_finished, is_remote, is_step_folder
 from ofa_jax.checkpoint.dataset_state import DatasetHandler, DatasetSave, dataset_file
 from ofa_jax.checkpoint.errors import CheckpointError, CheckpointStructureError, one_line
 from ofa_jax.checkpoint.fingerprint import check_fingerprint
@@ -111,6 +111,8 @@ class CheckpointManager:
         self._make_writable()
         if config is not None:
             check_fingerprint(self.directory, config)
+        if is_remote(self.directory):
+            self._remove_unfinished()
         policies: list[Any] = [LatestN(keep)]
         if best_metric:
             policies.append(
@@ -123,7 +125,9 @@ class CheckpointManager:
             )
         options = ocp.CheckpointManagerOptions(
             step_prefix=STEP_PREFIX,
-            cleanup_tmp_directories=True,
+            # In a bucket orbax would take away every folder that is no finished checkpoint, those
+            # with logs and reports too.
+            cleanup_tmp_directories=not is_remote(self.directory),
             enable_async_checkpointing=asynchronous,
             preservation_policy=AnyPreservationPolicy(policies),
             # The history of metrics decides what is best, also after a restart.
@@ -161,6 +165,16 @@ class CheckpointManager:
             raise CheckpointError(
                 f"cannot write checkpoints to {self.directory}: {reason}"
             ) from error
+
+    def _remove_unfinished(self) -> None:
+        """Takes away checkpoints in a bucket whose writing was interrupted."""
+        if jax.process_index() == 0:
+            for path in self.directory.iterdir():
+                if is_step_folder(path.name) and not is_finished(path):
+                    logger.info("removing %s, which was never finished", path)
+                    path.rmtree()
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("unfinished")
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""

@@ -311,7 +311,10 @@ class DecoderPositions(nn.Module):
 
     def encoder_keys(self, positions: jax.Array) -> jax.Array:
         """Maps the encoder's dtype[1 or b, n, d] to position keys dtype[1 or b, n, h, k]."""
-        return split_heads(self.cross_key(positions), self.config.num_heads)
+        keys = split_heads(self.cross_key(positions), self.config.num_heads)
+        if keys.shape[0] == 1:
+            return keys
+        return nn.with_logical_constraint(keys, ("batch", "length", "heads", "kv"))
 
 
 class Decoder(nn.Module):

@@ -311,4 +311,7 @@ def _sampled_positions(x: jax.Array, patch_orders: jax.Array, text_length: int) 
     b, count = patch_orders.shape
     image = x[0, :patches][patch_orders]
     text = jnp.broadcast_to(x[:, patches:], (b, text_length, *x.shape[2:]))
-    return jnp.concatenate([image, text], axis=1).reshape(b, count + text_length, *x.shape[2:])
+    x = jnp.concatenate([image, text], axis=1).reshape(b, count + text_length, *x.shape[2:])
+    # Without it, FSDP splits these like the table that they come from: by width, not by sample.
+    inner = ("embed",) if x.ndim == 3 else ("heads", "kv")
+    return nn.with_logical_constraint(x, ("batch", "length", *inner))

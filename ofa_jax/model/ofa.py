@@ -201,7 +201,8 @@ class OFA(nn.Module):
         return self._logits(states), cache
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
-        return self.token_embedding()[tokens].astype(jnp.dtype(self.config.dtype))
+        x = self.token_embedding()[tokens].astype(jnp.dtype(self.config.dtype))
+        return nn.with_logical_constraint(x, ("batch", "length", "embed"))
 
     def _logits(self, states: jax.Array) -> jax.Array:
         cfg = self.config

@@ -1,7 +1,8 @@
 """Which collectives a compiled program runs, how often, and how many bytes they move.
 
 Reads the text of a partitioned program (`compiled.as_text()`). Collectives inside loops, such as
-the scan over layers, are counted as often as the loop runs.
+the scan over layers, are counted as often as the loop runs. The TPU compiler cuts a collective that
+overlaps with computation into pieces, one in each of several fusions; they count once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +32,16 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _BODY = re.compile(r" while\(.*\bbody=%?([\w.\-]+)")
+_CONDITION = re.compile(r" while\(.*\bcondition=%?([\w.\-]+)")
+_BOUND = re.compile(r"^ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
+_CONSTANT = re.compile(r"^%?([\w.\-]+) = [su]\d+\[\]\S* constant\((\d+)\)")
+_PIECE = re.compile(r"channel_id=(\d+),.*\basync_collective_fusion_config\b")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
+_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_NAMED_SIZE = re.compile(r"'([^']+)'=(\d+)")
+_NAMED_AXIS = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
 
 
@@ -79,11 +88,16 @@ def program_collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
     computations = _computations(text)
     times = _times(computations)
     found = []
+    counted = set()
     for name, lines in computations.items():
         for line in lines:
             match = _OPERATION.search(line)
             if not match or not times.get(name):
                 continue
+            if piece := _PIECE.search(line):
+                if (match[1], piece[1]) in counted:
+                    continue
+                counted.add((match[1], piece[1]))
             group, axes = _group(line, mesh)
             if group > 1:
                 size = _result_bytes(line, match, group)
@@ -155,7 +169,7 @@ def _times(computations: Mapping[str, list[str]]) -> dict[str, int]:
                 trips = 1
                 if body and child == body[1]:
                     known = _TRIPS.search(line)
-                    trips = int(known[1]) if known else 1
+                    trips = int(known[1]) if known else _trips(line, computations)
                 if child in computations and "-done(" not in line:
                     edges[name].append((child, trips))
     # HLO lists a computation before those that call it, so callers come last.
@@ -166,6 +180,15 @@ def _times(computations: Mapping[str, list[str]]) -> dict[str, int]:
         for child, trips in edges[name]:
             times[child] += times[name] * trips
     return times
+
+
+def _trips(line: str, computations: Mapping[str, list[str]]) -> int:
+    """How often a loop runs by its condition, `index < constant`; loops here count from 0 by 1."""
+    condition = _CONDITION.search(line)
+    lines = [text.strip() for text in computations.get(condition[1] if condition else "", ())]
+    constants = {match[1]: match[2] for text in lines if (match := _CONSTANT.match(text))}
+    bounds = (match[1] for text in lines if (match := _BOUND.match(text)))
+    return int(constants.get(next(bounds, ""), 1))
 
 
 def _callers_first(edges: Mapping[str, Sequence[tuple[str, int]]]) -> list[str]:
@@ -209,6 +232,8 @@ def _group(line: str, mesh: Mapping[str, int]) -> tuple[int, tuple[str, ...]]:
         if match[4]:
             ids = ids.transpose([int(part) for part in match[4].split(",")])
         members = ids.reshape(int(match[1]), int(match[2]))[0]
+    elif match := _NAMED.search(line):
+        members = _named_members(match[1], match[2])
     elif match := _LISTED.search(line):
         members = np.array([int(part) for part in match[1].split(",")])
     elif match := _PAIRS.search(line):
@@ -222,3 +247,28 @@ def _group(line: str, mesh: Mapping[str, int]) -> tuple[int, tuple[str, ...]]:
     places = np.unravel_index(members, sizes)
     axes = tuple(axis for axis, place in zip(mesh, places, strict=True) if len(set(place)) > 1)
     return len(members), axes
+
+
+def _named_members(sizes: str, group: str) -> np.ndarray:
+    """Devices of the first group of `mesh['a'=4,'b'=2] {'a','b':(1)2}`.
+
+    Args:
+      sizes: the axes of the program's own mesh, whose devices are in order.
+      group: the axes along which a group lies, or parts of them: `'b':(m)s` is the middle of an
+        axis that is seen as m times s times the rest.
+    """
+    wanted = {
+        name: (int(before), int(size)) if size else None
+        for name, before, size in _NAMED_AXIS.findall(group)
+    }
+    dims: list[int] = []
+    index: list[Any] = []
+    for name, count in ((name, int(count)) for name, count in _NAMED_SIZE.findall(sizes)):
+        if part := wanted.get(name):
+            before, size = part
+            dims += [before, size, count // (before * size)]
+            index += [0, slice(None), 0]
+        else:
+            dims.append(count)
+            index.append(slice(None) if name in wanted else 0)
+    return np.arange(math.prod(dims)).reshape(dims)[tuple(index)].reshape(-1)

@@ -25,6 +25,9 @@ from tests.storage_server import StorageServer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 8
+# Two batches of the loss evaluation come before. Checkpoint 3 is complete then, since the sixth
+# step ends with waiting for it.
+SEVENTH_STEP = 9
 
 pytestmark = pytest.mark.slow
 
@@ -117,8 +120,7 @@ def alone(runs):
 def killed_and_restarted(runs):
     """The run in the bucket, killed and started again."""
     address = "gs://bucket/runs/one"
-    # Checkpoint 6 begins when checkpoint 3 is complete.
-    runs.session(address, kill=8, status=-signal.SIGKILL)
+    runs.session(address, kill=SEVENTH_STEP, status=-signal.SIGKILL)
     text = runs.session(address)
     assert re.search(f"going on from the checkpoint at step [36] in {address}", text), text
     assert "report: gs://bucket/runs/one/report" in text
@@ -196,10 +198,13 @@ def test_an_unfinished_checkpoint_does_not_count(runs, killed_and_restarted):
     files = bucket.file_system()
     files.copy(killed_and_restarted, address, recursive=True)
     files.rm_file(f"{address}/checkpoint_8/commit_success.txt")
+    files.pipe_file(f"{address}/notes/of_the_user.txt", b"kept")
     with pytest.raises(CheckpointError, match="checkpoint_8: was never finished"):
         import_checkpoint(f"{address}/checkpoint_8")
     text = runs.session(address)
+    assert f"removing {address}/checkpoint_8, which was never finished" in text
     assert f"going on from the checkpoint at step 6 in {address}" in text
+    assert read(f"{address}/notes/of_the_user.txt") == "kept"
     assert steps(address)[-1] == 8
     assert files.exists(f"{address}/checkpoint_8/commit_success.txt")
 
@@ -227,7 +232,7 @@ def test_another_model_is_refused(runs, killed_and_restarted):
 
 def test_two_hosts_write_to_one_bucket(runs, alone):
     address = "gs://bucket/runs/two"
-    runs.session(address, hosts=2, kill=8, status=-signal.SIGKILL)
+    runs.session(address, hosts=2, kill=SEVENTH_STEP, status=-signal.SIGKILL)
     text = runs.session(address, hosts=2)
     assert re.search(f"going on from the checkpoint at step [36] in {address}", text), text
     check_equal_run(address, alone)

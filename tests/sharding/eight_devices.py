@@ -6,6 +6,7 @@ rules it runs on.
 
 import dataclasses
 import json
+import re
 import sys
 
 import jax
@@ -34,15 +35,28 @@ from tests.sharding.rule_files import partitioner
 from tests.training.standin import VOCAB_SIZE, StandIn, make_batch
 
 RNG = jax.random.key(0)
+# No other axis of the model has this size, so that arrays of the whole batch can be told.
+NANO_BATCH_SIZE = 40
 
 
-def nano_batch(size=8):
+def nano_batch(size):
     rng = np.random.default_rng(0)
     batch = make_batch(size)
     batch["encoder_images"] = rng.integers(0, 256, (size, 32, 32, 3)).astype(np.uint8)
     batch["encoder_image_masks"] = np.arange(size) % 4 != 3
     batch["decoder_code_masks"] = np.zeros(size, bool)
     return batch
+
+
+def collective_shapes(text):
+    """Shapes that all-gathers and all-reduces in the text of a program leave on a device."""
+    kinds = r" = (.*?) (?:all-gather|all-reduce)\("
+    shapes = {
+        tuple(int(size) for size in shape.split(","))
+        for result in re.findall(kinds, text)
+        for shape in re.findall(r"[a-z]+\d+\[([\d,]+)\]", result)
+    }
+    return sorted(shapes)
 
 
 def two_steps(model, vocab_size, batch, settings, devices=None, *, initial=None):
@@ -79,8 +93,9 @@ def two_steps(model, vocab_size, batch, settings, devices=None, *, initial=None)
     )
     with mesh_context(mesh, rules):
         placed = place_batch(batch, mesh)
-        state, first = step(state, placed, RNG)
-        state, second = step(state, placed, RNG)
+        program = step.lower(state, placed, RNG).compile()
+        state, first = program(state, placed, RNG)
+        state, second = program(state, placed, RNG)
     report = placement_report(jax.eval_shape(create, RNG), mesh, rules)
     found = {
         "loss": float(first["loss"]),
@@ -88,6 +103,8 @@ def two_steps(model, vocab_size, batch, settings, devices=None, *, initial=None)
         "gradient_norm": float(first["gradient_norm"]),
         "share": share,
         "report": report,
+        "collective_shapes": collective_shapes(program.as_text()),
+        "batch_parts": mesh.shape["replica"] * mesh.shape["data"],
     }
     return found, initial
 
@@ -96,8 +113,10 @@ def main():
     jax.config.update("jax_threefry_partitionable", True)
     one = jax.devices()[:1]
     standin = (StandIn(width=32), VOCAB_SIZE, make_batch())
-    nano_config = dataclasses.replace(SIZES["nano"], dropout=0.1, layer_stack="scan")
-    nano = (OFA(nano_config), nano_config.vocab_size, nano_batch())
+    nano_config = dataclasses.replace(
+        SIZES["nano"], dropout=0.1, layer_stack="scan", sample_patch_num=5
+    )
+    nano = (OFA(nano_config), nano_config.vocab_size, nano_batch(NANO_BATCH_SIZE))
     models = {"standin": standin, "nano": nano}
     cases = {case: models[case.split()[0]] for case in sys.argv[1:]}
     references = {

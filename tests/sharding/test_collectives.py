@@ -55,6 +55,43 @@ def test_collectives_of_a_program():
     assert first.wire_bytes == first.bytes * 3 / 4
 
 
+TPU_PROGRAM = """HloModule jit_step, num_partitions=8
+
+%piece.1 (a: bf16[4,16]) -> bf16[16,16] {
+  %all-gather.1 = bf16[16,16]{1,0:T(8,128)(2,1)} all-gather(%a), channel_id=7, replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2] {'axis_0'}, dimensions={0}, backend_config={"async_collective_fusion_config":{"flag_start":"-1"}}
+}
+
+%piece.2 (a: bf16[4,16]) -> bf16[16,16] {
+  %all-gather.2 = bf16[16,16]{1,0:T(8,128)(2,1)} all-gather(%a), channel_id=7, replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2] {'axis_0'}, dimensions={0}, backend_config={"async_collective_fusion_config":{"flag_start":"2"}}
+}
+
+%loop_body (p: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
+  %fusion.1 = bf16[16,16] fusion(%x), kind=kOutput, calls=%piece.1
+  %fusion.2 = bf16[16,16] fusion(%x), kind=kOutput, calls=%piece.2
+  %reduce = f32[8]{0} all-reduce(%y), channel_id=8, replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2] {'axis_0':(2)2,'axis_2'}, to_apply=%add
+}
+
+%loop_condition (p: (s32[], f32[8,16])) -> pred[] {
+  %constant.3 = s32[]{:T(128)} constant(24)
+  %index = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt.4 = pred[]{:T(512)} compare(%index, %constant.3), direction=LT, metadata={op_name="while/cond/lt"}
+}
+
+ENTRY %main (q: f32[8,16]) -> f32[] {
+  %loop = (s32[], f32[8,16]) while(%t), condition=%loop_condition, body=%loop_body, metadata={op_name="jit(step)/while"}
+}
+"""  # noqa: E501
+
+
+def test_collectives_of_a_program_for_tpus():
+    found = program_collectives(TPU_PROGRAM, MESH)
+    facts = [(c.kind, c.bytes, c.times, c.group, c.axes) for c in found]
+    assert facts == [
+        ("all-gather", 16 * 16 * 2, 24, 4, ("data",)),
+        ("all-reduce", 8 * 4, 24, 4, ("data", "model")),
+    ]
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

@@ -1,6 +1,7 @@
 """One step on 8 simulated devices equals the step on one, for every rule file."""
 
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -8,9 +9,12 @@ import sys
 
 import pytest
 
+from ofa_jax.model.config import SIZES
+from tests.sharding.eight_devices import NANO_BATCH_SIZE
 from tests.sharding.rule_files import RULE_FILES
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+LONG = ("report", "collective_shapes")
 CASES = [*(f"standin {name}" for name in RULE_FILES), "nano fsdp_tensor"]
 
 
@@ -63,6 +67,22 @@ def test_memory_per_device(report):
     assert share["nano fsdp_tensor"] <= 0.2
 
 
+def check_batch_stays_split(result):
+    # Rows of the whole batch may meet where each is a part of the width, as of split embeddings.
+    largest_part = SIZES["nano"].width // result["batch_parts"]
+    whole = [
+        shape
+        for shape in result["collective_shapes"]
+        if shape[0] == NANO_BATCH_SIZE and len(shape) > 2 and math.prod(shape[2:]) > largest_part
+    ]
+    assert whole == [], "activations of the whole batch are gathered or summed on every device"
+
+
+def test_activations_are_never_gathered(report):
+    assert report["nano fsdp_tensor"]["collective_shapes"]
+    check_batch_stays_split(report["nano fsdp_tensor"])
+
+
 def test_report_text(report):
     text = report["nano fsdp_tensor"]["report"]
     assert text.startswith("mesh: replica=1, data=4, model=2 (8 devices)")
@@ -76,6 +96,7 @@ def test_the_model_on_every_rule_file():
     results = compare(*(f"nano {name}" for name in RULE_FILES))
     assert len(results) == 7
     for case, result in results.items():
-        print(case, *(f"{key} {value}" for key, value in result.items() if key != "report"))
+        print(case, *(f"{key} {value}" for key, value in result.items() if key not in LONG))
         check_equal(result)
+        check_batch_stays_split(result)
     assert results["nano fsdp"]["share"] <= 0.15
