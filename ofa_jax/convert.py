@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from ofa_jax.checkpoint.bucket import local_folder
 from ofa_jax.checkpoint.exports import EXPORT_DTYPES, TARGET_FORMATS, export_checkpoint
 from ofa_jax.checkpoint.huggingface import VOCABULARY_FILES
 from ofa_jax.checkpoint.imports import import_checkpoint
@@ -85,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise FileNotFoundError(
                     f"{folder}: no vocabulary files (looked for {', '.join(VOCABULARY_FILES)})"
                 )
+        local_folder(args.target, "--target")
         imported = import_checkpoint(
             args.source,
             config=SIZES[args.size] if args.size else None,

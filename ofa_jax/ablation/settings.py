@@ -90,6 +90,8 @@ class Ablation:
             raise ValueError("ablation.Ablation.gin_files: name the run file that rows change")
         if not isinstance(self.folder, str) or not self.folder:
             raise ValueError('ablation.Ablation.folder must be a path such as "runs/ablations/a"')
+        if "://" in self.folder:
+            raise ValueError(f"ablation.Ablation.folder {self.folder} must be a folder here")
         if not _whole(self.steps) or self.steps < 1:
             raise ValueError(
                 f"ablation.Ablation.steps must be a whole number of 1 or more, got {self.steps!r}"

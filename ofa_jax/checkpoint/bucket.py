@@ -71,6 +71,24 @@ def check_address(address: str, setting: str) -> None:
         )
 
 
+def local_folder(path: str | os.PathLike, setting: str) -> pathlib.Path:
+    """A folder that has to be on this machine.
+
+    Args:
+      path: as the user gave it.
+      setting: that it was given for.
+
+    Raises:
+      ValueError: the address of a bucket.
+    """
+    if is_remote(path):
+        raise ValueError(
+            f"{setting} {path} must be a folder here; only MODEL_DIR and checkpoints may be gs:// "
+            "addresses, so mount the bucket (gcsfuse) and give its folder"
+        )
+    return pathlib.Path(path)
+
+
 def directory_path(directory: str | os.PathLike) -> epath.Path:
     """A folder here, as a whole path, or in a bucket.
 

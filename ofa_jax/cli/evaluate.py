@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from ofa_jax.checkpoint.bucket import is_remote, local_folder
 from ofa_jax.cli.answering import Answerer
 from ofa_jax.cli.inference_evaluation import device_name
 from ofa_jax.cli.inference_model import (
@@ -122,6 +123,8 @@ def evaluate(
     for name, path in (locations or {}).items():
         data_locations.assign(name, path)
     source = find_checkpoint(checkpoint)
+    # The copy of a checkpoint in a bucket has another name each time.
+    shown = checkpoint if is_remote(checkpoint) else source
     lengths = _lengths(task_feature_lengths, source)
     import_modules((module,) if isinstance(module, str) else tuple(module))
     tasks = [task for task, _ in lookup(mixture_or_task_name)]
@@ -140,12 +143,12 @@ def evaluate(
         for split in splits:
             task.source.open(split)
 
-    root = pathlib.Path(output_dir)
+    root = local_folder(output_dir, "OUTPUT_DIR")
     root.mkdir(parents=True, exist_ok=True)
     _refuse_other_settings(
         root,
         {
-            "checkpoint": source,
+            "checkpoint": shown,
             "lengths": dict(lengths),
             "seed": seed,
             "beam_size": beam_size,
@@ -193,7 +196,7 @@ def evaluate(
         "kind": "evaluation",
         "finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "wall_seconds": round(time.perf_counter() - started, 1),
-        "model": source,
+        "model": shown,
         "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(imported.variables["params"])),
         "mixture": mixture_or_task_name,
         "split": splits[0],

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ofa_jax.checkpoint.bucket import is_remote, local_folder
 from ofa_jax.cli.inference_model import (
     find_checkpoint,
     trained_decoder_prompt,
@@ -115,6 +116,7 @@ def infer(
     """
     if not instruction.strip():
         raise ValueError("--instruction is empty; say what the model should do")
+    local_folder(output_dir, "OUTPUT_DIR")
     paths = find_pictures(images)
     has_image = bool(paths or prepared_data)
     without_image = without_image or (bool(image_tokenizer) and not has_image)
@@ -168,7 +170,10 @@ def infer(
             options,
             output_dir,
             batch_size,
-            {"model": source, "input_pixels": predictor.image_size},
+            {
+                "model": checkpoint if is_remote(checkpoint) else source,
+                "input_pixels": predictor.image_size,
+            },
         )
         return []
     image = read_picture(paths[0]) if paths else None

@@ -202,6 +202,9 @@ class OFA(nn.Module):
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         x = self.token_embedding()[tokens].astype(jnp.dtype(self.config.dtype))
+        # Where the width of the table is split, rows are looked up in parts and then exchanged. The
+        # partitioner alone would gather the whole batch for the gradient of the table.
+        x = nn.with_logical_constraint(x, ("lookup_batch", "length", "embed"))
         return nn.with_logical_constraint(x, ("batch", "length", "embed"))
 
     def _logits(self, states: jax.Array) -> jax.Array:

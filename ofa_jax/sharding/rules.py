@@ -65,7 +65,7 @@ def build_rules(name: str, additional: Sequence[Sequence[Any]] = ()) -> LogicalR
         that they win where both name an axis of the same array; None keeps an axis whole.
 
     Returns:
-      The rules.
+      The rules, and one for "lookup_batch" that follows from them.
 
     Raises:
       ValueError: an unknown table or mesh axis, or something that is no pair.
@@ -88,4 +88,15 @@ def build_rules(name: str, additional: Sequence[Sequence[Any]] = ()) -> LogicalR
         own.append((logical, axes if axes is None or isinstance(axes, str) else names))
     kept_whole = {logical for logical, axes in own if axes is None}
     table = (rule for rule in rules_by_name(name) if rule[0] not in kept_whole)
-    return (*own, *table)
+    rules = (*own, *table)
+    return (*rules, ("lookup_batch", _lookup_axes(rules)))
+
+
+def _lookup_axes(rules: LogicalRules) -> tuple[str, ...]:
+    """How a batch is split at a look-up in a table: not over the axes that split its width."""
+
+    def axes_of(logical: str) -> tuple[str, ...]:
+        found = next((axes for name, axes in rules if name == logical), None)
+        return (found,) if isinstance(found, str) else tuple(found or ())
+
+    return tuple(axis for axis in axes_of("batch") if axis not in axes_of("embed"))

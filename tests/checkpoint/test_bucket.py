@@ -179,3 +179,9 @@ def test_what_is_not_there(files):
         bucket.local_copy(f"{RUN}/checkpoint_6")
     with pytest.raises(FileNotFoundError, match="gs://bucket/none: no such file or folder"):
         bucket.local_copy("gs://bucket/none")
+
+
+def test_other_folders_must_be_here(tmp_path):
+    assert bucket.local_folder(tmp_path, "OUTPUT_DIR") == tmp_path
+    with pytest.raises(ValueError, match="OUTPUT_DIR gs://b/x must be a folder here"):
+        bucket.local_folder("gs://b/x", "OUTPUT_DIR")

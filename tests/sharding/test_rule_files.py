@@ -6,6 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen as nn
 from jax.sharding import AbstractMesh
 
 from ofa_jax.model.config import SIZES
@@ -55,7 +56,7 @@ def test_rules_of_ones_own_go_first():
     own = build_rules("fsdp_tensor", (("conv_in", "model"), ("heads", None)))
     assert own[:2] == (("conv_in", "model"), ("heads", None))
     assert ("heads", "model") not in own
-    assert build_rules("fsdp") == RULES["fsdp"]
+    assert build_rules("fsdp") == (*RULES["fsdp"], ("lookup_batch", ("replica",)))
     with pytest.raises(ValueError, match="'embed' is put on 'dta', which is none of the mesh axes"):
         build_rules("fsdp", [("embed", "dta")])
     with pytest.raises(ValueError, match="'embed' is no pair such as"):
@@ -89,3 +90,29 @@ def test_hosts_read_the_rows_of_their_devices(shape, hosts, parts):
         size = 8
 
     assert [input_share(FakeMesh, host) for host in range(hosts)] == parts
+
+
+@pytest.mark.parametrize(
+    ("name", "additional", "axes"),
+    [
+        ("data_parallel", (), ("replica", "data")),
+        ("tensor_parallel", (), ("replica", "data")),
+        ("fsdp", (), ("replica",)),
+        ("fsdp_tensor", (), ("replica",)),
+        ("fsdp", (("embed", None),), ("replica", "data")),
+        ("fsdp", (("embed", "model"),), ("replica", "data")),
+        ("fsdp", (("embed", ("replica", "data")),), ()),
+        (
+            "data_parallel",
+            (("batch", ("replica", "data", "model")), ("embed", "model")),
+            ("replica", "data"),
+        ),
+    ],
+)
+def test_batches_are_looked_up_where_the_width_is_not_split(name, additional, axes):
+    rules = build_rules(name, additional)
+    assert dict(rules[::-1])["lookup_batch"] == axes
+    spec = nn.logical_to_mesh_axes(("lookup_batch", "length", "embed"), rules)
+    used = [axis for part in spec for axis in ((part,) if isinstance(part, str) else part or ())]
+    assert len(used) == len(set(used))
+    assert set(axes) <= set(used)
