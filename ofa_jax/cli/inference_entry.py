@@ -25,7 +25,9 @@ def run_eval(arguments: Sequence[str]) -> int:
       Exit status: 0, or 2 for a mistake in the settings.
     """
     parser = _parser("eval", "Evaluates a checkpoint on the splits of a task or mixture.")
-    parser.add_argument("--checkpoint", help="run folder, .pt, HuggingFace folder or hub id")
+    parser.add_argument(
+        "--checkpoint", help="run folder, gs:// address, .pt, HuggingFace or hub id"
+    )
     parser.add_argument("--task", help="registered task or mixture")
     parser.add_argument("--module", action="append", help="module that registers it; repeatable")
     parser.add_argument("--split", action="append", help="repeatable; default validation")
@@ -72,7 +74,9 @@ def run_infer(arguments: Sequence[str]) -> int:
     parser = _parser("infer", "Answers an instruction about pictures.")
     parser.add_argument("--image", action="append", help="file, folder or pattern; repeatable")
     parser.add_argument("--instruction", help='such as "what does the image describe?"')
-    parser.add_argument("--checkpoint", help="run folder, .pt, HuggingFace folder or hub id")
+    parser.add_argument(
+        "--checkpoint", help="run folder, gs:// address, .pt, HuggingFace or hub id"
+    )
     parser.add_argument("--region", type=_numbers, help="x0,y0,x1,y1 in pixels, for {region}")
     parser.add_argument("--answers", help="allowed answers: a,b,c or a .txt, .json or .pkl file")
     parser.add_argument("--prepared", help="folder of prepared shards whose pictures are used")
