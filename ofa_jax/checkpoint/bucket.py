@@ -89,19 +89,22 @@ def local_folder(path: str | os.PathLike, setting: str) -> pathlib.Path:
     return pathlib.Path(path)
 
 
-def directory_path(directory: str | os.PathLike) -> epath.Path:
+AnyPath = pathlib.Path | epath.Path
+
+
+def directory_path(directory: str | os.PathLike) -> AnyPath:
     """A folder here, as a whole path, or in a bucket.
 
     Args:
       directory: path or address.
 
     Returns:
-      A path with pathlib's methods.
+      A path of pathlib, or of etils with most of its methods.
     """
     if is_remote(directory):
         _use_gcsfs()
         return epath.Path(str(directory).rstrip("/"))
-    return epath.Path(pathlib.Path(directory).absolute())
+    return pathlib.Path(directory).absolute()
 
 
 def file_system() -> Any:
@@ -225,7 +228,7 @@ def is_step_folder(name: str) -> bool:
     return _STEP_FOLDER.fullmatch(name) is not None
 
 
-def is_finished(checkpoint: epath.Path) -> bool:
+def is_finished(checkpoint: AnyPath) -> bool:
     """Whether a checkpoint in a bucket was written to its end."""
     return (checkpoint / _COMMITTED).exists()
 

@@ -12,8 +12,10 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from ofa_jax.checkpoint.bucket import AnyPath
 
-def dataset_file(directory: epath.Path) -> epath.Path:
+
+def dataset_file(directory: AnyPath) -> AnyPath:
     """The file of this process.
 
     Args:

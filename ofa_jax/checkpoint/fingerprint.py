@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from etils import epath
 
-from ofa_jax.checkpoint.bucket import is_remote
+from ofa_jax.checkpoint.bucket import AnyPath, is_remote
 from ofa_jax.checkpoint.errors import CheckpointError, ModelMismatchError
 from ofa_jax.model.config import TuningConfig
 
@@ -52,7 +51,7 @@ _LATER_SETTINGS = {
 _COMPUTATION = ("model.remat", "model.attention", "model.conv")
 
 
-def check_fingerprint(directory: epath.Path, config: Mapping[str, Any]) -> None:
+def check_fingerprint(directory: AnyPath, config: Mapping[str, Any]) -> None:
     """Compares with the settings in a folder, or writes them where there are none.
 
     Args:

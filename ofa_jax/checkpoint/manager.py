@@ -24,7 +24,13 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from ofa_jax.checkpoint.bucket import directory_path, is_finished, is_remote, is_step_folder
+from ofa_jax.checkpoint.bucket import (
+    AnyPath,
+    directory_path,
+    is_finished,
+    is_remote,
+    is_step_folder,
+)
 from ofa_jax.checkpoint.dataset_state import DatasetHandler, DatasetSave, dataset_file
 from ofa_jax.checkpoint.errors import CheckpointError, CheckpointStructureError, one_line
 from ofa_jax.checkpoint.fingerprint import check_fingerprint
@@ -172,7 +178,7 @@ class CheckpointManager:
             for path in self.directory.iterdir():
                 if is_step_folder(path.name) and not is_finished(path):
                     logger.info("removing %s, which was never finished", path)
-                    path.rmtree()
+                    epath.Path(path).rmtree()
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("unfinished")
 
@@ -275,7 +281,7 @@ class CheckpointManager:
             except Exception as error:
                 raise CheckpointError(f"{path} is unreadable ({one_line(error)})") from error
 
-    def _check_structure(self, path: epath.Path, saved: Any, wanted: Any) -> None:
+    def _check_structure(self, path: AnyPath, saved: Any, wanted: Any) -> None:
         saved = {name: saved[name] for name in wanted if name in saved}
         there, here = _leaf_shapes(saved), _leaf_shapes(wanted)
         differences = {
@@ -347,7 +353,7 @@ class CheckpointManager:
         if jax.process_index() == 0:
             damaged = self.directory / f"damaged_{step}"
             if damaged.exists():
-                damaged.rmtree()
+                epath.Path(damaged).rmtree()
             (self.directory / f"{STEP_PREFIX}_{step}").rename(damaged)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"damaged_{step}")
