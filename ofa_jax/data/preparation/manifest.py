@@ -15,8 +15,9 @@ from typing import Any
 
 import PIL
 
+from ofa_jax.data.digest import file_sha256
 from ofa_jax.data.preparation.plan import Plan
-from ofa_jax.data.preparation.shards import ShardResult, file_digest
+from ofa_jax.data.preparation.shards import ShardResult
 from ofa_jax.data.preparation.storage import LocalStorage, Storage
 from ofa_jax.data.preparation.tally import Tally
 from ofa_jax.data.sources import array_record
@@ -55,7 +56,7 @@ def identity(plan: Plan) -> dict[str, Any]:
 def _digest_once(path: str, size: int, modified: int) -> str:
     """SHA-256 of a large file, computed again only when it changes."""
     del size, modified
-    return file_digest(path)
+    return file_sha256(path)
 
 
 def refuse_other_settings(
@@ -163,7 +164,7 @@ def verify(folder: str | pathlib.Path) -> int:
             path = folder / shard["name"]
             if not path.is_file():
                 raise ValueError(f"{path} is missing")
-            if file_digest(path) != shard["sha256"]:
+            if file_sha256(path) != shard["sha256"]:
                 raise ValueError(f"{path} is damaged: its SHA-256 is not the manifest's")
             count += 1
     return count

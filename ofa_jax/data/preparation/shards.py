@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ofa_jax.data.digest import file_sha256
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.preparation.conversion import (
     Converted,
@@ -22,7 +22,6 @@ from ofa_jax.data.preparation.tally import Tally
 from ofa_jax.data.sources import array_record
 from ofa_jax.data.task import Records
 
-_READ_AT_ONCE = 1 << 20
 # Pictures whose codes are made together. A network on an accelerator wants batches; other
 # examples are written one by one.
 _ENCODED_AT_ONCE = 64
@@ -126,13 +125,4 @@ def write_shard(
             if progress is not None:
                 progress(tally)
     size = os.path.getsize(path)
-    return ShardResult(plan.shard_name(shard), size, file_digest(path), tally)
-
-
-def file_digest(path: str | pathlib.Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_READ_AT_ONCE):
-            digest.update(block)
-    return digest.hexdigest()
+    return ShardResult(plan.shard_name(shard), size, file_sha256(path), tally)

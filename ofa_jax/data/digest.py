@@ -1,0 +1,186 @@
+"""What a result was made of, noted beside it, so that a stale result is never taken for a new one.
+
+A folder of results (prepared shards, predictions, answers) holds the inputs of its result: a JSON
+object of settings, and of the identity of every file that was read. Who comes to write there again
+compares with `refuse_other`: equal inputs go on or have nothing to do, others are refused with a
+line that names what changed. Standard library only.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+# A larger file is known by its size, its time and its ends: reading it all takes too long.
+WHOLE_FILE_BYTES = 1 << 26
+_END_BYTES = 1 << 16
+_READ_AT_ONCE = 1 << 20
+# What preparation itself writes, perhaps below a folder that it reads from.
+_WRITTEN = (".array_record", ".partial", ".tmp", "manifest.json")
+_MISSING = object()
+
+
+class OtherInputsError(ValueError):
+    """A folder holds a result of other inputs; the message names what changed."""
+
+
+def file_sha256(path: str | pathlib.Path) -> str:
+    """SHA-256 of a whole file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_READ_AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def file_identity(path: str | pathlib.Path) -> dict[str, Any]:
+    """What tells a file from another version of it, and from no other copy of the same bytes.
+
+    Args:
+      path: a file.
+
+    Returns:
+      `bytes` and `sha256`. Of a file above `WHOLE_FILE_BYTES`, the digest is of its first and
+      last 64 KiB and called `sha256_of_ends`, and `modified` (UTC) stands beside it.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    status = os.stat(path)
+    if status.st_size <= WHOLE_FILE_BYTES:
+        return {"bytes": status.st_size, "sha256": file_sha256(path)}
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        digest.update(file.read(_END_BYTES))
+        file.seek(-_END_BYTES, os.SEEK_END)
+        digest.update(file.read())
+    return {
+        "bytes": status.st_size,
+        "modified": _time(status.st_mtime_ns),
+        "sha256_of_ends": digest.hexdigest(),
+    }
+
+
+def folder_identity(path: str | pathlib.Path) -> dict[str, Any]:
+    """What tells a folder of files, such as photographs, from another state of it.
+
+    Files are not opened: their names, sizes and times count. Hidden files do not, nor what
+    preparation writes.
+
+    Args:
+      path: a folder.
+
+    Returns:
+      `files`, `bytes`, and `sha256_of_listing`.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    lines = sorted(
+        (os.path.relpath(entry.path, path), status.st_size, status.st_mtime_ns)
+        for entry, status in _files_below(path)
+    )
+    text = "".join(f"{name}\0{size}\0{modified}\n" for name, size, modified in lines)
+    return {
+        "files": len(lines),
+        "bytes": sum(size for _, size, _ in lines),
+        "sha256_of_listing": hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(),
+    }
+
+
+def identities(paths: Iterable[str | pathlib.Path]) -> dict[str, dict[str, Any]]:
+    """The identity of each file or folder, by its path."""
+    return {
+        str(path): folder_identity(path) if os.path.isdir(path) else file_identity(path)
+        for path in paths
+    }
+
+
+def fingerprint(inputs: Mapping[str, Any]) -> str:
+    """SHA-256 of inputs, hexadecimal: equal for equal ones, in any order of their keys."""
+    text = json.dumps(inputs, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What changed between two sets of inputs, one clause each.
+
+    Args:
+      before: values that JSON can hold; nested objects are compared by their parts.
+      now: the same of today.
+
+    Returns:
+      Clauses such as "settings.beam_size was 1, now it is 5", of the parts of `now` in its order,
+      then those that only `before` has; none where all is equal.
+    """
+    found = []
+    for name in [*now, *(name for name in before if name not in now)]:
+        old, new = before.get(name, _MISSING), now.get(name, _MISSING)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += _nested(name, old, new)
+        elif _as_stored(old) != _as_stored(new):
+            found.append(f"{name} was {_shown(old)}, now it is {_shown(new)}")
+    return found
+
+
+def refuse_other(
+    place: object, before: Mapping[str, Any], now: Mapping[str, Any], *, remedy: str
+) -> None:
+    """Fails where a folder holds a result of other inputs.
+
+    Args:
+      place: the folder, for the message.
+      before: inputs of what is there.
+      now: inputs of what is to be written.
+      remedy: ends the message, such as "take another folder, or --overwrite".
+
+    Raises:
+      OtherInputsError: one line that names what changed first, and how much more did.
+    """
+    if changed := differences(before, now):
+        more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
+        raise OtherInputsError(
+            f"{place} holds the result of other inputs: {changed[0]}{more}; {remedy}"
+        )
+
+
+def _nested(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    clauses = differences(old, new)
+    if clauses and "bytes" in {*old, *new}:  # an identity is named as a whole
+        return [f"{name} has changed: {clauses[0]}"]
+    return [f"{name}.{clause}" for clause in clauses]
+
+
+def _as_stored(value: Any) -> Any:
+    """A value as it comes back from a JSON file: tuples are lists there."""
+    return value if value is _MISSING else json.loads(json.dumps(value))
+
+
+def _shown(value: Any, longest: int = 80) -> str:
+    if value is _MISSING:
+        return "absent"
+    if isinstance(value, Mapping) and "bytes" in value:
+        return f"there ({value['bytes']:,} bytes)"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def _files_below(path: str | pathlib.Path) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name.endswith(_WRITTEN):
+                continue
+            if entry.is_dir():
+                yield from _files_below(entry.path)
+            elif entry.is_file():
+                yield entry, entry.stat()
+
+
+def _time(nanoseconds: int) -> str:
+    whole, rest = divmod(nanoseconds, 10**9)
+    return f"{datetime.datetime.fromtimestamp(whole, datetime.UTC):%Y-%m-%d %H:%M:%S}.{rest:09d}"
