@@ -18,9 +18,9 @@ import statistics
 import subprocess
 import sys
 
-from ofa_jax.cli.finetuning import reward_text
 from ofa_jax.metrics.caption import cider_d
 from ofa_jax.report.tables import Cell, Table
+from ofa_jax.runs.objective import reward_text
 
 FIRST = "gin_configs/runs/scenes_captioning.gin"
 SELF_CRITICAL = "gin_configs/runs/scenes_captioning_scst.gin"

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 # Where scripts and manifests are written; git ignores it.
 SCRIPTS = pathlib.PurePosixPath("runs/launch")
-# As `ofa_jax.cli.distributed` ends a process that lost another one, and `restart.py` one that
+# As `ofa_jax.runs.hosts` ends a process that lost another one, and `restart.py` one that
 # stopped early: the same command may be given again.
 AGAIN = 75
 

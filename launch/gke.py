@@ -2,7 +2,7 @@
 
 Writes a JobSet manifest and applies it with kubectl, or with --xpk gives the xpk command that makes
 one. GKE tells the pods of each other through TPU_WORKER_HOSTNAMES and MEGASCALE_NUM_SLICES, which
-`ofa_jax.cli.distributed` reads. A pod that was stopped ends with status 75, and the JobSet starts
+`ofa_jax.runs.hosts` reads. A pod that was stopped ends with status 75, and the JobSet starts
 all of them again.
 """
 

@@ -15,7 +15,7 @@ from processes import Process, free_port, supervise
 def processes(
     words: tuple[str, ...], count: int, devices: int, address: str
 ) -> tuple[Process, ...]:
-    """The processes of a run, with the variables that `ofa_jax.cli.distributed` reads.
+    """The processes of a run, with the variables that `ofa_jax.runs.hosts` reads.
 
     Args:
       words: the training command.

@@ -22,7 +22,7 @@ from types import FrameType
 
 from commands import AGAIN, CHECKOUT
 
-# What `ofa_jax.cli.train` says where it stopped before its last step.
+# What `ofa_jax.runs.story` says where it stopped before its last step.
 STOPPED_EARLY = b"give the same command again to go on"
 # Mistakes in the settings and losses that are no number: the same command fails again.
 SETTINGS_MISTAKE = 2

@@ -1,7 +1,7 @@
 """`python launch/slurm.py --nodes=4 --gpus_per_node=8 --gin_file=...`: an sbatch script.
 
 `srun` starts one process per GPU: that is what JAX expects under SLURM, whose variables
-`ofa_jax.cli.distributed` reads. Before the time limit, and at preemption, SLURM sends SIGTERM; the
+`ofa_jax.runs.hosts` reads. Before the time limit, and at preemption, SLURM sends SIGTERM; the
 run saves, and the script puts the job back into the queue.
 """
 

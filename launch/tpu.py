@@ -61,7 +61,7 @@ def setup_script(bucket: str) -> str:
 def train_script(gin: list[str], tpu: TpuType, slices: int, max_restarts: int) -> str:
     """What every host runs: tell the processes of each other, then train.
 
-    TPU VMs say who they are through Google's metadata only; `ofa_jax.cli.distributed` reads the
+    TPU VMs say who they are through Google's metadata only; `ofa_jax.runs.hosts` reads the
     environment.
 
     Args:

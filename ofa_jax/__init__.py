@@ -17,19 +17,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ofa_jax.checkpoint.exports import export_checkpoint
     from ofa_jax.checkpoint.imports import import_checkpoint
+    from ofa_jax.inference.predictor import OFAPredictor, Prediction, load
     from ofa_jax.model.config import SIZES, OFAConfig
     from ofa_jax.model.ofa import OFA
-    from ofa_jax.pretrained import OFAPredictor, Prediction, load
 
 _MODULES = {
     "OFA": "ofa_jax.model.ofa",
     "OFAConfig": "ofa_jax.model.config",
-    "OFAPredictor": "ofa_jax.pretrained",
-    "Prediction": "ofa_jax.pretrained",
+    "OFAPredictor": "ofa_jax.inference.predictor",
+    "Prediction": "ofa_jax.inference.predictor",
     "SIZES": "ofa_jax.model.config",
     "export_checkpoint": "ofa_jax.checkpoint.exports",
     "import_checkpoint": "ofa_jax.checkpoint.imports",
-    "load": "ofa_jax.pretrained",
+    "load": "ofa_jax.inference.predictor",
 }
 
 __all__ = [

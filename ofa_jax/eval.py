@@ -5,7 +5,7 @@ import sys
 
 def main() -> int:
     """Runs the command line."""
-    from ofa_jax.cli.inference_entry import run_eval
+    from ofa_jax.cli.inference import run_eval
 
     return run_eval(sys.argv[1:])
 

@@ -5,7 +5,7 @@ import sys
 
 def main() -> int:
     """Runs the command line."""
-    from ofa_jax.cli.inference_entry import run_infer
+    from ofa_jax.cli.inference import run_infer
 
     return run_infer(sys.argv[1:])
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ofa_jax import pretrained
 from ofa_jax.checkpoint import orbax_weights
 from ofa_jax.checkpoint.names import to_params
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import IdRanges
+from ofa_jax.inference import predictor as pretrained
 from ofa_jax.model.ofa import OFA
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE

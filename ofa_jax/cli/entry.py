@@ -107,8 +107,8 @@ def run_train(arguments: Sequence[str]) -> int:
     options = parser.parse_args(others)
     set_up_process()
     from ofa_jax.cli import bindings as names
-    from ofa_jax.cli.distributed import initialize_distributed
-    from ofa_jax.cli.train import train
+    from ofa_jax.runs.hosts import initialize_distributed
+    from ofa_jax.runs.story import train
 
     def run() -> None:
         configurables = names.register(train)
@@ -123,7 +123,7 @@ def run_train(arguments: Sequence[str]) -> int:
             print(gin_files.resolved())
             return
         initialize_distributed()
-        configurables["train_script.train"]()
+        configurables["train_script.train"](config_text=gin_files.resolved())
 
     return _status(run)
 
@@ -148,7 +148,7 @@ def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
             bindings.append(f"partitioning.Partitioner.{name} = {getattr(options, name)!r}")
     set_up_process()
     from ofa_jax.cli import bindings as names
-    from ofa_jax.cli import plan
+    from ofa_jax.runs import plan
 
     def run() -> None:
         plan.check_options(options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -310,6 +311,24 @@ def add_mixture(name: str, rates: Mapping[str, float]) -> None:
       ValueError: the name is taken, or a task is unknown.
     """
     seqio.MixtureRegistry.add(name, list(rates.items()))
+
+
+def import_modules(names: tuple[str, ...]) -> None:
+    """Imports the modules that register tasks and mixtures.
+
+    Raises:
+      ValueError: no such module; the message names the macro.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and name.startswith(error.name):
+                raise ValueError(
+                    f"MIXTURE_OR_TASK_MODULE: no module {name!r}; run from the checkout, or "
+                    "install it with `pip install -e .`"
+                ) from error
+            raise
 
 
 def lookup(name: str, *, setting: str = "MIXTURE_OR_TASK_NAME") -> list[tuple[OFATask, float]]:

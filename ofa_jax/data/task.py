@@ -22,6 +22,7 @@ from ofa_jax.text.tokenizer import Tokenizer
 
 Step = Callable[[Example, np.random.Generator], Example]
 Lengths = Mapping[str, int]
+LENGTH_KEYS = ("inputs", "targets", "image")
 
 # The eight pretraining tasks (SPEC 4.3), by the name under which results are reported.
 PRETRAINING_FAMILIES = (
@@ -290,3 +291,29 @@ def _refuse_short(task: OFATask, lengths: Lengths, longest: Lengths) -> None:
                 f"TASK_FEATURE_LENGTHS[{key!r}] = {lengths[key]} is too short for task "
                 f"{task.name!r}: its {key} need {needed} tokens or more"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSet:
+    """Tasks that one model learns or answers together.
+
+    Attributes:
+      tasks: tasks of the mixture, of positive rate.
+      rates: their rates.
+      unseen: tasks that are only evaluated.
+      lengths: task feature lengths.
+      tokenizer: the one tokenizer of all of them.
+    """
+
+    tasks: tuple[OFATask, ...]
+    rates: tuple[float, ...]
+    unseen: tuple[OFATask, ...]
+    lengths: Lengths
+    tokenizer: Tokenizer
+
+    @property
+    def names(self) -> list[str]:
+        """Names by task id, as they stand in logs: families where those are unique."""
+        families = [task.family for task in self.tasks]
+        unique = len(set(families)) == len(families)
+        return families if unique else [task.name for task in self.tasks]

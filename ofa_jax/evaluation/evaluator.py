@@ -23,7 +23,7 @@ from ofa_jax.data.instruction import Example, trim_at_eos
 from ofa_jax.data.pipeline import evaluation_rows, fill_batch
 from ofa_jax.data.task import IMAGE_SIZE, Lengths, OFATask
 from ofa_jax.evaluation import finetuning_scoring, scoring
-from ofa_jax.evaluation.code_pictures import code_grid, with_centre
+from ofa_jax.inference.code_images import code_grid, with_centre
 
 Generate = Callable[[OFATask, Row], np.ndarray]
 

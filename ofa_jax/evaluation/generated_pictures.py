@@ -17,8 +17,8 @@ from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Slot
 from ofa_jax.data.steps import image_tokenizer_of
 from ofa_jax.data.task import OFATask
-from ofa_jax.evaluation.code_pictures import decoded_pictures
 from ofa_jax.evaluation.streaming import predicted_lines
+from ofa_jax.inference.code_images import decoded_pictures
 from ofa_jax.metrics.generation import Extractors, generation_scores
 
 

@@ -222,3 +222,9 @@ def mesh_context(mesh: Mesh, rules: LogicalRules) -> Iterator[None]:
     """
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
         yield
+
+
+def device_name() -> str:
+    """The devices of this run in words."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}"

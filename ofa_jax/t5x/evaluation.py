@@ -2,7 +2,7 @@
 
 `Evaluator` stands in for `seqio.Evaluator` (gin: `inference_evaluator_cls`). Examples, recipes of
 the tasks, decoding, scores and `predictions/*.jsonl` are those of
-`ofa_jax.cli.inference_evaluation`, so numbers of the two engines compare.
+`ofa_jax.evaluation.run_evaluation`, so numbers of the two engines compare.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import jax
 from absl import logging
 from clu import metric_writers
 
-from ofa_jax.cli import run_folder, run_tasks
-from ofa_jax.cli.distributed import on_every_host
-from ofa_jax.cli.inference_evaluation import InferenceEvaluation
-from ofa_jax.cli.settings import EvaluationConfig
+from ofa_jax import atomic
 from ofa_jax.data.features import empty_row
 from ofa_jax.data.task import OFATask
+from ofa_jax.evaluation.run_evaluation import EvaluationConfig, InferenceEvaluation
+from ofa_jax.runs import folder as run_folder
+from ofa_jax.runs import tasks as run_tasks
+from ofa_jax.runs.hosts import on_every_host
 from ofa_jax.t5x.models import OFAModel
 
 __all__ = ["EvaluationConfig", "Evaluator"]
@@ -131,7 +132,7 @@ class Evaluator:
             return future, {}
         if self._complete and self._folder:
             results = self._evaluation.final(variables, self._folder)
-            run_tasks.write_json(self._folder / "metrics.json", results)
+            atomic.write_json(self._folder / "metrics.json", results)
             values = _flat_scores(results)
         else:
             values = self._evaluation.during_training(variables)

@@ -23,9 +23,9 @@ from etils import epath
 from t5x import checkpoints, utils  # pyrefly: ignore[missing-import]
 
 from ofa_jax.checkpoint.bucket import is_remote
-from ofa_jax.cli import run_tasks
-from ofa_jax.cli.settings import DatasetConfig
 from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.runs import tasks as run_tasks
+from ofa_jax.runs.settings import DatasetConfig
 
 __all__ = ["DatasetConfig", "GrainIterator", "grain_dataset", "start_step"]
 

@@ -21,18 +21,17 @@ from flax.linen.partitioning import AxisMetadata
 from t5x import metrics as metrics_lib  # pyrefly: ignore[missing-import]
 from t5x import models  # pyrefly: ignore[missing-import]
 
-from ofa_jax.cli import run_tasks
-from ofa_jax.cli.answering import Answerer
-from ofa_jax.cli.bindings import ModelConfig
-from ofa_jax.cli.engine import Engine, check_model_fits
-from ofa_jax.cli.finetuning import loss_config
-from ofa_jax.cli.settings import DatasetConfig, PartitionerConfig, TrainerConfig
 from ofa_jax.data import locations as data_locations
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.generate import generate
+from ofa_jax.inference.answerer import Answerer
 from ofa_jax.losses.cross_entropy import LossConfig, token_losses
 from ofa_jax.model import ofa
 from ofa_jax.model.config import OFAConfig, ResNetConfig
+from ofa_jax.runs import tasks as run_tasks
+from ofa_jax.runs.engine import Engine, check_model_fits
+from ofa_jax.runs.objective import loss_config
+from ofa_jax.runs.settings import DatasetConfig, ModelConfig, PartitionerConfig, TrainerConfig
 from ofa_jax.t5x.decoding import CodesInCodeRows
 from ofa_jax.t5x.features import OFAFeatureConverter, model_inputs
 from ofa_jax.t5x.optimizers import ChainOptimizer

@@ -15,7 +15,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from t5x import partitioning  # pyrefly: ignore[missing-import]
 
-from ofa_jax.cli.settings import PartitionerConfig
+from ofa_jax.runs.settings import PartitionerConfig
 from ofa_jax.sharding.mesh import build_mesh
 from ofa_jax.sharding.placement import array_sharding
 from ofa_jax.sharding.rules import build_rules

@@ -15,7 +15,8 @@ from t5x import gin_utils  # pyrefly: ignore[missing-import]
 from ofa_jax.checkpoint.bucket import directory_path
 from ofa_jax.checkpoint.fingerprint import check_fingerprint
 from ofa_jax.checkpoint.orbax_weights import write_model_config
-from ofa_jax.cli import run_folder, run_tasks
+from ofa_jax.runs import folder as run_folder
+from ofa_jax.runs import tasks as run_tasks
 from ofa_jax.t5x.models import OFAModel
 
 CONFIG_FILE = "t5x_config.gin"

@@ -15,7 +15,7 @@ import jax
 from flax import linen as nn
 from t5x import trainer  # pyrefly: ignore[missing-import]
 
-from ofa_jax.cli.settings import TrainerConfig
+from ofa_jax.runs.settings import TrainerConfig
 from ofa_jax.t5x.features import model_inputs
 from ofa_jax.t5x.models import Metrics, OFAModel, step_metrics
 from ofa_jax.training.state import from_checkpoint_tree, to_checkpoint_tree

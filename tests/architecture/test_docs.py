@@ -127,7 +127,7 @@ def test_overrides_name_macros_or_settings(page):
     import inspect
 
     from ofa_jax.cli.bindings import registered
-    from ofa_jax.cli.train import train
+    from ofa_jax.runs.story import train
 
     configs = [path.read_text(encoding="utf-8") for path in (ROOT / "gin_configs").rglob("*.gin")]
     macros = {m for text in configs for m in re.findall(r"^([A-Z][A-Z_]+) =", text, re.MULTILINE)}
@@ -144,7 +144,7 @@ def test_the_configuration_page_names_what_gin_reaches():
     import inspect
 
     from ofa_jax.cli.bindings import registered
-    from ofa_jax.cli.train import train
+    from ofa_jax.runs.story import train
 
     lines = text_of(ROOT / "docs" / "configuration.md").splitlines()
     rows = {line.split("`")[1]: line for line in lines if line.startswith("| `") and ".py)" in line}

@@ -21,7 +21,9 @@ FORBIDDEN = {
     "metrics": INPUT_STACK | ACCELERATOR | {"grain", "matplotlib"},
     "report": INPUT_STACK | ACCELERATOR | {"grain"},
     "data": INPUT_STACK | ACCELERATOR,
-    "evaluation": INPUT_STACK | ACCELERATOR,
+    "inference": INPUT_STACK,
+    "evaluation": INPUT_STACK,
+    "runs": INPUT_STACK - {"clu"},
     "ops": INPUT_STACK | {"orbax", "grain"},
     "model": INPUT_STACK | {"orbax", "grain"},
     "losses": INPUT_STACK | {"orbax", "grain"},
@@ -35,6 +37,14 @@ EXCEPTIONS = {
     "data/registration.py": {"tensorflow", "seqio"},
     "data/sources/tfds.py": {"tensorflow_datasets"},
 }
+
+
+# Rooms in the order of import: each may import those before it, none behind it.
+ROOMS = (
+    *("vocab", "atomic", "ops", "model", "text", "metrics", "losses", "decoding", "sharding"),
+    *("training", "checkpoint", "image_codes", "data", "scenes", "report", "inspection"),
+    *("inference", "evaluation", "runs", "ablation", "t5x", "cli"),
+)
 
 
 def python_files(part: str) -> list[pathlib.Path]:
@@ -73,6 +83,39 @@ def test_torch_and_t5x_are_nowhere_else():
             assert "t5x" not in names, f"ofa_jax/{name} imports t5x"
         if not name.startswith("cli/"):
             assert "gin" not in names, f"ofa_jax/{name} imports gin"
+
+
+def imported_rooms(path: pathlib.Path) -> set[str]:
+    """Rooms of `ofa_jax` that a file imports, inside functions too."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            rooms |= {a.name.split(".")[1] for a in node.names if a.name.startswith("ofa_jax.")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ofa_jax"):
+            below = node.module.split(".")[1:]
+            rooms |= {below[0]} if below else {alias.name for alias in node.names}
+    return rooms
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_room_imports_upward(room):
+    paths = python_files(room if (LIBRARY / room).is_dir() else f"{room}.py")
+    assert paths, f"no files in {room}"
+    below = set(ROOMS[: ROOMS.index(room) + 1])
+    for path in paths:
+        upward = imported_rooms(path) - below
+        assert not upward, f"{path.relative_to(ROOT)} imports {', '.join(sorted(upward))}"
+
+
+def test_every_folder_is_a_room():
+    folders = {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
+    assert folders <= set(ROOMS)
+
+
+def test_command_lines_hold_no_library():
+    """`cli` is gin, argparse, settings and exit statuses; what does the work lies in a room."""
+    lines = sum(len(path.read_text("utf-8").splitlines()) for path in python_files("cli"))
+    assert lines <= 1300
 
 
 def test_library_never_imports_declarations():

@@ -5,8 +5,8 @@ import types
 import jax
 import pytest
 
-from ofa_jax.cli import distributed
-from ofa_jax.cli.distributed import host_settings, initialize_distributed
+from ofa_jax.runs import hosts
+from ofa_jax.runs.hosts import host_settings, initialize_distributed
 
 PLAIN = {"COORDINATOR_ADDRESS": "10.0.0.1:1234", "NUM_PROCESSES": "4", "PROCESS_ID": "3"}
 SLURM = {
@@ -65,7 +65,7 @@ def test_incomplete_variables(changes, message):
 def test_initialisation_passes_what_was_found(monkeypatch):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **given: calls.append(given))
-    monkeypatch.setattr(distributed.HostWatch, "start", lambda self: None)
+    monkeypatch.setattr(hosts.HostWatch, "start", lambda self: None)
     initialize_distributed({})
     initialize_distributed(PLAIN | {"NUM_PROCESSES": "1", "PROCESS_ID": "0"})
     assert calls == []
@@ -90,17 +90,17 @@ def test_a_lost_host_ends_the_process_with_one_line(monkeypatch, capsys):
         statuses.append(status)
         raise SystemExit(status)
 
-    monkeypatch.setattr(distributed.os, "_exit", leave)
-    with pytest.raises(SystemExit), distributed.lost_hosts_end_the_process():
+    monkeypatch.setattr(hosts.os, "_exit", leave)
+    with pytest.raises(SystemExit), hosts.lost_hosts_end_the_process():
         raise jax.errors.JaxRuntimeError("Gloo all-reduce failed: Connection closed by peer\nmore")
-    assert statuses == [distributed.LOST_HOST_STATUS]
+    assert statuses == [hosts.LOST_HOST_STATUS]
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: process 0 of 2 lost another host and ends (Gloo all-reduce fai")
     assert "start all of them again with the same command" in line
     # What is no such failure keeps its own message.
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"),
-        distributed.lost_hosts_end_the_process(),
+        hosts.lost_hosts_end_the_process(),
     ):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
@@ -124,7 +124,7 @@ class Store:
 def test_a_silent_host_is_noticed():
     store, now, reasons = Store(), [0.0], []
     first, second = (
-        distributed.HostWatch(store, process, 2, lost=reasons.append, clock=lambda: now[0])
+        hosts.HostWatch(store, process, 2, lost=reasons.append, clock=lambda: now[0])
         for process in (0, 1)
     )
     for _ in range(20):
@@ -132,7 +132,7 @@ def test_a_silent_host_is_noticed():
         assert first.look()
         assert second.look()
     # Process 1 is gone; its last sign is seen in the first round.
-    for _ in range(distributed.LOST_AFTER // 10 + 1):
+    for _ in range(hosts.LOST_AFTER // 10 + 1):
         now[0] += 10.0
         assert reasons == []
         still_there = first.look()
@@ -142,11 +142,11 @@ def test_a_silent_host_is_noticed():
 
 def test_a_silent_coordinator_is_noticed():
     store, now, reasons = Store(), [0.0], []
-    watch = distributed.HostWatch(store, 1, 2, lost=reasons.append, clock=lambda: now[0])
+    watch = hosts.HostWatch(store, 1, 2, lost=reasons.append, clock=lambda: now[0])
     store.values["ofa_host/0"] = "1"
     assert watch.look()
     store.gone = True
-    now[0] += distributed.LOST_AFTER - 1.0
+    now[0] += hosts.LOST_AFTER - 1.0
     assert watch.look(), "one failure is no loss"
     now[0] += 1.0
     assert not watch.look()
@@ -162,11 +162,11 @@ def test_waiting_asks_the_coordinator_at_a_place_of_its_own(monkeypatch):
             assert milliseconds > 60_000, "longer than a program compiles"
 
     state = types.SimpleNamespace(client=Client())
-    monkeypatch.setattr(distributed.jax_distributed, "global_state", state)
-    distributed.wait_for_all("nobody else is there")
+    monkeypatch.setattr(hosts.jax_distributed, "global_state", state)
+    hosts.wait_for_all("nobody else is there")
     assert places == []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for _ in range(2):
-        distributed.wait_for_all("the step is compiled")
+        hosts.wait_for_all("the step is compiled")
     assert len(set(places)) == 2
     assert all(place.endswith("_the_step_is_compiled") for place in places)

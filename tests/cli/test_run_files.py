@@ -6,8 +6,10 @@ import logging
 import pytest
 
 import mixtures.scenes  # noqa: F401  (registers the tasks)
-from ofa_jax.cli import run_log, run_tasks
+from ofa_jax import atomic
 from ofa_jax.data.registration import lookup
+from ofa_jax.runs import log as run_log
+from ofa_jax.runs import tasks as run_tasks
 
 
 def steps_of(log):
@@ -45,13 +47,6 @@ def test_progress_in_a_log_names_step_eta_and_rate(caplog):
     assert line.endswith("loss 1.250, 512 examples/s, data wait 3%")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0s"), (59, "59s"), (61, "1m01s"), (3600, "1h00m"), (7384, "2h03m")]
-)
-def test_durations(seconds, text):
-    assert run_log.duration(seconds) == text
-
-
 def test_rates_are_changed_by_task_or_family():
     found = lookup("scenes_quickstart")
     changed = run_tasks.change_rates(found, {"vqa": 7, "scenes_detection": 0.0})
@@ -81,7 +76,7 @@ def test_a_finished_run_refuses_other_settings(tmp_path, caplog):
 
 
 def test_json_is_replaced_at_once(tmp_path):
-    run_tasks.write_json(tmp_path / "metrics.json", {"a": 1})
-    run_tasks.write_json(tmp_path / "metrics.json", {"a": 2})
+    atomic.write_json(tmp_path / "metrics.json", {"a": 1})
+    atomic.write_json(tmp_path / "metrics.json", {"a": 2})
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"a": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]

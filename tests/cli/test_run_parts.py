@@ -10,15 +10,16 @@ import pytest
 
 import mixtures.scenes  # noqa: F401  (registers the tasks)
 from ofa_jax import plan as plan_command
-from ofa_jax.cli import run_folder, run_log
-from ofa_jax.cli.engine import FROZEN_BATCH_NORM
-from ofa_jax.cli.plan import Plan, describe
-from ofa_jax.cli.run_tasks import RunTasks
-from ofa_jax.cli.settings import LogConfig
 from ofa_jax.data.features import empty_row, stack_rows
 from ofa_jax.data.registration import lookup
+from ofa_jax.data.task import TaskSet
 from ofa_jax.model import flops
 from ofa_jax.model.config import SIZES
+from ofa_jax.runs import folder as run_folder
+from ofa_jax.runs import log as run_log
+from ofa_jax.runs.engine import FROZEN_BATCH_NORM
+from ofa_jax.runs.log import LogConfig
+from ofa_jax.runs.plan import Plan, describe
 from ofa_jax.sharding.chips import CHIPS
 from ofa_jax.sharding.collectives import Collective
 from ofa_jax.training.optimizer import matching_paths
@@ -63,7 +64,7 @@ def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
 
 def test_dump_of_a_bad_batch(tmp_path):
     [(task, rate)] = lookup("scenes_vqa")
-    tasks = RunTasks((task,), (rate,), (), LENGTHS, task.tokenizer())
+    tasks = TaskSet((task,), (rate,), (), LENGTHS, task.tokenizer())
     batch = stack_rows([empty_row(LENGTHS)] * 3)
     batch["decoder_loss_weights"][1] = np.nan
     ids = [1, *task.tokenizer().encode("what color"), 2]

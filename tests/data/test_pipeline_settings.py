@@ -5,8 +5,8 @@ import pathlib
 
 import pytest
 
-from ofa_jax.cli.settings import DatasetConfig
 from ofa_jax.data.task import PRETRAINING_FAMILIES
+from ofa_jax.runs.settings import DatasetConfig
 from tests.data.test_pipeline import LENGTHS, make_task
 from tests.data.test_pipeline_buckets import MixturePipeline
 

@@ -13,8 +13,8 @@ from ofa_jax.data.image_tokenizer import PatchCodebook
 from ofa_jax.data.instruction import Instruction
 from ofa_jax.data.registration import lookup
 from ofa_jax.evaluation import evaluator, streaming
-from ofa_jax.evaluation.code_pictures import code_grid, decoded_pictures, with_centre
 from ofa_jax.evaluation.generated_pictures import CodePictures
+from ofa_jax.inference.code_images import code_grid, decoded_pictures, with_centre
 from ofa_jax.metrics.generation import Extractors
 from ofa_jax.report.examples import Kind, task_kind
 from ofa_jax.text.tokenizer import Tokenizer

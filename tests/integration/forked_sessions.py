@@ -22,7 +22,7 @@ from ofa_jax.cli import entry
 
 
 def kill_after_step(number, delay):
-    from ofa_jax.cli.run_log import RunLog
+    from ofa_jax.runs.log import RunLog
 
     write, written = RunLog.write, []
 
@@ -74,7 +74,7 @@ def session(request):
 def main():
     entry.set_up_process()
     import mixtures.scenes  # noqa: F401
-    import ofa_jax.cli.train  # noqa: F401
+    import ofa_jax.runs.story  # noqa: F401
 
     for line in sys.stdin:
         child = os.fork()

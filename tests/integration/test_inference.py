@@ -16,7 +16,7 @@ from ofa_jax.checkpoint.exports import export_checkpoint
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, initial_variables
 from ofa_jax.checkpoint.orbax_weights import SourceRecord, step_folder
 from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
-from ofa_jax.cli import inference_entry
+from ofa_jax.cli import inference as inference_entry
 from ofa_jax.model.config import SIZES
 from tests.integration import finetuning_files
 
@@ -88,7 +88,7 @@ def test_a_decoder_prompt_is_no_part_of_the_answer(command, model, photos, capsy
 
 
 def test_a_run_says_how_its_model_is_asked(tmp_path):
-    from ofa_jax.cli import inference_model
+    from ofa_jax.inference import weights as inference_model
 
     (tmp_path / "checkpoint_4" / "state").mkdir(parents=True)
     (tmp_path / "config.gin").write_text(
@@ -117,7 +117,7 @@ def test_a_run_says_how_its_model_is_asked(tmp_path):
 def test_photographs_are_upright(tmp_path):
     from PIL import ExifTags, ImageOps
 
-    from ofa_jax.cli.picture_stream import read_picture
+    from ofa_jax.inference.image_stream import read_picture
 
     pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 3)).astype(np.uint8)
     for orientation in range(1, 9):
@@ -130,7 +130,7 @@ def test_photographs_are_upright(tmp_path):
 
 
 def test_a_box_is_drawn(command, model, photos, tmp_path, capsys, monkeypatch):
-    from ofa_jax import pretrained
+    from ofa_jax.inference import predictor as pretrained
 
     def grounded(self, images, instructions, **options):
         assert instructions == ['which region does the text " a red car " describe?']
@@ -153,7 +153,7 @@ def test_a_box_is_drawn(command, model, photos, tmp_path, capsys, monkeypatch):
 
 
 def test_a_region_of_the_picture_becomes_bins(command, model, photos, monkeypatch, capsys):
-    from ofa_jax import pretrained
+    from ofa_jax.inference import predictor as pretrained
 
     asked = []
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from ofa_jax.cli.distributed import host_settings
+from ofa_jax.runs.hosts import host_settings
 from tests.launch.launcher import GIN, PLAIN, dry_run, files_of, gin_of, launch, line_with
 
 TRAIN = (

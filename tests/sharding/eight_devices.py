@@ -12,10 +12,10 @@ import sys
 import jax
 import numpy as np
 
-from ofa_jax.cli.settings import PartitionerConfig
 from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.model.config import SIZES
 from ofa_jax.model.ofa import OFA
+from ofa_jax.runs.settings import PartitionerConfig
 from ofa_jax.sharding.mesh import build_mesh, mesh_context
 from ofa_jax.sharding.placement import (
     batch_sharding,

@@ -4,7 +4,7 @@ import pathlib
 
 import gin
 
-from ofa_jax.cli.settings import PartitionerConfig
+from ofa_jax.runs.settings import PartitionerConfig
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "gin_configs" / "sharding"
 RULE_FILES = sorted(path.stem for path in FOLDER.glob("*.gin"))

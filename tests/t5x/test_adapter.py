@@ -21,15 +21,11 @@ if not MISSING:
     from t5x import utils
 
     import mixtures.scenes  # noqa: F401  (registers the tasks)
-    from ofa_jax.cli.settings import (
-        DatasetConfig,
-        EvaluationConfig,
-        PartitionerConfig,
-        TrainerConfig,
-    )
     from ofa_jax.data.features import pad_row
     from ofa_jax.decoding.beam import BeamConfig
     from ofa_jax.decoding.rules import step_scores
+    from ofa_jax.evaluation.run_evaluation import EvaluationConfig
+    from ofa_jax.runs.settings import DatasetConfig, PartitionerConfig, TrainerConfig
     from ofa_jax.sharding.placement import state_shardings
     from ofa_jax.t5x import evaluation, inputs, models, partitioning
     from ofa_jax.t5x.decoding import CodesInCodeRows

@@ -18,13 +18,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
-from ofa_jax.cli.inference_model import (
-    find_checkpoint,
-    trained_decoder_prompt,
-    trained_lengths,
-)
-from ofa_jax.cli.picture_answers import picture_settings, write_pictures
-from ofa_jax.cli.picture_stream import (
+from ofa_jax.data.answering import AnswerList
+from ofa_jax.data.image_tokenizer import load_image_tokenizer
+from ofa_jax.decoding.beam import BeamConfig
+from ofa_jax.decoding.constraints import Trie
+from ofa_jax.decoding.sampling import SamplingConfig
+from ofa_jax.inference.generated_images import picture_settings, write_pictures
+from ofa_jax.inference.image_stream import (
     REGION,
     answer_pictures,
     picture_files,
@@ -32,13 +32,13 @@ from ofa_jax.cli.picture_stream import (
     read_picture,
     with_region,
 )
-from ofa_jax.data.answering import AnswerList
-from ofa_jax.data.image_tokenizer import load_image_tokenizer
-from ofa_jax.decoding.beam import BeamConfig
-from ofa_jax.decoding.constraints import Trie
-from ofa_jax.decoding.sampling import SamplingConfig
+from ofa_jax.inference.predictor import OFAPredictor, Prediction, load
+from ofa_jax.inference.weights import (
+    find_checkpoint,
+    trained_decoder_prompt,
+    trained_lengths,
+)
 from ofa_jax.metrics.generation import Extractors
-from ofa_jax.pretrained import OFAPredictor, Prediction, load
 
 logger = logging.getLogger("ofa_jax")
 

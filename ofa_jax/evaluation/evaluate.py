@@ -18,30 +18,29 @@ from typing import Any
 
 import jax
 
+from ofa_jax.atomic import write_json
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
-from ofa_jax.cli.answering import Answerer
-from ofa_jax.cli.inference_evaluation import device_name
-from ofa_jax.cli.inference_model import (
+from ofa_jax.data import locations as data_locations
+from ofa_jax.data.registration import import_modules, lookup
+from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.task import LENGTH_KEYS, OFATask
+from ofa_jax.evaluation import finetuning_scoring
+from ofa_jax.evaluation.generated_pictures import CodePictures
+from ofa_jax.evaluation.streaming import Answer, Shard, finish, line_count, predict_split
+from ofa_jax.evaluation.submission import file_name
+from ofa_jax.inference.answerer import Answerer
+from ofa_jax.inference.weights import (
     Devices,
     find_checkpoint,
     load_weights,
     trained_lengths,
     trained_methods,
 )
-from ofa_jax.cli.run_log import duration
-from ofa_jax.cli.run_tasks import import_modules, write_json
-from ofa_jax.cli.settings import LENGTH_KEYS
-from ofa_jax.data import locations as data_locations
-from ofa_jax.data.registration import lookup
-from ofa_jax.data.sources.array_record import PreparedSource
-from ofa_jax.data.task import OFATask
-from ofa_jax.evaluation import finetuning_scoring
-from ofa_jax.evaluation.generated_pictures import CodePictures
-from ofa_jax.evaluation.streaming import Answer, Shard, finish, line_count, predict_split
-from ofa_jax.evaluation.submission import file_name
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.report.build import build_report
+from ofa_jax.report.labels import format_duration
+from ofa_jax.sharding.mesh import device_name
 
 logger = logging.getLogger("ofa_jax")
 
@@ -206,7 +205,7 @@ def evaluate(
     results = {"run": facts, **_by_split(entries, splits)}
     write_json(root / "metrics.json", results)
     logger.info("report: %s", build_report(root))
-    logger.info("done in %s", duration(time.perf_counter() - started))
+    logger.info("done in %s", format_duration(time.perf_counter() - started))
     return results
 
 
@@ -318,7 +317,7 @@ class _Progress:
             return
         self._last = now
         rate = (done - self._first) / (now - self._start) if done > self._first else 0.0
-        left = f", {duration((total - done) / rate)} left" if rate and done < total else ""
+        left = f", {format_duration((total - done) / rate)} left" if rate and done < total else ""
         logger.info("%s: %d of %d examples%s", self._name, done, total, left)
 
 

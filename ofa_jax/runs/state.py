@@ -13,8 +13,8 @@ from ofa_jax.checkpoint.bucket import check_address, is_remote
 from ofa_jax.checkpoint.huggingface import is_repository_id
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.manager import CheckpointManager
-from ofa_jax.cli.engine import Engine
 from ofa_jax.model.config import OFAConfig
+from ofa_jax.runs.engine import Engine
 from ofa_jax.sharding import placement
 from ofa_jax.sharding.mesh import describe_mesh
 from ofa_jax.training.state import TrainState, from_checkpoint_tree, to_checkpoint_tree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import logging
@@ -16,9 +17,32 @@ from clu import metric_writers
 from tqdm import tqdm
 
 from ofa_jax.checkpoint.bucket import is_remote
-from ofa_jax.cli.settings import LogConfig
+from ofa_jax.report.labels import format_duration
 
 logger = logging.getLogger("ofa_jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """Where the numbers of a run go besides `metrics.jsonl` (`utils.LogConfig`).
+
+    Attributes:
+      tensorboard: whether event files are written.
+      wandb_project: project of Weights & Biases; "" sends nothing there.
+      wandb_entity: account or team of that project; "" is the user's own.
+      wandb_mode: "online" or "offline" (kept in the run's folder).
+    """
+
+    tensorboard: bool = True
+    wandb_project: str = ""
+    wandb_entity: str = ""
+    wandb_mode: str = "online"
+
+    def __post_init__(self) -> None:
+        if self.wandb_mode not in ("online", "offline"):
+            raise ValueError(
+                f"utils.LogConfig.wandb_mode must be 'online' or 'offline', got {self.wandb_mode!r}"
+            )
 
 
 class RunLog:
@@ -173,21 +197,18 @@ class ProgressBar:
         elapsed = time.perf_counter() - self._started
         remaining = elapsed / max(1, step - self._start_step) * (self._total - step)
         logger.info(
-            "%s step %d/%d, ETA %s, %s", self._label, step, self._total, duration(remaining), text
+            "%s step %d/%d, ETA %s, %s",
+            self._label,
+            step,
+            self._total,
+            format_duration(remaining),
+            text,
         )
 
     def close(self) -> None:
         """Leaves the finished bar on the terminal."""
         if self._bar is not None:
             self._bar.close()
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `1h02m`, `3m20s` or `12s`."""
-    seconds = int(seconds)
-    if seconds >= 3600:
-        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
-    return f"{seconds // 60}m{seconds % 60:02d}s" if seconds >= 60 else f"{seconds}s"
 
 
 def _step(line: str) -> int:

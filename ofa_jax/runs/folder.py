@@ -20,9 +20,10 @@ from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.checkpoint.manager import CheckpointManager, readable_size, tree_bytes
 from ofa_jax.checkpoint.orbax_weights import write_model_config
 from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
-from ofa_jax.cli import gin_files, run_tasks
-from ofa_jax.cli.engine import Engine
-from ofa_jax.cli.settings import CheckpointConfig
+from ofa_jax.data.task import TaskSet
+from ofa_jax.runs import tasks as run_tasks
+from ofa_jax.runs.engine import Engine
+from ofa_jax.runs.settings import CheckpointConfig
 from ofa_jax.sharding import placement
 from ofa_jax.training.state import to_checkpoint_tree
 
@@ -163,16 +164,17 @@ def write_trained(run: RunFolder, engine: Engine, variables: Any, initial_path: 
     logger.info("%s: the %d numbers that were trained, %s", run.shown(path), count, size)
 
 
-def write_settings(run_dir: pathlib.Path, engine: Engine) -> None:
+def write_settings(run_dir: pathlib.Path, engine: Engine, config: str) -> None:
     """Writes what the checkpoints need to be read: configuration, vocabulary, model.
 
     Args:
       run_dir: folder of the run.
       engine: of the run.
+      config: the whole configuration as text.
     """
     run_tasks.save_vocabulary(run_dir, engine.tasks.tokenizer)
     write_model_config(run_dir, engine.config)
-    (run_dir / "config.gin").write_text(gin_files.resolved(), encoding="utf-8")
+    (run_dir / "config.gin").write_text(config, encoding="utf-8")
 
 
 def report_placement(run: RunFolder, engine: Engine, abstract_state: Any) -> None:
@@ -192,7 +194,7 @@ def report_placement(run: RunFolder, engine: Engine, abstract_state: Any) -> Non
 
 
 def dump_batch(
-    run_dir: pathlib.Path, number: int, batch: dict[str, np.ndarray], tasks: run_tasks.RunTasks
+    run_dir: pathlib.Path, number: int, batch: dict[str, np.ndarray], tasks: TaskSet
 ) -> pathlib.Path:
     """Writes a batch after which the loss was no number: arrays, and texts to look at.
 

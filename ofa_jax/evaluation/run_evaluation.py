@@ -7,23 +7,72 @@ import itertools
 import logging
 import pathlib
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from ofa_jax.cli.answering import Answerer
-from ofa_jax.cli.run_log import duration
-from ofa_jax.cli.run_tasks import RunTasks
-from ofa_jax.cli.settings import EvaluationConfig
 from ofa_jax.data.features import Row
 from ofa_jax.data.steps import image_tokenizer_of
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.task import OFATask, TaskSet
 from ofa_jax.evaluation import evaluator, scoring
 from ofa_jax.evaluation.submission import file_name, write_submission
+from ofa_jax.inference.answerer import Answerer
 from ofa_jax.model.ofa import OFA
+from ofa_jax.report.labels import format_duration
 
 logger = logging.getLogger("ofa_jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Generation on held-out examples (`utils.EvaluationConfig`).
+
+    Attributes:
+      batch_size: examples per generation step.
+      num_examples: per task, during training.
+      final_num_examples: per task of the mixture, after training; 0 skips the final evaluation.
+      split: split of both.
+      extra_splits: further splits of the final evaluation, split to examples per task; every task
+        of the mixture must have them.
+      unseen_tasks: tasks that are evaluated but never trained.
+      unseen_task_seeds: evaluation seeds over which their scores are averaged.
+      beam_size: of tasks whose recipe names none; 1 is greedy.
+      closed_set_method: "search" or "candidates" replaces the method of tasks with a closed set
+        of answers, "" keeps the task's own. Search is faster, scoring every candidate better.
+      bounds: task to (floor, aim) of its headline metric, shown in the report.
+      image_tokenizer: what shows the codes of prepared data as pictures in the report: a codebook
+        (`.npz`), weights of a VQGAN (`last.ckpt`) or `module:function`; "" shows none.
+    """
+
+    batch_size: int = 128
+    num_examples: int = 128
+    final_num_examples: int = 512
+    split: str = "validation"
+    extra_splits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    unseen_tasks: Sequence[str] = ()
+    unseen_task_seeds: int = 3
+    beam_size: int = 1
+    closed_set_method: str = ""
+    bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    image_tokenizer: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_examples", "unseen_task_seeds", "beam_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"utils.EvaluationConfig.{name} must be positive, got {getattr(self, name)}"
+                )
+        if self.closed_set_method not in ("", "search", "candidates"):
+            raise ValueError(
+                "utils.EvaluationConfig.closed_set_method must be 'search', 'candidates' or '', "
+                f"got {self.closed_set_method!r}"
+            )
+        if isinstance(self.unseen_tasks, str):
+            raise ValueError(
+                "utils.EvaluationConfig.unseen_tasks must be a list of names, such as "
+                f"({self.unseen_tasks!r},)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +87,7 @@ class InferenceEvaluation:
     """
 
     model: OFA
-    run_tasks: RunTasks
+    run_tasks: TaskSet
     config: EvaluationConfig
     seed: int = 0
 
@@ -175,14 +224,8 @@ def _report(name: str, split: str, result: scoring.Result, seconds: float) -> No
         name,
         split,
         len(result.scores),
-        duration(seconds),
+        format_duration(seconds),
         result.primary,
         result.metrics[result.primary],
         result.baseline,
     )
-
-
-def device_name() -> str:
-    """The devices of this run in words."""
-    devices = jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind}"

@@ -57,7 +57,7 @@ def run_eval(arguments: Sequence[str]) -> int:
     }
 
     def load() -> Callable[..., Any]:
-        from ofa_jax.cli.evaluate import evaluate
+        from ofa_jax.evaluation.evaluate import evaluate
 
         return evaluate
 
@@ -111,7 +111,7 @@ def run_infer(arguments: Sequence[str]) -> int:
     }
 
     def load() -> Callable[..., Any]:
-        from ofa_jax.cli.infer import infer
+        from ofa_jax.inference.infer import infer
 
         return infer
 

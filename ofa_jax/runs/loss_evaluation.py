@@ -8,14 +8,39 @@ from typing import Any
 
 import jax
 
-from ofa_jax.cli import distributed, finetuning
-from ofa_jax.cli.engine import Engine
-from ofa_jax.cli.settings import LossEvaluationConfig
 from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.runs import hosts, objective
+from ofa_jax.runs.engine import Engine
 from ofa_jax.sharding import placement
 from ofa_jax.training.programs import StepPrograms
 from ofa_jax.training.state import TrainState
 from ofa_jax.training.step import TaskSums, make_eval_step
+
+
+@dataclasses.dataclass(frozen=True)
+class LossEvaluationConfig:
+    """The loss on held-out batches while training (`utils.LossEvaluationConfig`).
+
+    Cheaper than generation, so it can come more often.
+
+    Attributes:
+      period: steps between two measurements; the last step is always one.
+      num_batches: batches of the training batch size; the same ones every time.
+      split: split of the sources.
+    """
+
+    period: int = 1000
+    num_batches: int = 8
+    split: str = "validation"
+
+    def __post_init__(self) -> None:
+        for name in ("period", "num_batches"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"utils.LossEvaluationConfig.{name} must be a whole number of 1 or more, got "
+                    f"{value!r}"
+                )
 
 
 @dataclasses.dataclass
@@ -38,7 +63,7 @@ class LossEvaluation:
         self._pipeline = dataclasses.replace(self.pipeline, split=self.config.split)
         trainer = self.engine.trainer
         # The divisor of the training loss means nothing for sums by task.
-        loss = finetuning.loss_config(
+        loss = objective.loss_config(
             dataclasses.replace(trainer, loss_normalisation="tokens"), self.engine.tasks.tasks
         )
         step = make_eval_step(
@@ -68,7 +93,7 @@ class LossEvaluation:
         for number in range(self.config.num_batches):
             batch = placement.place_batch(self._pipeline.batch(number), self.engine.mesh)
             if self._compile(state, batch):
-                distributed.wait_for_all("loss evaluation is compiled")
+                hosts.wait_for_all("loss evaluation is compiled")
             sums = sums + jax.device_get(self._step(state, batch))
         losses, tokens = jax.device_get((sums.loss, sums.tokens))
         values = {"eval_loss": float(losses.sum() / max(1.0, tokens.sum()))}

@@ -2,68 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import json
 import logging
 import pathlib
 
-from ofa_jax.cli.settings import DatasetConfig, EvaluationConfig
-from ofa_jax.cli.slots import change_rates, check_presence
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.registration import import_modules, lookup
 from ofa_jax.data.steps import image_tokenizer_of
-from ofa_jax.data.task import Lengths, OFATask, check_lengths
+from ofa_jax.data.task import OFATask, TaskSet, check_lengths
 from ofa_jax.evaluation.finetuning_scoring import check_installed
+from ofa_jax.evaluation.run_evaluation import EvaluationConfig
+from ofa_jax.runs.rates import change_rates, check_presence
+from ofa_jax.runs.settings import DatasetConfig
 from ofa_jax.text.tokenizer import Tokenizer
 
 logger = logging.getLogger("ofa_jax")
 
 
-@dataclasses.dataclass(frozen=True)
-class RunTasks:
-    """What a run trains and evaluates.
-
-    Attributes:
-      tasks: tasks of the mixture, of positive rate.
-      rates: their rates.
-      unseen: tasks that are only evaluated.
-      lengths: task feature lengths.
-      tokenizer: the one tokenizer of all of them.
-    """
-
-    tasks: tuple[OFATask, ...]
-    rates: tuple[float, ...]
-    unseen: tuple[OFATask, ...]
-    lengths: Lengths
-    tokenizer: Tokenizer
-
-    @property
-    def names(self) -> list[str]:
-        """Names by task id, as they stand in logs: families where those are unique."""
-        families = [task.family for task in self.tasks]
-        unique = len(set(families)) == len(families)
-        return families if unique else [task.name for task in self.tasks]
-
-
-def import_modules(names: tuple[str, ...]) -> None:
-    """Imports the modules that register tasks and mixtures.
-
-    Raises:
-      ValueError: no such module; the message names the macro.
-    """
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name and name.startswith(error.name):
-                raise ValueError(
-                    f"MIXTURE_OR_TASK_MODULE: no module {name!r}; run from the checkout, or "
-                    "install it with `pip install -e .`"
-                ) from error
-            raise
-
-
-def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTasks:
+def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> TaskSet:
     """Finds the tasks of a run and checks that they fit together.
 
     Args:
@@ -100,12 +54,12 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> RunTask
             seed=dataset.seed,
             skip_bad=dataset.on_bad_record == "skip",
         )
-    return RunTasks(
+    return TaskSet(
         tasks, tuple(rate for _, rate in found), unseen, dataset.task_feature_lengths, tokenizer
     )
 
 
-def check_evaluation(tasks: RunTasks, evaluation: EvaluationConfig, *, period: int) -> None:
+def check_evaluation(tasks: TaskSet, evaluation: EvaluationConfig, *, period: int) -> None:
     """Fails at the start where an evaluation could not read its examples at the end.
 
     Args:
@@ -176,11 +130,3 @@ def _settings(config: str) -> list[str]:
     joined = config.replace("\\\n", " ")
     lines = (" ".join(line.split()) for line in joined.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
-
-
-def write_json(path: str | pathlib.Path, content: object) -> None:
-    """Writes a JSON file at once: a reader sees the old or the new one."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

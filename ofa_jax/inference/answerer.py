@@ -137,7 +137,7 @@ class Answerer:
         if task.target_modality == "CODE":
             return IdRanges(((layout.code_start, layout.bin_start),))
         if task.answering.answers is not None:
-            return _trie(task.candidate_ids())
+            return closed_set(task.candidate_ids())
         return None
 
     def _rank(self, variables: Any, task: OFATask, batch: Any, prefix: Any) -> Answers:
@@ -152,42 +152,6 @@ class Answerer:
         return Answers(table[scores.argmax(axis=1)], scores.max(axis=1))
 
 
-def target_masks(
-    tasks: tuple[OFATask, ...], vocab_size: int
-) -> Callable[[Mapping[str, jax.Array]], jax.Array] | None:
-    """The training constraint of tasks with closed sets (SPEC 5.1, 7.2).
-
-    Args:
-      tasks: by task id.
-      vocab_size: v.
-
-    Returns:
-      From a batch to bool[b, t, v]: all True for tasks with free answers. None where no task has
-      a closed set.
-    """
-    tries = {
-        number: _trie(task.candidate_ids())
-        for number, task in enumerate(tasks)
-        if task.answering.answers is not None and task.answering.renormalise
-    }
-    if not tries:
-        return None
-
-    def masks(batch: Mapping[str, jax.Array]) -> jax.Array:
-        targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        prompts = jnp.cumprod(weights == 0, axis=1).sum(axis=1)
-        allowed = None
-        for number, trie in tries.items():
-            own = trie.target_masks(targets, vocab_size, prompts)
-            if len(tasks) > 1:
-                is_own = (batch["task_ids"] == number)[:, None, None]
-                own = jnp.where(is_own, own, True if allowed is None else allowed)
-            allowed = own
-        return jnp.asarray(allowed)
-
-    return masks
-
-
 def _without_prompts(tokens: np.ndarray, prompts: list[np.ndarray]) -> np.ndarray:
     """int32[b, t]: each row without the prompt that it was forced to begin with."""
     answers = np.full_like(tokens, PAD_ID)
@@ -198,7 +162,12 @@ def _without_prompts(tokens: np.ndarray, prompts: list[np.ndarray]) -> np.ndarra
 
 
 @functools.lru_cache(maxsize=8)
-def _trie(ids: tuple[tuple[int, ...], ...]) -> Trie:
+def closed_set(ids: tuple[tuple[int, ...], ...]) -> Trie:
+    """The trie of a closed set of answers, built once.
+
+    Args:
+      ids: of each answer, without eos.
+    """
     return Trie.build(ids)
 
 

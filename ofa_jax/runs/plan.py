@@ -22,14 +22,14 @@ import jax
 
 from ofa_jax import vocab
 from ofa_jax.checkpoint.manager import readable_size
-from ofa_jax.cli.engine import Engine, check_model_fits
-from ofa_jax.cli.run_tasks import RunTasks, import_modules
-from ofa_jax.cli.settings import DatasetConfig
-from ofa_jax.cli.train import train
 from ofa_jax.data import features
 from ofa_jax.data import locations as data_locations
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.registration import import_modules, lookup
+from ofa_jax.data.task import TaskSet
 from ofa_jax.model import flops
+from ofa_jax.runs.engine import Engine, check_model_fits
+from ofa_jax.runs.settings import DatasetConfig
+from ofa_jax.runs.story import train
 from ofa_jax.sharding import placement
 from ofa_jax.sharding.chips import CHIPS, Chip
 from ofa_jax.sharding.collectives import Collective, program_collectives, summarise
@@ -202,7 +202,7 @@ def _plan(
     )
 
 
-def _tasks(dataset: DatasetConfig, model: Any) -> RunTasks:
+def _tasks(dataset: DatasetConfig, model: Any) -> TaskSet:
     """The tasks of a mixture without their data, and with their vocabulary where it is there."""
     import_modules(dataset.modules)
     found = lookup(dataset.mixture_or_task_name)
@@ -215,7 +215,7 @@ def _tasks(dataset: DatasetConfig, model: Any) -> RunTasks:
         texts = config.vocab_size - vocab.NUM_SPECIALS - 1 - config.num_codes - 1000
         tokenizer = cast(Any, VocabularyOnly(vocab.VocabLayout(texts, config.num_codes)))
     rates = tuple(rate for _, rate in found)
-    return RunTasks(tasks, rates, (), dataset.task_feature_lengths, tokenizer)
+    return TaskSet(tasks, rates, (), dataset.task_feature_lengths, tokenizer)
 
 
 def _topology_devices(name: str) -> list[Any]:

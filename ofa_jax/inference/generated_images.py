@@ -18,9 +18,9 @@ from ofa_jax.data.image_tokenizer import ImageTokenizer, decode_all
 from ofa_jax.data.ops.image import resize_square
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.sampling import SamplingConfig
-from ofa_jax.evaluation.code_pictures import code_grid, with_centre
+from ofa_jax.inference.code_images import code_grid, with_centre
+from ofa_jax.inference.predictor import OFAPredictor
 from ofa_jax.metrics.generation import Extractors, best_by_clip
-from ofa_jax.pretrained import OFAPredictor
 
 logger = logging.getLogger("ofa_jax")
 

@@ -14,11 +14,11 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from ofa_jax.cli import finetuning
-from ofa_jax.cli.run_tasks import RunTasks
-from ofa_jax.cli.settings import PartitionerConfig, TrainerConfig
+from ofa_jax.data.task import TaskSet
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
+from ofa_jax.runs import objective
+from ofa_jax.runs.settings import PartitionerConfig, TrainerConfig
 from ofa_jax.sharding import mesh as meshes
 from ofa_jax.sharding import placement, rules
 from ofa_jax.training.ema import EMAConfig
@@ -54,7 +54,7 @@ class Engine:
     schedule: Schedule
     trainer: TrainerConfig
     ema: EMAConfig | None
-    tasks: RunTasks
+    tasks: TaskSet
     mesh: Mesh
     rules: rules.LogicalRules
 
@@ -62,7 +62,7 @@ class Engine:
     def build(
         cls,
         config: OFAConfig,
-        tasks: RunTasks,
+        tasks: TaskSet,
         *,
         optimizer: OptimizerConfig,
         trainer: TrainerConfig,
@@ -98,7 +98,7 @@ class Engine:
             "vocab": config.embedding_rows,
         }
         placement.check_axis_sizes(sizes, mesh, axis_rules)
-        finetuning.loss_config(trainer, tasks.tasks)  # refuses what contradicts itself
+        objective.loss_config(trainer, tasks.tasks)  # refuses what contradicts itself
         if config.batch_norm == "frozen":
             frozen = (*optimizer.frozen, FROZEN_BATCH_NORM)
             optimizer = dataclasses.replace(optimizer, frozen=frozen)
@@ -150,7 +150,7 @@ class Engine:
         Args:
           state_shardings: from `placement.state_shardings`.
         """
-        return finetuning.training_step(
+        return objective.training_step(
             self.module,
             self.tx,
             self.schedule,
@@ -173,7 +173,7 @@ class Engine:
         return call
 
 
-def check_model_fits(config: OFAConfig, tasks: RunTasks) -> None:
+def check_model_fits(config: OFAConfig, tasks: TaskSet) -> None:
     """Fails where the model's position tables are too small for the sequences or images.
 
     Args:

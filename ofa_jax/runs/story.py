@@ -19,27 +19,31 @@ from typing import Any
 
 import jax
 
-from ofa_jax.cli import distributed, finetuning, gin_files, run_folder, run_state, run_tasks
-from ofa_jax.cli.engine import Engine, check_model_fits
-from ofa_jax.cli.inference_evaluation import InferenceEvaluation, device_name
-from ofa_jax.cli.loss_evaluation import LossEvaluation
-from ofa_jax.cli.run_log import NoLog, NoProgress, ProgressBar, RunLog, duration
-from ofa_jax.cli.settings import (
-    CheckpointConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    LogConfig,
-    LossEvaluationConfig,
-    PartitionerConfig,
-    TrainerConfig,
-)
+from ofa_jax import atomic
 from ofa_jax.data import locations as data_locations
 from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.data.task import TaskSet
+from ofa_jax.evaluation.run_evaluation import EvaluationConfig, InferenceEvaluation
 from ofa_jax.model import flops
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.report.build import build_report
+from ofa_jax.report.labels import format_duration
+from ofa_jax.runs import folder as run_folder
+from ofa_jax.runs import hosts, objective
+from ofa_jax.runs import state as run_state
+from ofa_jax.runs import tasks as run_tasks
+from ofa_jax.runs.engine import Engine, check_model_fits
+from ofa_jax.runs.log import LogConfig, NoLog, NoProgress, ProgressBar, RunLog
+from ofa_jax.runs.loss_evaluation import LossEvaluation, LossEvaluationConfig
+from ofa_jax.runs.settings import (
+    CheckpointConfig,
+    DatasetConfig,
+    PartitionerConfig,
+    TrainerConfig,
+)
 from ofa_jax.sharding import placement
 from ofa_jax.sharding.chips import chip_of
+from ofa_jax.sharding.mesh import device_name
 from ofa_jax.training import loop
 from ofa_jax.training.goodput import GoodputLedger
 from ofa_jax.training.optimizer import OptimizerConfig
@@ -67,6 +71,7 @@ def train(
     stats_period: int = 100,
     random_seed: int = 0,
     locations: Mapping[str, str] | None = None,
+    config_text: str = "",
 ) -> dict[str, Any]:
     """Trains a mixture, evaluates every task, writes a report.
 
@@ -86,6 +91,8 @@ def train(
       stats_period: steps between log lines.
       random_seed: seed of initialisation, dropout, patches.
       locations: folders by name, for example {"DATA_DIR": ..., "VOCAB_DIR": ...}.
+      config_text: the whole configuration as text, kept as `config.gin` and compared at every
+        start; not a setting, the command gives it.
 
     Returns:
       The content of `metrics.json` ({} without evaluation).
@@ -140,19 +147,19 @@ def train(
             device_name(),
             f"{len(tasks.tasks)} tasks at batch size {train_dataset_cfg.batch_size}",
         )
-        run_tasks.refuse_other_settings(run_dir, gin_files.resolved(), total_steps, start_step)
-        distributed.wait_for_all("settings are compared")
+        run_tasks.refuse_other_settings(run_dir, config_text, total_steps, start_step)
+        hosts.wait_for_all("settings are compared")
         log: RunLog | NoLog = NoLog()
         ledger = None
         if run_folder.is_primary():
             run_folder.report_placement(run, engine, abstract_state)
-            run_folder.write_settings(run_dir, engine)
+            run_folder.write_settings(run_dir, engine, config_text)
             log = RunLog(
                 run_dir,
                 start_step,
                 log_cfg,
                 address=run.address,
-                settings=gin_files.resolved(),
+                settings=config_text,
             )
             if start_step < total_steps:
                 ledger = GoodputLedger(run_dir / "goodput.json", start_step, started=started)
@@ -194,7 +201,7 @@ def train(
         results = {}
         state = run_state.best(manager, state, shardings)
         if checkpoint_cfg.save_trained:
-            variables = distributed.on_every_host(state.variables(use_ema=True))
+            variables = hosts.on_every_host(state.variables(use_ema=True))
             if run_folder.is_primary():
                 run_folder.write_trained(run, engine, variables, checkpoint_cfg.initial_path)
         if evaluation and evaluation.config.final_num_examples:
@@ -209,9 +216,9 @@ def train(
             }
             if checkpoint_cfg.best_metric:
                 facts["best_step"] = int(state.step)
-            variables = distributed.on_every_host(state.variables(use_ema=True))
+            variables = hosts.on_every_host(state.variables(use_ema=True))
             results = _finish(run, evaluation, variables, log, facts)
-    logger.info("done in %s", duration(time.time() - started))
+    logger.info("done in %s", format_duration(time.time() - started))
     return results
 
 
@@ -225,7 +232,7 @@ def _check_best(
         )
 
 
-def _training_input(dataset: DatasetConfig, tasks: run_tasks.RunTasks, engine: Engine) -> Any:
+def _training_input(dataset: DatasetConfig, tasks: TaskSet, engine: Engine) -> Any:
     """This host's part of the training batches."""
     parts, part = placement.input_share(engine.mesh)
     return MixturePipeline(
@@ -280,16 +287,16 @@ def _train(
 
     def evaluate(step: int, state: TrainState) -> None:
         if evaluation and (step < periods.total or best_metric):
-            variables = distributed.on_every_host(state.variables(use_ema=True))
+            variables = hosts.on_every_host(state.variables(use_ema=True))
             values = evaluation.during_training(variables)
-            distributed.wait_for_all("examples are evaluated")
+            hosts.wait_for_all("examples are evaluated")
             log.write(step, values)
             if best_metric:
-                save(step, state, finetuning.deciding_score(best_metric, values))
+                save(step, state, objective.deciding_score(best_metric, values))
 
     def prepare(*arguments: Any) -> None:
         if programs and engine.on_mesh(programs.prepare)(*arguments):
-            distributed.wait_for_all("the step is compiled")
+            hosts.wait_for_all("the step is compiled")
 
     def write(step: int, values: dict[str, float]) -> None:
         if peak:
@@ -310,7 +317,7 @@ def _train(
             run.files / "profile", engine.trainer.profile_start, engine.trainer.profile_steps
         )
     primary = run_folder.is_primary()
-    with distributed.preemption_handler() as preemption, distributed.lost_hosts_end_the_process():
+    with hosts.preemption_handler() as preemption, hosts.lost_hosts_end_the_process():
         try:
             state = loop.run(
                 state,
@@ -326,7 +333,7 @@ def _train(
                 save=save,
                 measure=measure,
                 prepare=prepare if programs else None,
-                stop_requested=distributed.stop_question(preemption),
+                stop_requested=hosts.stop_question(preemption),
                 progress=ProgressBar(periods.total, start_step) if primary else NoProgress(),
                 watcher=watcher,
                 timers=timers,
@@ -342,7 +349,7 @@ def _train(
         logger.info("%s", goodput)
     logger.info(
         "time by part: %s",
-        ", ".join(f"{name} {duration(t)}" for name, t in sorted(timers.total.items())),
+        ", ".join(f"{name} {format_duration(t)}" for name, t in sorted(timers.total.items())),
     )
     return state
 
@@ -373,7 +380,7 @@ def _finish(
     """Final evaluation, metrics.json and report; an evaluation that is there is kept."""
     path = run.files / "metrics.json"
     results = _finished_results(path, facts)
-    distributed.wait_for_all("results are looked for")
+    hosts.wait_for_all("results are looked for")
     if not run_folder.is_primary():
         # Every host computes, one writes; a host that waited for minutes would count as lost.
         with tempfile.TemporaryDirectory() as folder:
@@ -388,7 +395,7 @@ def _finish(
             "wall_seconds": round(wall_seconds, 1),
             **facts,
         }
-        run_tasks.write_json(path, results)
+        atomic.write_json(path, results)
     else:
         logger.info("this run is finished; delete %s to train again", run.address)
     report = build_report(run.files)

@@ -10,9 +10,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ofa_jax.data.task import LENGTH_KEYS
+from ofa_jax.model.config import SIZES, OFAConfig
+
 OBJECTIVES = ("cross_entropy", "scst")
 SCST_SAMPLINGS = ("beam", "random")
-LENGTH_KEYS = ("inputs", "targets", "image")
 
 
 def _check_lengths(lengths: Mapping[str, int]) -> None:
@@ -126,106 +128,6 @@ class DatasetConfig:
     def modules(self) -> tuple[str, ...]:
         """The modules to import, as a tuple."""
         return (self.module,) if isinstance(self.module, str) else tuple(self.module)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """Generation on held-out examples (`utils.EvaluationConfig`).
-
-    Attributes:
-      batch_size: examples per generation step.
-      num_examples: per task, during training.
-      final_num_examples: per task of the mixture, after training; 0 skips the final evaluation.
-      split: split of both.
-      extra_splits: further splits of the final evaluation, split to examples per task; every task
-        of the mixture must have them.
-      unseen_tasks: tasks that are evaluated but never trained.
-      unseen_task_seeds: evaluation seeds over which their scores are averaged.
-      beam_size: of tasks whose recipe names none; 1 is greedy.
-      closed_set_method: "search" or "candidates" replaces the method of tasks with a closed set
-        of answers, "" keeps the task's own. Search is faster, scoring every candidate better.
-      bounds: task to (floor, aim) of its headline metric, shown in the report.
-      image_tokenizer: what shows the codes of prepared data as pictures in the report: a codebook
-        (`.npz`), weights of a VQGAN (`last.ckpt`) or `module:function`; "" shows none.
-    """
-
-    batch_size: int = 128
-    num_examples: int = 128
-    final_num_examples: int = 512
-    split: str = "validation"
-    extra_splits: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    unseen_tasks: Sequence[str] = ()
-    unseen_task_seeds: int = 3
-    beam_size: int = 1
-    closed_set_method: str = ""
-    bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
-    image_tokenizer: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "num_examples", "unseen_task_seeds", "beam_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"utils.EvaluationConfig.{name} must be positive, got {getattr(self, name)}"
-                )
-        if self.closed_set_method not in ("", "search", "candidates"):
-            raise ValueError(
-                "utils.EvaluationConfig.closed_set_method must be 'search', 'candidates' or '', "
-                f"got {self.closed_set_method!r}"
-            )
-        if isinstance(self.unseen_tasks, str):
-            raise ValueError(
-                "utils.EvaluationConfig.unseen_tasks must be a list of names, such as "
-                f"({self.unseen_tasks!r},)"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class LossEvaluationConfig:
-    """The loss on held-out batches while training (`utils.LossEvaluationConfig`).
-
-    Cheaper than generation, so it can come more often.
-
-    Attributes:
-      period: steps between two measurements; the last step is always one.
-      num_batches: batches of the training batch size; the same ones every time.
-      split: split of the sources.
-    """
-
-    period: int = 1000
-    num_batches: int = 8
-    split: str = "validation"
-
-    def __post_init__(self) -> None:
-        for name in ("period", "num_batches"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"utils.LossEvaluationConfig.{name} must be a whole number of 1 or more, got "
-                    f"{value!r}"
-                )
-
-
-@dataclasses.dataclass(frozen=True)
-class LogConfig:
-    """Where the numbers of a run go besides `metrics.jsonl` (`utils.LogConfig`).
-
-    Attributes:
-      tensorboard: whether event files are written.
-      wandb_project: project of Weights & Biases; "" sends nothing there.
-      wandb_entity: account or team of that project; "" is the user's own.
-      wandb_mode: "online" or "offline" (kept in the run's folder).
-    """
-
-    tensorboard: bool = True
-    wandb_project: str = ""
-    wandb_entity: str = ""
-    wandb_mode: str = "online"
-
-    def __post_init__(self) -> None:
-        if self.wandb_mode not in ("online", "offline"):
-            raise ValueError(
-                f"utils.LogConfig.wandb_mode must be 'online' or 'offline', got {self.wandb_mode!r}"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,3 +250,51 @@ class TrainerConfig:
                 "trainer.Trainer.scst_samples must be 2 or more: each caption is compared with "
                 f"the others of its picture; got {self.scst_samples}"
             )
+
+
+# These follow from the tokenizer of the tasks.
+_VOCABULARY_FIELDS = ("vocab_size", "padded_vocab_size", "num_codes")
+
+
+class _ModelMethods:
+    """What `ModelConfig` adds to its fields."""
+
+    size: str
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ValueError(f"models.OFA.size: no size {self.size!r}; known: {', '.join(SIZES)}")
+        self.build()
+
+    def build(self, **vocabulary: Any) -> OFAConfig:
+        """The configuration of the model.
+
+        Args:
+          **vocabulary: `vocab_size`, `padded_vocab_size` and `num_codes` of the tasks' tokenizer.
+
+        Returns:
+          The named size with the fields that are not None.
+        """
+        given: dict[str, Any] = {
+            name: value
+            for name, value in vars(self).items()
+            if name != "size" and value is not None
+        }
+        return dataclasses.replace(SIZES[self.size], **given, **vocabulary)
+
+
+# `models.OFA`: a named size, and every field of OFAConfig that a run may change (None = as in the
+# table of sizes).
+ModelConfig = dataclasses.make_dataclass(
+    "ModelConfig",
+    [
+        ("size", str, dataclasses.field(default="nano")),
+        *(
+            (field.name, Any, dataclasses.field(default=None))
+            for field in dataclasses.fields(OFAConfig)
+            if field.name not in _VOCABULARY_FIELDS
+        ),
+    ],
+    bases=(_ModelMethods,),
+    frozen=True,
+)

@@ -11,20 +11,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ofa_jax.cli.answering import target_masks
-from ofa_jax.cli.run_tasks import RunTasks
-from ofa_jax.cli.settings import TrainerConfig
 from ofa_jax.data.instruction import trim_at_eos
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.task import OFATask, TaskSet
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.generate import generate
 from ofa_jax.decoding.sampling import SamplingConfig
+from ofa_jax.inference.answerer import closed_set
 from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.metrics.caption import DocumentFrequency, cider_d
 from ofa_jax.model.ofa import OFA
+from ofa_jax.runs.settings import TrainerConfig
 from ofa_jax.text.cleaning import remove_punctuation
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.training.ema import EMAConfig
@@ -63,7 +63,7 @@ def training_step(
     tx: optax.GradientTransformation,
     schedule: Schedule,
     trainer: TrainerConfig,
-    tasks: RunTasks,
+    tasks: TaskSet,
     *,
     ema: EMAConfig | None,
     frozen: tuple[str, ...],
@@ -131,7 +131,7 @@ def training_step(
     )
 
 
-def check_scst(trainer: TrainerConfig, tasks: RunTasks) -> None:
+def check_scst(trainer: TrainerConfig, tasks: TaskSet) -> None:
     """Fails where captions cannot be rewarded.
 
     Raises:
@@ -213,3 +213,39 @@ def deciding_score(metric: str, values: Mapping[str, float]) -> dict[str, float]
         what = "names several scores" if found else "is no score of this run; there are"
         raise ValueError(f"utils.CheckpointConfig.best_metric {metric!r} {what}: {names}")
     return {metric: next(iter(found.values()))}
+
+
+def target_masks(
+    tasks: tuple[OFATask, ...], vocab_size: int
+) -> Callable[[Mapping[str, jax.Array]], jax.Array] | None:
+    """The training constraint of tasks with closed sets (SPEC 5.1, 7.2).
+
+    Args:
+      tasks: by task id.
+      vocab_size: v.
+
+    Returns:
+      From a batch to bool[b, t, v]: all True for tasks with free answers. None where no task has
+      a closed set.
+    """
+    tries = {
+        number: closed_set(task.candidate_ids())
+        for number, task in enumerate(tasks)
+        if task.answering.answers is not None and task.answering.renormalise
+    }
+    if not tries:
+        return None
+
+    def masks(batch: Mapping[str, jax.Array]) -> jax.Array:
+        targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+        prompts = jnp.cumprod(weights == 0, axis=1).sum(axis=1)
+        allowed = None
+        for number, trie in tries.items():
+            own = trie.target_masks(targets, vocab_size, prompts)
+            if len(tasks) > 1:
+                is_own = (batch["task_ids"] == number)[:, None, None]
+                own = jnp.where(is_own, own, True if allowed is None else allowed)
+            allowed = own
+        return jnp.asarray(allowed)
+
+    return masks

@@ -1,6 +1,6 @@
 """A model to talk to: weights, tokenizer and decoding behind one function.
 
-    predictor = ofa_jax.pretrained.load("OFA-Sys/ofa-base")
+    predictor = ofa_jax.inference.predictor.load("OFA-Sys/ofa-base")
     print(predictor.generate("street.jpg", "what does the image describe?"))
     print(predictor.generate("street.jpg", 'which region does the text " a bus " describe?').box)
 

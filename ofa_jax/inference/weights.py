@@ -23,8 +23,7 @@ from ofa_jax.checkpoint.bucket import is_remote, local_copy
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, import_checkpoint
 from ofa_jax.checkpoint.orbax_weights import best_step
 from ofa_jax.checkpoint.tuned import split_source
-from ofa_jax.cli.run_tasks import import_modules
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.registration import import_modules, lookup
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.report.paper_tables import configured_methods
 

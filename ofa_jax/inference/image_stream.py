@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from ofa_jax.cli.inference_evaluation import device_name
-from ofa_jax.cli.inference_model import Devices
-from ofa_jax.cli.run_tasks import write_json
+from ofa_jax.atomic import write_json
 from ofa_jax.data.ops.image import BadImageError, decode_image, image_size
 from ofa_jax.data.sources.array_record import PreparedSource
-from ofa_jax.pretrained import OFAPredictor, Prediction
+from ofa_jax.inference.predictor import OFAPredictor, Prediction
+from ofa_jax.inference.weights import Devices
 from ofa_jax.report.build import build_report
+from ofa_jax.sharding.mesh import device_name
 
 logger = logging.getLogger("ofa_jax")
 

@@ -1,0 +1,1 @@
+"""Asking a trained model: loading it, the one answerer, streams of images, generated images."""
