@@ -110,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shard_mb", type=float, default=default_mb, help=f"size of a shard; {default_mb}")
     add("--limit", type=int, help="only the first so many records")
     add("--processes", type=int, default=_cores(), help="all cores")
+    add("--overwrite", action="store_true", help="remove what was made of other data or settings")
     add("--strict", action="store_true", help="stop at the first bad record")
     add("--engine", choices=("local", "beam"), default="local", help="beam: many machines")
     add("--beam_options", default="", help="Beam's own: '--runner=DataflowRunner --project=P'")
@@ -203,6 +204,7 @@ def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> None:
             shard_bytes=int(options.shard_mb * (1 << 20)),
             limit=options.limit,
             strict=options.strict,
+            overwrite=options.overwrite,
         )
         _run(engine, plan, estimate, options)
 

@@ -22,7 +22,6 @@ _END_BYTES = 1 << 16
 _READ_AT_ONCE = 1 << 20
 # What preparation itself writes, perhaps below a folder that it reads from.
 _WRITTEN = (".array_record", ".partial", ".tmp", "manifest.json")
-_MISSING = object()
 
 
 class OtherInputsError(ValueError):
@@ -107,24 +106,27 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
     """What changed between two sets of inputs, one clause each.
 
     Args:
       before: values that JSON can hold; nested objects are compared by their parts.
       now: the same of today.
+      within: goes before the names, such as "settings.".
 
     Returns:
-      Clauses such as "settings.beam_size was 1, now it is 5", of the parts of `now` in its order,
-      then those that only `before` has; none where all is equal.
+      Clauses such as "settings.beam_size was 1, now it is 5" or "rows.tsv has changed (4 bytes
+      before, 8 now)", of the parts of `now` in its order, then of those that only `before` has.
     """
     found = []
     for name in [*now, *(name for name in before if name not in now)]:
-        old, new = before.get(name, _MISSING), now.get(name, _MISSING)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += _nested(name, old, new)
+        old, new = before.get(name), now.get(name)
+        if _is_identity(old or new):
+            found += [_changed_file(name, old, new)] if old != new else []
+        elif isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{within}{name}.")
         elif _as_stored(old) != _as_stored(new):
-            found.append(f"{name} was {_shown(old)}, now it is {_shown(new)}")
+            found.append(f"{within}{name} was {_shown(old)}, now it is {_shown(new)}")
     return found
 
 
@@ -149,23 +151,25 @@ def refuse_other(
         )
 
 
-def _nested(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    clauses = differences(old, new)
-    if clauses and "bytes" in {*old, *new}:  # an identity is named as a whole
-        return [f"{name} has changed: {clauses[0]}"]
-    return [f"{name}.{clause}" for clause in clauses]
+def _is_identity(value: Any) -> bool:
+    return isinstance(value, Mapping) and "bytes" in value
+
+
+def _changed_file(name: str, old: Any, new: Any) -> str:
+    if not _is_identity(old) or not _is_identity(new):
+        return f"{name} was not there" if _is_identity(new) else f"{name} is not there"
+    key = next((key for key in new if old.get(key) != new[key]), "")
+    if key in ("bytes", "files"):
+        return f"{name} has changed ({old.get(key)} {key} before, {new[key]} now)"
+    return f"{name} has changed (the same size, other content or times)"
 
 
 def _as_stored(value: Any) -> Any:
     """A value as it comes back from a JSON file: tuples are lists there."""
-    return value if value is _MISSING else json.loads(json.dumps(value))
+    return json.loads(json.dumps(value))
 
 
 def _shown(value: Any, longest: int = 80) -> str:
-    if value is _MISSING:
-        return "absent"
-    if isinstance(value, Mapping) and "bytes" in value:
-        return f"there ({value['bytes']:,} bytes)"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= longest else text[: longest - 3] + "..."
 

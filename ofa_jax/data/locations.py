@@ -25,7 +25,7 @@ def is_assigned(name: str) -> bool:
 
 
 def resolve(template: str) -> str:
-    """Replaces each `{NAME}` of a path by its folder.
+    """Replaces each `{NAME}` of a path by its folder, and `~` by the user's home.
 
     Args:
       template: a path, for example `{DATA_DIR}/text_examples.tsv`.
@@ -47,4 +47,4 @@ def resolve(template: str) -> str:
             )
         return path
 
-    return _NAME.sub(folder, template)
+    return os.path.expanduser(_NAME.sub(folder, template))

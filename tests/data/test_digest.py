@@ -70,8 +70,14 @@ def test_what_changed_is_named(tmp_path):
     now = {"step": 20, "task": "caption", "files": digest.identities([path])}
     step, file, folder = digest.differences(same, now)
     assert step == "step was 10, now it is 20"
-    assert file == f"files.{path} has changed: bytes was 4, now it is 8"
-    assert folder == f"files.{tmp_path} was there (4 bytes), now it is absent"
+    assert file == f"{path} has changed (4 bytes before, 8 now)"
+    assert folder == f"{tmp_path} is not there"
+    path.write_text("a\tb\nc\te\n")
+    later = {"files": digest.identities([path, tmp_path])}
+    assert digest.differences(now, {**now, **later}) == [
+        f"{path} has changed (the same size, other content or times)",
+        f"{tmp_path} was not there",
+    ]
     with pytest.raises(digest.OtherInputsError) as error:
         digest.refuse_other("out", same, now, remedy="take another folder")
     assert str(error.value) == (
@@ -83,6 +89,6 @@ def test_what_changed_is_named(tmp_path):
 
 def test_lists_and_tuples_are_one(tmp_path):
     assert digest.differences(note({"types": ("a", "b")}), {"types": ("a", "b")}) == []
-    assert digest.differences({"types": ["a"]}, {"types": ("a", "b")}) == [
-        'types was ["a"], now it is ["a", "b"]'
+    assert digest.differences({"a": {"types": ["a"]}}, {"a": {"types": ("a", "b")}}) == [
+        'a.types was ["a"], now it is ["a", "b"]'
     ]

@@ -94,6 +94,11 @@ class BeamStorage:
         found = _file_systems().match([self._path(f"{prefix}*")])[0].metadata_list
         return sorted(metadata.path.rsplit("/", 1)[1] for metadata in found)
 
+    def remove(self, name: str) -> None:
+        """Removes a file, where it exists."""
+        if _file_systems().exists(self._path(name)):
+            _file_systems().delete([self._path(name)])
+
     def remove_folder(self, name: str) -> None:
         """Removes the files of a folder."""
         found = _file_systems().match([self._path(f"{name}/*")])[0].metadata_list

@@ -6,27 +6,25 @@ the same preparation: no times, no machine, no number of processes.
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import PIL
 
+from ofa_jax.data import digest
 from ofa_jax.data.digest import file_sha256
 from ofa_jax.data.preparation.plan import Plan
 from ofa_jax.data.preparation.shards import ShardResult
 from ofa_jax.data.preparation.storage import LocalStorage, Storage
 from ofa_jax.data.preparation.tally import Tally
 from ofa_jax.data.sources import array_record
+from ofa_jax.data.sources.file_cache import cached_by_file
 
 NAME = "manifest.json"
-
-
-class OtherSettingsError(ValueError):
-    """A folder holds data that was prepared otherwise; the message names the setting."""
+# Counts up whenever the same data and settings give other examples than before.
+CONVERSION_VERSION = 2
 
 
 def identity(plan: Plan) -> dict[str, Any]:
@@ -36,33 +34,26 @@ def identity(plan: Plan) -> dict[str, Any]:
       plan: the preparation.
 
     Returns:
-      `schema_version`, `settings`, and `splits` with one entry.
+      `schema_version`, `conversion_version`, `settings`, and `splits` with one entry.
     """
     settings = plan.settings.as_dict()
     tokenizer = plan.settings.image_tokenizer
     if tokenizer and pathlib.Path(tokenizer).is_file():
-        status = os.stat(tokenizer)
-        settings["image_tokenizer_sha256"] = _digest_once(
-            tokenizer, status.st_size, status.st_mtime_ns
-        )
+        settings["image_tokenizer_sha256"] = _digest_once(tokenizer)
     return {
         "schema_version": array_record.VERSION,
+        "conversion_version": CONVERSION_VERSION,
         "settings": settings,
         "splits": {plan.split: {**plan.as_dict(), "pillow": PIL.__version__}},
     }
 
 
-@functools.lru_cache(maxsize=4)
-def _digest_once(path: str, size: int, modified: int) -> str:
-    """SHA-256 of a large file, computed again only when it changes."""
-    del size, modified
-    return file_sha256(path)
+# A large file, and asked for by every shard.
+_digest_once = cached_by_file(4)(file_sha256)
 
 
-def refuse_other_settings(
-    folder: str, existing: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> None:
-    """Fails where a folder was prepared, or begun, with another setting.
+def refuse_other(folder: str, existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Fails where a folder was prepared, or begun, from other data or with another setting.
 
     Args:
       folder: named in the message.
@@ -70,23 +61,23 @@ def refuse_other_settings(
       wanted: identity of the new plan.
 
     Raises:
-      OtherSettingsError: the first setting that differs.
+      OtherInputsError: the first file or setting that differs.
     """
-    pairs = [({"schema_version": existing.get("schema_version")}, wanted, ["schema_version"], "")]
-    old, new = existing.get("settings", {}), wanted["settings"]
-    pairs.append((old, new, sorted({*old, *new}), ""))
-    for split, new in wanted["splits"].items():
-        if split in existing.get("splits", {}):
-            old = existing["splits"][split]
-            pairs.append((old, new, sorted(new), f" of split {split}"))
-    for old, new, names, where in pairs:
-        for name in names:
-            if old.get(name) != new.get(name):
-                before, now = (json.dumps(values.get(name)) for values in (old, new))
-                raise OtherSettingsError(
-                    f"{folder} was prepared with {name}{where} = {before}, now it is {now}: "
-                    "take the same setting, or another folder"
-                )
+    [(split, entry)] = wanted["splits"].items()
+
+    def described(one: Mapping[str, Any]) -> dict[str, Any]:
+        values = {name: one.get(name) for name in wanted if name != "splits"}
+        if split not in existing.get("splits", {}):
+            return values
+        # The data first: what changes a file may change the number of records as well.
+        return {split: {name: one["splits"][split].get(name) for name in entry}, **values}
+
+    digest.refuse_other(
+        folder,
+        described(existing),
+        described(wanted),
+        remedy="take another folder, or the same data and settings, or --overwrite",
+    )
 
 
 def with_split(

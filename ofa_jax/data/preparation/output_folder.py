@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from ofa_jax.data.digest import OtherInputsError
 from ofa_jax.data.preparation import manifest
 from ofa_jax.data.preparation.plan import Plan
 from ofa_jax.data.preparation.shards import ShardResult
@@ -41,37 +42,58 @@ class OutputFolder:
         """The manifest, where this very split is prepared already; else None.
 
         Raises:
-          OtherSettingsError: the folder was prepared, or begun, with other settings.
+          OtherInputsError: the folder was prepared, or begun, from other data or with other
+            settings, and the plan does not say to overwrite.
           ValueError: the folder holds shards of this split that nothing describes, or lacks shards
             that its manifest describes.
         """
+        try:
+            return self._finished_manifest()
+        except ValueError:
+            if not self._plan.overwrite:
+                raise
+        self._remove_split()
+        return self._finished_manifest()
+
+    def _finished_manifest(self) -> dict[str, Any] | None:
         wanted = manifest.identity(self._plan)
         existing = manifest.read(self.storage)
         begun = manifest.read(self.storage, f"{self.work}/plan.json")
         for found in (existing, begun):
             if found is not None:
-                manifest.refuse_other_settings(str(self.storage), found, wanted)
+                manifest.refuse_other(str(self.storage), found, wanted)
         entry = (existing or {}).get("splits", {}).get(self._plan.split)
         if entry is None:
-            strange = [
-                name
-                for name in self.storage.names(f"{self._plan.split}-")
-                if name.endswith(".array_record")
-            ]
-            if begun is None and strange:
+            if begun is None and (strange := self._shards()):
                 raise ValueError(
                     f"{self.storage} holds {strange[0]}, and nothing says how it was made: "
-                    "take another folder, or delete it"
+                    "take another folder, or --overwrite"
                 )
             return None
         for shard in entry["shards"]:
             if self.storage.size(shard["name"]) != shard["bytes"]:
                 raise ValueError(
                     f"{self.storage}: {shard['name']} is not the file of {shard['bytes']} bytes "
-                    f"that {manifest.NAME} describes; delete {manifest.NAME} and the "
-                    f"{self._plan.split} shards to prepare again"
+                    f"that {manifest.NAME} describes; --overwrite prepares {self._plan.split} again"
                 )
         return existing
+
+    def _shards(self) -> list[str]:
+        names = self.storage.names(f"{self._plan.split}-")
+        return [name for name in names if name.endswith(".array_record")]
+
+    def _remove_split(self) -> None:
+        """Removes what was made of other inputs; the manifest first, so that a kill leaves none."""
+        existing = manifest.read(self.storage)
+        if existing is not None:
+            existing["splits"].pop(self._plan.split, None)
+            if existing["splits"]:
+                self.storage.write(manifest.NAME, manifest.as_json(existing).encode())
+            else:
+                self.storage.remove(manifest.NAME)
+        self.storage.remove_folder(self.work)
+        for name in self._shards():
+            self.storage.remove(name)
 
     def begin(self) -> None:
         """Notes what is begun."""
@@ -112,7 +134,15 @@ class OutputFolder:
 
         Returns:
           The manifest.
+
+        Raises:
+          OtherInputsError: a file of the source changed while it was read.
         """
+        if changed := self._plan.changes():
+            raise OtherInputsError(
+                f"{self.storage}: {changed[0]} while it was prepared, so shards hold two states; "
+                "give the command again with --overwrite"
+            )
         value = manifest.with_split(manifest.read(self.storage), self._plan, results)
         self.storage.write(manifest.NAME, manifest.as_json(value).encode())
         self.storage.remove_folder(self.work)

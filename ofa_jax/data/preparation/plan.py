@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from ofa_jax.data import digest
 from ofa_jax.data.preparation.conversion import convert_without_codes, read_record
 from ofa_jax.data.preparation.pictures import codes_per_picture
 from ofa_jax.data.preparation.reasons import RejectedExample
 from ofa_jax.data.preparation.settings import ConversionSettings
-from ofa_jax.data.sources import array_record
+from ofa_jax.data.sources import array_record, split_paths
 from ofa_jax.data.task import Source
 
 TARGET_SHARD_BYTES = 256 << 20
@@ -39,8 +40,10 @@ class Plan:
       num_records: records that are read, from the first on.
       num_shards: shards that they are cut into.
       settings: what is done to each example.
+      inputs: identities of the files and folders that the source reads, by path.
       limit: at most this many records were asked for; None: all.
       strict: whether the first bad record ends the preparation.
+      overwrite: whether what was made of other inputs is removed, not refused.
     """
 
     source: Source
@@ -49,8 +52,10 @@ class Plan:
     num_records: int
     num_shards: int
     settings: ConversionSettings
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     limit: int | None = None
     strict: bool = False
+    overwrite: bool = False
 
     def shard_name(self, shard: int) -> str:
         """File name of shard number `shard`."""
@@ -67,10 +72,20 @@ class Plan:
         """What must be equal for two preparations to write equal shards, for the manifest."""
         return {
             "source": dict(self.description),
-            "num_records": self.num_records,
+            "inputs": dict(self.inputs),
             "limit": self.limit,
+            "num_records": self.num_records,
             "num_shards": self.num_shards,
         }
+
+    def changes(self) -> list[str]:
+        """What has changed in the source's files since the plan was made."""
+        return digest.differences(self.inputs, source_inputs(self.source, self.split))
+
+
+def source_inputs(source: Source, split: str) -> dict[str, Any]:
+    """Identities of the files and folders that a source reads, by path."""
+    return digest.identities(split_paths.of_source(source, split))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +135,7 @@ def make_plan(
     shard_bytes: int = TARGET_SHARD_BYTES,
     limit: int | None = None,
     strict: bool = False,
+    overwrite: bool = False,
 ) -> tuple[Plan, Estimate]:
     """Looks at a source and decides how its records are cut into shards.
 
@@ -132,6 +148,7 @@ def make_plan(
       shard_bytes: bytes of a shard, about, where `num_shards` is None.
       limit: only the first so many records.
       strict: whether the first bad record ends the preparation.
+      overwrite: whether what was made of other inputs is removed, not refused.
 
     Returns:
       The plan, and how large the result will be.
@@ -142,6 +159,8 @@ def make_plan(
     for name, value in (("num_shards", num_shards), ("shard_bytes", shard_bytes), ("limit", limit)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    # Before the source is opened: what changes from here on is seen at the end.
+    inputs = source_inputs(source, split)
     num_records = len(source.open(split))
     if limit is not None:
         num_records = min(limit, num_records)
@@ -155,9 +174,11 @@ def make_plan(
         split=split,
         num_records=num_records,
         num_shards=num_shards or 1,
-        limit=limit,
         settings=settings,
+        inputs=inputs,
+        limit=limit,
         strict=strict,
+        overwrite=overwrite,
     )
     estimated = estimate(plan)
     if num_shards is None:

@@ -50,6 +50,10 @@ class Storage(Protocol):
         """Names of the files, not in folders, that begin so; sorted."""
         ...
 
+    def remove(self, name: str) -> None:
+        """Removes a file, where it exists."""
+        ...
+
     def remove_folder(self, name: str) -> None:
         """Removes a folder with what is in it, where it exists."""
         ...
@@ -63,7 +67,7 @@ class LocalStorage:
     """
 
     def __init__(self, root: str | pathlib.Path):
-        self.root = pathlib.Path(root)
+        self.root = pathlib.Path(root).expanduser()
 
     def __str__(self) -> str:
         return str(self.root)
@@ -106,6 +110,10 @@ class LocalStorage:
             for path in self.root.iterdir()
             if path.name.startswith(prefix) and path.is_file()
         )
+
+    def remove(self, name: str) -> None:
+        """Removes a file, where it exists."""
+        (self.root / name).unlink(missing_ok=True)
 
     def remove_folder(self, name: str) -> None:
         """Removes a folder with what is in it, where it exists."""

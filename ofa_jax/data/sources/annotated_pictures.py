@@ -24,6 +24,7 @@ from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops.image import FORMATS, BadImageError
 from ofa_jax.data.sources import json_items, split_paths
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.file_cache import stamp
 
 
 class Row(NamedTuple):
@@ -90,7 +91,8 @@ class AnnotatedPictures(abc.ABC):
           ValueError: a file or folder is missing, or an annotation is damaged.
         """
         folders = split_paths.folders(self.images, split, "the pictures")
-        records = PictureRecords(self, split, folders)
+        state = tuple((path, stamp(path)) for path in split_paths.of_source(self, split))
+        records = PictureRecords(self, split, folders, state)
         if not len(records):
             raise SourceError(f"{type(self).__name__}: there are no examples of split {split!r}")
         return records
@@ -104,17 +106,19 @@ class PictureRecords:
       source: the layout with its files.
       split: name of the split.
       folders: where pictures are looked for.
+      state: of the annotation files and folders, by path; another one is another table.
     """
 
     source: AnnotatedPictures
     split: str
     folders: tuple[str, ...]
+    state: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __len__(self) -> int:
-        return len(_table(self.source, self.split))
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Example:
-        rows = _table(self.source, self.split)
+        rows = self._rows
         if not 0 <= index < len(rows):
             raise IndexError(f"there are {len(rows)} examples, there is no number {index}")
         row = rows[index]
@@ -132,9 +136,14 @@ class PictureRecords:
             example["dataset"] = self.source.dataset
         return example
 
+    @property
+    def _rows(self) -> Sequence[Row]:
+        return _table(self.source, self.split, self.state)
+
 
 @functools.lru_cache(maxsize=32)
-def _table(source: AnnotatedPictures, split: str) -> Sequence[Row]:
+def _table(source: AnnotatedPictures, split: str, state: Any) -> Sequence[Row]:
+    del state
     return source.table(split)
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import re
@@ -31,6 +30,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import schema
+from ofa_jax.data.sources.file_cache import cached_by_file
 
 MAGIC = b"OFA"
 VERSION = 1
@@ -254,6 +254,10 @@ class PreparedSource:
             for split, shards in found.items()
         }
 
+    def data_files(self, split: str) -> tuple[str, ...]:
+        """The shards of a split."""
+        return self.splits().get(split, ())
+
     def open(self, split: str) -> PreparedRecords:
         """Opens all shards of a split.
 
@@ -354,7 +358,7 @@ class PreparedRecords:
             raise RecordError(f"{path}, record {position}: {error}") from error
 
 
-@functools.lru_cache(maxsize=1024)
+@cached_by_file(1024)
 def _reader(path: str, process: int) -> ArrayRecordReader:
     """An open reader; `process` keeps a forked child from using its parent's."""
     del process

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 
 from ofa_jax.data import locations
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.file_cache import cached_by_file
 
 
 def class_words(path: str, name: str) -> str:
@@ -26,7 +26,7 @@ def class_words(path: str, name: str) -> str:
     return words[name]
 
 
-@functools.lru_cache(maxsize=8)
+@cached_by_file(8)
 def _read(path: str) -> dict[str, str]:
     if not pathlib.Path(path).is_file():
         raise SourceError(f"{path} does not exist; it should hold a class and its words per line")

@@ -7,26 +7,26 @@ that name only their path pickle small.
 
 from __future__ import annotations
 
-import functools
 import mmap
 import pathlib
 
 import numpy as np
 
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.file_cache import cached_by_file
 
 _CHUNK = 1 << 24
 _NEWLINE, _RETURN = ord("\n"), ord("\r")
 
 
-@functools.lru_cache(maxsize=256)
+@cached_by_file(256)
 def content(path: str) -> mmap.mmap:
     """The bytes of a file that is not empty, mapped."""
     with open(path, "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-@functools.lru_cache(maxsize=256)
+@cached_by_file(256)
 def spans(path: str) -> np.ndarray:
     """int64[lines, 2]: begin and end byte of each line that is not blank, without its line end.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import collections
 import dataclasses
-import functools
 import json
 import os
 import threading
@@ -24,6 +23,7 @@ from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.sources import schema, split_paths
 from ofa_jax.data.sources.annotated_pictures import corners
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.file_cache import cached_by_file, stamp
 
 BOX_FORMS = ("xyxy", "xywh")
 
@@ -154,7 +154,7 @@ def _text(value: Any, names: tuple[str, ...]) -> str:
     return str(value)
 
 
-@functools.lru_cache(maxsize=256)
+@cached_by_file(256)
 def _file(path: str, process: int) -> Any:
     """An open file; `process` keeps a forked child from using its parent's."""
     del process
@@ -167,7 +167,7 @@ def _file(path: str, process: int) -> Any:
         raise SourceError(f"{path} is cut off or not a parquet file: {error}") from error
 
 
-@functools.lru_cache(maxsize=256)
+@cached_by_file(256)
 def _class_names(path: str) -> Mapping[str, tuple[str, ...]]:
     """Names of classes by column, which the `datasets` library keeps in the footer."""
     metadata = _file(path, os.getpid()).schema_arrow.metadata or {}
@@ -182,14 +182,14 @@ def _class_names(path: str) -> Mapping[str, tuple[str, ...]]:
         return {}
 
 
-@functools.lru_cache(maxsize=256)
+@cached_by_file(256)
 def _group_ends(path: str, process: int) -> tuple[int, ...]:
     metadata = _file(path, process).metadata
     counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     return tuple(np.cumsum(counts, dtype=np.int64).tolist())
 
 
-_groups: collections.OrderedDict[tuple[str, str, int], Any] = collections.OrderedDict()
+_groups: collections.OrderedDict[tuple[str, Any, int, str], Any] = collections.OrderedDict()
 _lock = threading.Lock()
 
 
@@ -199,13 +199,13 @@ def _cell(path: str, column: str, row: int) -> Any:
     group = bisect.bisect_right(ends, row)
     top, *parts = column.split(".")
     with _lock:
-        key = (path, top, group)
+        key = (path, stamp(path), group, top)
         if key not in _groups:
             table = _file(path, os.getpid()).read_row_group(group, columns=[top])
             _groups[key] = table.column(top)
         _groups.move_to_end(key)
         values = _groups[key]
-        while len({one[::2] for one in _groups}) > _KEPT_GROUPS:
+        while len({one[:3] for one in _groups}) > _KEPT_GROUPS:
             _groups.popitem(last=False)
     value = values[row - (ends[group - 1] if group else 0)].as_py()
     for part in parts:

@@ -31,7 +31,7 @@ class PictureFolder(AnnotatedPictures):
     """
 
     kind: str = "image"
-    label_names: str = ""
+    label_names: split_paths.File = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -2,18 +2,23 @@
 
 A source names its files as `Paths`: one path for all splits, in which `{split}` stands for the
 split's name, or a path per split. Several files are joined by commas or matched by `*`.
-`{DATA_DIR}` and other names of `ofa_jax.data.locations` are allowed in all of them.
+`{DATA_DIR}` and other names of `ofa_jax.data.locations` are allowed in all of them, and so is `~`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import pathlib
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from ofa_jax.data import locations
 
 Paths = str | tuple[tuple[str, str], ...]
+# One file for all splits, such as the words of classes; "" where there is none.
+File = str
 
 _SPLIT = "{split}"
 _PER_SPLIT = re.compile(r"([A-Za-z0-9_+-]+)=(.+)")
@@ -59,14 +64,10 @@ def files(paths: Paths, split: str, what: str) -> tuple[str, ...]:
       ValueError: no file is declared for the split, or one does not exist.
     """
     found: list[str] = []
-    for path in _declared(paths, split).split(","):
-        path = locations.resolve(path.strip().replace(_SPLIT, split))
-        if pathlib.Path(path).is_file():
-            found.append(path)
-        elif matches := sorted(filter(_is_file, glob.glob(path))):
-            found += matches
-        else:
+    for path in _resolved(paths, split):
+        if not (existing := _files_of(path)):
             raise ValueError(f"{path} does not exist; it should hold {what}")
+        found += existing
     return tuple(found)
 
 
@@ -88,13 +89,47 @@ def folders(paths: Paths, split: str, what: str) -> tuple[str, ...]:
     Raises:
       ValueError: none is declared for the split, or one does not exist.
     """
-    found = []
-    for path in _declared(paths, split).split(","):
-        path = locations.resolve(path.strip().replace(_SPLIT, split))
+    found = tuple(_resolved(paths, split))
+    for path in found:
         if not pathlib.Path(path).is_dir():
             raise ValueError(f"{path} is not a folder; it should hold {what}")
-        found.append(path)
-    return tuple(found)
+    return found
+
+
+def of_source(source: Any, split: str) -> tuple[str, ...]:
+    """The files and folders that a source reads; its examples depend on them and on its settings.
+
+    Args:
+      source: a source whose attributes are declared as `Paths` and `File` where they name data, or
+        that has a method `data_files(split)`.
+      split: name of the split.
+
+    Returns:
+      Those that exist, each once; none for a source that draws its examples.
+
+    Raises:
+      ValueError: no file is declared for the split.
+    """
+    if hasattr(source, "data_files"):
+        return tuple(source.data_files(split))
+    found: list[str] = []
+    for field in dataclasses.fields(source) if dataclasses.is_dataclass(source) else ():
+        value = getattr(source, field.name)
+        if value and str(field.type).rpartition(".")[2] in ("Paths", "File"):
+            for path in _resolved(value, split):
+                found += [path] if pathlib.Path(path).is_dir() else _files_of(path)
+    return tuple(dict.fromkeys(found))
+
+
+def _resolved(paths: Paths, split: str) -> Iterator[str]:
+    for path in _declared(paths, split).split(","):
+        yield locations.resolve(path.strip().replace(_SPLIT, split))
+
+
+def _files_of(path: str) -> list[str]:
+    if pathlib.Path(path).is_file():
+        return [path]
+    return sorted(match for match in glob.glob(path) if pathlib.Path(match).is_file())
 
 
 def _declared(paths: Paths, split: str) -> str:
@@ -104,7 +139,3 @@ def _declared(paths: Paths, split: str) -> str:
     if split not in declared:
         raise ValueError(f"no {split} file is declared, only {', '.join(declared)}")
     return declared[split]
-
-
-def _is_file(path: str) -> bool:
-    return pathlib.Path(path).is_file()

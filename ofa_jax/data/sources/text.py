@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-import functools
 import gzip
 import io
 import json
@@ -22,6 +21,7 @@ import numpy as np
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import lines, split_paths
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.schema import nearest
 
 FORMS = ("jsonl", "txt")
@@ -105,7 +105,7 @@ def _is_compressed(path: str) -> bool:
     return path.endswith(_COMPRESSED)
 
 
-@functools.lru_cache(maxsize=256)
+@cached_by_file(256)
 def _count(path: str) -> int:
     if not _is_compressed(path):
         return len(lines.spans(path))
@@ -169,7 +169,7 @@ class _Cursor:
             return self._last
 
 
-@functools.lru_cache(maxsize=64)
+@cached_by_file(64)
 def _cursor(path: str, process: int) -> _Cursor:
     """A cursor; `process` keeps a forked child from moving its parent's."""
     del process

@@ -20,6 +20,7 @@ import numpy as np
 
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example
+from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import picture_size
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.errors import SourceError
@@ -46,7 +47,7 @@ class TfdsSource:
     name: str
     data_dir: str = ""
     kind: str = ""
-    label_names: str = ""
+    label_names: split_paths.File = ""
     dataset: str = ""
 
     def __post_init__(self) -> None:
@@ -67,6 +68,11 @@ class TfdsSource:
                 f"{', '.join(KINDS)}; known data sets: {', '.join(BUILDERS)}"
             )
         return self.kind or BUILDERS[builder]
+
+    def data_files(self, split: str) -> tuple[str, ...]:
+        """The folder of the prepared data set, and the file of classes."""
+        names = (locations.resolve(self.label_names),) if self.label_names else ()
+        return (TfdsRecords(self, split).folder, *names)
 
     def open(self, split: str) -> TfdsRecords:
         """Opens a split.
@@ -94,8 +100,13 @@ class TfdsRecords:
     def __len__(self) -> int:
         return len(self._opened()[1])
 
+    @property
+    def folder(self) -> str:
+        """Where TFDS keeps the data set of this version."""
+        return self._opened()[2]
+
     def __getitem__(self, index: int) -> Example:
-        features, data = self._opened()
+        features, data, _ = self._opened()
         if not 0 <= index < len(data):
             raise IndexError(f"there are {len(data)} examples, there is no number {index}")
         read = KINDS[self.source.reader()]
@@ -115,13 +126,13 @@ class TfdsRecords:
         example["dataset"] = self.source.dataset or self.source.name.split(":")[0]
         return example
 
-    def _opened(self) -> tuple[Any, Any]:
+    def _opened(self) -> tuple[Any, Any, str]:
         return _open(self.source.name, self.source.data_dir, self.split, os.getpid())
 
 
 @functools.lru_cache(maxsize=16)
-def _open(name: str, data_dir: str, split: str, process: int) -> tuple[Any, Any]:
-    """Features of a data set and what `len` and `[]` read it by, per process."""
+def _open(name: str, data_dir: str, split: str, process: int) -> tuple[Any, Any, str]:
+    """Features of a data set, what `len` and `[]` read it by, and its folder, per process."""
     del process
     import tensorflow_datasets as tfds
 
@@ -131,16 +142,16 @@ def _open(name: str, data_dir: str, split: str, process: int) -> tuple[Any, Any]
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         first = str(error).strip().splitlines()[0]
         raise SourceError(f"TFDS has no data set {name!r}: {first}") from error
-    features = builder.info.features
+    features, place = builder.info.features, str(builder.data_path)
     decoders: dict[str, Any] = {}
     if "image" in features:
         decoders["image"] = tfds.decode.SkipDecoding()
     if "objects" in features and "mask" in features["objects"]:
         decoders["objects"] = {"mask": tfds.decode.SkipDecoding()}
     try:
-        return features, builder.as_data_source(split, decoders=decoders or None)
+        return features, builder.as_data_source(split, decoders=decoders or None), place
     except NotImplementedError:
-        return features, _Blocks(tfds, builder, split, decoders)
+        return features, _Blocks(tfds, builder, split, decoders), place
     except (ValueError, KeyError) as error:
         raise SourceError(f"{name} has no split {split!r}: {error}") from error
 

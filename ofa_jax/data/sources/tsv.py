@@ -8,13 +8,13 @@ columns mean stands in `tsv_layouts`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import numpy as np
 
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import lines, split_paths
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.tsv_layouts import LAYOUTS, TYPES, layout
 
 __all__ = ["LAYOUTS", "TYPES", "TsvFormatError", "TsvRecords", "TsvSource"]
@@ -107,7 +107,7 @@ class TsvRecords:
         return _spans(self.path, self.layout, self.types, self.columns)
 
 
-@functools.lru_cache(maxsize=64)
+@cached_by_file(64)
 def _spans(path: str, name: str, types: tuple[str, ...], columns: tuple[str, ...]) -> np.ndarray:
     """int64[rows, 2]: begin and end byte of each line with an example of the wanted types.
 

@@ -20,6 +20,7 @@ import numpy as np
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import split_paths, tar_index
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.schema import nearest
 
 PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm")
@@ -135,7 +136,7 @@ class WebdatasetRecords:
         return caption.strip()
 
 
-@functools.lru_cache(maxsize=8192)
+@cached_by_file(8192)
 def _index(path: str) -> tuple[_Sample, ...]:
     """The samples of a tar that have a picture, in order."""
     samples: dict[str, list[tuple[str, int, int]]] = {}
@@ -156,6 +157,6 @@ def _read(path: str, start: int, size: int) -> bytes:
     return os.pread(file.fileno(), size, start)
 
 
-@functools.lru_cache(maxsize=256)
+@cached_by_file(256)
 def _file(path: str) -> Any:
     return open(path, "rb", buffering=0)

@@ -96,9 +96,9 @@ def test_splits_share_a_folder(texts):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("--max_words=7", "max_words = 1000, now it is 7"),
-        ("--num_shards=4", "num_shards of split train = 2, now it is 4"),
-        ("--limit=39", "limit of split train = null, now it is 39"),
+        ("--max_words=7", "settings.max_words was 1000, now it is 7"),
+        ("--num_shards=4", "train.num_shards was 2, now it is 4"),
+        ("--limit=39", "train.limit was null, now it is 39"),
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])
@@ -124,7 +124,7 @@ def test_other_settings_are_refused_by_name(texts, capsys, monkeypatch, change, 
 def test_settings_hold_for_every_split_of_a_folder(texts, capsys):
     assert run(texts) == 0
     message = error_of(capsys, run(texts, "--split=validation", "--max_words=7"))
-    assert "max_words = 1000, now it is 7" in message
+    assert "settings.max_words was 1000, now it is 7" in message
 
 
 def test_a_lost_shard_is_written_again_before_the_end(texts, monkeypatch):
