@@ -34,7 +34,12 @@ def _arguments() -> argparse.ArgumentParser:
     add("--source", help=".pt file, HuggingFace folder or repository id, or a folder of ours")
     add("--target", required=True, help=".pt file (fairseq) or a new folder")
     add("--target_format", required=True, choices=TARGET_FORMATS)
-    add("--ema", action="store_true", help="take the moving average of the weights")
+    add(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        help="take the moving average of the weights; by default where the scores of our run were "
+        "its own, or the official scripts evaluate it (VQA)",
+    )
     add(
         "--tolerant",
         action="store_true",

@@ -90,7 +90,10 @@ _WRITTEN_ONLY = {
 }
 # Fields that only matter to us, kept so that our own exports come back exactly.
 _OWN_SECTION = "ofa_jax"
-_OWN_FIELDS = ("num_codes", "token_bucket_range", "code_stride", "scale_resids", "resnet")
+_OWN_FIELDS = (
+    *("num_codes", "token_bucket_range", "code_stride", "scale_resids", "resnet"),
+    *("image_mean", "image_std", "batch_norm_eps"),
+)
 
 
 def to_huggingface_name(name: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -39,6 +39,7 @@ from ofa_jax.checkpoint.repairs import (
     canonical_names,
     repair_state_dict,
 )
+from ofa_jax.checkpoint.task_facts import TaskFacts, task_arguments
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint
 from ofa_jax.checkpoint.tuning_layout import infer_tuning
@@ -70,14 +71,25 @@ class ImportedCheckpoint:
     record: SourceRecord
     vocabulary_files: tuple[pathlib.Path, ...] = ()
 
+    @property
+    def task(self) -> TaskFacts:
+        """What the source says about its task: the defaults of evaluation and inference."""
+        return self.record.task
+
+    @property
+    def cfg(self) -> Mapping[str, Any]:
+        """The configuration that came in: {} or "cfg" and "args" of a `.pt` as plain values."""
+        return self.record.cfg
+
 
 @dataclasses.dataclass(frozen=True)
 class _ForeignWeights:
     state_dict: StateDict
     format: str
-    hints: Mapping[str, Any]
     config: OFAConfig | None = None
     vocabulary_files: tuple[pathlib.Path, ...] = ()
+    task: TaskFacts = dataclasses.field(default_factory=TaskFacts)
+    cfg: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def initial_variables(config: OFAConfig, seed: int = 0) -> dict[str, Any]:
@@ -111,27 +123,26 @@ def _vocabulary_beside(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
     return tuple(folder / name for name in VOCABULARY_FILES if (folder / name).is_file())
 
 
-def _read_foreign(path: pathlib.Path, ema: bool) -> _ForeignWeights:
+def _read_foreign(path: pathlib.Path, ema: bool | None) -> _ForeignWeights:
     if path.is_dir():
         if ema:
             raise CheckpointFileError(f"{path}: HuggingFace folders have no moving average")
         folder = read_huggingface_folder(path)
         return _ForeignWeights(
-            folder.state_dict, "huggingface", {}, folder.config, folder.vocabulary_files
+            folder.state_dict, "huggingface", folder.config, folder.vocabulary_files
         )
     if path.suffix == ".safetensors":
         if ema:
             raise CheckpointFileError(f"{path}: safetensors files have no moving average")
-        state_dict, layout, hints = read_safetensors(path), "state_dict", {}
+        found = _ForeignWeights(read_safetensors(path), "state_dict")
     else:
-        checkpoint = read_torch_checkpoint(path, ema=ema)
-        state_dict, layout, hints = checkpoint.state_dict, checkpoint.layout, checkpoint.hints
-    if is_huggingface_naming(state_dict):
-        tensors = state_dict.tensors.items()
+        file = read_torch_checkpoint(path, ema=ema)
+        found = _ForeignWeights(file.state_dict, file.layout, task=file.task, cfg=file.cfg)
+    if is_huggingface_naming(found.state_dict):
+        tensors = found.state_dict.tensors.items()
         state_dict = StateDict({from_huggingface_name(name): t for name, t in tensors})
-        layout = "huggingface"
-    beside = _vocabulary_beside(path.parent)
-    return _ForeignWeights(state_dict, layout, hints, None, beside)
+        found = dataclasses.replace(found, state_dict=state_dict, format="huggingface")
+    return dataclasses.replace(found, vocabulary_files=_vocabulary_beside(path.parent))
 
 
 def read_stem(path: str | os.PathLike) -> StateDict:
@@ -189,7 +200,7 @@ def _import_foreign(
     name: str,
     config: OFAConfig | None,
     *,
-    ema: bool,
+    ema: bool | None,
     tolerant: bool,
     dictionary_has_mask: bool,
     stem: StateDict | None,
@@ -200,13 +211,18 @@ def _import_foreign(
     foreign = _read_foreign(path, ema)
     tensors, renamed = canonical_names(foreign.state_dict)
     state_dict = StateDict(tensors)
+    task = foreign.task
     if config is None:
-        config = foreign.config or config_from_state_dict(state_dict.shapes(), foreign.hints)
+        config = foreign.config or config_from_state_dict(
+            state_dict.shapes(), task_arguments(foreign.cfg), **task.normalization
+        )
     elif state_dict.shapes().get("encoder.embed_tokens.weight", (0,))[0] == CHINESE.size:
         config = dataclasses.replace(config, vocab_size=CHINESE.size, padded_vocab_size=None)
     if not infer_tuning(state_dict.shapes()).is_on:
         config = _untuned(config)
     config = _with_layer_stack(config, layer_stack)
+    for line in _task_lines(task, config):
+        progress(f"  {line}")
     progress(f"repairing names and shapes for {_described(config)}")
     dtypes = state_dict.dtypes()
     if stem is not None:
@@ -226,8 +242,33 @@ def _import_foreign(
     for line in lines:
         progress(f"  {line}")
     progress("mapping onto parameters")
-    record = SourceRecord(foreign.format, name, dtypes, report.batches_tracked, tuple(lines))
+    record = SourceRecord(
+        foreign.format,
+        name,
+        dtypes,
+        report.batches_tracked,
+        tuple(lines),
+        task,
+        foreign.cfg,
+    )
     return ImportedCheckpoint(to_params(repaired, config), config, record, foreign.vocabulary_files)
+
+
+def _task_lines(task: TaskFacts, config: OFAConfig) -> Iterator[str]:
+    """What a user should know about the task of a foreign checkpoint."""
+    if task.name:
+        yield f"trained for {task}"
+    if task.is_ema:
+        yield "taking the moving average of the weights, which the file has beside the plain ones"
+    elif task.has_ema:
+        yield "the file has a moving average of the weights too; --ema (ema=True) takes it" + (
+            f", as the official evaluation of {task.name} does"
+            if task.is_evaluated_by_average
+            else ""
+        )
+    for field, value in task.normalization.items():
+        if getattr(config, field) != value:
+            yield f"was trained with {field} {value}; this model has {getattr(config, field)}"
 
 
 def _untuned(config: OFAConfig) -> OFAConfig:
@@ -312,7 +353,8 @@ def import_checkpoint(
       config: the model to be filled; None takes it from the source. The Chinese vocabulary of a
         foreign source is recognised and needs no other configuration. Parts of `config.tuning`
         that the source lacks are new.
-      ema: take the moving average; None takes it where a checkpoint of ours has one.
+      ema: take the moving average; None takes it where a checkpoint of ours has one, and from a
+        `.pt` of VQA, whose average the official scripts evaluate.
       tolerant: see `repair_state_dict`.
       dictionary_has_mask: see `repair_state_dict`; False needs `config`.
       stem: torchvision ResNet weights that replace the stem.
@@ -363,7 +405,7 @@ def import_checkpoint(
                 path,
                 name,
                 config,
-                ema=bool(ema),
+                ema=ema,
                 tolerant=tolerant,
                 dictionary_has_mask=dictionary_has_mask,
                 stem=stem_weights,

@@ -2,8 +2,8 @@
 
 The layout is that of training checkpoints (T5X 4), `<folder>/checkpoint_<step>/state` with the
 parameters under `target`, so a converted folder is a run's starting point. Beside it lie
-`model_config.json`, without which weights cannot be used, and `source.json`, which remembers what
-a later export needs to give back every tensor bit for bit.
+`model_config.json`, without which weights cannot be used, and `source.json`, which remembers the
+task of the source and what a later export needs to give back every tensor bit for bit.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from etils import epath
 
 from ofa_jax.checkpoint.errors import one_line
 from ofa_jax.checkpoint.fingerprint import FINGERPRINT_FILE
+from ofa_jax.checkpoint.task_facts import TaskFacts
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.model.config import OFAConfig, ResNetConfig, TuningConfig
 
@@ -44,6 +45,8 @@ class SourceRecord:
       dtypes: official tensor name -> dtype name in the source.
       batches_tracked: BatchNorm counters of the source.
       repairs: what was changed on the way in, one line each.
+      task: what the source says about its task.
+      cfg: the configuration in a fairseq file, as plain values: "cfg", "args" or both.
     """
 
     format: str
@@ -51,6 +54,8 @@ class SourceRecord:
     dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     batches_tracked: Mapping[str, int] = dataclasses.field(default_factory=dict)
     repairs: tuple[str, ...] = ()
+    task: TaskFacts = dataclasses.field(default_factory=TaskFacts)
+    cfg: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; the most frequent dtype is written once."""
@@ -59,11 +64,13 @@ class SourceRecord:
         return {
             "format": self.format,
             "name": self.name,
+            "task": self.task.to_json(),
             "default_dtype": default,
             "dtypes": {name: dtype for name, dtype in self.dtypes.items() if dtype != default},
             "tensors": [name for name, dtype in self.dtypes.items() if dtype == default],
             "batches_tracked": dict(self.batches_tracked),
             "repairs": list(self.repairs),
+            "cfg": dict(self.cfg),
         }
 
     @classmethod
@@ -76,6 +83,8 @@ class SourceRecord:
             {**dtypes, **fields.get("dtypes", {})},
             fields.get("batches_tracked", {}),
             tuple(fields.get("repairs", ())),
+            TaskFacts.from_json(fields.get("task", {})),
+            fields.get("cfg", {}),
         )
 
 

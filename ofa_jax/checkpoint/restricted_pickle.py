@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import collections
 import io
+import itertools
 import mmap
 import pickle
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, cast
 
 _MAX_FIELD_DEPTH = 12
+_MAX_FIELDS = 100_000
 
 
 class UnsafePickleError(ValueError):
@@ -213,8 +215,9 @@ def load_restricted(
 def plain_fields(value: Any) -> Any:
     """Turns inert configuration objects into plain dicts, lists and scalars, as far as it can.
 
-    Knows argparse's Namespace and dataclasses (an attribute dict) and omegaconf (a `_content`
-    of nodes whose value is `_val`). What it does not know becomes None.
+    Knows argparse's Namespace and dataclasses (an attribute dict), omegaconf (a `_content` of nodes
+    whose value is `_val`) and members of enums. What it does not know becomes None, and so does
+    what lies too deep or behind more values than a configuration has.
 
     Args:
       value: something from an unpickled `args` or `cfg`.
@@ -222,26 +225,28 @@ def plain_fields(value: Any) -> Any:
     Returns:
       Nested dicts and lists of str, int, float, bool and None.
     """
-    return _plain(value, _MAX_FIELD_DEPTH)
+    return _plain(value, _MAX_FIELD_DEPTH, itertools.count())
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: Any, depth: int, visited: Iterator[int]) -> Any:
+    # A few shared lists in one another stand for billions of values.
+    if next(visited) > _MAX_FIELDS or depth == 0:
+        return None
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    if depth == 0:
-        return None
     if isinstance(value, Mapping):
-        return {k: _plain(v, depth - 1) for k, v in value.items() if isinstance(k, str)}
+        fields = ((k, v) for k, v in value.items() if isinstance(k, str))
+        return {k: _plain(v, depth - 1, visited) for k, v in fields}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, depth - 1) for item in value]
+        return [_plain(item, depth - 1, visited) for item in value]
     if not isinstance(value, Inert):
         return None
     state = value.state
     if isinstance(state, tuple) and state:
         state = next((part for part in state if isinstance(part, Mapping)), None)
     if isinstance(state, Mapping):
-        for content in ("_content", "_val"):
-            if content in state:
-                return _plain(state[content], depth - 1)
-        return _plain(state, depth - 1)
-    return None
+        content = next((state[name] for name in ("_content", "_val") if name in state), state)
+        return _plain(content, depth - 1, visited)
+    # A member of an enum is written as its class and its value.
+    given = [a for a in value.arguments if isinstance(a, (str, int, float))]
+    return given[0] if len(given) == 1 and not value.items else None

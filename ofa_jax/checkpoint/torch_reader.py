@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.checkpoint.restricted_pickle import Inert, plain_fields
+from ofa_jax.checkpoint.task_facts import TaskFacts, task_arguments
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError, TorchTensor, read_torch_file
 
 
@@ -54,15 +55,17 @@ class TorchCheckpoint:
     Attributes:
       path: the file.
       state_dict: the weights that were asked for, under the names of the file.
-      hints: model arguments found in `args` or `cfg` (encoder_layers, code_dict_size, ...), best
-        effort, plain values only.
       layout: "fairseq" or "state_dict".
+      cfg: `cfg` and `args` of the file, those of the two that it has, as plain nested dicts, lists
+        and scalars; an `argparse.Namespace` in them is a dict.
+      task: what they say about the task.
     """
 
     path: pathlib.Path
     state_dict: StateDict
-    hints: dict[str, Any]
     layout: str
+    cfg: dict[str, Any]
+    task: TaskFacts
 
 
 def _tensors(value: Any) -> dict[str, TorchTensor]:
@@ -71,28 +74,17 @@ def _tensors(value: Any) -> dict[str, TorchTensor]:
     return {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, TorchTensor)}
 
 
-def _hints(root: Mapping) -> dict[str, Any]:
-    hints: dict[str, Any] = {}
-    for source in (root.get("cfg"), root.get("args")):
-        fields = plain_fields(source)
-        if not isinstance(fields, dict):
-            continue
-        for section in (fields, fields.get("task"), fields.get("model")):
-            if isinstance(section, dict):
-                hints.update({k: v for k, v in section.items() if not isinstance(v, (dict, list))})
-    return hints
-
-
-def read_torch_checkpoint(path: str | os.PathLike, *, ema: bool = False) -> TorchCheckpoint:
+def read_torch_checkpoint(path: str | os.PathLike, *, ema: bool | None = False) -> TorchCheckpoint:
     """Finds the weights in a fairseq checkpoint (SPEC 2.1) or a bare state dict.
 
     Args:
       path: the `.pt`, `.pth` or `.bin` file.
       ema: take the moving average from `extra_state` instead of `model`; where the float32
-        average is stored as well, its tensors come first.
+        average is stored as well, its tensors come first. None takes it where the official scripts
+        evaluate it.
 
     Returns:
-      The weights and what the file tells about the model.
+      The weights and what the file tells about the model and its task.
 
     Raises:
       CheckpointFileError: unreadable file, no state dict in it, or no moving average.
@@ -110,18 +102,23 @@ def read_torch_checkpoint(path: str | os.PathLike, *, ema: bool = False) -> Torc
             f"{path}: its {wrapped!r} is an object of {root[wrapped].path}, not a dict of tensors; "
             "nothing of it was run"
         )
-    tensors = _tensors(root.get(wrapped)) if wrapped else _tensors(root)
-    if ema:
-        extra = root.get("extra_state")
-        extra = extra if isinstance(extra, Mapping) else {}
-        tensors = _tensors(extra.get("ema")) | _tensors(extra.get("ema_fp32_params"))
-        if not tensors:
-            raise CheckpointFileError(
-                f"{path}: has no moving average (extra_state['ema']); it was trained without "
-                "--store-ema. Import the plain weights instead"
-            )
+    extra = root.get("extra_state")
+    extra = extra if isinstance(extra, Mapping) else {}
+    average = _tensors(extra.get("ema")) | _tensors(extra.get("ema_fp32_params"))
+    plain = {name: plain_fields(root.get(name)) for name in ("cfg", "args")}
+    cfg = {name: fields for name, fields in plain.items() if isinstance(fields, dict)}
+    task = TaskFacts.from_arguments(task_arguments(cfg), has_ema=bool(average))
+    if ema is None:
+        ema = task.is_evaluated_by_average
+    if ema and not average:
+        raise CheckpointFileError(
+            f"{path}: has no moving average (extra_state['ema']); it was trained without "
+            "--store-ema. Import the plain weights instead"
+        )
+    tensors = average if ema else _tensors(root.get(wrapped) if wrapped else root)
     if not tensors:
         keys = ", ".join(sorted(map(str, root))[:8])
         raise CheckpointFileError(f"{path}: no tensors by name in it (top-level keys: {keys})")
     layout = "fairseq" if wrapped == "model" else "state_dict"
-    return TorchCheckpoint(path, StateDict(tensors), _hints(root), layout)
+    task = dataclasses.replace(task, is_ema=ema)
+    return TorchCheckpoint(path, StateDict(tensors), layout, cfg, task)

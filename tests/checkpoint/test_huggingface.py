@@ -119,6 +119,9 @@ def test_configuration_round_trip(size):
     assert config_from_huggingface(json.loads(json.dumps(fields))) == SIZES[size]
     assert (fields["resnet_type"] is None) == (size == "nano")
     assert (fields["bos_token_id"], fields["pad_token_id"]) == (0, 1)
+    imagenet = dataclasses.replace(SIZES[size], image_mean=(0.4, 0.5, 0.6), image_std=(1, 1, 2))
+    fields = json.loads(json.dumps(config_to_huggingface(imagenet)))
+    assert config_from_huggingface(fields) == imagenet
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_we_read_files_of_torch(tmp_path, legacy):
     path = tmp_path / "theirs.pt"
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     found = read_torch_checkpoint(path)
-    assert found.hints == {"arch": "ofa_tiny", "code_dict_size": 64}
+    assert found.cfg == {"args": {"arch": "ofa_tiny", "code_dict_size": 64}}
     assert found.state_dict.tensors["weight"].is_parameter
     for name, tensor in model.items():
         value = found.state_dict[name]

@@ -13,7 +13,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ofa_jax.checkpoint.restricted_pickle import Inert
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError, TorchTensor, read_torch_file
 from ofa_jax.checkpoint.torch_reader import read_torch_checkpoint
 from ofa_jax.checkpoint.torch_writer import (
@@ -21,6 +20,7 @@ from ofa_jax.checkpoint.torch_writer import (
     write_fairseq_checkpoint,
     write_torch_file,
 )
+from tests.checkpoint.official import replace_none
 
 FORMATS = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 
@@ -51,7 +51,7 @@ def test_round_trip_keeps_values_dtypes_and_ties(tmp_path, legacy):
     write_fairseq_checkpoint(path, original, cfg={"model": {"arch": "ofa_tiny"}}, legacy=legacy)
     checkpoint = read_torch_checkpoint(path)
     assert checkpoint.layout == "fairseq"
-    assert checkpoint.hints == {"arch": "ofa_tiny"}
+    assert checkpoint.cfg == {"cfg": {"model": {"arch": "ofa_tiny"}}}
     assert list(checkpoint.state_dict) == list(original)
     assert checkpoint.state_dict.shapes() == {k: v.shape for k, v in original.items()}
     for name, expected in original.items():
@@ -196,27 +196,24 @@ def omegaconf_like(monkeypatch):
     return module
 
 
-def test_omegaconf_and_namespace_become_hints(tmp_path, monkeypatch, omegaconf_like):
+def test_omegaconf_and_namespace_become_plain_values(tmp_path, monkeypatch, omegaconf_like):
     make = omegaconf_like.DictConfig
     cfg = make(model=make(arch="ofa_base", encoder_layers=6), task=make(code_dict_size=8192))
     args = argparse.Namespace(num_bins=1000, lr=[0.1])
-    data = legacy_file({"args": args, "cfg": cfg})
-    monkeypatch.delitem(sys.modules, omegaconf_like.__name__)
     path = tmp_path / "old.pt"
-    path.write_bytes(data)
-    root = read_torch_file(path)
-    assert isinstance(root["cfg"], Inert)
-    assert root["cfg"].path == "omegaconf_like.DictConfig"
-    # Hints need a state dict beside them: use the zip format, whose pickle is built here.
-    write_torch_file(path, {"model": {"w": np.ones(1, np.float32)}, "args": None})
-    from ofa_jax.checkpoint.torch_reader import _hints
-
-    assert _hints(root) == {
-        "arch": "ofa_base",
-        "encoder_layers": 6,
-        "code_dict_size": 8192,
-        "num_bins": 1000,
+    write_torch_file(path, {"model": {"w": np.ones(1, np.float32)}, "args": None, "cfg": None})
+    replace_none(path, args=args, cfg=cfg)
+    monkeypatch.delitem(sys.modules, omegaconf_like.__name__)
+    assert read_torch_file(path)["cfg"].path == "omegaconf_like.DictConfig"
+    checkpoint = read_torch_checkpoint(path)
+    assert checkpoint.cfg == {
+        "cfg": {
+            "model": {"arch": "ofa_base", "encoder_layers": 6},
+            "task": {"code_dict_size": 8192},
+        },
+        "args": {"num_bins": 1000, "lr": [0.1]},
     }
+    assert (checkpoint.task.num_codes, checkpoint.task.num_bins) == (8192, 1000)
 
 
 @FORMATS
