@@ -32,7 +32,7 @@ from ofa_jax.checkpoint.huggingface_names import (
 from ofa_jax.checkpoint.layout import config_from_state_dict
 from ofa_jax.checkpoint.repairs import CheckpointMismatchError
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
-from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint
+from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint, without_wrappers
 from ofa_jax.checkpoint.torch_writer import write_torch_file
 from ofa_jax.model.config import OFAConfig
 
@@ -98,6 +98,9 @@ def read_safetensors(path: str | os.PathLike) -> StateDict:
     Args:
       path: the file.
 
+    Returns:
+      Tensors under their names in the file without those of wrapper modules.
+
     Raises:
       FileNotFoundError: there is no such file.
       CheckpointFileError: it is cut off or no safetensors file.
@@ -107,12 +110,13 @@ def read_safetensors(path: str | os.PathLike) -> StateDict:
         raise FileNotFoundError(f"{path}: no such checkpoint file")
     try:
         handle = safetensors.safe_open(path, "numpy")
-        return StateDict({name: _SafeTensor(handle, path, name) for name in handle.keys()})  # noqa: SIM118
+        tensors = {name: _SafeTensor(handle, path, name) for name in handle.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise CheckpointFileError(
             f"{path}: not a whole safetensors file ({error}); most likely an interrupted download, "
             "or a Git LFS pointer that was never fetched"
         ) from error
+    return StateDict(without_wrappers(tensors, path))
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -148,7 +152,7 @@ def _read_weights(folder: pathlib.Path) -> StateDict:
         if path.parent != folder or not path.is_file():
             raise CheckpointFileError(f"{found}: names the shard {shard!r}, which is not there")
         tensors.update(_read_one(path))
-    missing = [name for name in index if name not in tensors]
+    missing = [name for name in without_wrappers(index, found) if name not in tensors]
     if missing:
         raise CheckpointFileError(
             f"{found}: {len(missing)} tensors such as {missing[0]} are in no shard"

@@ -81,7 +81,7 @@ def _listed(names: list[str]) -> str:
 def canonical_names(
     state_dict: Mapping[str, Any],
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Renames what older fairseq versions and wrappers called differently (SPEC 2.4, item 5).
+    """Renames what older fairseq versions called differently (SPEC 2.4, item 5).
 
     Args:
       state_dict: name -> array-like; only fused projections are read.
@@ -92,9 +92,8 @@ def canonical_names(
     source = getattr(state_dict, "tensors", state_dict)
     renamed: list[tuple[str, str]] = []
     result: dict[str, Any] = {}
-    wrapped = bool(source) and all(name.startswith("module.") for name in source)
     for name, tensor in source.items():
-        new = name.removeprefix("module.") if wrapped else name
+        new = name
         if norm := _OLD_NORM.match(new):
             side, layer, index, part = norm.groups()
             if int(index) < len(_OLD_NORMS[side]):

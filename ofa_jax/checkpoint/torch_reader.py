@@ -54,7 +54,8 @@ class TorchCheckpoint:
 
     Attributes:
       path: the file.
-      state_dict: the weights that were asked for, under the names of the file.
+      state_dict: the weights that were asked for, under their names in the file without those of
+        wrapper modules.
       layout: "fairseq" or "state_dict".
       cfg: `cfg` and `args` of the file, those of the two that it has, as plain nested dicts, lists
         and scalars; an `argparse.Namespace` in them is a dict.
@@ -68,14 +69,51 @@ class TorchCheckpoint:
     task: TaskFacts
 
 
-def _tensors(value: Any) -> dict[str, TorchTensor]:
+# Entries that hold the state dict: fairseq and HuggingFace, Lightning, plain scripts, DeepSpeed.
+_NESTS = ("model", "state_dict", "model_state_dict", "module")
+# Parts of names that compiling, data parallelism, FSDP and recomputation put in; no tensor of OFA
+# or torchvision has one of them.
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_WRAPPERS |= {"_forward_module", "module", "model"}
+
+
+def without_wrappers(tensors: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:
+    """Takes the names of wrapper modules out of the names of tensors.
+
+    Args:
+      tensors: name -> tensor, such as "module._orig_mod.encoder.layer_norm.bias".
+      path: of the file, for messages.
+
+    Returns:
+      The same tensors under the names that they have in the model itself.
+
+    Raises:
+      CheckpointFileError: two tensors get one name.
+    """
+    given: dict[str, str] = {}
+    for name in tensors:
+        plain = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        if plain in given:
+            raise CheckpointFileError(
+                f"{path}: {given[plain]} and {name} are both the {plain} of a model; it holds more "
+                "than one model"
+            )
+        given[plain] = name
+    return {plain: tensors[name] for plain, name in given.items()}
+
+
+def _tensors(value: Any, nested: int = 3) -> dict[str, TorchTensor]:
+    """The state dict in a mapping, itself or in one of its entries, however they are nested."""
     if not isinstance(value, Mapping):
         return {}
+    for key in _NESTS if nested else ():
+        if found := _tensors(value.get(key), nested - 1):
+            return found
     return {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, TorchTensor)}
 
 
 def read_torch_checkpoint(path: str | os.PathLike, *, ema: bool | None = False) -> TorchCheckpoint:
-    """Finds the weights in a fairseq checkpoint (SPEC 2.1) or a bare state dict.
+    """Finds the weights in a fairseq checkpoint (SPEC 2.1), a state dict, or one that is nested.
 
     Args:
       path: the `.pt`, `.pth` or `.bin` file.
@@ -96,7 +134,7 @@ def read_torch_checkpoint(path: str | os.PathLike, *, ema: bool | None = False) 
         raise CheckpointFileError(
             f"{path}: holds a {kind}, not a state dict (was a whole model object saved?)"
         )
-    wrapped = next((k for k in ("model", "state_dict", "model_state_dict") if k in root), None)
+    wrapped = next((k for k in _NESTS if k in root), None)
     if wrapped and isinstance(root[wrapped], Inert):
         raise CheckpointFileError(
             f"{path}: its {wrapped!r} is an object of {root[wrapped].path}, not a dict of tensors; "
@@ -115,7 +153,7 @@ def read_torch_checkpoint(path: str | os.PathLike, *, ema: bool | None = False) 
             f"{path}: has no moving average (extra_state['ema']); it was trained without "
             "--store-ema. Import the plain weights instead"
         )
-    tensors = average if ema else _tensors(root.get(wrapped) if wrapped else root)
+    tensors = without_wrappers(average if ema else _tensors(root), path)
     if not tensors:
         keys = ", ".join(sorted(map(str, root))[:8])
         raise CheckpointFileError(f"{path}: no tensors by name in it (top-level keys: {keys})")
