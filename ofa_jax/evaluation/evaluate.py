@@ -24,7 +24,7 @@ from ofa_jax.data import locations as data_locations
 from ofa_jax.data.registration import import_modules, lookup
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.task import LENGTH_KEYS, OFATask
-from ofa_jax.evaluation import finetuning_scoring
+from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.generated_pictures import CodePictures
 from ofa_jax.evaluation.streaming import Answer, Shard, finish, line_count, predict_split
 from ofa_jax.evaluation.submission import file_name
@@ -132,7 +132,7 @@ def evaluate(
     if caption_server:
         tasks = [_scored_by_server(task, caption_server) for task in tasks]
     for task in tasks:
-        finetuning_scoring.check_installed(task.scorer)
+        scorers.check_installed(task.scorer)
     imported = load_weights(source, ema=ema, dtype=dtype, settings=model_settings)
     if imported.vocabulary_files and not data_locations.is_assigned("VOCAB_DIR"):
         data_locations.assign("VOCAB_DIR", str(imported.vocabulary_files[0].parent))

@@ -22,12 +22,11 @@ from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Example, trim_at_eos
 from ofa_jax.data.pipeline import evaluation_rows, fill_batch
 from ofa_jax.data.task import IMAGE_SIZE, Lengths, OFATask
-from ofa_jax.evaluation import finetuning_scoring, scoring
+from ofa_jax.evaluation import scoring
+from ofa_jax.evaluation.scorers import SCORERS, has_truth
 from ofa_jax.inference.code_images import code_grid, with_centre
 
 Generate = Callable[[OFATask, Row], np.ndarray]
-
-SCORERS = {**scoring.SCORERS, **finetuning_scoring.SCORERS}
 
 # Examples of a task whose pictures are kept and shown.
 PICTURES = 48
@@ -138,7 +137,7 @@ def score(predictions: Predictions) -> scoring.Result:
       ValueError: the examples have no truth to compare with.
     """
     task = predictions.task
-    if not all(finetuning_scoring.has_truth(task.scorer, e) for e in predictions.examples):
+    if not all(has_truth(task.scorer, e) for e in predictions.examples):
         raise ValueError(
             f"task {task.name!r} cannot be scored on these examples: some have no truth"
         )
@@ -175,7 +174,7 @@ def write_predictions(
     temporary = path.with_suffix(".partial")
     with temporary.open("w", encoding="utf-8") as file:
         for number in range(len(predictions.ids)):
-            row = prediction_row(predictions, number) | {"score": float(result.scores[number])}
+            row = prediction_row(predictions, number) | result.judgement(number)
             if number < pictures:
                 row |= write_pictures(predictions, number, folder, root, image_tokenizer)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -207,7 +206,7 @@ def prediction_row(predictions: Predictions, number: int) -> dict[str, Any]:
     if any(getattr(piece, "modality", "") == "BOX" for piece in task.instructions[0].source):
         row["true_box"] = _floats(example["region"])
     if slot.modality == "BOX":
-        if finetuning_scoring.has_truth(task.scorer, example):
+        if has_truth(task.scorer, example):
             row["true_box"] = _floats(example[slot.field])
         row["predicted_box"] = None if guess is None else _floats(guess)
         row["original_box"] = _original_box(guess, example)

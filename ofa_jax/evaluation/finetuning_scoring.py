@@ -1,8 +1,7 @@
 """Scores of the fine-tuning tasks (SPEC 8), beside those of pretraining in `scoring`.
 
-A scorer takes cleaned predictions and examples whose pictures may have been dropped. Test splits
-without truth are not scored: `has_truth` says which examples can be. Numpy only; ROUGE needs the
-package rouge_score, the caption server's scores pycocoevalcap and Java.
+A scorer takes cleaned predictions and examples whose pictures may have been dropped. Numpy only;
+ROUGE needs the package rouge_score, the caption server's scores pycocoevalcap and Java.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.data.instruction import Example
-from ofa_jax.evaluation.scoring import Result, Scorer, answer, fit_codes
+from ofa_jax.evaluation.scoring import Result, answer, fit_codes
 from ofa_jax.metrics import caption as caption_metrics
 from ofa_jax.metrics import caption_server, classification, text, vqa
-from ofa_jax.metrics.dependency import require_package
 from ofa_jax.metrics.summary import rouge
+from ofa_jax.metrics.verdict import of_shares
 from ofa_jax.text.cleaning import caption_prediction, without_spaces
 
 
@@ -55,7 +54,7 @@ def _captions(
     for number, value in enumerate(caption_metrics.bleu(guesses, references), start=1):
         metrics[f"bleu_{number}"] = float(value)
     metrics["rouge_l"] = float(caption_metrics.rouge_l(guesses, references))
-    return Result("cider_d", metrics, float(np.mean(constant)), [float(value) for value in cider])
+    return Result.measured("cider_d", metrics, float(np.mean(constant)), cider)
 
 
 def server_caption(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
@@ -80,7 +79,7 @@ def _of_server(
     guesses, truth = caption_server.tokenised_pairs(list(predictions), references)
     cider = caption_metrics.cider_d(guesses, truth)
     constant = caption_metrics.cider_d([truth[0][0]] * len(truth), truth)
-    return Result("cider_d", metrics, float(np.mean(constant)), [float(value) for value in cider])
+    return Result.measured("cider_d", metrics, float(np.mean(constant)), cider)
 
 
 def vqa_answer(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
@@ -104,6 +103,7 @@ def vqa_answer(predictions: Sequence[str], examples: Sequence[Example]) -> Resul
         },
         baseline=max(worth.values(), default=0.0) / len(tables),
         scores=scores,
+        verdicts=of_shares(scores),
     )
 
 
@@ -140,7 +140,7 @@ def summary(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
     references = [example["reference"] for example in examples]
     scores = rouge(list(predictions), references)
     leads = [" ".join(str(example["text"]).split()[:8]) for example in examples]
-    return Result(
+    return Result.measured(
         primary="rouge_l",
         metrics={
             "rouge_1": float(scores["rouge1"].mean()),
@@ -148,7 +148,7 @@ def summary(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
             "rouge_l": float(scores["rougeL"].mean()),
         },
         baseline=float(rouge(leads, references)["rougeL"].mean()),
-        scores=scores["rougeL"].tolist(),
+        scores=scores["rougeL"],
     )
 
 
@@ -166,6 +166,7 @@ def written_text(predictions: Sequence[str], examples: Sequence[Example]) -> Res
         },
         baseline=text.edit_similarity([most_common] * len(true), true),
         scores=scores,
+        verdicts=of_shares(scores),
     )
 
 
@@ -180,7 +181,7 @@ def generated_codes(predictions: Sequence[Any], examples: Sequence[Example]) -> 
     guesses = [fit_codes(np.asarray(guess), len(codes)) for guess, codes in zip(predictions, true)]
     scores = [float(np.mean(guess == codes)) for guess, codes in zip(guesses, true)]
     frequent = np.bincount(np.concatenate(true)).argmax()
-    return Result(
+    return Result.measured(
         primary="code_accuracy",
         metrics={
             "code_accuracy": float(np.mean(scores)),
@@ -189,59 +190,3 @@ def generated_codes(predictions: Sequence[Any], examples: Sequence[Example]) -> 
         baseline=float(np.mean(np.concatenate(true) == frequent)),
         scores=scores,
     )
-
-
-SCORERS: dict[str, Scorer] = {
-    "coco_caption": coco_caption,
-    "chinese_caption": chinese_caption,
-    "server_caption": server_caption,
-    "server_caption_with_spice": server_caption_with_spice,
-    "vqa_answer": vqa_answer,
-    "correlated_answer": correlated_answer,
-    "yes_or_no": yes_or_no,
-    "summary": summary,
-    "written_text": written_text,
-    "generated_codes": generated_codes,
-}
-
-# Field without which an example cannot be scored.
-_TRUTH = {
-    "coco_caption": "captions",
-    "chinese_caption": "captions",
-    "server_caption": "captions",
-    "server_caption_with_spice": "captions",
-    "reference_caption": "captions",
-    "vqa_answer": "answers",
-    "correlated_answer": "answer",
-    "yes_or_no": "answer",
-    "answer": "answer",
-    "summary": "reference",
-    "written_text": "text",
-    "generated_codes": "image_codes",
-    "codes": "image_codes",
-}
-
-
-def has_truth(scorer: str, example: Example) -> bool:
-    """Whether an example can be scored: files of test splits lack the truth.
-
-    Args:
-      scorer: its name.
-      example: prepared.
-    """
-    if scorer == "region":
-        return bool(np.any(np.asarray(example.get("region", 0.0))))
-    field = _TRUTH.get(scorer)
-    return field is None or len(example.get(field, ())) > 0
-
-
-def check_installed(scorer: str) -> None:
-    """Fails early where a scorer's package is missing.
-
-    Raises:
-      MissingDependencyError: names the package.
-    """
-    if scorer.startswith("server_caption"):
-        caption_server.check_installed()
-    if scorer == "summary":
-        require_package("rouge_score.rouge_scorer", score="ROUGE")

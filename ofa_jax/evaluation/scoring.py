@@ -1,15 +1,16 @@
 """Scores of each kind of task, with what guessing would get.
 
 A scorer takes the predictions of one task and the prepared examples (which hold the truth) and
-returns a `Result`. Tasks name their scorer; `SCORERS` is the table. Metrics themselves live in
-`ofa_jax.metrics`; here is only what a task's truth means. Numpy only.
+returns a `Result`, with the verdict on each prediction. Tasks name their scorer; the table is
+`evaluation.scorers`. Metrics themselves live in `ofa_jax.metrics`; here is only what a task's truth
+means. Numpy only.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from ofa_jax.data.instruction import Example
 from ofa_jax.metrics import caption as caption_metrics
 from ofa_jax.metrics import classification, detection, grounding, text
 from ofa_jax.metrics import image as image_metrics
+from ofa_jax.metrics.grounding import IOU_THRESHOLD
+from ofa_jax.metrics.verdict import Verdict, of_hits, of_shares
 from ofa_jax.scenes.truth import truth
 
 
@@ -29,16 +32,42 @@ class Result:
       primary: name of the headline metric.
       metrics: name to value, the headline metric included.
       baseline: what the best constant answer reaches on the headline metric.
-      scores: one number per example; 1 is right.
+      scores: one number per example, what the headline metric counts or averages.
+      verdicts: one per example, decided as the headline metric decides; NONE where the metric only
+        measures.
+      details: one mapping per example, what else the scorer found out and a row of the predictions
+        shall tell; empty where there is nothing.
+
+    Raises:
+      ValueError: not as many verdicts as scores.
     """
 
     primary: str
     metrics: dict[str, float]
     baseline: float
     scores: list[float]
+    verdicts: list[Verdict]
+    details: Sequence[Mapping[str, Any]] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.verdicts) != len(self.scores):
+            raise ValueError(f"{len(self.verdicts)} verdicts for {len(self.scores)} scores")
+
+    @classmethod
+    def measured(
+        cls, primary: str, metrics: dict[str, float], baseline: float, scores: Iterable[float]
+    ) -> Result:
+        """A result whose metric only measures: nothing is right or wrong."""
+        values = [float(score) for score in scores]
+        return cls(primary, metrics, baseline, values, [Verdict.NONE] * len(values))
+
+    def judgement(self, number: int) -> dict[str, Any]:
+        """What a row of the predictions says about one of the scored examples."""
+        detail = self.details[number] if self.details else {}
+        return {"score": float(self.scores[number]), "verdict": self.verdicts[number], **detail}
 
     def entry(self) -> dict[str, Any]:
-        """The row of `metrics.json`."""
+        """The entry of `metrics.json`."""
         return {
             **self.metrics,
             "primary": self.primary,
@@ -47,6 +76,9 @@ class Result:
         }
 
 
+# What a row says of an example without truth.
+NOT_JUDGED: Mapping[str, Any] = {"score": None, "verdict": Verdict.NONE}
+
 Scorer = Callable[[Sequence[Any], Sequence[Example]], Result]
 
 
@@ -54,26 +86,29 @@ def region(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
     """Boxes: Acc@0.5. Baseline: the best of the true boxes, given for every picture."""
     true = [example["region"] for example in examples]
     overlaps = grounding.paired_ious(predictions, true)
+    hits = overlaps >= IOU_THRESHOLD
     constants = grounding.iou(np.asarray(true)[:, None], np.asarray(true)[None, :])
     return Result(
         primary="accuracy_at_0.5",
         metrics={
-            "accuracy_at_0.5": float(np.mean(overlaps >= 0.5)),
+            "accuracy_at_0.5": float(np.mean(hits)),
             "mean_iou": float(np.mean(overlaps)),
             "valid_boxes": float(np.mean([box is not None for box in predictions])),
         },
-        baseline=float((constants >= 0.5).mean(axis=0).max()),
+        baseline=float((constants >= IOU_THRESHOLD).mean(axis=0).max()),
         scores=overlaps.tolist(),
+        verdicts=of_hits(hits),
     )
 
 
 def _labels(predictions: Sequence[str], true: Sequence[str], primary: str) -> Result:
-    hits = [float(guess == answer) for guess, answer in zip(predictions, true)]
+    hits = [guess == answer for guess, answer in zip(predictions, true)]
     return Result(
         primary=primary,
         metrics={primary: classification.accuracy(predictions, true)},
         baseline=classification.majority_baseline(true)[1],
-        scores=hits,
+        scores=[float(hit) for hit in hits],
+        verdicts=of_hits(hits),
     )
 
 
@@ -126,7 +161,7 @@ def true_caption(predictions: Sequence[str], examples: Sequence[Example]) -> Res
     Baseline: of the 50 most frequent reference captions, the one true of the most scenes.
     """
     scenes = [example["scene"] for example in examples]
-    verdicts = [float(truth(scene, guess)) for scene, guess in zip(scenes, predictions)]
+    hits = [truth(scene, guess) for scene, guess in zip(scenes, predictions)]
     references = [list(example["captions"]) for example in examples]
     frequent = collections.Counter(line for group in references for line in group)
     constant = max(
@@ -137,12 +172,13 @@ def true_caption(predictions: Sequence[str], examples: Sequence[Example]) -> Res
     return Result(
         primary="true",
         metrics={
-            "true": float(np.mean(verdicts)),
+            "true": float(np.mean(hits)),
             "cider_d": float(np.mean(cider)),
             "distinct": len(set(predictions)) / len(predictions),
         },
         baseline=constant,
-        scores=verdicts,
+        scores=[float(hit) for hit in hits],
+        verdicts=of_hits(hits),
     )
 
 
@@ -151,7 +187,7 @@ def reference_caption(predictions: Sequence[str], examples: Sequence[Example]) -
     references = [list(example.get("captions") or [example["caption"]]) for example in examples]
     cider = caption_metrics.cider_d(list(predictions), references)
     constant = caption_metrics.cider_d([references[0][0]] * len(references), references)
-    return Result(
+    return Result.measured(
         primary="cider_d",
         metrics={
             "cider_d": float(np.mean(cider)),
@@ -159,7 +195,7 @@ def reference_caption(predictions: Sequence[str], examples: Sequence[Example]) -
             "rouge_l": float(caption_metrics.rouge_l(list(predictions), references)),
         },
         baseline=float(np.mean(constant)),
-        scores=[float(value) for value in cider],
+        scores=cider,
     )
 
 
@@ -167,7 +203,8 @@ def objects(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
     """Detected objects: recall, precision, F1 at IoU 0.5 with equal labels.
 
     Baseline: the most frequent label in the best constant box, for every picture. A picture
-    without objects scores 1 where none is predicted.
+    without objects scores 1 where none is predicted. Right is a picture with every object found and
+    nothing else, wrong one without any found.
     """
     predicted = [[{"box": box, "label": label} for box, label in guess] for guess in predictions]
     true = [true_objects(example) for example in examples]
@@ -181,13 +218,16 @@ def objects(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
         boxes = np.array([item["box"] for item in everything])
         overlaps = grounding.iou(boxes[:, None], boxes[None, :])
         [(label, _)] = collections.Counter(item["label"] for item in everything).most_common(1)
-        constant = [{"box": boxes[(overlaps >= 0.5).sum(axis=0).argmax()], "label": label}]
+        best = (overlaps >= IOU_THRESHOLD).sum(axis=0).argmax()
+        constant = [{"box": boxes[best], "label": label}]
         baseline = detection.detection_scores([constant] * len(true), true)["recall"]
-    scores = []
+    scores, details = [], []
     for guess, group in zip(predicted, true):
-        matched, total = len(detection.match_objects(guess, group)), len(guess) + len(group)
-        scores.append(2 * matched / total if total else 1.0)
-    return Result("recall_at_0.5", metrics, float(baseline), scores)
+        found = sorted(index for _, index, _ in detection.match_objects(guess, group))
+        total = len(guess) + len(group)
+        scores.append(2 * len(found) / total if total else 1.0)
+        details.append({"found": found})
+    return Result("recall_at_0.5", metrics, float(baseline), scores, of_shares(scores), details)
 
 
 def codes(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
@@ -197,7 +237,7 @@ def codes(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
     scores = [float(np.mean(guess == answer)) for guess, answer in zip(padded, true)]
     stacked = np.stack(true)
     frequent = [np.bincount(column).max() / len(column) for column in stacked.T]
-    return Result(
+    return Result.measured(
         primary="code_accuracy",
         metrics={
             "code_accuracy": image_metrics.code_accuracy(padded, true),
@@ -235,17 +275,3 @@ def fit_codes(values: np.ndarray, length: int) -> np.ndarray:
     fitted = np.full(length, -1, np.int64)
     fitted[: min(length, len(values))] = values[:length]
     return fitted
-
-
-SCORERS: dict[str, Scorer] = {
-    "region": region,
-    "answer": answer,
-    "answer_by_kind": answer_by_kind,
-    "region_answer": region_answer,
-    "description": description,
-    "true_caption": true_caption,
-    "reference_caption": reference_caption,
-    "objects": objects,
-    "codes": codes,
-    "filled_text": filled_text,
-}

@@ -24,7 +24,7 @@ from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Example, trim_at_eos
 from ofa_jax.data.pipeline import evaluation_row, fill_batch
 from ofa_jax.data.task import Lengths, OFATask
-from ofa_jax.evaluation import evaluator, finetuning_scoring
+from ofa_jax.evaluation import evaluator, scorers, scoring
 from ofa_jax.evaluation.scoring import Result
 from ofa_jax.evaluation.submission import write_submission
 
@@ -181,22 +181,22 @@ def finish(
         if "skipped" in line:
             skipped += 1
             continue
-        has_truth = finetuning_scoring.has_truth(task.scorer, line[_EXAMPLE])
+        has_truth = scorers.has_truth(task.scorer, line[_EXAMPLE])
         scored.append(has_truth)
         if has_truth:
             values.append(evaluator.decoded(task, np.array(line["tokens"], np.int32)))
             examples.append(line[_EXAMPLE])
     if not scored:
         raise ValueError(f"task {task.name!r}: none of the {skipped} records could be read")
-    result = evaluator.SCORERS[task.scorer](values, examples) if values else None
-    scores = iter(result.scores if result else ())
+    result = scorers.SCORERS[task.scorer](values, examples) if values else None
+    judged = map(result.judgement, range(len(result.scores))) if result else iter(())
     path = output_dir / "predictions" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     with temporary.open("w", encoding="utf-8") as file:
         for row, has_truth in zip(_rows(works), scored):
-            value = float(next(scores)) if has_truth else None
-            file.write(json.dumps({**row, "score": value}, ensure_ascii=False) + "\n")
+            row = {**row, **(next(judged) if has_truth else scoring.NOT_JUDGED)}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
     temporary.replace(path)
     if submission is not None and task.answering.submission:
         write_submission(submission, task.answering.submission, _rows(works))

@@ -10,6 +10,7 @@ report. One module per family:
   classification  accuracy, F1, Matthews correlation, majority baseline
   text            exact match, edit distance, token accuracy
   image           code accuracy, PSNR, Frechet distance, Inception score, CLIP score
+  verdict         right, partly, wrong: one name for each, for scorers and the report
 
   generation      the same three of generated pictures, through networks that the caller plugs in
 

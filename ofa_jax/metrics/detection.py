@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ofa_jax.metrics.grounding import iou
+from ofa_jax.metrics.grounding import IOU_THRESHOLD, iou
 from ofa_jax.metrics.pairing import check_pairs
 
 Objects = Sequence[Mapping]
 
 
 def match_objects(
-    predicted: Objects, true: Objects, *, threshold: float = 0.5, use_labels: bool = True
+    predicted: Objects, true: Objects, *, threshold: float = IOU_THRESHOLD, use_labels: bool = True
 ) -> list[tuple[int, int, float]]:
     """Pairs predicted with true objects, one to one, best overlap first.
 
@@ -72,7 +72,7 @@ def detection_scores(
     predicted: Sequence[Objects],
     true: Sequence[Objects],
     *,
-    threshold: float = 0.5,
+    threshold: float = IOU_THRESHOLD,
     use_labels: bool = True,
 ) -> dict[str, float]:
     """Recall, precision and F1 over all objects of all images (micro average).

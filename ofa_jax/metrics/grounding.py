@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike
 
 from ofa_jax.metrics.pairing import check_pairs
 
+# Smallest IoU that counts as found, in every metric and verdict.
+IOU_THRESHOLD = 0.5
+
 _EPSILON = 1e-6
 
 
@@ -75,7 +78,7 @@ def paired_ious(predicted: Sequence[Sequence[float] | None], true: Sequence) -> 
 
 
 def accuracy_at_iou(
-    predicted: Sequence[Sequence[float] | None], true: Sequence, threshold: float = 0.5
+    predicted: Sequence[Sequence[float] | None], true: Sequence, threshold: float = IOU_THRESHOLD
 ) -> float:
     """Share of predictions whose IoU reaches the threshold: Acc@0.5 of RefCOCO (SPEC 7.6).
 

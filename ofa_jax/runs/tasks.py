@@ -8,8 +8,8 @@ import pathlib
 from ofa_jax.data.registration import import_modules, lookup
 from ofa_jax.data.steps import image_tokenizer_of
 from ofa_jax.data.task import OFATask, TaskSet, check_lengths
-from ofa_jax.evaluation.finetuning_scoring import check_installed
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig
+from ofa_jax.evaluation.scorers import check_installed
 from ofa_jax.runs.rates import change_rates, check_presence
 from ofa_jax.runs.settings import DatasetConfig
 from ofa_jax.text.tokenizer import Tokenizer

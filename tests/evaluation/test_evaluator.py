@@ -140,6 +140,7 @@ def test_written_rows_have_the_agreed_fields(family, tmp_path):
         assert row["example_id"] == f"scenes-tiny-validation-0-{number}"
         assert row["prediction_text"] == row["target_text"] != ""
         assert row["score"] == pytest.approx(result.scores[number])
+        assert row["verdict"] == result.verdicts[number]
         pictured = number < 4 and family != "text_infilling"
         assert (row["image"] is not None) == pictured
         if pictured:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from ofa_jax.evaluation import finetuning_scoring as scoring
+from ofa_jax.evaluation import scorers
+from ofa_jax.evaluation.scorers import SCORERS
 
 CAPTIONS = [
     {"captions": ["A man riding a wave.", "a surfer on a big wave"]},
@@ -25,6 +27,7 @@ def test_captions_are_compared_without_punctuation():
     wrong = scoring.coco_caption(["it is blue"] * 3, CAPTIONS)
     assert wrong.metrics["cider_d"] < 0.1 < result.metrics["cider_d"]
     assert len(result.scores) == 3
+    assert wrong.verdicts == ["", "", ""], "a caption of score 0 is not called wrong"
 
 
 @pytest.mark.slow
@@ -34,7 +37,7 @@ def test_captions_are_compared_without_punctuation():
 )
 def test_captions_are_scored_by_the_server_s_programs():
     right = [example["captions"][0] + " ." for example in CAPTIONS]
-    result = scoring.SCORERS["server_caption"](right, CAPTIONS)
+    result = SCORERS["server_caption"](right, CAPTIONS)
     assert result.primary == "cider_d"
     assert result.metrics["cider_d"] == pytest.approx(np.mean(result.scores))
     assert set(result.metrics) == {
@@ -45,7 +48,7 @@ def test_captions_are_scored_by_the_server_s_programs():
     }
     assert result.metrics["bleu_4"] > 0.99
     assert result.metrics["meteor"] > 0.9
-    wrong = scoring.SCORERS["server_caption"](["it is blue", "", "a"], CAPTIONS)
+    wrong = SCORERS["server_caption"](["it is blue", "", "a"], CAPTIONS)
     assert wrong.metrics["meteor"] < 0.2
 
 
@@ -54,7 +57,7 @@ def test_a_missing_java_is_named_before_anything_is_predicted(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     for scorer in ("server_caption", "server_caption_with_spice"):
         with pytest.raises(ValueError, match="the caption server runs a Java program"):
-            scoring.check_installed(scorer)
+            scorers.check_installed(scorer)
 
 
 def test_chinese_captions_are_compared_by_character():
@@ -72,6 +75,8 @@ def test_answers_by_confidence():
     ]
     result = scoring.vqa_answer(["3", "yes", "red"], examples)
     assert result.scores == [0.3, 0.9, 0.6]
+    judged = scoring.vqa_answer(["two", "no", "red"], examples).verdicts
+    assert judged == ["right", "wrong", "partly"]
     assert result.metrics["vqa_score"] == pytest.approx(0.6)
     # "the red" and "red" are one answer in normal form, worth at most 1.
     assert result.metrics["vqa_score_normalised"] == pytest.approx((0.3 + 0.9 + 1.0) / 3)
@@ -105,12 +110,14 @@ def test_written_text_ignores_spaces():
     examples = [{"text": "出 口"}, {"text": "入口处"}]
     result = scoring.written_text(["出口", "入口"], examples)
     assert result.metrics["exact_match"] == 0.5
+    assert result.verdicts == ["right", "partly"]
     assert result.metrics["edit_similarity"] == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_generated_codes():
     examples = [{"image_codes": [1, 2, 3, 4]}, {"image_codes": [5, 5, 5, 5]}]
     result = scoring.generated_codes([np.array([1, 2, 0, 4]), np.array([5, 5])], examples)
+    assert result.verdicts == ["", ""]
     assert result.scores == [0.75, 0.5]
     assert result.metrics["complete_pictures"] == 0.5
 
@@ -127,5 +134,5 @@ def test_generated_codes():
     ],
 )
 def test_what_can_be_scored(scorer, with_truth, without):
-    assert scoring.has_truth(scorer, with_truth)
-    assert not scoring.has_truth(scorer, without)
+    assert scorers.has_truth(scorer, with_truth)
+    assert not scorers.has_truth(scorer, without)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ofa_jax.evaluation import scoring
-from ofa_jax.evaluation.scoring import SCORERS
+from ofa_jax.evaluation.scorers import SCORERS
+from ofa_jax.metrics.verdict import Verdict
 from ofa_jax.scenes.source import ScenesSource
 
 SQUARE = [0.0, 0.0, 10.0, 10.0]
@@ -13,7 +14,12 @@ ELSEWHERE = [20.0, 20.0, 30.0, 30.0]
 
 
 def test_result_entry_is_the_row_of_metrics_json():
-    result = scoring.Result("accuracy", {"accuracy": 0.5, "other": 1.0}, 0.25, [1.0, 0.0])
+    verdicts = [Verdict.RIGHT, Verdict.WRONG]
+    metrics = {"accuracy": 0.5, "other": 1.0}
+    result = scoring.Result("accuracy", metrics, 0.25, [1.0, 0.0], verdicts)
+    assert result.judgement(1) == {"score": 0.0, "verdict": "wrong"}
+    with pytest.raises(ValueError, match="1 verdicts for 2 scores"):
+        scoring.Result("accuracy", metrics, 0.25, [1.0, 0.0], verdicts[:1])
     assert result.entry() == {
         "accuracy": 0.5,
         "other": 1.0,
@@ -33,6 +39,7 @@ def test_region():
     assert result.metrics["valid_boxes"] == 0.75
     # 50 / (100 + 1e-6) is just below the threshold.
     assert result.metrics["accuracy_at_0.5"] == 0.25
+    assert result.verdicts == ["right", "wrong", "wrong", "wrong"]
     # The best constant is SQUARE: it is right twice.
     assert result.baseline == 0.5
 
@@ -42,6 +49,7 @@ def test_answer():
     result = SCORERS["answer"](["yes", "no", "no", "two dogs "], examples)
     assert result.metrics == {"accuracy": 0.5}
     assert result.scores == [1.0, 0.0, 1.0, 0.0]
+    assert result.verdicts == ["right", "wrong", "right", "wrong"]
     assert result.baseline == 0.5
 
 
@@ -97,6 +105,7 @@ def test_true_caption():
     result = SCORERS["true_caption"](captions, examples)
     assert result.primary == "true"
     assert result.scores == [0.0] * 3 + [1.0] * 5
+    assert result.verdicts == ["wrong"] * 3 + ["right"] * 5
     assert result.metrics["true"] == 5 / 8
     assert result.metrics["distinct"] == len(set(captions)) / 8
     assert 0 < result.baseline < 1
@@ -118,6 +127,7 @@ def test_reference_caption():
     assert best.metrics["cider_d"] == pytest.approx(np.mean(best.scores))
     shuffled = SCORERS["reference_caption"](perfect[1:] + perfect[:1], examples)
     assert shuffled.metrics["cider_d"] < 0.1 * best.metrics["cider_d"]
+    assert set(best.verdicts + shuffled.verdicts) == {Verdict.NONE}
     # The baseline says "a dog on the grass" three times; it is right once.
     assert best.baseline == pytest.approx(best.scores[0] / 3, rel=0.2)
 
@@ -144,6 +154,10 @@ def test_objects():
         "f1_at_0.5": pytest.approx(4 / 7),
     }
     assert result.scores == [0.5, pytest.approx(2 / 3), 1.0]
+    assert result.verdicts == ["partly", "partly", "right"]
+    assert result.judgement(0) == {"score": 0.5, "verdict": "partly", "found": [0]}
+    [missed] = SCORERS["objects"]([[(ELSEWHERE, "dog")]], examples[1:2]).verdicts
+    assert missed is Verdict.WRONG
     # "dog" in SQUARE, everywhere.
     assert result.baseline == pytest.approx(2 / 3)
     nothing = SCORERS["objects"]([[], []], [example([], [])] * 2)
@@ -157,6 +171,7 @@ def test_codes():
     assert result.primary == "code_accuracy"
     assert result.metrics == {"code_accuracy": 5 / 8, "all_codes_equal": 0.5}
     assert result.scores == [1.0, 0.25]
+    assert result.verdicts == [Verdict.NONE] * 2
     assert result.baseline == (1 + 1 + 0.5 + 0.5) / 4
     longer = SCORERS["codes"]([np.array([1, 2, 3, 4, 9, 9]), np.array([-1, 2, 0, 0])], examples)
     assert longer.scores == [1.0, 0.75]
@@ -167,6 +182,7 @@ def test_filled_text():
     examples = [{"text": " a dog on grass "}, {"text": "a cat"}, {"text": "a cat"}]
     result = SCORERS["filled_text"](["a dog on grass", "a dog", ""], examples)
     assert result.primary == "exact_match"
+    assert result.verdicts == ["right", "wrong", "wrong"]
     assert result.metrics == {
         "exact_match": pytest.approx(1 / 3),
         "word_similarity": pytest.approx((1 + 0.5 + 0) / 3),

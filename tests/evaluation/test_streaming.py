@@ -66,7 +66,7 @@ def test_the_truth_scores_one(family, tmp_path):
     rows = lines(tmp_path / "predictions" / "it.jsonl")
     assert [row["index"] for row in rows] == list(range(13))
     assert all((tmp_path / row["image"]).is_file() for row in rows)
-    assert all(row["score"] > 0.6 for row in rows)
+    assert all(row["score"] > 0.6 and row["verdict"] == "right" for row in rows)
 
 
 def test_a_stopped_evaluation_goes_on(tmp_path):
@@ -160,12 +160,13 @@ def test_only_bad_records(tmp_path):
 
 def test_examples_without_truth_are_predicted_but_not_scored(tmp_path, monkeypatch):
     task = scenes_task("vqa")
-    monkeypatch.setattr(streaming.finetuning_scoring, "has_truth", lambda scorer, example: False)
+    monkeypatch.setattr(streaming.scorers, "has_truth", lambda scorer, example: False)
     run(task, Oracle(), tmp_path)
     works = [Shard().work_file(tmp_path / "work", "it")]
     result, _ = finish(task, works, tmp_path, name="it", submission=None)
     assert result is None
-    assert {row["score"] for row in lines(tmp_path / "predictions" / "it.jsonl")} == {None}
+    rows = lines(tmp_path / "predictions" / "it.jsonl")
+    assert {(row["score"], row["verdict"]) for row in rows} == {(None, "")}
 
 
 def test_pictures_are_not_kept(tmp_path):
