@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.checkpoint import orbax_weights
+from ofa_jax.checkpoint.finite import check_range
 from ofa_jax.checkpoint.huggingface import (
     SAFETENSORS_FILE,
     TORCH_FILE,
@@ -67,7 +68,7 @@ def official_state_dict(imported: ImportedCheckpoint, dtype: str = "source") -> 
       Official names -> arrays, converted one at a time; tied entries are the same object.
 
     Raises:
-      ValueError: an unknown dtype.
+      ValueError: an unknown dtype, or a value that becomes infinite in it.
     """
     if dtype not in EXPORT_DTYPES:
         raise ValueError(f"dtype must be one of {EXPORT_DTYPES}, got {dtype!r}")
@@ -85,8 +86,11 @@ def official_state_dict(imported: ImportedCheckpoint, dtype: str = "source") -> 
         wanted = record.dtypes.get(key, default) if dtype == "source" else dtype
         if array.dtype.kind != "f" or wanted == array.dtype.name:
             tensors[name] = array
-        else:
-            tensors[name] = cast.setdefault(id(array), _Cast(array, numpy_dtype(wanted)))
+            continue
+        if id(array) not in cast:
+            check_range(name, array, numpy_dtype(wanted))
+            cast[id(array)] = _Cast(array, numpy_dtype(wanted))
+        tensors[name] = cast[id(array)]
     return StateDict(tensors)
 
 

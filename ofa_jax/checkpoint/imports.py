@@ -18,6 +18,7 @@ import numpy as np
 from flax import linen as nn
 
 from ofa_jax.checkpoint import bucket, orbax_weights, tuned
+from ofa_jax.checkpoint.finite import check_finite
 from ofa_jax.checkpoint.huggingface import (
     VOCABULARY_FILES,
     fetch_repository,
@@ -369,7 +370,7 @@ def import_checkpoint(
 
     Raises:
       FileNotFoundError: no such path.
-      CheckpointFileError: the source cannot be read.
+      CheckpointFileError: the source cannot be read, or has values that are NaN or infinite.
       CheckpointMismatchError: the weights do not fit the configuration.
       ValueError: neither source nor configuration, or an impossible configuration.
     """
@@ -420,6 +421,7 @@ def import_checkpoint(
         state_dict = _with_stem(state_dict, stem_weights, imported.config)
         variables = to_params(StateDict(state_dict), imported.config)
         imported = dataclasses.replace(imported, variables=variables)
+    check_finite(imported.variables, imported.config, str(source or stem or "initialised"))
     if config is None or imported.config.tuning.is_on or not config.tuning.is_on:
         return imported
     whole = dataclasses.replace(imported.config, tuning=config.tuning)

@@ -74,10 +74,9 @@ def test_nested_state_dicts_are_found(tmp_path, nest):
 
 def test_wrappers_between_parts_of_a_name_go_too(tmp_path):
     def wrapped(name):
-        parts = [
-            p if not p.isdigit() else f"{p}._checkpoint_wrapped_module" for p in name.split(".")
-        ]
-        return ".".join(["_fsdp_wrapped_module", parts[0], "_fsdp_wrapped_module", *parts[1:]])
+        name = re.sub(r"\.(\d+)\.", r".\1._checkpoint_wrapped_module.", name)
+        first, rest = name.split(".", 1)
+        return f"_fsdp_wrapped_module.{first}._fsdp_wrapped_module.{rest}"
 
     write_torch_file(
         tmp_path / "m.pt", {"model": {wrapped(n): v for n, v in random_state_dict().items()}}
