@@ -10,7 +10,7 @@ from PIL import Image
 from ofa_jax.checkpoint import orbax_weights
 from ofa_jax.checkpoint.names import to_params
 from ofa_jax.decoding.beam import BeamConfig
-from ofa_jax.decoding.constraints import IdRanges
+from ofa_jax.decoding.constraints import IdRanges, Trie
 from ofa_jax.inference import predictor as pretrained
 from ofa_jax.model.ofa import OFA
 from ofa_jax.text.tokenizer import Tokenizer
@@ -75,6 +75,27 @@ def test_boxes_are_in_pixels_of_the_given_image(predictor, answers):
     assert np.isfinite(answer.score)
     assert len(without_image.token_ids) == 4
     assert without_image.box is None
+
+
+@pytest.mark.parametrize("prompt", ["source", "source_and_eos"])
+def test_a_decoder_prompt_is_context(predictor, prompt):
+    """Neither its eos nor its length nor its probability belongs to the answer."""
+    questions = ["a red", "a red circle"]
+    decoding = BeamConfig(beam=3, max_len_b=4, min_len=4, no_repeat_ngram_size=3)
+    for answer in predictor.generate_batch(
+        [None, None], questions, decoder_prompt=prompt, decoding=decoding
+    ):
+        assert len(answer.token_ids) == 4
+    only = predictor.tokenizer.encode_text(" red circle")
+    for answer in predictor.generate_batch(
+        [None, None],
+        questions,
+        decoder_prompt=prompt,
+        decoding=BeamConfig(beam=3, max_len_b=len(only)),
+        constraint=Trie.build([only]),
+    ):
+        assert answer.token_ids == tuple(only)
+        assert answer.score == pytest.approx(0, abs=1e-6)
 
 
 def test_greedy_answer_is_the_argmax_of_the_model(predictor, picture, answers):

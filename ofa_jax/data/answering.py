@@ -128,6 +128,23 @@ class Answering:
             return inputs[:0]
         return inputs[1:-1] if self.decoder_prompt == "source" else inputs[1:]
 
+    def prompts(self, inputs: np.ndarray) -> np.ndarray | None:
+        """The decoder prompts of a batch.
+
+        Args:
+          inputs: int32[b, s] sources with bos and eos, padded right with 0.
+
+        Returns:
+          int32[b, s - 1] padded right with 0, or None without a decoder prompt.
+        """
+        if self.decoder_prompt == "none":
+            return None
+        prompts = np.zeros_like(inputs[:, 1:])
+        for row, source in zip(prompts, inputs):
+            prompt = self.prompt(source[source != vocab.PAD_ID])
+            row[: len(prompt)] = prompt
+        return prompts
+
     def shape_target(self, features: Features, lengths: Mapping[str, int]) -> tuple[Features, int]:
         """Cuts the answer, puts the prompt in front, and cuts the source so that both fit.
 

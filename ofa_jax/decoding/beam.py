@@ -3,7 +3,7 @@
 The official search keeps lists of finished hypotheses and removes finished sentences from the
 batch. Here every sentence keeps its g places to the end: finished hypotheses are written into
 g slots per sentence, and the loop stops as soon as all sentences are done. The numbers are the
-same; see `rules.step_scores` for the few deliberate differences.
+same; see `rules.step_scores` for the deliberate difference.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class BeamConfig(rules.DecodingConfig):
 class _Live(NamedTuple):
     """The hypotheses that still grow, best first. t = max length + 1."""
 
-    history: jax.Array  # int32[b, g, t]: BOS, then tokens; also the next decoder inputs
+    history: jax.Array  # int32[b, g, t]: BOS, then the answer; also the next decoder inputs
     totals: jax.Array  # float32[b, g, t]: summed log-probability up to each token
     total: jax.Array  # float32[b, g]: the last of them; -inf = dead
     constraint_state: Any
@@ -69,23 +69,21 @@ def beam_search(
     """Finds the best sequences (SPEC 7.1). Traceable: call it under jit.
 
     Args:
-      step_fn: the decoder, see `rules`. It is called with positions 0 .. max_length.
+      step_fn: the decoder, see `rules`. It is called with positions 0 .. p + max_length.
       cache: its state before position 0, with g = config.beam in the leaves of cache["self"].
       config: the settings. `beam` 1 takes a shorter path with the same result.
       batch: b.
-      max_length: the longest output without EOS, `config.max_length(source length)`.
-      constraint: what may be generated.
-      prefix: int32[b, p] tokens after BOS that every hypothesis begins with, padded right with
-        0 (a decoder prompt). They are part of the output and of its score.
+      max_length: the longest answer without EOS, `config.max_length(source length)`.
+      constraint: what may be answered.
+      prefix: int32[b, p] what the decoder reads after BOS and before it answers (a decoder
+        prompt), padded right with 0. Its lengths may differ.
 
     Returns:
       g hypotheses per sentence, best first.
 
     Raises:
-      ValueError: the vocabulary is too small for 2 * beam candidates, or the prefix is longer
-        than the longest output.
+      ValueError: the vocabulary is too small for 2 * beam candidates.
     """
-    rules.check_prefix(prefix, max_length)
     if config.beam == 1:
         return grow(
             step_fn,
@@ -100,28 +98,28 @@ def beam_search(
         )
     beams, places = config.beam, max_length + 1
     ranks = jnp.arange(2 * beams)
+    prompt = rules.Prompt.of(prefix, batch)
 
     def unfinished(carry: tuple[jax.Array, Cache, _Live, _Finished]) -> jax.Array:
-        step, _, live, finished = carry
+        position, _, live, finished = carry
         # A sentence whose live hypotheses are all dead (a trie with fewer candidates than
         # beams) cannot finish another one.
         waiting = (finished.count < beams) & (live.total.max(axis=1) > NEGATIVE_INFINITY)
-        return (step <= max_length) & waiting.any()
+        return (position <= prompt.last.max() + max_length) & waiting.any()
 
     def extend(
         carry: tuple[jax.Array, Cache, _Live, _Finished],
     ) -> tuple[jax.Array, Cache, _Live, _Finished]:
-        step, cache, live, finished = carry
-        inputs = jax.lax.dynamic_index_in_dim(live.history, step, axis=2, keepdims=False)
-        logits, cache = step_fn(cache, inputs, step)
-        forced = rules.forced_tokens(prefix, step, max_length)
+        position, cache, live, finished = carry
+        logits, cache = step_fn(cache, prompt.inputs(position, live.history), position)
+        step = position - prompt.last
+        waits = step < 0
         scores, normalisers = rules.step_scores(
             logits,
             config,
             step=step,
             max_length=max_length,
             history=live.history,
-            forced=forced,
             constraint=constraint,
             constraint_state=live.constraint_state,
         )
@@ -140,6 +138,7 @@ def beam_search(
         candidate_ids = jnp.take_along_axis(ids.reshape(batch, -1), index, axis=1)
 
         ends = (candidate_ids == vocab.EOS_ID) & (candidate_totals > NEGATIVE_INFINITY)
+        ends = ends & ~waits[:, None]
         finished = _finish(
             finished,
             live,
@@ -155,18 +154,22 @@ def beam_search(
         parents = jnp.take_along_axis(candidate_beams, chosen, axis=1)
         tokens = jnp.take_along_axis(candidate_ids, chosen, axis=1)
         total = jnp.take_along_axis(candidate_totals, chosen, axis=1)
+        # A sentence that reads its prompt stays as it is.
+        parents = jnp.where(waits[:, None], jnp.arange(beams), parents)
+        total = jnp.where(waits[:, None], live.total, total)
+        place = jnp.where(waits, -1, step + 1)
         live = _Live(
-            history=rules.write_column(rules.take_beams(live.history, parents), tokens, step + 1),
+            history=rules.write_column(rules.take_beams(live.history, parents), tokens, place),
             totals=rules.write_column(rules.take_beams(live.totals, parents), total, step),
             total=total,
             constraint_state=advance_state(
                 constraint,
                 jax.tree.map(lambda leaf: rules.take_beams(leaf, parents), live.constraint_state),
                 tokens,
-                forced,
+                waits,
             ),
         )
-        return step + 1, rules.reorder_cache(cache, parents), live, finished
+        return position + 1, rules.reorder_cache(cache, parents), live, finished
 
     shape = (batch, beams, places)
     live = _Live(
@@ -188,10 +191,13 @@ def beam_search(
     *_, finished = jax.lax.while_loop(unfinished, extend, (jnp.int32(0), cache, live, finished))
     earlier = jnp.pad(finished.totals, ((0, 0), (0, 0), (1, 0)))[..., :-1]
     is_token = jnp.arange(places) < finished.lengths[..., None]
+    is_last = jnp.arange(places) == finished.lengths[..., None] - 1
+    totals = jnp.where(is_last, finished.totals, 0.0).sum(axis=-1)
     return Hypotheses(
         tokens=finished.tokens,
         lengths=finished.lengths,
         scores=finished.scores,
+        log_probabilities=jnp.where(finished.lengths > 0, totals, NEGATIVE_INFINITY),
         positional_scores=jnp.where(is_token, finished.totals - earlier, 0.0),
     ).sorted()
 
@@ -213,7 +219,7 @@ def _finish(
       ends: bool[b, g], which of the g best candidates are EOS.
       parents: int32[b, g], the beam each candidate continues.
       totals: float32[b, g], summed log-probability of each candidate.
-      step: int32[] tokens before the EOS.
+      step: int32[b] tokens before the EOS.
       config: for the normalisation.
     """
     slots = jnp.arange(ends.shape[1])
@@ -224,32 +230,33 @@ def _finish(
     source_parents = jnp.take_along_axis(parents, source, axis=1)
     source_totals = jnp.take_along_axis(totals, source, axis=1)
 
-    places = jnp.arange(finished.tokens.shape[2])
+    places, length = jnp.arange(finished.tokens.shape[2]), step[:, None]
     # The history starts with BOS, which the output does not have.
     tokens = jnp.pad(live.history[..., 1:], ((0, 0), (0, 0), (0, 1)))
     tokens = rules.take_beams(tokens, source_parents)
+    is_end = places == length[..., None]
     tokens = jnp.where(
-        places < step, tokens, jnp.where(places == step, vocab.EOS_ID, vocab.PAD_ID)
+        places < length[..., None], tokens, jnp.where(is_end, vocab.EOS_ID, vocab.PAD_ID)
     ).astype(jnp.int32)
     running = rules.take_beams(live.totals, source_parents)
-    running = jnp.where(places == step, source_totals[..., None], running)
+    running = jnp.where(is_end, source_totals[..., None], running)
     scores = source_totals
     if config.normalize_scores:
-        scores = scores / (step + 1).astype(jnp.float32) ** config.length_penalty
+        scores = scores / (length + 1).astype(jnp.float32) ** config.length_penalty
     return _Finished(
         tokens=jnp.where(is_new[..., None], tokens, finished.tokens),
         totals=jnp.where(is_new[..., None], running, finished.totals),
-        lengths=jnp.where(is_new, step + 1, finished.lengths),
+        lengths=jnp.where(is_new, length + 1, finished.lengths),
         scores=jnp.where(is_new, scores, finished.scores),
         count=jnp.minimum(finished.count + ends.sum(axis=1), ends.shape[1]),
     )
 
 
 def _most_probable(
-    step: jax.Array, scores: jax.Array, normalisers: jax.Array
+    position: jax.Array, scores: jax.Array, normalisers: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The best id of each hypothesis and its log-probability; see `unbranched.Choose`."""
-    del step
+    del position
     tokens = jnp.argmax(scores, axis=-1).astype(jnp.int32)
     best = jnp.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0]
     return tokens, rules.log_probabilities(best, normalisers)

@@ -3,8 +3,7 @@
 A constraint is a pytree of small tables on the device plus three methods that run inside the
 jitted decoding loop, so a new answer list or a new set of names compiles nothing anew as long as
 its tables keep their shapes. Its state is a pytree with leaves [b, g, ...] which the search moves
-with the beams. Forced prefixes (decoder prompts) are the search's business: constraints see only
-what is generated after them.
+with the beams. Decoder prompts are the search's business: constraints see only the answer.
 
 Flow: candidate texts -> ids -> `Trie.build` (numpy) -> `rules.step_scores`, `ranking`, and the
 masks of the constrained training loss (`Trie.target_masks`).
@@ -322,24 +321,20 @@ def initial_state(constraint: Constraint | None, batch: int, beams: int) -> Any:
 
 
 def advance_state(
-    constraint: Constraint | None, state: Any, tokens: jax.Array, forced: jax.Array | None
+    constraint: Constraint | None, state: Any, tokens: jax.Array, waits: jax.Array
 ) -> Any:
-    """Moves the constraint on by one token, except over forced ones.
+    """Moves the constraint on by one token.
 
     Args:
       constraint: may be None.
       state: its state, leaves [b, g, ...].
       tokens: int32[b, g].
-      forced: int32[b], 0 = the token was free.
+      waits: bool[b] sentences that are still reading their prompt and stay where they are.
     """
     if constraint is None:
         return state
-    following = constraint.advance(state, tokens)
-    if forced is None:
-        return following
 
-    def keep_if_forced(before: jax.Array, after: jax.Array) -> jax.Array:
-        is_forced = (forced != vocab.PAD_ID).reshape(-1, *[1] * (after.ndim - 1))
-        return jnp.where(is_forced, before, after)
+    def move(before: jax.Array, after: jax.Array) -> jax.Array:
+        return jnp.where(waits.reshape(-1, *[1] * (after.ndim - 1)), before, after)
 
-    return jax.tree.map(keep_if_forced, state, following)
+    return jax.tree.map(move, state, constraint.advance(state, tokens))

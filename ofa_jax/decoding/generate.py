@@ -50,8 +50,9 @@ def generate(
         targets are of the kind that `config.gen_code` says, as in the official code. Further
         entries are ignored.
       config: `BeamConfig` searches, `SamplingConfig` draws.
-      constraint: what may be generated.
-      prefix: int32[b, p] forced tokens after BOS, padded right with 0 (a decoder prompt).
+      constraint: what may be answered.
+      prefix: int32[b, p] what the decoder reads after BOS and before it answers (a decoder
+        prompt), padded right with 0. Neither results nor lengths nor scores include it.
       rng: key, needed for sampling only.
 
     Returns:
@@ -143,10 +144,9 @@ def _generate(
     rng: jax.Array | None,
 ) -> Hypotheses:
     max_length = config.max_length(source_length)
+    places = max_length + 1 + (0 if prefix is None else prefix.shape[1])
     beams = config.samples if isinstance(config, SamplingConfig) else config.beam
-    step_fn, cache = start(
-        model, variables, encoder_output, code_masks, beams=beams, places=max_length + 1
-    )
+    step_fn, cache = start(model, variables, encoder_output, code_masks, beams=beams, places=places)
     settings = {
         "batch": code_masks.shape[0],
         "max_length": max_length,

@@ -21,7 +21,7 @@ from flax import struct
 from ofa_jax import vocab
 from ofa_jax.decoding.constraints import Trie
 from ofa_jax.decoding.generate import Batch, encode, start
-from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, StepFn
+from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, Prompt, StepFn
 from ofa_jax.model.encoder import EncoderOutput
 from ofa_jax.model.ofa import OFA
 
@@ -94,6 +94,28 @@ class Candidates:
             trie=trie if renormalise else None,
         )
 
+    def best(self, scores: jax.Array, count: int) -> Hypotheses:
+        """The likeliest candidates, in the form in which a search gives its answers.
+
+        Args:
+          scores: float32[b, candidates], from `rank`.
+          count: how many; all where there are fewer.
+
+        Returns:
+          Candidates of each sentence, the likeliest first; of equal ones the first of the list.
+          Scores are plain log-probabilities, not divided by lengths, as in the official recipes
+          (SPEC 7.3). Tokens end with EOS where it is scored.
+        """
+        found, indices = jax.lax.top_k(scores, min(count, scores.shape[-1]))
+        places = self.places[indices]
+        return Hypotheses(
+            tokens=self.tokens.reshape(-1, self.tokens.shape[2])[places],
+            lengths=self.lengths.reshape(-1)[places],
+            scores=found,
+            log_probabilities=found,
+            positional_scores=None,
+        )
+
 
 def rank_candidates(
     step_fn: StepFn,
@@ -120,18 +142,9 @@ def rank_candidates(
     Returns:
       float32[b, candidates] in the order of `Candidates.build`.
     """
-    if prefix is None:
-        prefix = jnp.zeros((batch, 0), jnp.int32)
-    prompts = jnp.pad(prefix, ((0, 0), (1, 0)), constant_values=vocab.BOS_ID)
-    prompt_lengths = (prompts != vocab.PAD_ID).sum(axis=1)
+    prompt = Prompt.of(prefix, batch)
+    prompt_lengths = prompt.last + 1
     shared = prompt_lengths.min()
-
-    def inputs_at(position: jax.Array, tokens: jax.Array) -> jax.Array:
-        """int32[b, c] decoder inputs: the prompt, then the candidate (tokens int32[c, t])."""
-        place = jnp.clip(position - prompt_lengths, 0, tokens.shape[1] - 1)
-        from_prompt = prompts[:, jnp.minimum(position, prompts.shape[1] - 1)]
-        is_prompt = position < prompt_lengths
-        return jnp.where(is_prompt[:, None], from_prompt[:, None], tokens.T[place])
 
     def gains_at(
         position: jax.Array, logits: jax.Array, chunk: Candidates, is_root: bool
@@ -163,10 +176,10 @@ def rank_candidates(
 
     def read_prompt(position: jax.Array, carry: tuple[Cache, jax.Array]):
         cache, _ = carry
-        logits, cache = step_fn(cache, prompts[:, position][:, None], position)
+        logits, cache = step_fn(cache, prompt.tokens[:, position][:, None], position)
         return cache, logits
 
-    first = jax.eval_shape(step_fn, cache, prompts[:, :1], jnp.int32(0))[0]
+    first = jax.eval_shape(step_fn, cache, prompt.tokens[:, :1], jnp.int32(0))[0]
     cache, root_logits = jax.lax.fori_loop(
         0, shared, read_prompt, (cache, jnp.zeros(first.shape, first.dtype))
     )
@@ -178,10 +191,13 @@ def rank_candidates(
             lambda leaf: jnp.broadcast_to(leaf, (batch, tokens.shape[0], *leaf.shape[2:])),
             cache["self"],
         )
+        history = jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=vocab.BOS_ID)
+        history = jnp.broadcast_to(history, (batch, *history.shape))
 
         def read(position: jax.Array, carry: tuple[Cache, jax.Array]):
             own, totals = carry
-            logits, after = step_fn({**cache, "self": own}, inputs_at(position, tokens), position)
+            inputs = prompt.inputs(position, history)
+            logits, after = step_fn({**cache, "self": own}, inputs, position)
             return after["self"], totals + gains_at(position, logits, chunk, is_root=False)
 
         # The last token of a candidate is scored, never read.
@@ -211,7 +227,7 @@ def rank(
       prefix: int32[b, p] decoder prompt after BOS, padded right with 0.
 
     Returns:
-      float32[b, candidates]; the argmax over the last axis is the answer.
+      float32[b, candidates] log-probabilities; `Candidates.best` picks the answers.
     """
     encoder_output, code_masks = encode(model, variables, batch)
     return _rank(model, variables, encoder_output, code_masks, candidates, prefix)

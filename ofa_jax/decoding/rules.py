@@ -8,6 +8,9 @@ where `position` is the index of `tokens` in the decoder input (BOS is 0) and `c
 the leaves below `cache["self"]` are [b, g, ...] and move with their beams, everything else (the
 cross-attention keys, [b, ...]) belongs to the sentence and stays.
 
+What the decoder reads before it answers, BOS and perhaps a decoder prompt, is a `Prompt`. It is
+context: settings, constraints, scores and results know only the tokens after it.
+
 All scores are float32 log-probabilities (natural logarithm).
 """
 
@@ -34,15 +37,17 @@ NEGATIVE_INFINITY = float("-inf")
 class DecodingConfig:
     """Settings that beam search and sampling share (SPEC 7.1). Hashable, so static under jit.
 
+    Lengths, n-grams and scores count the tokens of the answer, never those of a decoder prompt.
+
     Attributes:
       max_len_a: the longest output is int(max_len_a * source length + max_len_b) tokens, not
         counting EOS.
       max_len_b: see `max_len_a`.
-      min_len: EOS is forbidden for the first `min_len` steps that no prefix forces.
+      min_len: EOS is forbidden as one of the first `min_len` tokens.
       temperature: logits are divided by it, before anything else.
       unk_penalty: subtracted from the log-probability of UNK.
-      no_repeat_ngram_size: n; an id that would repeat an n-gram of the hypothesis (BOS is part
-        of it) is forbidden. 0 switches it off.
+      no_repeat_ngram_size: n; an id that would repeat an n-gram of the hypothesis (which begins
+        with BOS) is forbidden. 0 switches it off.
       gen_code: the output is image codes: ids 0..3 are forbidden before the last step.
       zero_shot: softmax over the whole vocabulary first, constraint afterwards. Otherwise the
         probabilities are renormalised over what the constraint allows.
@@ -96,22 +101,66 @@ class DecodingConfig:
 
 
 @struct.dataclass
+class Prompt:
+    """What the decoder reads before it answers: BOS, then the decoder prompt of each sentence.
+
+    Attributes:
+      tokens: int32[b, p + 1] BOS first, padded right with 0. EOS may be among them.
+      last: int32[b] position of the last of them; the decoder's output there begins the answer.
+    """
+
+    tokens: jax.Array
+    last: jax.Array
+
+    @classmethod
+    def of(cls, prefix: jax.Array | None, batch: int) -> Prompt:
+        """From decoder prompts.
+
+        Args:
+          prefix: int32[b, p] tokens after BOS, padded right with 0; their lengths may differ. None
+            leaves BOS alone.
+          batch: b.
+        """
+        if prefix is None:
+            prefix = jnp.zeros((batch, 0), jnp.int32)
+        tokens = jnp.pad(prefix, ((0, 0), (1, 0)), constant_values=vocab.BOS_ID)
+        return cls(tokens, (tokens != vocab.PAD_ID).sum(axis=1) - 1)
+
+    def inputs(self, position: jax.Array, history: jax.Array) -> jax.Array:
+        """Decoder inputs at a position: of the prompt, behind it of the answers.
+
+        Args:
+          position: int32[].
+          history: int32[b, g, t] BOS, then the answers so far.
+
+        Returns:
+          int32[b, g].
+        """
+        own = self.tokens[:, jnp.minimum(position, self.tokens.shape[1] - 1)]
+        answered = position - self.last
+        return jnp.where((answered <= 0)[:, None], own[:, None], read_column(history, answered))
+
+
+@struct.dataclass
 class Hypotheses:
-    """Decoded sequences, per sentence the best first.
+    """Decoded answers, per sentence the best first; the decoder prompt is not part of them.
 
     Attributes:
       tokens: int32[b, g, t] without BOS, with the final EOS, then padding. t = max length + 1.
       lengths: int32[b, g] tokens including EOS. 0 marks an empty place: a constraint left fewer
         than g hypotheses; its score is -inf.
-      scores: float32[b, g] total log-probability, divided by length ** length_penalty where the
-        settings normalise.
-      positional_scores: float32[b, g, t] log-probability of each token, 0 on padding.
+      scores: float32[b, g] by which they are ordered: the log-probability, divided by
+        length ** length_penalty where the settings normalise.
+      log_probabilities: float32[b, g] sum over the tokens.
+      positional_scores: float32[b, g, t] log-probability of each token, 0 on padding; None where
+        only whole answers were scored (`ranking`).
     """
 
     tokens: jax.Array
     lengths: jax.Array
     scores: jax.Array
-    positional_scores: jax.Array
+    log_probabilities: jax.Array
+    positional_scores: jax.Array | None
 
     def sorted(self) -> Hypotheses:
         """The same hypotheses ordered by falling score; equal scores keep their order."""
@@ -143,37 +192,16 @@ def reorder_cache(cache: Cache, beams: jax.Array) -> Cache:
     return {**cache, "self": moved}
 
 
+def read_column(buffer: jax.Array, position: jax.Array) -> jax.Array:
+    """[b, g]: buffer [b, g, t] at a place of each sentence, int32[b]; the nearest one there is."""
+    place = jnp.clip(position, 0, buffer.shape[2] - 1)
+    return jnp.take_along_axis(buffer, place[:, None, None], axis=2)[..., 0]
+
+
 def write_column(buffer: jax.Array, column: jax.Array, position: jax.Array) -> jax.Array:
-    """Stores column [b, g] at buffer[:, :, position]; a position past the end changes nothing."""
-    return buffer.at[:, :, position].set(column, mode="drop")
-
-
-def forced_tokens(prefix: jax.Array | None, step: jax.Array, max_length: int) -> jax.Array | None:
-    """The token that the prefix dictates at this step, PAD where it dictates none.
-
-    Args:
-      prefix: int32[b, p] tokens after BOS, padded right with 0; or None.
-      step: int32[] number of tokens generated so far.
-      max_length: the longest output; the step after it is never forced (SPEC 7.1).
-
-    Returns:
-      int32[b], or None without a prefix.
-    """
-    if prefix is None or prefix.shape[1] == 0:
-        return None
-    column = jax.lax.dynamic_index_in_dim(
-        prefix, jnp.minimum(step, prefix.shape[1] - 1), axis=1, keepdims=False
-    )
-    return jnp.where((step < prefix.shape[1]) & (step < max_length), column, vocab.PAD_ID)
-
-
-def check_prefix(prefix: jax.Array | None, max_length: int) -> None:
-    """Raises ValueError where a prefix int32[b, p] has more places than the longest output."""
-    if prefix is not None and prefix.shape[1] > max_length:
-        raise ValueError(
-            f"the prefix has {prefix.shape[1]} places, the longest output only {max_length}; "
-            "raise max_len_b"
-        )
+    """Stores column [b, g] in buffer [b, g, t] at a place of each sentence, int32[b], if any."""
+    is_place = jnp.arange(buffer.shape[2]) == position[:, None, None]
+    return jnp.where(is_place, column[..., None], buffer)
 
 
 def step_scores(
@@ -183,7 +211,6 @@ def step_scores(
     step: jax.Array,
     max_length: int,
     history: jax.Array,
-    forced: jax.Array | None = None,
     constraint: Constraint | None = None,
     constraint_state: Any = (),
 ) -> tuple[jax.Array, jax.Array]:
@@ -193,21 +220,19 @@ def step_scores(
     the log-softmax over the vocabulary is never stored. Subtracting a constant changes no
     order, so the best ids can be picked from `scores`.
 
-    OFA-NOTE: SPEC 7.1 says that a forced prefix leaves -inf for all other ids; the official code
-    does that only with a trie and otherwise lets wrong prefixes through at one nat below the
-    forced token. Minimum length is decided per sentence here (the official code suspends it for
-    as long as the longest prefix of the batch), constraints and n-gram blocking do not apply to
-    forced tokens (they could only kill the hypothesis), and a forced prefix is also cut off
-    before a zero-shot trie is asked. So results do not depend on how a batch was padded.
+    OFA-NOTE: SPEC 7.1 counts a decoder prompt as generated: its EOS ends the hypothesis, its
+    n-grams are forbidden, its length and log-probability are part of the limits and the score, and
+    without a trie a wrong prompt passes at one nat below the right one. Here a prompt is context,
+    and none of these rules sees it. An unnormalised search without n-gram blocking, as the official
+    one with a prompt (SPEC 7.3), finds the same answers in the same order.
 
     Args:
       logits: float[b, g, v].
       config: the rules.
-      step: int32[] number of tokens generated so far.
+      step: int32[b] tokens of the answer so far; negative while a prompt is read, where the
+        result means nothing.
       max_length: the longest output without EOS; at step == max_length only EOS is left.
-      history: int32[b, g, t + 1]: BOS, then the tokens generated so far; only
-        history[..., :step + 1] is read.
-      forced: int32[b] token dictated by the prefix, 0 = none.
+      history: int32[b, g, t + 1]: BOS, then the answer so far; only the first step + 1 are read.
       constraint: what may follow, or None.
       constraint_state: its state, leaves [b, g, ...].
 
@@ -218,33 +243,27 @@ def step_scores(
     if config.temperature != 1.0:
         scores = scores / config.temperature
     ids = jnp.arange(scores.shape[-1], dtype=jnp.int32)
-    is_forced = None if forced is None else (forced != vocab.PAD_ID)[:, None, None]
+    count = step[:, None, None]
 
     allowed = None
     if constraint is not None:
         allowed = constraint.allowed(constraint_state, scores.shape[-1])
-        if is_forced is not None:
-            allowed = allowed | is_forced
     if allowed is not None and not config.zero_shot:
         scores = jnp.where(allowed, scores, NEGATIVE_INFINITY)
     normalisers = jax.nn.logsumexp(scores, axis=-1)
 
-    keep = (ids != vocab.EOS_ID) | (step >= config.min_len)
-    if forced is not None and is_forced is not None:
-        keep = jnp.where(is_forced, ids == forced[:, None, None], keep)
+    keep = (ids != vocab.EOS_ID) | (count >= config.min_len)
     keep = keep & (ids != vocab.PAD_ID)
     if config.gen_code:
-        keep = keep & ((ids >= vocab.NUM_SPECIALS) | (step >= max_length))
-    keep = keep & ((ids == vocab.EOS_ID) | (step < max_length))
+        keep = keep & ((ids >= vocab.NUM_SPECIALS) | (count >= max_length))
+    keep = keep & ((ids == vocab.EOS_ID) | (count < max_length))
     if allowed is not None and config.zero_shot:
         keep = keep & allowed
     scores = jnp.where(keep & ~jnp.isnan(scores), scores, NEGATIVE_INFINITY)
     if config.unk_penalty:
         scores = scores - config.unk_penalty * (ids == vocab.UNK_ID)
     if config.no_repeat_ngram_size:
-        scores = _block_repeated_ngrams(
-            scores, history, step, config.no_repeat_ngram_size, is_forced
-        )
+        scores = _block_repeated_ngrams(scores, history, step, config.no_repeat_ngram_size)
     return scores, normalisers
 
 
@@ -255,29 +274,24 @@ def log_probabilities(scores: jax.Array, normalisers: jax.Array) -> jax.Array:
 
 
 def _block_repeated_ngrams(
-    scores: jax.Array, history: jax.Array, step: jax.Array, size: int, is_forced: jax.Array | None
+    scores: jax.Array, history: jax.Array, step: jax.Array, size: int
 ) -> jax.Array:
     """-inf for each id that would complete an n-gram already in history[..., :step + 1].
 
     Args:
       scores: float32[b, g, v].
       history: int32[b, g, l].
-      step: int32[].
+      step: int32[b].
       size: n.
-      is_forced: bool[b, 1, 1], sentences to leave alone, or None.
     """
     windows = history.shape[-1] - size + 1
     if windows <= 0:
         return scores
-    starts = jnp.arange(windows)
-    matches = jnp.broadcast_to(starts + size - 1 <= step, (*history.shape[:2], windows))
+    ends = jnp.arange(windows) + size - 1
+    matches = jnp.broadcast_to(ends <= step[:, None, None], (*history.shape[:2], windows))
     for offset in range(size - 1):
-        recent = jax.lax.dynamic_index_in_dim(
-            history, jnp.maximum(step + 2 - size + offset, 0), axis=-1
-        )
+        recent = read_column(history, step + 2 - size + offset)[..., None]
         matches = matches & (history[..., offset : offset + windows] == recent)
-    if is_forced is not None:
-        matches = matches & ~is_forced
     banned = jnp.where(matches, history[..., size - 1 :], scores.shape[-1])
     rows = jnp.arange(scores.shape[0])[:, None, None]
     beams = jnp.arange(scores.shape[1])[None, :, None]

@@ -55,30 +55,27 @@ def sample(
     """Draws sequences token by token. Traceable: call it under jit.
 
     Args:
-      step_fn: the decoder, see `rules`. It is called with positions 0 .. max_length.
+      step_fn: the decoder, see `rules`. It is called with positions 0 .. p + max_length.
       cache: its state before position 0, with g = config.samples in cache["self"].
       config: the settings.
-      rng: key; step i draws with fold_in(rng, i).
+      rng: key; decoder position i draws with fold_in(rng, i).
       batch: b.
-      max_length: the longest output without EOS, `config.max_length(source length)`.
-      constraint: what may be generated.
-      prefix: int32[b, p] tokens after BOS that every sample begins with, padded right with 0.
+      max_length: the longest answer without EOS, `config.max_length(source length)`.
+      constraint: what may be answered.
+      prefix: int32[b, p] what the decoder reads after BOS and before it answers, padded right
+        with 0.
 
     Returns:
       g samples per sentence, the most probable first. Scores are log-probabilities under the
       model (renormalised by the constraint), not under the cut-off distribution, as in the
       official code.
-
-    Raises:
-      ValueError: the prefix is longer than the longest output.
     """
-    rules.check_prefix(prefix, max_length)
 
     def choose(
-        step: jax.Array, scores: jax.Array, normalisers: jax.Array
+        position: jax.Array, scores: jax.Array, normalisers: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         log_probs = rules.log_probabilities(scores, normalisers[..., None])
-        return draw(jax.random.fold_in(rng, step), log_probs, config)
+        return draw(jax.random.fold_in(rng, position), log_probs, config)
 
     return grow(
         step_fn,

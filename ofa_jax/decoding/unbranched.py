@@ -17,7 +17,7 @@ from ofa_jax.decoding.constraints import Constraint, advance_state, initial_stat
 from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
 
 Choose = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-"""(step int32[], scores float32[b, g, v], normalisers float32[b, g]) of `rules.step_scores` to
+"""(position int32[], scores float32[b, g, v], normalisers float32[b, g]) of `rules.step_scores` to
 (tokens int32[b, g], their log-probabilities float32[b, g]).
 """
 
@@ -37,47 +37,49 @@ def grow(
     """Extends all hypotheses until each has ended. Traceable.
 
     Args:
-      step_fn: the decoder, see `rules`. It is called with positions 0 .. max_length.
+      step_fn: the decoder, see `rules`. It is called with positions 0 .. p + max_length.
       cache: its state before position 0, with g = `hypotheses` in cache["self"].
       config: the settings.
       choose: picks the next tokens.
       batch: b.
       hypotheses: g, per sentence.
-      max_length: the longest output without EOS.
-      constraint: what may be generated.
-      prefix: int32[b, p] tokens after BOS that every hypothesis begins with, padded right with 0.
+      max_length: the longest answer without EOS.
+      constraint: what may be answered.
+      prefix: int32[b, p] what the decoder reads after BOS and before it answers, padded right
+        with 0.
 
     Returns:
       g hypotheses per sentence, in their places.
     """
     shape = (batch, hypotheses)
+    prompt = rules.Prompt.of(prefix, batch)
 
     def unfinished(carry: tuple[Any, ...]) -> jax.Array:
-        step, *_, done = carry
-        return (step <= max_length) & ~done.all()
+        position, *_, done = carry
+        return (position <= prompt.last.max() + max_length) & ~done.all()
 
     def extend(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, cache, history, gains, state, done = carry
-        inputs = jax.lax.dynamic_index_in_dim(history, step, axis=2, keepdims=False)
-        logits, cache = step_fn(cache, inputs, step)
-        forced = rules.forced_tokens(prefix, step, max_length)
+        position, cache, history, gains, state, done = carry
+        logits, cache = step_fn(cache, prompt.inputs(position, history), position)
+        step = position - prompt.last
+        waits = step < 0
         scores, normalisers = rules.step_scores(
             logits,
             config,
             step=step,
             max_length=max_length,
             history=history[..., :-1],
-            forced=forced,
             constraint=constraint,
             constraint_state=state,
         )
-        tokens, gain = choose(step, scores, normalisers)
-        tokens = jnp.where(done, vocab.PAD_ID, tokens)
-        history = rules.write_column(history, tokens, step + 1)
-        gains = rules.write_column(gains, jnp.where(done, 0.0, gain), step)
-        state = advance_state(constraint, state, tokens, forced)
+        tokens, gain = choose(position, scores, normalisers)
+        idle = done | waits[:, None]
+        tokens, gain = jnp.where(idle, vocab.PAD_ID, tokens), jnp.where(idle, 0.0, gain)
+        history = rules.write_column(history, tokens, jnp.where(waits, -1, step + 1))
+        gains = rules.write_column(gains, gain, step)
+        state = advance_state(constraint, state, tokens, waits)
         done = done | (tokens == vocab.EOS_ID) | (gain == NEGATIVE_INFINITY)
-        return step + 1, cache, history, gains, state, done
+        return position + 1, cache, history, gains, state, done
 
     # BOS, max_length tokens, EOS.
     history = jnp.full((*shape, max_length + 2), vocab.PAD_ID, jnp.int32)
@@ -107,12 +109,14 @@ def _complete(tokens: jax.Array, gains: jax.Array, config: rules.DecodingConfig)
     """
     is_complete = (tokens == vocab.EOS_ID).any(axis=-1) & (gains > NEGATIVE_INFINITY).all(axis=-1)
     lengths = jnp.where(is_complete, (tokens != vocab.PAD_ID).sum(axis=-1), 0).astype(jnp.int32)
-    scores = gains.sum(axis=-1)
+    totals = jnp.where(is_complete, gains.sum(axis=-1), NEGATIVE_INFINITY)
+    scores = totals
     if config.normalize_scores:
         scores = scores / jnp.maximum(lengths, 1).astype(jnp.float32) ** config.length_penalty
     return Hypotheses(
         tokens=jnp.where(is_complete[..., None], tokens, vocab.PAD_ID),
         lengths=lengths,
-        scores=jnp.where(is_complete, scores, NEGATIVE_INFINITY),
+        scores=scores,
+        log_probabilities=totals,
         positional_scores=jnp.where(is_complete[..., None], gains, 0.0),
     )

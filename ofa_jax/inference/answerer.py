@@ -1,7 +1,7 @@
 """Answers of a model to batches of any task, by the task's own recipe.
 
 Between the input rows and the evaluator: chooses search, ranking or sampling as `Answering` says,
-gives the decoder its prompt, constrains it to the closed set, and takes the prompt off again.
+gives the decoder its prompt and constrains it to the closed set.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ofa_jax.decoding.ranking import Candidates, rank
 from ofa_jax.decoding.sampling import SamplingConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.text.tokenizer import Tokenizer
-from ofa_jax.vocab import EOS_ID, PAD_ID
 
 Place = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 
@@ -36,7 +35,7 @@ class Answers:
     """What a model answered to a batch.
 
     Attributes:
-      tokens: int32[b, t] ids without bos and prompt, with eos where it was generated.
+      tokens: int32[b, t] ids without bos and prompt, with eos where it was scored.
       scores: float32[b] log-probability, normalised as the decoding settings say.
     """
 
@@ -84,16 +83,11 @@ class Answerer:
           number: of the batch, which sampling folds into its key.
         """
         answering = task.answering
-        prompts = [
-            answering.prompt(row[row != PAD_ID]) for row in np.asarray(rows["encoder_input_tokens"])
-        ]
         batch = {name: rows[name] for name in _MODEL_KEYS if name in rows}
-        if answering.decoder_prompt != "none":
-            places = min(self.lengths["inputs"], self.lengths["targets"]) - 1
-            prefix = np.zeros((len(prompts), places), np.int32)
-            for row, prompt in zip(prefix, prompts):
-                row[: len(prompt)] = prompt
-            batch["prefix"] = prefix
+        prompts = answering.prompts(np.asarray(rows["encoder_input_tokens"]))
+        if prompts is not None:
+            # With the answer they fit into the targets, see `Answering.shape_target`.
+            batch["prefix"] = prompts[:, : self.lengths["targets"] - (answering.max_tokens or 0)]
         placed = dict(self.place(batch))
         prefix = placed.pop("prefix", None)
         method = answering.method
@@ -112,8 +106,7 @@ class Answerer:
             prefix=prefix,
             rng=key if isinstance(settings, SamplingConfig) else None,
         )
-        tokens, scores = np.asarray(found.tokens[:, 0]), np.asarray(found.scores[:, 0])
-        return Answers(_without_prompts(tokens, prompts), scores)
+        return Answers(np.asarray(found.tokens[:, 0]), np.asarray(found.scores[:, 0]))
 
     def settings(self, task: OFATask) -> BeamConfig | SamplingConfig:
         """Search or sampling settings of a task: its recipe over the run's defaults."""
@@ -121,10 +114,7 @@ class Answerer:
         given: dict[str, Any] = dict(task.answering.decoding)
         if codes:
             given |= {"max_len_b": self.model.config.code_window**2, "gen_code": True}
-        if task.answering.decoder_prompt != "none":
-            # A prompt is part of the output until it is taken off.
-            given["max_len_b"] = self.lengths["targets"] - 1
-        given.setdefault("max_len_b", self.lengths["targets"] - 1)
+        given.setdefault("max_len_b", task.answering.max_tokens or self.lengths["targets"] - 1)
         if task.answering.method == "sampling":
             return SamplingConfig(**given)
         given.setdefault("zero_shot", not task.answering.renormalise)
@@ -144,21 +134,9 @@ class Answerer:
         ids = task.candidate_ids()
         answering = task.answering
         candidates = _candidates(ids, self.chunk, answering.renormalise, answering.ends_with_eos)
-        scores = np.asarray(rank(self.model, variables, batch, candidates, prefix=prefix))
-        table = np.full((len(ids), max(map(len, ids)) + 1), PAD_ID, np.int32)
-        for row, answer in zip(table, ids):
-            row[: len(answer)] = answer
-            row[len(answer)] = EOS_ID
-        return Answers(table[scores.argmax(axis=1)], scores.max(axis=1))
-
-
-def _without_prompts(tokens: np.ndarray, prompts: list[np.ndarray]) -> np.ndarray:
-    """int32[b, t]: each row without the prompt that it was forced to begin with."""
-    answers = np.full_like(tokens, PAD_ID)
-    for row, found, prompt in zip(answers, tokens, prompts):
-        rest = found[len(prompt) :]
-        row[: len(rest)] = rest
-    return answers
+        scores = rank(self.model, variables, batch, candidates, prefix=prefix)
+        found = candidates.best(scores, 1)
+        return Answers(np.asarray(found.tokens[:, 0]), np.asarray(found.scores[:, 0]))
 
 
 @functools.lru_cache(maxsize=8)

@@ -214,14 +214,9 @@ class OFAPredictor:
             )
         tokens = self._tokens(instructions)
         batch: dict[str, Any] = {"encoder_input_tokens": tokens}
-        settings = decoding or self.decoding
-        prompts = [Answering(decoder_prompt, max_tokens=1).prompt(r[r != PAD_ID]) for r in tokens]
-        if decoder_prompt != "none":
-            batch["prefix"] = np.zeros((len(tokens), tokens.shape[1] - 1), np.int32)
-            for row, prompt in zip(batch["prefix"], prompts):
-                row[: len(prompt)] = prompt
-            longest = settings.max_len_b + tokens.shape[1] - 1
-            settings = dataclasses.replace(settings, max_len_b=longest)
+        prompts = Answering(decoder_prompt, max_tokens=1).prompts(tokens)
+        if prompts is not None:
+            batch["prefix"] = prompts
         sizes: list[tuple[int, int] | None] = [None] * len(images)
         if any(image is not None for image in images):
             side = self.image_size
@@ -238,7 +233,7 @@ class OFAPredictor:
             self._model,
             self._variables,
             placed,
-            settings,
+            decoding or self.decoding,
             constraint=constraint,
             prefix=placed.pop("prefix", None),
             rng=jax.random.key(seed),
@@ -246,8 +241,7 @@ class OFAPredictor:
         answers = np.asarray(hypotheses.tokens[:, 0])
         scores = np.asarray(hypotheses.scores[:, 0])
         return [
-            self._prediction(row[len(prompt) :], score, size)
-            for row, prompt, score, size in zip(answers, prompts, scores, sizes)
+            self._prediction(row, score, size) for row, score, size in zip(answers, scores, sizes)
         ]
 
     def generate_codes(

@@ -42,26 +42,20 @@ def row_of_log_probs(
     config: BeamConfig,
     generated: list[int],
     max_length: int,
-    prefix: Sequence[int],
     allowed: Callable[[list[int]], set[int]] | None,
 ) -> np.ndarray:
-    """All rules for the next id after `generated` (without BOS)."""
+    """All rules for the next id after the answer `generated` (without BOS and prompt)."""
     step = len(generated)
     row = logits.astype(np.float64) / config.temperature
-    forced = prefix[step] if step < len(prefix) and step < max_length else PAD
     barred: list[int] = []
-    if allowed is not None and not forced:
-        inside = allowed(generated[len(prefix) :])
+    if allowed is not None:
+        inside = allowed(generated)
         barred = [index for index in range(len(row)) if index not in inside]
     if not config.zero_shot:
         row[barred] = -math.inf
     row = log_softmax(row)
     row[barred] = -math.inf
-    if forced:
-        own = row[forced]
-        row[:] = -math.inf
-        row[forced] = own
-    elif step < config.min_len:
+    if step < config.min_len:
         row[EOS] = -math.inf
     row[PAD] = -math.inf
     row[UNK] -= config.unk_penalty
@@ -72,7 +66,7 @@ def row_of_log_probs(
         row[:] = -math.inf
         row[EOS] = own
     size = config.no_repeat_ngram_size
-    if size and not forced:
+    if size:
         sequence = [BOS, *generated]
         seen = {tuple(sequence[i : i + size]) for i in range(len(sequence) - size + 1)}
         tail = sequence[len(sequence) - size + 1 :]
@@ -93,21 +87,22 @@ def search(
     """Beam search for one sentence.
 
     Args:
-      next_logits: tokens generated so far (without BOS) -> float[v].
+      next_logits: decoder inputs after BOS -> float[v].
       config: the settings.
-      max_length: the longest output without EOS.
-      prefix: forced tokens.
-      allowed: tokens generated after the prefix -> ids that may follow.
+      max_length: the longest answer without EOS.
+      prefix: the decoder prompt, which only `next_logits` sees.
+      allowed: answer so far -> ids that may follow.
 
     Returns:
-      (tokens with EOS, score, log-probability of each token), best first.
+      (answer with EOS, score, log-probability of each token), best first.
     """
     live: list[tuple[list[int], list[float]]] = [([], [])]
     finished: list[Result] = []
     for step in range(max_length + 1):
         candidates = []
         for order, (tokens, gains) in enumerate(live):
-            row = row_of_log_probs(next_logits(tokens), config, tokens, max_length, prefix, allowed)
+            logits = next_logits([*prefix, *tokens])
+            row = row_of_log_probs(logits, config, tokens, max_length, allowed)
             total = sum(gains)
             for index in np.flatnonzero(row > -math.inf):
                 candidates.append((-(total + row[index]), order, int(index), float(row[index])))

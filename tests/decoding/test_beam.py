@@ -53,6 +53,8 @@ def assert_equal(found, toy, config, *, allowed=None, prefixes=None, max_length=
             assert found.tokens[sentence, place, :length].tolist() == tokens
             assert not found.tokens[sentence, place, length:].any()
             np.testing.assert_allclose(found.scores[sentence, place], score, atol=1e-4)
+            total = found.log_probabilities[sentence, place]
+            np.testing.assert_allclose(total, sum(gains), atol=1e-4)
             np.testing.assert_allclose(
                 found.positional_scores[sentence, place, :length], gains, atol=1e-4
             )
@@ -115,23 +117,65 @@ def test_combined_constraints_equal_reference(beam):
     assert_equal(run(toy, config, constraint=constraint), toy, config, allowed=allowed)
 
 
+PROMPTS = [[6, 7, 6, 7], [], [20, 2]]  # one holds EOS, as the official prompt "src" does
+
+
+def padded(prompts):
+    """int32[b, 4] prompts, padded right with 0."""
+    rows = [[*prompt, *[0] * (4 - len(prompt))] for prompt in prompts]
+    return jnp.asarray(rows, jnp.int32)
+
+
 @pytest.mark.parametrize("with_trie", [False, True])
-@pytest.mark.parametrize("beam", [1, 3])
-def test_prefixes_of_different_lengths_equal_reference(beam, with_trie):
-    config = BeamConfig(beam=beam, no_repeat_ngram_size=0 if with_trie else 2)
-    prefixes = [[6, 7, 6, 7], [], [20]]
-    prefix = np.zeros((BATCH, 4), np.int32)
-    for row, tokens in enumerate(prefixes):
-        prefix[row, : len(tokens)] = tokens
-    toy = ToyDecoder(11, batch=BATCH, vocab=VOCAB, places=MAX_LENGTH + 1)
-    found = run(
-        toy,
-        config,
-        prefix=jnp.asarray(prefix),
-        constraint=Trie.build(ANSWERS) if with_trie else None,
-    )
+@pytest.mark.parametrize(
+    ("beam", "settings"),
+    [
+        (1, {"no_repeat_ngram_size": 2}),
+        (3, {"no_repeat_ngram_size": 1, "length_penalty": 0.5}),
+        (4, {"min_len": 3, "normalize_scores": False, "zero_shot": True}),
+    ],
+    ids=str,
+)
+def test_prompts_are_context_only(beam, settings, with_trie):
+    """Prompts of different lengths: their EOS, n-grams, length and probability do not count."""
+    if with_trie:
+        settings = {**settings, "no_repeat_ngram_size": 0, "min_len": 1}
+    config = BeamConfig(beam=beam, **settings)
+    toy = ToyDecoder(11, batch=BATCH, vocab=VOCAB, places=4 + MAX_LENGTH + 1)
+    constraint = Trie.build(ANSWERS) if with_trie else None
+    found = run(toy, config, prefix=padded(PROMPTS), constraint=constraint)
     allowed = functools.partial(numpy_reference.trie_children, ANSWERS) if with_trie else None
-    assert_equal(found, toy, config, prefixes=prefixes, allowed=allowed)
+    assert_equal(found, toy, config, prefixes=PROMPTS, allowed=allowed)
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_words_of_the_prompt_may_be_repeated(beam):
+    """An answer that says three words of the question again is not forbidden."""
+    toy = ToyDecoder(1, batch=1, vocab=VOCAB, places=12)
+
+    def echoing_step(cache, tokens, position):
+        logits, cache = step(cache, tokens, position)
+        favourite = jnp.array([0, 0, 0, 0, 6, 7, 8, 2, 2, 2, 2, 2])[position]
+        return logits.at[..., favourite].add(50.0), cache
+
+    found = beam_search(
+        echoing_step,
+        toy.init_cache(beam),
+        BeamConfig(beam=beam, no_repeat_ngram_size=3),
+        batch=1,
+        max_length=5,
+        prefix=jnp.array([[5, 6, 7, 8]]),
+    )
+    assert found.tokens[0, 0].tolist() == [6, 7, 8, 2, 0, 0]
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_the_only_allowed_answer_is_certain(beam):
+    toy = ToyDecoder(4, batch=BATCH, vocab=VOCAB, places=4 + MAX_LENGTH + 1)
+    found = run(toy, BeamConfig(beam=beam), prefix=padded(PROMPTS), constraint=Trie.build([[9, 5]]))
+    np.testing.assert_array_equal(found.tokens[:, 0, :3], [[9, 5, 2]] * BATCH)
+    np.testing.assert_allclose(found.scores[:, 0], 0, atol=1e-6)
+    np.testing.assert_allclose(found.log_probabilities[:, 0], 0, atol=1e-6)
 
 
 def test_fewer_candidates_than_beams_leave_empty_places():
@@ -139,6 +183,7 @@ def test_fewer_candidates_than_beams_leave_empty_places():
     found = run(toy, BeamConfig(beam=5), constraint=Trie.build([[4], [5]]))
     np.testing.assert_array_equal(found.lengths, [[2, 2, 0, 0, 0]] * BATCH)
     np.testing.assert_array_equal(found.scores[:, 2:], -np.inf)
+    np.testing.assert_array_equal(found.log_probabilities[:, 2:], -np.inf)
     assert not found.tokens[:, 2:].any()
 
 
@@ -186,8 +231,6 @@ def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match="min_len 5 is larger"):
         BeamConfig(min_len=5, max_len_b=4).max_length()
     toy = ToyDecoder(0, batch=1, vocab=VOCAB, places=9)
-    with pytest.raises(ValueError, match="prefix has 5 places"):
-        run(toy, BeamConfig(), prefix=jnp.ones((1, 5), jnp.int32), max_length=4)
     with pytest.raises(ValueError, match="needs a vocabulary of at least 26"):
         run(toy, BeamConfig(beam=13))
 

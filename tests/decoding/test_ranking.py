@@ -63,7 +63,26 @@ def test_agrees_with_a_beam_as_wide_as_the_candidates():
         constraint=Trie.build(CANDIDATES),
     )
     np.testing.assert_allclose(found.scores, -np.sort(-np.asarray(scores)), atol=1e-4)
+    best = Candidates.build(CANDIDATES, chunk=3).best(scores, 20)
+    np.testing.assert_allclose(found.scores, best.scores, atol=1e-4)
+    np.testing.assert_array_equal(found.lengths, best.lengths)
+    np.testing.assert_array_equal(found.tokens[..., :5], best.tokens)
     np.testing.assert_allclose(np.exp(np.asarray(scores)).sum(axis=1), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("append_eos", [True, False])
+def test_best_candidates(append_eos):
+    candidates = Candidates.build([[5, 6], [4], [7], [8]], chunk=3, append_eos=append_eos)
+    best = candidates.best(jnp.array([[-2.0, -1.0, -1.0, -9.0], [-0.5, -3.0, -2.0, -2.5]]), 2)
+    end = [2] if append_eos else []
+    rows = [[[4], [7]], [[5, 6], [7]]]
+    for sentence, answers in enumerate(rows):
+        for place, answer in enumerate(answers):
+            tokens = best.tokens[sentence, place].tolist()
+            assert best.lengths[sentence, place] == len([*answer, *end])
+            assert tokens == [*answer, *end] + [0] * (len(tokens) - len([*answer, *end]))
+    np.testing.assert_array_equal(best.log_probabilities, [[-1.0, -1.0], [-0.5, -2.0]])
+    np.testing.assert_array_equal(best.scores, best.log_probabilities)
 
 
 def test_wrong_chunk_is_named():

@@ -53,15 +53,19 @@ def test_codes_only_and_exact_length():
     assert len({tuple(row) for row in codes[0].tolist()}) > 8
 
 
-def test_scores_are_the_models_log_probabilities():
-    toy = ToyDecoder(3, batch=2, vocab=24, places=9)
-    found = run(toy, SamplingConfig(samples=4, top_k=6, temperature=0.8))
+@pytest.mark.parametrize("prompts", [[[], []], [[7, 2], [9]]], ids=str)
+def test_scores_are_the_models_log_probabilities(prompts):
+    toy = ToyDecoder(3, batch=2, vocab=24, places=11)
+    prefix = np.array([[*prompt, *[0] * (2 - len(prompt))] for prompt in prompts], np.int32)
+    found = run(toy, SamplingConfig(samples=4, top_k=6, temperature=0.8), prefix=prefix)
     assert (np.diff(found.scores, axis=1) <= 0).all()
     for sentence in range(2):
         for place in range(4):
             tokens = found.tokens[sentence, place][: found.lengths[sentence, place]].tolist()
             gains = [
-                log_softmax(toy.next_logits(sentence, tokens[:step]) / 0.8)[token]
+                log_softmax(toy.next_logits(sentence, [*prompts[sentence], *tokens[:step]]) / 0.8)[
+                    token
+                ]
                 for step, token in enumerate(tokens)
             ]
             np.testing.assert_allclose(
@@ -70,15 +74,19 @@ def test_scores_are_the_models_log_probabilities():
             np.testing.assert_allclose(
                 found.scores[sentence, place], np.sum(gains) / len(tokens), atol=1e-4
             )
+            np.testing.assert_allclose(
+                found.log_probabilities[sentence, place], np.sum(gains), atol=1e-4
+            )
     assert found.tokens.tolist() != run(toy, SamplingConfig(samples=4, top_k=6), 1).tokens.tolist()
 
 
-def test_prefix_is_kept():
-    toy = ToyDecoder(1, batch=2, vocab=24, places=9)
-    prefix = np.array([[7, 8], [9, 0]], np.int32)
-    found = run(toy, SamplingConfig(samples=3), prefix=prefix)
-    assert (found.tokens[0, :, :2] == [7, 8]).all()
-    assert (found.tokens[1, :, 0] == 9).all()
+def test_a_prompt_takes_no_place_of_the_codes():
+    toy = ToyDecoder(1, batch=2, vocab=24, places=12)
+    config = SamplingConfig(samples=3, gen_code=True)
+    prefix = np.array([[7, 8, 2], [9, 0, 0]], np.int32)
+    found = run(toy, config, prefix=prefix, constraint=IdRanges(((10, 20),)))
+    assert (found.lengths == 9).all()
+    assert ((found.tokens[..., :8] >= 10) & (found.tokens[..., :8] < 20)).all()
 
 
 def test_wrong_settings_are_named():
