@@ -1,7 +1,7 @@
 """HTML of held-out examples: one card each, and the section of a task around them.
 
-A card says three things in the same places: the picture, whether the answer is right (by word,
-icon, frame and colour), and input, prediction and truth in words.
+A card says three things in the same places: the image, whether the answer is right (by word, icon,
+frame and colour), and input, prediction and truth in words.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from ofa_jax.metrics.detection import match_objects
+from ofa_jax.metrics.verdict import Verdict
 from ofa_jax.report import labels
 from ofa_jax.report.collect import ANSWERS, RunRecord, TaskScores
 from ofa_jax.report.examples import (
-    IOU_THRESHOLD,
     Judgement,
     Kind,
     Row,
-    Verdict,
-    choose,
-    judge_all,
+    choose_rows,
+    judge,
     region_box,
     task_kind,
 )
@@ -37,21 +35,13 @@ _ICONS = {
 }
 _BINS = re.compile(r"(?:&lt;bin_(\d+)&gt;\s*)+")
 _CODES = re.compile(r"(?:&lt;code_(\d+)&gt;\s*)+")
-_BOX_LEGEND = (
-    '<span class="key"><i class="solid"></i>true box</span>'
-    '<span class="key"><i class="dashed"></i>predicted box</span>'
-)
-_REGION_LEGEND = '<span class="key"><i class="solid"></i>the region that the input names</span>'
+_TRUE_KEY = '<span class="key"><i class="solid"></i>true box</span>'
+_PREDICTED_KEY = '<span class="key"><i class="dashed"></i>predicted box</span>'
+_REGION_KEY = '<span class="key"><i class="solid"></i>the region that the input names</span>'
 _WORDS_LEGEND = (
     '<span class="key"><del>word</del> predicted, not in the target</span>'
     '<span class="key"><ins>word</ins> in the target, not predicted</span>'
 )
-_LEGENDS = {
-    Kind.GROUNDING: _BOX_LEGEND,
-    Kind.DETECTION: _BOX_LEGEND,
-    Kind.REGION: _REGION_LEGEND,
-    Kind.TEXT_INFILLING: _WORDS_LEGEND,
-}
 _GRIDS = {
     Kind.IMAGE_INFILLING: "wide",
     Kind.IMAGE_GENERATION: "text",
@@ -120,7 +110,7 @@ def difference_html(predicted: str, target: str) -> tuple[str, str]:
 
 def _box_text(box: Sequence[float] | None) -> str:
     if box is None:
-        return '<span class="muted">no box</span>'
+        return ""
     return f'<span class="pixels">{" ".join(f"{value:.1f}" for value in box)}</span>'
 
 
@@ -135,23 +125,37 @@ def _figure(image: Image.Image | None, alt: str, caption: str = "") -> str:
     return f"<figure>{shown}{f'<figcaption>{caption}</figcaption>' if caption else ''}</figure>"
 
 
-def drawn_boxes(kind: Kind, row: Row) -> list[DrawnBox]:
-    """What to draw on the picture of an example."""
-    if kind is Kind.GROUNDING:
-        pairs = ((row.get("true_box"), False), (row.get("predicted_box"), True))
-        return [DrawnBox(box, predicted) for box, predicted in pairs if box]
-    if kind is Kind.REGION:
-        box = region_box(row)
-        return [DrawnBox(box, False)] if box else []
-    if kind is Kind.DETECTION:
-        predicted, true = row.get("predicted_objects") or [], row.get("true_objects") or []
-        found = {t for _, t, _ in match_objects(predicted, true, threshold=IOU_THRESHOLD)}
-        drawn = [
-            DrawnBox(item["box"], False, "" if index in found else f"missed: {item['label']}")
-            for index, item in enumerate(true)
-        ]
-        return drawn + [DrawnBox(item["box"], True, str(item["label"])) for item in predicted]
-    return []
+def drawn_boxes(row: Row) -> list[DrawnBox]:
+    """What to draw on the image of an example: every box and object that its row has.
+
+    True objects that were not found are marked, where the scorer said which were ("found").
+    """
+    true, predicted = row.get("true_objects") or [], row.get("predicted_objects") or []
+    found = row.get("found")
+    drawn = []
+    for index, item in enumerate(true):
+        label = str(item["label"])
+        if found is not None:
+            label = "" if index in found else f"missed: {label}"
+        drawn.append(DrawnBox(item["box"], False, label))
+    drawn += [DrawnBox(item["box"], True, str(item["label"])) for item in predicted]
+    if box := region_box(row):
+        drawn.append(DrawnBox(box, False))
+    if row.get("predicted_box") and not predicted:
+        drawn.append(DrawnBox(row["predicted_box"], True))
+    return drawn
+
+
+def _legend(kind: Kind, rows: Sequence[Row]) -> str:
+    """What the lines on the images, or the marks in the texts, stand for."""
+    if kind is Kind.TEXT_INFILLING:
+        keys = _WORDS_LEGEND
+    elif kind is Kind.REGION:
+        keys = _REGION_KEY
+    else:
+        boxes = [box.predicted for row in rows for box in drawn_boxes(row)]
+        keys = (_TRUE_KEY if False in boxes else "") + (_PREDICTED_KEY if True in boxes else "")
+    return f'<p class="legend">{keys}</p>' if keys else ""
 
 
 def pictures_of(record: RunRecord, kind: Kind, row: Row) -> list[tuple[str, Image.Image | None]]:
@@ -175,7 +179,7 @@ def pictures_of(record: RunRecord, kind: Kind, row: Row) -> list[tuple[str, Imag
         return []
     image = load_picture(record.path / str(path))
     size = row.get("image_size")
-    return [("", draw_boxes(image, drawn_boxes(kind, row), size) if image else None)]
+    return [("", draw_boxes(image, drawn_boxes(row), size) if image else None)]
 
 
 def _picture(record: RunRecord, kind: Kind, row: Row) -> str:
@@ -190,8 +194,8 @@ def _picture(record: RunRecord, kind: Kind, row: Row) -> str:
     return f'<div class="{columns}">{"".join(figures)}</div>'
 
 
-def _object_list(objects: Sequence[dict]) -> str:
-    return text_html(", ".join(str(item["label"]) for item in objects)) or "nothing"
+def _object_list(objects: Sequence[dict] | None) -> str:
+    return text_html(", ".join(str(item["label"]) for item in objects or ()))
 
 
 def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
@@ -199,13 +203,17 @@ def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
     lines = []
     predicted, target = str(row.get("prediction_text", "")), str(row.get("target_text", ""))
     references = [str(r) for r in row.get("references") or []]
-    if kind is Kind.GROUNDING:
-        lines.append(("Predicted", _box_text(row.get("predicted_box"))))
+    if kind in (Kind.GROUNDING, Kind.DETECTION):
+        said = _object_list(row.get("predicted_objects")) or _box_text(row.get("predicted_box"))
+        if not said:  # what the model said instead
+            words = text_html(predicted)
+            nothing = "no box" if kind is Kind.GROUNDING else "nothing"
+            said = f"<q>{words}</q>" if words else f'<span class="muted">{nothing}</span>'
+        lines.append(("Predicted", said))
         if row.get("true_box") is not None:  # free instructions have no truth
             lines.append(("True", _box_text(row["true_box"])))
-    elif kind is Kind.DETECTION:
-        lines.append(("Predicted", _object_list(row.get("predicted_objects") or [])))
-        lines.append(("True", _object_list(row.get("true_objects") or [])))
+        if row.get("true_objects") is not None:
+            lines.append(("True", _object_list(row["true_objects"]) or "nothing"))
     elif kind is Kind.TEXT_INFILLING:
         said, wanted = difference_html(predicted, target)
         lines += [("Predicted", said or "—"), ("Target", wanted)]
@@ -219,6 +227,13 @@ def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
             also = f' <span class="muted">(also {text_html(", ".join(others[:5]))})</span>'
             if target or others:
                 lines.append(("Target", text_html(target) + (also if others else "")))
+    if others := row.get("alternatives"):
+        items = "".join(
+            f"<li>{text_html(other['text']) or '—'} "
+            f'<span class="muted">{other["log_probability"]:.2f}</span></li>'
+            for other in others
+        )
+        lines.append(("Next best, with log-probability", f"<ul>{items}</ul>"))
     return lines
 
 
@@ -235,43 +250,58 @@ def card_html(
         f'<span class="measure">{html.escape(judgement.measure)}</span></div>'
     )
     return (
-        f'<article class="card {verdict.value}">{_picture(record, kind, row)}'
+        f'<article class="card {verdict or "none"}">{_picture(record, kind, row)}'
         f'<div class="body">{head}{asked}<dl>{lines}</dl></div></article>'
     )
 
 
-def _tally(judgements: Sequence[Judgement]) -> str:
+_COUNTED = ((Verdict.RIGHT, "correct"), (Verdict.PARTLY, "partly"), (Verdict.WRONG, "wrong"))
+
+
+def _tally(verdicts: Sequence[Verdict]) -> str:
     """A bar of how many predictions are right, partly right and wrong, with the counts."""
-    total = len(judgements)
+    total = sum(map(bool, verdicts))
     parts, words = [], []
-    for verdict, word in (
-        (Verdict.RIGHT, "correct"),
-        (Verdict.PARTLY, "partly"),
-        (Verdict.WRONG, "wrong"),
-    ):
-        count = sum(j.verdict is verdict for j in judgements)
-        if count:
-            parts.append(f'<i class="{verdict.value}" style="flex:{count}"></i>')
+    for verdict, word in _COUNTED:
+        if count := verdicts.count(verdict):
+            parts.append(f'<i class="{verdict}" style="flex:{count}"></i>')
             words.append(
-                f'<span class="{verdict.value}">{icon(verdict)}{count:,} {word}'
+                f'<span class="{verdict}">{icon(verdict)}{count:,} {word}'
                 f" ({100 * count / total:.0f}%)</span>"
             )
     if not parts:
         return ""
+    if total < len(verdicts):
+        words.append(f'<span class="muted">{len(verdicts) - total:,} not judged</span>')
     return f'<div class="tally"><div class="bar">{"".join(parts)}</div>{"".join(words)}</div>'
 
 
-def _filter(anchor: str) -> str:
+def _filter(anchor: str, shown: Sequence[Verdict], everything: Sequence[Verdict]) -> str:
+    """Buttons that choose among the cards, and what is said where one of them leaves none."""
+
+    def count(verdicts: Sequence[Verdict]) -> tuple[int, int]:
+        right = verdicts.count(Verdict.RIGHT)
+        return right, sum(map(bool, verdicts)) - right
+
+    (right, wrong), all_counts = count(shown), count(everything)
     options = "".join(
         f'<label><input type="radio" name="{anchor}" class="show-{value}"{checked}>'
-        f"<span>{word}</span></label>"
-        for value, word, checked in (
-            ("all", "All", " checked"),
-            ("right", "Correct", ""),
-            ("wrong", "Not correct", ""),
+        f"<span>{word} ({number})</span></label>"
+        for value, word, number, checked in (
+            ("all", "All", len(shown), " checked"),
+            ("right", "Correct", right, ""),
+            ("wrong", "Not correct", wrong, ""),
         )
     )
-    return f'<div class="filter" role="group" aria-label="Which examples">{options}</div>'
+    buttons = f'<div class="filter" role="group" aria-label="Which examples">{options}</div>'
+    for name, here, total in zip(("right", "wrong"), (right, wrong), all_counts):
+        if not here:
+            word = "correct" if name == "right" else "not correct"
+            said = f"None of the {sum(all_counts):,} judged predictions is {word}."
+            if total:
+                said = f"{total:,} predictions are {word}, none of them among those shown here."
+            buttons += f'<p class="empty for-{name}">{said}</p>'
+    return buttons
 
 
 def _score_line(scores: TaskScores | None) -> str:
@@ -310,13 +340,15 @@ def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: i
         body = f'<p class="empty">No examples: {html.escape(str(missing))} is missing or empty.</p>'
         return f'<section id="{anchor}" class="task">{head}{body}</section>'
     kind = task_kind(task, rows)
-    judgements = judge_all(kind, rows)
-    chosen = choose(rows, judgements, limit)
-    graded = any(judgements[i].verdict is not Verdict.NONE for i in chosen)
+    judgements = [judge(kind, row) for row in rows]
+    verdicts = [judgement.verdict for judgement in judgements]
+    chosen = choose_rows(rows, limit)
+    shown = [rows[i] for i in chosen]
+    graded = any(verdicts[i] for i in chosen)
     how = ", correct and not correct in turn" if graded else ", from the best to the worst"
-    how = "" if record.kind == ANSWERS else how
+    how = how if any(row.get("score") is not None for row in shown) else ""
     note = f"{kind.value.capitalize()}. {len(chosen)} of {len(rows):,} shown{how}."
-    legend = f'<p class="legend">{_LEGENDS[kind]}</p>' if kind in _LEGENDS else ""
+    choice = _filter(anchor, [verdicts[i] for i in chosen], verdicts) if graded else ""
     prompts = {str(rows[i].get("input_text") or "") for i in chosen}
     common = len(prompts) == 1 and len(chosen) > 1
     asked = ""
@@ -326,7 +358,8 @@ def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: i
         card_html(record, kind, rows[i], judgements[i], prompt=not common) for i in chosen
     )
     return (
-        f'<section id="{anchor}" class="task">{head}{_tally(judgements)}'
-        f'<div class="bar-line"><p class="note">{note}</p>{_filter(anchor) if graded else ""}</div>'
-        f'{asked}{legend}<div class="grid {_GRIDS.get(kind, "")}">{cards}</div></section>'
+        f'<section id="{anchor}" class="task">{head}{_tally(verdicts)}'
+        f'<div class="bar-line"><p class="note">{note}</p>{choice}</div>'
+        f"{asked}{_legend(kind, shown)}"
+        f'<div class="grid {_GRIDS.get(kind, "")}">{cards}</div></section>'
     )

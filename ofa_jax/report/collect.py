@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ofa_jax.metrics.verdict import Verdict
+
 # What made the folder, as its metrics.json says ("kind"): training where it says nothing.
 TRAINING, EVALUATION, ANSWERS = "training", "evaluation", "answers"
 
@@ -265,6 +267,20 @@ def _checked_prediction(path: pathlib.Path, number: int, row: dict) -> dict:
         elif key == "score":
             number_like = isinstance(value, (int, float))
             check(key, number_like, "a number")
+        elif key == "verdict":
+            known = [verdict.value for verdict in Verdict]
+            check(key, value in known, f"one of {json.dumps(known)}")
+        elif key == "found":
+            good = isinstance(value, list) and all(isinstance(index, int) for index in value)
+            check(key, good, "a list of numbers of true objects")
+        elif key == "alternatives":
+            good = isinstance(value, list) and all(
+                isinstance(item, dict)
+                and "text" in item
+                and _is_finite_number(item.get("log_probability"))
+                for item in value
+            )
+            check(key, good, 'a list of {"text": text, "log_probability": number}')
     return row
 
 

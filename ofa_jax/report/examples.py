@@ -1,28 +1,28 @@
-"""What kind of answer a task gives, which predictions are right, and which of them to show.
+"""What kind of answer a task gives, how its verdicts read, and which predictions to show.
 
-Works on the rows of predictions/<task>.jsonl. The kind is read from the fields that the rows
-have, so a new task needs no entry here.
+Works on the rows of predictions/<task>.jsonl. Whether a prediction is right was decided by the
+task's scorer and stands in its row ("verdict"); rows without one are shown without judgement. The
+kind is read from the fields that the rows have, so a new task needs no entry here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ofa_jax.metrics.detection import match_objects
-from ofa_jax.metrics.grounding import iou
+from ofa_jax.metrics.verdict import Verdict
 
 Row = Mapping[str, Any]
 
-IOU_THRESHOLD = 0.5
-
 
 class Kind(enum.Enum):
-    """How an example is drawn and judged."""
+    """How an example is drawn and described."""
 
     GROUNDING = "a box is predicted"
     REGION = "a box is given, text is predicted"
@@ -34,30 +34,28 @@ class Kind(enum.Enum):
     ANSWER = "a short text is predicted"
 
 
-class Verdict(enum.Enum):
-    """Judgement of one prediction; NONE where only a measure makes sense."""
-
-    RIGHT = "right"
-    PARTLY = "partly"
-    WRONG = "wrong"
-    NONE = "none"
-
-
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """Verdict on one prediction with its measure.
+    """Verdict on one prediction, as the page says it.
 
     Attributes:
-      verdict: right, partly, wrong, or none.
-      word: what the page says ("Correct", "False of the image").
+      verdict: of the row.
+      word: what the page says ("Correct", "False of the image"), or "".
       measure: the number behind it, formatted ("IoU 0.82"), or "".
-      rank: sorts predictions from bad to good.
     """
 
     verdict: Verdict
     word: str
     measure: str
-    rank: float
+
+
+_WORDS = {
+    Verdict.RIGHT: "Correct",
+    Verdict.PARTLY: "Partly",
+    Verdict.WRONG: "Wrong",
+    Verdict.NONE: "",
+}
+_CAPTION_WORDS = {Verdict.RIGHT: "True of the image", Verdict.WRONG: "False of the image"}
 
 
 def region_box(row: Row) -> Sequence[float] | None:
@@ -99,104 +97,99 @@ def task_kind(name: str, rows: Sequence[Row]) -> Kind:
     return Kind.CAPTIONING if "caption" in lower else Kind.ANSWER
 
 
-def judge(kind: Kind, row: Row, *, binary: bool) -> Judgement:
-    """Judges one prediction.
-
-    Boxes are judged here by IoU >= 0.5; all other kinds by the row's own "score", or by "correct"
-    (true or false) where the row has it.
+def judge(kind: Kind, row: Row) -> Judgement:
+    """Puts the verdict of a row, which its scorer decided, into words.
 
     Args:
       kind: the task's kind.
       row: the prediction.
-      binary: whether all scores of the task are 0 or 1.
 
     Returns:
-      The judgement.
+      The judgement; without verdict, word and measure where the row has none.
     """
-    score = row.get("score")
-    value = float(score) if isinstance(score, (int, float)) else float("nan")
+    verdict = verdict_of(row)
+    if verdict is Verdict.WRONG and kind is Kind.GROUNDING and row.get("predicted_box") is None:
+        return Judgement(verdict, "No box", "answer is not a box")
+    words = _WORDS | _CAPTION_WORDS if kind is Kind.CAPTIONING else _WORDS
+    return Judgement(verdict, words[verdict], _measure(kind, row, verdict))
+
+
+def _measure(kind: Kind, row: Row, verdict: Verdict) -> str:
+    found, score = row.get("found"), score_of(row)
+    if kind is Kind.DETECTION and found is not None:
+        extra = len(row.get("predicted_objects") or ()) - len(found)
+        text = f"{len(found)}/{len(row.get('true_objects') or ())} found"
+        return f"{text} · {extra} extra" if extra else text
+    if math.isnan(score):
+        return ""
     if kind is Kind.GROUNDING:
-        predicted, true = row.get("predicted_box"), row.get("true_box")
-        if true is not None:
-            if predicted is None:
-                return Judgement(Verdict.WRONG, "No box", "answer is not a box", -1.0)
-            overlap = float(iou(predicted, true))
-            right = overlap >= IOU_THRESHOLD
-            verdict = Verdict.RIGHT if right else Verdict.WRONG
-            return Judgement(
-                verdict, "Correct" if right else "Wrong", f"IoU {overlap:.2f}", overlap
-            )
-    if kind is Kind.DETECTION:
-        predicted = row.get("predicted_objects") or []
-        true = row.get("true_objects") or []
-        found = len(match_objects(predicted, true, threshold=IOU_THRESHOLD))
-        measure = f"{found}/{len(true)} found"
-        extra = len(predicted) - found
-        if extra:
-            measure += f" · {extra} extra"
-        total = len(predicted) + len(true)
-        f1 = 2 * found / total if total else 1.0
-        if f1 == 1.0:
-            return Judgement(Verdict.RIGHT, "Correct", measure, f1)
-        if found:
-            return Judgement(Verdict.PARTLY, "Partly", measure, f1)
-        return Judgement(Verdict.WRONG, "Wrong", measure, 0.0)
+        return f"IoU {score:.2f}"
     if kind in (Kind.IMAGE_INFILLING, Kind.IMAGE_GENERATION):
-        measure = f"{100 * value:.0f}% of codes equal" if np.isfinite(value) else ""
-        return Judgement(Verdict.NONE, "", measure, value)
-
-    true_word, false_word = "Correct", "Wrong"
-    if kind is Kind.CAPTIONING:
-        true_word, false_word = "True of the image", "False of the image"
-    correct = row.get("correct")
-    if isinstance(correct, bool):
-        word = true_word if correct else false_word
-        return Judgement(Verdict.RIGHT if correct else Verdict.WRONG, word, "", float(correct))
-    if not np.isfinite(value):
-        return Judgement(Verdict.NONE, "", "", 0.0)
-    if kind is Kind.CAPTIONING and not binary:
-        return Judgement(Verdict.NONE, "", f"score {value:.2f}", value)
-    if value >= 1 - 1e-6:
-        return Judgement(Verdict.RIGHT, true_word, "", value)
-    if value <= 1e-6:
-        return Judgement(Verdict.WRONG, false_word, "", value)
-    return Judgement(Verdict.PARTLY, "Partly", f"score {value:.2f}", value)
+        return f"{100 * score:.0f}% of codes equal"
+    return f"score {score:.2f}" if verdict in (Verdict.PARTLY, Verdict.NONE) else ""
 
 
-def judge_all(kind: Kind, rows: Sequence[Row]) -> list[Judgement]:
-    """Judges all predictions of a task (see `judge`)."""
-    scores = [row.get("score") for row in rows]
-    binary = all(score in (0, 1) for score in scores if score is not None)
-    return [judge(kind, row, binary=binary) for row in rows]
+def verdict_of(row: Row) -> Verdict:
+    """The verdict in a row of predictions; NONE in rows of older files."""
+    return Verdict(row.get("verdict") or "")
 
 
-def choose(rows: Sequence[Row], judgements: Sequence[Judgement], limit: int) -> list[int]:
-    """Chooses the examples to show: as many wrong as right ones where there are enough.
+def score_of(row: Row) -> float:
+    """The score in a row of predictions, nan where it has none."""
+    score = row.get("score")
+    return float(score) if isinstance(score, (int, float)) else math.nan
 
-    Rows with a picture go first. With verdicts, right and not-right rows alternate in file order;
-    without, rows are spread evenly from the best to the worst.
+
+def is_pictured(row: Row) -> bool:
+    """Whether an image of the example was kept."""
+    return bool(row.get("image") or row.get("generated_image"))
+
+
+def choose(verdicts: Sequence[Verdict], scores: Sequence[float], limit: int) -> list[int]:
+    """Chooses the examples to show: as many wrong and partly right ones as right ones.
+
+    They take turns, each kind in its order, as far as there are any. What is not judged fills the
+    rest, spread evenly from the best score to the worst. The same choice says which images are kept
+    (`evaluation.example_images`) and which examples a page shows.
 
     Args:
-      rows: a task's predictions.
-      judgements: one per row.
+      verdicts: one per prediction.
+      scores: one per prediction; nan where there is none.
       limit: largest number of examples.
 
     Returns:
-      Indices into `rows`, in order of display.
+      Indices, in order of display.
     """
-    pictured = [i for i, row in enumerate(rows) if row.get("image") or row.get("generated_image")]
-    pool = pictured or list(range(len(rows)))
-    if all(judgements[i].verdict is Verdict.NONE for i in pool):
-        ranked = sorted(pool, key=lambda i: (-np.nan_to_num(judgements[i].rank), i))
-        if len(ranked) <= limit:
-            return ranked
-        return [ranked[int(p)] for p in np.linspace(0, len(ranked) - 1, limit).round()]
-    right = [i for i in pool if judgements[i].verdict is Verdict.RIGHT]
-    others = [i for i in pool if judgements[i].verdict is not Verdict.RIGHT]
-    num_right = min(len(right), max(limit // 2, limit - len(others)))
-    num_others = min(len(others), limit - num_right)
-    chosen = []
-    for k in range(max(num_right, num_others)):
-        chosen += right[k : k + 1] if k < num_right else []
-        chosen += others[k : k + 1] if k < num_others else []
-    return chosen
+    groups = [
+        [i for i, verdict in enumerate(verdicts) if verdict is kind]
+        for kind in (Verdict.RIGHT, Verdict.WRONG, Verdict.PARTLY)
+    ]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*groups))
+    judged = [i for i in turns if i is not None][:limit]
+    rest = [i for i, verdict in enumerate(verdicts) if verdict is Verdict.NONE]
+    rest.sort(key=lambda i: -np.nan_to_num(scores[i]))
+    if len(rest) > limit - len(judged):
+        places = np.linspace(0, len(rest) - 1, limit - len(judged)).round()
+        rest = [rest[int(place)] for place in places]
+    return judged + rest
+
+
+def choose_rows(rows: Sequence[Row], limit: int) -> list[int]:
+    """`choose` among rows of predictions; of each verdict those with an image come first.
+
+    Args:
+      rows: a task's predictions.
+      limit: largest number of examples.
+
+    Returns:
+      Indices into `rows`, in order of display. What is not judged is only shown with its image,
+      where any image was kept.
+    """
+    verdicts = [verdict_of(row) for row in rows]
+    pictured = [i for i, row in enumerate(rows) if is_pictured(row)]
+    has_image = set(pictured)
+    order = pictured + [
+        i for i in range(len(rows)) if i not in has_image and (verdicts[i] or not pictured)
+    ]
+    chosen = choose([verdicts[i] for i in order], [score_of(rows[i]) for i in order], limit)
+    return [order[i] for i in chosen]

@@ -10,10 +10,11 @@ import textwrap
 
 from PIL import Image, ImageDraw
 
+from ofa_jax.metrics.verdict import Verdict
 from ofa_jax.report import labels
 from ofa_jax.report.cards import pictures_of
 from ofa_jax.report.collect import RunRecord
-from ofa_jax.report.examples import Kind, Row, Verdict, choose, judge_all, task_kind
+from ofa_jax.report.examples import Kind, Row, choose_rows, is_pictured, judge, task_kind
 from ofa_jax.report.pictures import font
 
 _TILE = 216
@@ -34,7 +35,7 @@ _MARKS = {
 def _words(kind: Kind, row: Row, measure: str) -> str:
     """What stands below a tile: the answer, or the measure where the answer is drawn."""
     if kind in (Kind.GROUNDING, Kind.DETECTION, Kind.IMAGE_INFILLING, Kind.IMAGE_GENERATION):
-        return measure
+        return measure or ", ".join(str(o["label"]) for o in row.get("predicted_objects") or ())
     return str(row.get("prediction_text", "")).strip() or "no answer"
 
 
@@ -74,13 +75,11 @@ def save_gallery(record: RunRecord, path: pathlib.Path, *, columns: int = 6) -> 
     rows = []
     for task in record.task_names:
         predictions = record.predictions.get(task, ())
-        if not any(row.get("image") or row.get("generated_image") for row in predictions):
-            continue
+        pictured = [row for row in predictions if is_pictured(row)]
         kind = task_kind(task, predictions)
-        judgements = judge_all(kind, predictions)
         tiles = []
-        for index in choose(predictions, judgements, columns):
-            row, judgement = predictions[index], judgements[index]
+        for index in choose_rows(pictured, columns):
+            row, judgement = pictured[index], judge(kind, pictured[index])
             images = [image for _, image in pictures_of(record, kind, row) if image is not None]
             if images:
                 mark, colour = _MARKS[judgement.verdict]

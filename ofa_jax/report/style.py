@@ -95,7 +95,9 @@ gap:8px 20px;margin-top:8px}
 .filter input:checked+span{background:var(--accent-soft);color:var(--accent);font-weight:600}
 .filter input:focus-visible+span{outline:2px solid var(--accent);outline-offset:-2px}
 .task:has(.show-right:checked) .card:not(.right){display:none}
-.task:has(.show-wrong:checked) .card.right{display:none}
+.task:has(.show-wrong:checked) .card:is(.right,.none){display:none}
+.empty.for-right,.empty.for-wrong{display:none;flex:1 0 100%}
+.task:has(.show-right:checked) .for-right,.task:has(.show-wrong:checked) .for-wrong{display:block}
 .legend{display:flex;flex-wrap:wrap;gap:6px 22px;font-size:13px;color:var(--muted);margin-top:8px}
 .key i{display:inline-block;width:20px;height:13px;margin-right:7px;vertical-align:-2px}
 .key .solid{border:2px solid var(--true)}

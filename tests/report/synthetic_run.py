@@ -12,6 +12,10 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ofa_jax.metrics.detection import match_objects
+from ofa_jax.metrics.grounding import IOU_THRESHOLD, paired_ious
+from ofa_jax.metrics.verdict import Verdict, of_hits, of_shares
+
 COLOURS = {
     "red": (214, 40, 40), "green": (46, 160, 67), "blue": (38, 84, 214),
     "yellow": (240, 200, 30), "purple": (126, 58, 180), "cyan": (40, 190, 200),
@@ -75,11 +79,14 @@ def _row(task: str, right: bool, rng: np.random.Generator, save) -> dict[str, ob
     plain = [{"box": o["box"], "label": o["label"]} for o in objects]
     bins = " ".join(f"<bin_{round(v / SIDE * 15)}>" for v in first["box"])
     row: dict[str, object] = {"image_size": [SIDE, SIDE], "references": [], "score": float(right)}
+    [row["verdict"]] = of_hits([right])
     row["image"] = save("image", image)
     text: tuple[str, str, str]  # input, prediction, target
     if task.endswith("visual_grounding"):
         predicted = _shaken(first["box"], rng, right) if right or rng.random() < 0.9 else None
-        row |= {"predicted_box": predicted, "true_box": first["box"]}
+        overlaps = paired_ious([predicted], [first["box"]])
+        row |= {"predicted_box": predicted, "true_box": first["box"], "score": float(overlaps[0])}
+        [row["verdict"]] = of_hits(overlaps >= IOU_THRESHOLD)
         text = (f' which region does the text " {first["label"]} " describe?', bins, bins)
     elif task.endswith("grounded_captioning"):
         said = first["label"] if right else f"{wrong_colour} {first['shape']}"
@@ -107,13 +114,16 @@ def _row(task: str, right: bool, rng: np.random.Generator, save) -> dict[str, ob
         said = target if right else target.replace(first["colour"], wrong_colour)
         row["references"] = [target, f"{words} on {background}", f"there is {words}"]
         if task.endswith("coco"):
-            row["score"] = float(rng.gamma(2.0, 0.6))
+            row |= {"score": float(rng.gamma(2.0, 0.6)), "verdict": Verdict.NONE}
         text = (" what does the image describe?", said, target)
     elif task.endswith("detection"):
         predicted = [{"box": _shaken(o["box"], rng, True), "label": o["label"]} for o in plain]
         if not right:
             predicted[0]["label"] = f"{wrong_colour} {first['shape']}"
-        row |= {"predicted_objects": predicted, "true_objects": plain}
+        found = [index for _, index, _ in match_objects(predicted, plain)]
+        row |= {"predicted_objects": predicted, "true_objects": plain, "found": found}
+        row["score"] = 2 * len(found) / (len(predicted) + len(plain))
+        [row["verdict"]] = of_shares([row["score"]])
         text = (" what are the objects in the image?", f"{bins} {first['label']}", first["label"])
     elif task.endswith("image_infilling"):
         pixels = np.asarray(image).astype(np.int32)
@@ -123,7 +133,7 @@ def _row(task: str, right: bool, rng: np.random.Generator, save) -> dict[str, ob
         guess[8:24, 8:24] = np.roll(pixels, rng.integers(0, 6), axis=1)[8:24, 8:24] // 24 * 24
         for key, value in (("masked", hole), ("infilled", guess), ("target", ceiling)):
             row[f"{key}_image"] = save(key, Image.fromarray(value.clip(0, 255).astype(np.uint8)))
-        row["score"] = float(rng.beta(6, 3))
+        row |= {"score": float(rng.beta(6, 3)), "verdict": Verdict.NONE}
         codes = " ".join(f"<code_{c}>" for c in rng.integers(0, 64, 16))
         text = (" what is the image in the middle part?", codes, codes)
     else:

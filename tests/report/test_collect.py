@@ -105,6 +105,9 @@ def test_resumed_run_repeats_steps(tmp_path):
         ('"image_size": [32, 0]', '"image_size" must be 2 positive numbers'),
         ('"references": "a cat"', '"references" must be a list'),
         ('"score": "high"', '"score" must be a number, got "high"'),
+        ('"verdict": "fine"', '"verdict" must be one of ["right", "partly", "wrong", ""]'),
+        ('"found": ["cat"]', '"found" must be a list of numbers of true objects'),
+        ('"alternatives": ["a cat"]', '"alternatives" must be a list of {"text": text,'),
     ],
 )
 def test_prediction_that_cannot_be_drawn_is_named(tmp_path, field, message):

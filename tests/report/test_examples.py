@@ -1,9 +1,10 @@
-"""Kinds of tasks, verdicts, and the choice of examples."""
+"""Kinds of tasks, verdicts as the page says them, and the choice of examples."""
 
 import pytest
 
+from ofa_jax.metrics.verdict import Verdict
 from ofa_jax.report.collect import collect
-from ofa_jax.report.examples import Judgement, Kind, Verdict, choose, judge, judge_all, task_kind
+from ofa_jax.report.examples import Judgement, Kind, choose, choose_rows, judge, task_kind
 
 
 def test_kinds_are_read_from_the_fields(run_dir):
@@ -26,7 +27,6 @@ def test_kinds_are_read_from_the_fields(run_dir):
 def test_grounding_without_any_box_is_still_grounding():
     rows = [{"predicted_box": None, "true_box": [0, 0, 1, 1]}]
     assert task_kind("refcoco", rows) is Kind.GROUNDING
-    assert judge(Kind.GROUNDING, rows[0], binary=True).word == "No box"
 
 
 def test_region_tasks_never_name_a_predicted_box():
@@ -35,60 +35,79 @@ def test_region_tasks_never_name_a_predicted_box():
     assert task_kind("grounded_vqa", filled_in) is Kind.REGION
 
 
-@pytest.mark.parametrize(
-    ("shift", "verdict"), [(0, Verdict.RIGHT), (3, Verdict.RIGHT), (4, Verdict.WRONG)]
-)
-def test_boxes_are_judged_by_iou(shift, verdict):
-    # Shifting by 3 of 10 pixels gives 7/13, by 4 gives 6/14.
-    row = {"predicted_box": [shift, 0, 10 + shift, 10], "true_box": [0, 0, 10, 10]}
-    assert judge(Kind.GROUNDING, row, binary=True).verdict is verdict
+def test_the_report_reads_verdicts_and_decides_none():
+    """Rows whose boxes, texts and scores say otherwise: what the scorer decided counts."""
+    far = {"predicted_box": [50, 0, 60, 10], "true_box": [0, 0, 10, 10], "score": 0.0}
+    assert judge(Kind.GROUNDING, {**far, "verdict": "right"}).word == "Correct"
+    near = {**far, "predicted_box": [0, 0, 10, 10], "score": 1.0, "verdict": "wrong"}
+    assert judge(Kind.GROUNDING, near) == Judgement(Verdict.WRONG, "Wrong", "IoU 1.00")
+    objects = [{"box": [0, 0, 9, 9], "label": "cat"}]
+    seen = {"predicted_objects": objects, "true_objects": objects, "found": [], "verdict": "wrong"}
+    assert judge(Kind.DETECTION, seen) == Judgement(Verdict.WRONG, "Wrong", "0/1 found · 1 extra")
+    assert judge(Kind.ANSWER, {"score": 0.9, "verdict": "right"}).verdict is Verdict.RIGHT
+    assert judge(Kind.ANSWER, {"score": 0.9, "verdict": "partly"}).measure == "score 0.90"
 
 
-def test_detection_counts_found_and_extra_objects():
+@pytest.mark.parametrize("kind", list(Kind))
+def test_rows_without_a_verdict_are_not_judged(kind):
+    """Older files, and metrics that only measure: a score of 0 is no "false of the image"."""
+    for row in ({"score": 0.0}, {"score": 1.0, "correct": False}, {"score": 0.0, "verdict": ""}):
+        found = judge(kind, {**row, "predicted_box": None, "true_box": [0, 0, 1, 1]})
+        assert (found.verdict, found.word) == (Verdict.NONE, "")
+    assert judge(kind, {}) == Judgement(Verdict.NONE, "", "")
+
+
+def test_words_of_verdicts():
+    caption = [
+        judge(Kind.CAPTIONING, {"verdict": v, "score": 0.0}).word for v in ("right", "wrong")
+    ]
+    assert caption == ["True of the image", "False of the image"]
+    no_box = {"predicted_box": None, "true_box": [0, 0, 1, 1], "score": 0.0, "verdict": "wrong"}
+    assert judge(Kind.GROUNDING, no_box).word == "No box"
     true = [{"box": [0, 0, 9, 9], "label": "cat"}, {"box": [20, 0, 29, 9], "label": "dog"}]
     extra = {"box": [40, 0, 49, 9], "label": "cow"}
     row = {"predicted_objects": [true[0], extra], "true_objects": true}
-    found = judge(Kind.DETECTION, row, binary=False)
-    assert (found.verdict, found.measure) == (Verdict.PARTLY, "1/2 found · 1 extra")
-    both = judge(Kind.DETECTION, {**row, "predicted_objects": true}, binary=False)
-    assert both.verdict is Verdict.RIGHT
-    none = judge(Kind.DETECTION, {**row, "predicted_objects": []}, binary=False)
-    assert none.verdict is Verdict.WRONG
+    row |= {"score": 0.5, "verdict": "partly", "found": [0]}
+    assert judge(Kind.DETECTION, row).measure == "1/2 found · 1 extra"
+    assert judge(Kind.IMAGE_INFILLING, {"score": 0.5}).measure == "50% of codes equal"
 
 
-def test_captions_get_a_verdict_only_from_a_verdict():
-    graded = judge_all(Kind.CAPTIONING, [{"score": 1.0}, {"score": 0.0}])
-    assert [j.verdict for j in graded] == [Verdict.RIGHT, Verdict.WRONG]
-    measured = judge_all(Kind.CAPTIONING, [{"score": 1.0}, {"score": 0.4}])
-    assert [j.verdict for j in measured] == [Verdict.NONE, Verdict.NONE]
-    explicit = judge_all(Kind.CAPTIONING, [{"score": 1.3, "correct": False}])
-    assert explicit[0].word == "False of the image"
+def _verdicts(text):
+    return [
+        {"r": Verdict.RIGHT, "w": Verdict.WRONG, "p": Verdict.PARTLY, "n": Verdict.NONE}[c]
+        for c in text
+    ]
 
 
-def test_soft_answers_are_partly_right():
-    judgements = judge_all(Kind.ANSWER, [{"score": s} for s in (1.0, 0.3, 0.0, None)])
-    expected = [Verdict.RIGHT, Verdict.PARTLY, Verdict.WRONG, Verdict.NONE]
-    assert [j.verdict for j in judgements] == expected
-
-
-def _judgements(text):
-    verdicts = {"r": Verdict.RIGHT, "w": Verdict.WRONG, "n": Verdict.NONE}
-    return [Judgement(verdicts[c], "", "", float(i)) for i, c in enumerate(text)]
+def _choice(text, limit):
+    return choose(_verdicts(text), [float(i) for i in range(len(text))], limit)
 
 
 def test_choice_mixes_right_and_wrong():
-    rows = [{"image": "x.png"}] * 8
-    assert choose(rows, _judgements("rrrrrrww"), 4) == [0, 6, 1, 7]
-    assert choose(rows, _judgements("rrrrrrrw"), 4) == [0, 7, 1, 2]
-    assert choose(rows, _judgements("wwwwwwww"), 3) == [0, 1, 2]
-    assert choose(rows[:2], _judgements("rw"), 24) == [0, 1]
-
-
-def test_choice_prefers_rows_with_pictures():
-    rows = [{"image": None}, {"image": "x.png"}, {"image": None}]
-    assert choose(rows, _judgements("rrr"), 2) == [1]
+    assert _choice("rrrrrrww", 4) == [0, 6, 1, 7]
+    assert _choice("rrrrrrrw", 4) == [0, 7, 1, 2]
+    assert _choice("wwwwwwww", 3) == [0, 1, 2]
+    assert _choice("rw", 24) == [0, 1]
+    assert _choice("rrrppppw", 6) == [0, 7, 3, 1, 4, 2], "wrong ones before partly right ones"
 
 
 def test_choice_without_verdicts_goes_from_best_to_worst():
-    rows = [{"image": "x.png"}] * 9
-    assert choose(rows, _judgements("n" * 9), 3) == [8, 4, 0]
+    assert _choice("n" * 9, 3) == [8, 4, 0]
+    assert _choice("nnwnr", 4) == [4, 2, 3, 0], "what is not judged fills the rest"
+    assert choose(_verdicts("nnn"), [float("nan"), 2.0, -1.0], 3) == [1, 0, 2]
+    assert choose([], [], 3) == []
+
+
+def test_choice_prefers_rows_with_pictures():
+    def rows(verdicts, pictured):
+        return [
+            {"verdict": v, "image": "x.png" if i in pictured else None}
+            for i, v in enumerate(verdicts)
+        ]
+
+    right, wrong, none = Verdict.RIGHT, Verdict.WRONG, Verdict.NONE
+    assert choose_rows(rows([right] * 3, {1}), 2) == [1, 0]
+    # No image of a wrong answer was kept: they are shown without one.
+    assert choose_rows(rows([right, right, wrong, right, wrong], {0, 1, 3}), 4) == [0, 2, 1, 4]
+    assert choose_rows(rows([none] * 3, {1}), 2) == [1]
+    assert choose_rows(rows([none] * 3, ()), 2) == [0, 2]

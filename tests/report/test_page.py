@@ -93,6 +93,92 @@ def test_right_and_wrong_are_told_apart_by_word_and_icon(page):
     assert text.count('<svg class="icon"') > 60
 
 
+def _section(text, task):
+    return text.split(f'<section id="task-{task}"')[1].split("</section>")[0]
+
+
+def _write_rows(folder, task, rows):
+    (folder / "predictions").mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps({"example_id": str(i), **row}) + "\n" for i, row in enumerate(rows))
+    (folder / "predictions" / f"{task}.jsonl").write_text(lines)
+    return _parse(build.build_report(folder))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "counts", "said"),
+    [
+        ("rrrr", (4, 4, 0), 'for-wrong">None of the 4 judged predictions is not correct.'),
+        ("ww", (2, 0, 2), 'for-right">None of the 2 judged predictions is correct.'),
+        ("rw-", (3, 1, 1), None),
+    ],
+)
+def test_the_filter_says_how_many_and_is_never_silently_empty(tmp_path, verdicts, counts, said):
+    names = {"r": "right", "w": "wrong", "-": ""}
+    rows = [{"prediction_text": "red", "verdict": names[v], "score": 0.0} for v in verdicts]
+    text, parser = _write_rows(tmp_path, "vqa", rows)
+    for word, number in zip(("All", "Correct", "Not correct"), counts):
+        assert f"<span>{word} ({number})</span>" in text
+    assert sum(name.startswith("empty for-") for name in parser.classes) == bool(said)
+    assert said is None or said in text
+    assert ("1 not judged" in text) == ("-" in verdicts)
+
+
+def test_rows_of_older_files_are_shown_without_judgement(tmp_path):
+    """Captions with references whose scores happen to be all 0: nothing is said to be false."""
+    rows = [{"prediction_text": "a cat", "target_text": "a dog", "score": 0.0}] * 3
+    text, parser = _write_rows(tmp_path, "caption", rows)
+    shown = _section(text, "caption")
+    assert [name for name in parser.classes if name.startswith("card")] == ["card none"] * 3
+    for word in ("False of the image", "wrong", "tally", 'class="filter"'):
+        assert word not in shown
+    assert shown.count("score 0.00") == 3
+
+
+def test_wrong_answers_are_shown_also_without_an_image(run_dir, tmp_path):
+    image = next((run_dir / "examples" / "scenes_vqa").iterdir())
+    (tmp_path / "examples").mkdir()
+    shutil.copy(image, tmp_path / "examples" / "0.png")
+    right = {"prediction_text": "red", "verdict": "right", "image": "examples/0.png"}
+    text, _ = _write_rows(tmp_path, "vqa", [right] * 40 + [{"verdict": "wrong"}])
+    assert _section(text, "vqa").count('<article class="card wrong">') == 1
+
+
+def test_every_object_is_drawn():
+    true = [{"box": [0, 0, 9, 9], "label": "cat"}, {"box": [20, 0, 29, 9], "label": "dog"}]
+    predicted = [true[0], {"box": [1, 1, 5, 5], "label": "cow"}]
+    row = {"predicted_objects": predicted, "true_objects": true, "found": [0]}
+    drawn = [(tuple(box.box), box.predicted, box.label) for box in cards.drawn_boxes(row)]
+    assert drawn == [
+        ((0, 0, 9, 9), False, ""),
+        ((20, 0, 29, 9), False, "missed: dog"),
+        ((0, 0, 9, 9), True, "cat"),
+        ((1, 1, 5, 5), True, "cow"),
+    ]
+    older = cards.drawn_boxes({key: row[key] for key in ("predicted_objects", "true_objects")})
+    assert [box.label for box in older] == ["cat", "dog", "cat", "cow"], "nothing is called missed"
+
+
+def test_answers_show_every_object_and_the_next_best(tmp_path):
+    """The rows of `infer` over a folder: some answers are objects, some one box, some words."""
+    (tmp_path / "metrics.json").write_text(json.dumps({"run": {"kind": "answers"}}))
+    boxes = [[0, 0, 9, 9], [20, 0, 29, 9]]
+    objects = [{"box": box, "label": name} for box, name in zip(boxes, ("cat", "dog"))]
+    other = {"text": "<bin_1> <bin_2> <bin_3> <bin_4> cow", "log_probability": -2.5}
+    rows = [
+        {"predicted_objects": objects, "predicted_box": boxes[0], "alternatives": [other]},
+        {"predicted_box": boxes[1], "prediction_text": "<bin_1> <bin_2> <bin_3> <bin_4>"},
+        {"prediction_text": "nothing to see"},
+    ]
+    text, _ = _write_rows(tmp_path, "answers", rows)
+    shown = _section(text, "answers")
+    for words in ("<dd>cat, dog</dd>", "20.0 0.0 29.0 9.0", "<q>nothing to see</q>", "-2.50"):
+        assert words in shown
+    assert "predicted box" in shown
+    assert "true box" not in shown
+    assert "True</dt>" not in shown
+    assert [len(cards.drawn_boxes(row)) for row in rows] == [2, 1, 0]
+
+
 def test_files_beside_the_page(page, run_dir):
     names = {path.name for path in (run_dir / "report").iterdir()}
     assert names == {
