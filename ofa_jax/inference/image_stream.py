@@ -6,7 +6,6 @@ The part of `infer` that streams. Pictures are read when it is their turn and he
 from __future__ import annotations
 
 import datetime
-import io
 import json
 import logging
 import os
@@ -15,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from ofa_jax.atomic import write_json
-from ofa_jax.data.ops.image import BadImageError, decode_image, image_size
+from ofa_jax.data.ops.image import decode_image, image_size, read_image
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.inference.predictor import OFAPredictor, Prediction
 from ofa_jax.inference.weights import Devices
@@ -28,38 +27,9 @@ from ofa_jax.sharding.mesh import device_name
 logger = logging.getLogger("ofa_jax")
 
 REGION = "{region}"
-# EXIF's note of how a picture is stored -> what makes it upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # Pictures that are copied for the report, and bad ones that are named in the log.
 SHOWN = 48
 NAMED = 20
-
-
-def read_picture(path: str) -> np.ndarray:
-    """Decodes a picture file, upright as viewers show it: uint8[y, x, 3].
-
-    Photographs of cameras may be stored turned, with a note of it; data sets, whose boxes refer to
-    the stored pixels, are not read by this function.
-
-    Raises:
-      ValueError: it is no picture, or too large; the message names the file.
-    """
-    data = pathlib.Path(path).read_bytes()
-    try:
-        pixels = decode_image(data)
-    except BadImageError as error:
-        raise ValueError(f"{path}: {error}") from error
-    with Image.open(io.BytesIO(data)) as image:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
 
 def with_region(
@@ -95,7 +65,7 @@ def picture_files(paths: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """(name, uint8[y, x, 3] or the error) of each file, read when it is its turn."""
     for path in paths:
         try:
-            yield path, read_picture(path)
+            yield path, read_image(path)
         except (ValueError, OSError) as error:
             yield path, error
 

@@ -20,6 +20,8 @@ from PIL import Image, ImageDraw
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
 from ofa_jax.data.answering import AnswerList
 from ofa_jax.data.image_tokenizer import load_image_tokenizer
+from ofa_jax.data.ops.image import read_image
+from ofa_jax.data.ops.image_files import SUFFIXES, images_below
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Trie
 from ofa_jax.decoding.sampling import SamplingConfig
@@ -29,7 +31,6 @@ from ofa_jax.inference.image_stream import (
     answer_pictures,
     picture_files,
     prepared_pictures,
-    read_picture,
     with_region,
 )
 from ofa_jax.inference.predictor import OFAPredictor, Prediction, load
@@ -42,7 +43,6 @@ from ofa_jax.metrics.generation import Extractors
 
 logger = logging.getLogger("ofa_jax")
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _BINS = re.compile(r"<bin_(\d+)>\s*<bin_(\d+)>\s*<bin_(\d+)>\s*<bin_(\d+)>")
 _INK = (230, 40, 40)
 
@@ -140,7 +140,7 @@ def infer(
         files = write_pictures(
             predictor,
             instruction,
-            read_picture(paths[0]) if paths else None,
+            read_image(paths[0]) if paths else None,
             pixels,
             pathlib.Path(output_dir) / name,
             decoding=picture_settings(decoding, sampling or not paths),
@@ -176,7 +176,7 @@ def infer(
             },
         )
         return []
-    image = read_picture(paths[0]) if paths else None
+    image = read_image(paths[0]) if paths else None
     asked = with_region(instruction, region, image, predictor)
     prediction = predictor.generate(image, asked, **options)
     print(prediction.text)
@@ -203,13 +203,12 @@ def find_pictures(names: Sequence[str]) -> list[str]:
     for name in [names] if isinstance(names, str) else names:
         path = pathlib.Path(name)
         if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            inside = images_below(path)
             if not inside:
                 raise ValueError(
-                    f"--image {name}: the folder has no pictures ("
-                    f"{', '.join(sorted(PICTURE_SUFFIXES))})"
+                    f"--image {name}: the folder has no pictures ({', '.join(sorted(SUFFIXES))})"
                 )
-            found += inside
+            found += [str(path / one) for one in inside]
         elif path.is_file():
             found.append(name)
         elif matches := sorted(glob.glob(name, recursive=True)):

@@ -23,7 +23,7 @@ from PIL import Image
 from ofa_jax.checkpoint.huggingface import fetch_repository, is_repository_id
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.data.answering import Answering
-from ofa_jax.data.ops.image import as_rgb, decode_image, image_size, resize_square
+from ofa_jax.data.ops.image import image_size, read_image, resize_square
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Constraint, IdRanges
 from ofa_jax.decoding.generate import generate
@@ -139,7 +139,7 @@ class OFAPredictor:
         Returns:
           Four bins, such as "<bin_12> <bin_40> <bin_500> <bin_612>".
         """
-        width, height = _size(image)
+        width, height = image_size(read_image(image))
         scale = np.array([width, height, width, height]) / self.image_size
         ids = self.tokenizer.encode_box(np.asarray(box, np.float64) / scale)
         return " ".join(self.tokenizer.symbol(i) for i in ids)
@@ -223,7 +223,7 @@ class OFAPredictor:
             pixels = np.zeros((len(images), side, side, 3), np.uint8)
             for row, image in enumerate(images):
                 if image is not None:
-                    picture = _pixels(image)
+                    picture = read_image(image)
                     sizes[row] = image_size(picture)
                     pixels[row] = resize_square(picture, side)
             batch["encoder_images"] = pixels
@@ -274,7 +274,7 @@ class OFAPredictor:
             raise ValueError("this model has no image codes in its vocabulary")
         batch: dict[str, Any] = {"encoder_input_tokens": self._tokens([instruction])}
         if image is not None:
-            batch["encoder_images"] = resize_square(_pixels(image), self.image_size)[None]
+            batch["encoder_images"] = resize_square(read_image(image), self.image_size)[None]
             low, high = self.image_size // 4, self.image_size // 4 * 3
             batch["encoder_image_holes"] = np.array([[low, low, high, high]], np.int32)
         found = generate(
@@ -322,19 +322,6 @@ class OFAPredictor:
             box = (x0 * x, y0 * y, x1 * x, y1 * y)
         text = self.tokenizer.decode(ids).strip()
         return Prediction(text, box, float(score), tuple(int(i) for i in ids))
-
-
-def _pixels(image: Picture) -> np.ndarray:
-    if isinstance(image, (str, os.PathLike)):
-        path = pathlib.Path(image)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such image file")
-        return decode_image(path.read_bytes())
-    return as_rgb(image)
-
-
-def _size(image: Picture) -> tuple[int, int]:
-    return image.size if isinstance(image, Image.Image) else image_size(_pixels(image))
 
 
 def _fitting_tokenizer(folder: pathlib.Path, config: OFAConfig) -> Tokenizer:

@@ -11,6 +11,7 @@ import pathlib
 import re
 from collections.abc import Callable, Iterable
 
+from ofa_jax.data.ops.image_files import is_image_file, stem_of
 from ofa_jax.data.sources.tsv_layouts import LAYOUTS
 
 # Official TSV files by the beginning of their names (SPEC 4.1, 8).
@@ -27,7 +28,6 @@ _TSV_LAYOUTS = {
     "imagenet": "imagenet",
     "coco_vqgan": "image_gen",
 }
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _TEXT = re.compile(r"\.(jsonl|txt)(\.gz|\.zst)?")
 _HEAD_BYTES = 1 << 16
 # Levels below a folder that are searched for pictures.
@@ -108,8 +108,8 @@ def _folder(path: pathlib.Path) -> Recognised:
 def _picture_folder(path: pathlib.Path) -> Recognised | None:
     """Pictures in a folder or below it; with captions where a `.txt` has the name of a picture."""
     for folder in _picture_folders_below(path):
-        first = next(entry for entry in _entries(folder) if entry.suffix.lower() in _PICTURES)
-        kind = "caption" if first.with_suffix(".txt").is_file() else "image"
+        first = next(entry for entry in _entries(folder) if is_image_file(entry))
+        kind = "caption" if first.with_name(f"{stem_of(first.name)}.txt").is_file() else "image"
         return Recognised("picture_folder", {"images": str(path), "kind": kind})
     return None
 
@@ -245,7 +245,7 @@ def _picture_folders_below(top: pathlib.Path) -> list[pathlib.Path]:
         deeper: list[pathlib.Path] = []
         for folder in level:
             entries = _entries(folder)
-            if any(entry.suffix.lower() in _PICTURES for entry in entries):
+            if any(is_image_file(entry) for entry in entries):
                 found.append(folder)
             deeper += [e for e in entries if e.is_dir() and not e.name.startswith(".")]
         level = deeper

@@ -85,6 +85,11 @@ def text_of(
             f"{'pictures':<12} {counts(found.formats.most_common())}; width "
             f"{spread(found.widths)}, height {spread(found.heights)} pixels"
         )
+    if found.turned:
+        lines.append(
+            f"{'rotation tag':<12} {found.turned:,} pictures carry one; boxes are taken as pixels "
+            "of the stored picture"
+        )
     if found.boxes:
         lines.append(f"{'boxes':<12} {spread(found.boxes)} per record")
     fields = [

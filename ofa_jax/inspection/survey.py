@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import io
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ofa_jax.data.instruction import Example
-from ofa_jax.data.ops.image import FORMATS
+from ofa_jax.data.ops.image_files import BadImageError, read_header
 from ofa_jax.data.sources import schema
 from ofa_jax.data.task import Records
 
@@ -94,6 +91,7 @@ class Survey:
       heights: the same.
       picture_bytes: size of each encoded picture.
       formats: pictures by file format.
+      turned: pictures whose EXIF orientation says that they are stored turned.
       boxes: boxes per record that has the field.
       box_sides: square root of each box's share of its picture's area, 0 .. 1.
       faults: by short name.
@@ -110,6 +108,7 @@ class Survey:
     heights: list[int] = dataclasses.field(default_factory=list)
     picture_bytes: list[int] = dataclasses.field(default_factory=list)
     formats: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    turned: int = 0
     boxes: list[int] = dataclasses.field(default_factory=list)
     box_sides: list[float] = dataclasses.field(default_factory=list)
     faults: dict[str, Fault] = dataclasses.field(default_factory=dict)
@@ -238,13 +237,12 @@ def _add_picture(found: Survey, where: str, image: Any) -> tuple[int, int] | Non
         size, kind = (image.shape[1], image.shape[0]), "pixels"
     else:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
-                    size, kind = opened.size, str(opened.format)
-        except Exception as error:  # Pillow's readers raise many kinds on damaged headers.
+            header = read_header(image)
+        except BadImageError as error:
             found.add_fault("unreadable picture", f"{where}: {error}")
             return None
+        size, kind = header.size, header.form
+        found.turned += header.orientation != 1
         found.picture_bytes.append(len(image))
     found.widths.append(size[0])
     found.heights.append(size[1])

@@ -114,21 +114,6 @@ def test_a_run_says_how_its_model_is_asked(tmp_path):
     assert step_folder(tmp_path) == tmp_path / "checkpoint_4"
 
 
-def test_photographs_are_upright(tmp_path):
-    from PIL import ExifTags, ImageOps
-
-    from ofa_jax.inference.image_stream import read_picture
-
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 3)).astype(np.uint8)
-    for orientation in range(1, 9):
-        exif = Image.Exif()
-        exif[ExifTags.Base.Orientation] = orientation
-        path = tmp_path / f"{orientation}.png"
-        Image.fromarray(pixels).save(path, exif=exif)
-        upright = ImageOps.exif_transpose(Image.open(path))
-        np.testing.assert_array_equal(read_picture(str(path)), np.asarray(upright))
-
-
 def test_a_box_is_drawn(command, model, photos, tmp_path, capsys, monkeypatch):
     from ofa_jax.inference import predictor as pretrained
 
@@ -177,7 +162,7 @@ def test_a_region_of_the_picture_becomes_bins(command, model, photos, monkeypatc
 BAD = {
     "no image": (["--instruction=what?"], "no image: give --image FILE or FOLDER, or --without"),
     "missing": (["--image=nowhere.png"], "--image nowhere.png: no such file or folder"),
-    "not a picture": (["--image={photos}/../note.txt"], "cannot decode a picture of 5 bytes"),
+    "not a picture": (["--image={photos}/../note.txt"], "cannot decode an image of 5 bytes"),
     "empty folder": (["--image={photos}/../empty"], "the folder has no pictures"),
     "no instruction": (["--image={photos}/a.png", "--instruction= "], "--instruction is empty"),
     "no answers": (["--image={photos}/a.png", "--answers= , "], "--answers is empty"),

@@ -1,53 +1,77 @@
-"""Pictures: bytes to pixels, resizing as the official code does it, normalisation.
+"""The one image reader: bytes, files and arrays to pixels; resizing and normalization.
 
-Pixels are uint8[y, x, 3] in RGB order. They are normalised on the device, after transport; the
-function here is for tests and for code without a device. Resizing is Pillow's bicubic filter,
-which torchvision uses for PIL images, so released checkpoints see the pixels they were trained on.
+Every source and every door decodes here. Pixels are uint8[y, x, 3] in RGB order. They are
+normalized on the device, after transport; the function here is for tests and for code without a
+device. Resizing is Pillow's bicubic filter, which torchvision uses for PIL images, so released
+checkpoints see the pixels they were trained on.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import io
+import contextlib
+import logging
+import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-# Pillow's own warning level: a picture of this size takes 256 MB.
-MAX_PIXELS = 89_478_485
+from ofa_jax.data.ops.image_files import (
+    MAX_PIXELS,
+    BadImageError,
+    TruncatedImageError,
+    opened,
+    orientation,
+)
+from ofa_jax.data.ops.image_modes import to_rgb
 
-# Formats of photographs. Others that Pillow knows start outside programs (EPS) or are vectors.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+logger = logging.getLogger("ofa_jax")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# What becomes of a file that is cut off or breaks in the middle: an error, or what there is of it.
+TRUNCATED_IMAGES = ("drop", "decode")
+
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
-
-
-class BadImageError(ValueError):
-    """A picture that cannot be decoded or is too large."""
+_TRANSPOSE = Image.Transpose
+# EXIF's note of how an image is stored -> what makes it upright, and what undoes that.
+_TURNS = {
+    2: (_TRANSPOSE.FLIP_LEFT_RIGHT, _TRANSPOSE.FLIP_LEFT_RIGHT),
+    3: (_TRANSPOSE.ROTATE_180, _TRANSPOSE.ROTATE_180),
+    4: (_TRANSPOSE.FLIP_TOP_BOTTOM, _TRANSPOSE.FLIP_TOP_BOTTOM),
+    5: (_TRANSPOSE.TRANSPOSE, _TRANSPOSE.TRANSPOSE),
+    6: (_TRANSPOSE.ROTATE_270, _TRANSPOSE.ROTATE_90),
+    7: (_TRANSPOSE.TRANSVERSE, _TRANSPOSE.TRANSVERSE),
+    8: (_TRANSPOSE.ROTATE_90, _TRANSPOSE.ROTATE_270),
+}
+_END_OF_JPEG = b"\xff\xd9"
+# What the JPEG decoder leaves of blocks that it has no data for.
+_UNKNOWN_GREY = 128
 
 
 class Picture:
-    """A decoded picture that Pillow holds; an array uint8[y, x, 3] to whoever asks for one.
+    """A decoded image that Pillow holds; an array uint8[y, x, 3] to whoever asks for one.
 
-    Pixels go from Pillow to numpy and back when a picture is decoded and then resized; this saves
+    Pixels go from Pillow to numpy and back when an image is decoded and then resized; this saves
     both copies.
 
     Attributes:
       pillow: RGB, not to be written to.
+      truncated: whether the file was cut off, so that a part of the image is missing.
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 3
 
-    def __init__(self, pillow: Image.Image) -> None:
-        """Takes the picture, of mode RGB."""
+    def __init__(self, pillow: Image.Image, truncated: bool = False) -> None:
+        """Takes the image, of mode RGB."""
         self.pillow = pillow
+        self.truncated = truncated
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,74 +88,165 @@ class Picture:
 
 
 Pixels = np.ndarray | Picture
+Given = str | os.PathLike | np.ndarray | Picture | Image.Image
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file to an array; see `decode_picture`.
-
-    Args:
-      data: contents of the file.
-      max_pixels: see `decode_picture`.
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, *, upright: bool = False) -> np.ndarray:
+    """Decodes an image file to an array; see `decode_picture`.
 
     Returns:
       uint8[y, x, 3] RGB, not to be written to.
 
     Raises:
-      BadImageError: empty, truncated, not a picture, or too large.
+      BadImageError: empty, cut off, not an image, or too large.
     """
-    return np.asarray(decode_picture(data, max_pixels).pillow)
+    return np.asarray(decode_picture(data, max_pixels, upright=upright).pillow)
 
 
 def decode_picture(
-    data: bytes, max_pixels: int = MAX_PIXELS, *, smallest: int | None = None
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    smallest: int | None = None,
+    upright: bool = False,
+    truncated: str = "drop",
 ) -> Picture:
-    """Decodes a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file.
+    """Decodes an image file of one of `image_files.FORMATS`; see `image_modes.to_rgb` for colors.
 
-    The orientation tag of EXIF is not applied, as in the official code: boxes in the data sets
-    refer to the stored pixels.
+    OFA-NOTE: SPEC 4.4. A TIFF file with an orientation gives its stored pixels, as every format
+    does; officially Pillow turns it.
 
     Args:
       data: contents of the file.
-      max_pixels: larger pictures are refused before they are decompressed.
+      max_pixels: larger images are refused before they are decompressed.
       smallest: None decodes every pixel. A number lets the JPEG decoder give 1/2, 1/4 or 1/8 of
         the size, where both sides keep this many pixels; that is several times faster for large
         photographs, and the pixels differ a little from those of decoding and resizing.
+      upright: turns the image as its EXIF orientation says, which photographs want. Otherwise the
+        stored pixels are given, whatever the format, as in the official code: boxes in data sets
+        refer to them.
+      truncated: "drop" refuses files that are cut off; "decode" gives what there is of them and
+        of files that are damaged further on, as the official code does: the rest is grey or black.
 
     Returns:
       RGB; the first frame of an animation.
 
     Raises:
-      BadImageError: empty, truncated, not a picture, or too large.
+      TruncatedImageError: cut off, unless these are decoded.
+      BadImageError: empty, damaged, not an image, or too large.
     """
-    if not data:
-        raise BadImageError("the picture has no bytes")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise BadImageError(
-                    f"a picture of {image.width} x {image.height} pixels is larger than the limit "
-                    f"of {max_pixels} pixels"
-                )
-            if smallest is not None:
-                image.draft("RGB", (smallest, smallest))
+    with opened(data, max_pixels) as image:
+        turn = _TURNS.get(orientation(image)) if upright or image.format == "TIFF" else None
+        if smallest is not None:
+            image.draft("RGB", (smallest, smallest))
+        try:
             image.load()
-            return Picture(image if image.mode == "RGB" else image.convert("RGB"))
+            cut = _has_grey_rest(image) and _ends_early(data, image, smallest, max_pixels)
+            if cut and truncated == "drop":
+                raise TruncatedImageError("the JPEG file is cut off: its last rows are grey")
+        except BadImageError:
+            raise
+        except Exception:  # Pillow's decoders raise many kinds on damaged data.
+            if truncated == "drop":
+                raise
+            if image.format == "JPEG" and not data.endswith(_END_OF_JPEG):
+                # The decoder finishes what it has when it meets the end marker.
+                options = {"smallest": smallest, "upright": upright, "truncated": truncated}
+                whole = decode_picture(data + _END_OF_JPEG, max_pixels, **options)
+                return Picture(whole.pillow, truncated=True)
+            _give_up_rest(image)
+            cut = True
+        pixels = to_rgb(_with_transparent_color(image, data))
+    # Pillow itself turns a TIFF file while it decodes it.
+    if turn is not None and image.format != "TIFF":
+        pixels = pixels.transpose(turn[0])
+    elif turn is not None and not upright:
+        pixels = pixels.transpose(turn[1])
+    return Picture(pixels, cut)
+
+
+def read_image(image: Given, *, truncated: str = "decode") -> np.ndarray:
+    """Pixels of an image that a person gives, upright as viewers show it.
+
+    Args:
+      image: path of a file, uint8[y, x, 3] or [y, x], or a PIL image.
+      truncated: see `decode_picture`; a file that is cut off is named in the log.
+
+    Returns:
+      uint8[y, x, 3], not to be written to.
+
+    Raises:
+      FileNotFoundError: no such file.
+      BadImageError: not an image, damaged or too large; the message names the file.
+      ValueError: an array of another shape or type.
+    """
+    if isinstance(image, Image.Image):
+        return as_rgb(ImageOps.exif_transpose(image))
+    if not isinstance(image, str | os.PathLike):
+        return as_rgb(image)
+    path = pathlib.Path(image)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such image file")
+    try:
+        picture = decode_picture(path.read_bytes(), upright=True, truncated=truncated)
+    except BadImageError as error:
+        raise type(error)(f"{path}: {error}") from error
+    if picture.truncated:
+        logger.warning("%s is cut off: a part of the image is missing", path)
+    return np.asarray(picture.pillow)
+
+
+def _has_grey_rest(image: Image.Image) -> bool:
+    """Whether the last block of a JPEG looks as if the decoder had no data for it."""
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        return False
+    box = (max(0, image.width - 4), max(0, image.height - 4), image.width, image.height)
+    extremes = np.ravel(image.crop(box).getextrema())
+    return bool((extremes == _UNKNOWN_GREY).all())
+
+
+def _ends_early(data: bytes, image: Image.Image, smallest: int | None, max_pixels: int) -> bool:
+    """Whether a JPEG's data end before its image does, although an end marker follows them.
+
+    Bytes before the marker are skipped where the image is complete, and decoded where it is not.
+    """
+    end = data.rfind(_END_OF_JPEG)
+    try:
+        with opened(data[:end] + bytes(range(64)) + data[end:], max_pixels) as longer:
+            if smallest is not None:
+                longer.draft("RGB", (smallest, smallest))
+            return longer.tobytes() != image.tobytes()
     except BadImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BadImageError(f"picture larger than the limit of {max_pixels} pixels") from error
-    except Exception as error:  # Pillow's decoders raise many kinds on corrupt data.
-        reason = f"{type(error).__name__}: {error}"
-        if isinstance(error, UnidentifiedImageError):
-            reason = f"none of the formats {', '.join(FORMATS)}"
-        raise BadImageError(
-            f"cannot decode a picture of {len(data)} bytes beginning with {bytes(data[:8])!r}: "
-            f"{reason}"
-        ) from error
+        return True
+
+
+def _give_up_rest(image: Image.Image) -> None:
+    """Makes an image of what was decoded before an error; the rest is black.
+
+    The same as Pillow's LOAD_TRUNCATED_IMAGES, which would hold for all threads.
+
+    Raises:
+      OSError: nothing was decoded.
+    """
+    image.tile = []
+    image.load()
+    with contextlib.suppress(Exception):
+        image.load_end()
+
+
+def _with_transparent_color(image: Image.Image, data: bytes) -> Image.Image:
+    """Gives PNG's one transparent color, in samples of the file, the depth of the decoded image."""
+    color = image.info.get("transparency")
+    depth = data[24] if image.format == "PNG" else 8
+    if depth != 8 and color is not None and image.mode in ("L", "RGB"):
+        most = (1 << depth) - 1
+        scaled = [value * 255 // most if depth < 8 else value >> 8 for value in np.ravel(color)]
+        image.info["transparency"] = scaled[0] if image.mode == "L" else tuple(scaled)
+    return image
 
 
 def decode_base64_image(data: str | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes a picture written in base64, of the standard or the URL-safe alphabet (SPEC 4.1).
+    """Decodes an image written in base64, of the standard or the URL-safe alphabet (SPEC 4.1).
 
     Args:
       data: base64 text; "-" and "_" mean the same as "+" and "/", missing padding is added.
@@ -179,7 +294,7 @@ def as_rgb(image: Pixels | Image.Image) -> np.ndarray:
       ValueError: another shape or type of array.
     """
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(to_rgb(image))
     image = np.asarray(image)
     if image.dtype != np.uint8:
         raise ValueError(f"pixels must be uint8 in 0 .. 255, got {image.dtype}")
@@ -195,7 +310,7 @@ def as_pillow(image: Pixels | Image.Image) -> Image.Image:
     if isinstance(image, Picture):
         return image.pillow
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return to_rgb(image)
     return Image.fromarray(np.ascontiguousarray(as_rgb(image)))
 
 

@@ -24,7 +24,7 @@ from ofa_jax.data.sources.file_cache import cached_by_file
 
 NAME = "manifest.json"
 # Counts up whenever the same data and settings give other examples than before.
-CONVERSION_VERSION = 2
+CONVERSION_VERSION = 3
 
 
 def identity(plan: Plan) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from ofa_jax.data.image_tokenizer import encode_all, load_image_tokenizer, middle_part
 from ofa_jax.data.ops import boxes as box_ops
-from ofa_jax.data.ops.image import FORMATS, as_rgb
-from ofa_jax.data.preparation.headers import damaged, read_header
-from ofa_jax.data.preparation.reasons import Reason, RejectedExample
+from ofa_jax.data.ops.image import as_rgb, decode_picture
+from ofa_jax.data.ops.image_files import BadImageError, read_header
+from ofa_jax.data.preparation.reasons import Reason, RejectedExample, image_rejection
 from ofa_jax.data.preparation.settings import ConversionSettings
 
 # A JPEG of four times the wanted side or more is decoded at a fraction of its size (by the
@@ -71,6 +71,13 @@ def check_picture(data: bytes, settings: ConversionSettings) -> CheckedPicture:
     Raises:
       RejectedExample: empty, damaged, cut off, too large or small, or in printing colours.
     """
+    try:
+        return _checked(data, settings)
+    except BadImageError as error:
+        raise image_rejection(error) from error
+
+
+def _checked(data: bytes, settings: ConversionSettings) -> CheckedPicture:
     header = read_header(data, settings.max_pixels)
     short, long = sorted((header.width, header.height))
     shown = f"{header.width} x {header.height} pixels"
@@ -84,7 +91,10 @@ def check_picture(data: bytes, settings: ConversionSettings) -> CheckedPicture:
         raise RejectedExample(Reason.CMYK_IMAGE, f"{header.form}, {shown}")
     original = (header.width, header.height)
     wanted = settings.code_size if settings.image_tokenizer else settings.resize_short_side
-    decoded = _decode(data, wanted)
+    # A JPEG's reduced form has at least twice the wanted side.
+    reduced = wanted is not None and short >= wanted * _DRAFT_FROM
+    smallest = wanted * _DRAFT_TO if wanted is not None and reduced else None
+    decoded = decode_picture(data, settings.max_pixels, smallest=smallest).pillow
     if settings.image_tokenizer:
         return _code_square(decoded, original, settings)
     if wanted is None or short <= wanted:
@@ -139,19 +149,6 @@ def codes_per_picture(settings: ConversionSettings) -> int:
             "stands for"
         )
     return (side // tokenizer.patch) ** 2
-
-
-def _decode(data: bytes, wanted: int | None) -> Image.Image:
-    """The whole picture as RGB, or a JPEG's reduced form of at least twice the wanted side."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if wanted is not None and min(image.size) >= wanted * _DRAFT_FROM:
-                image.draft(None, _with_short_side(image.size, wanted * _DRAFT_TO))
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged data.
-        raise damaged(data, "it cannot be decoded") from error
 
 
 def _with_short_side(size: tuple[int, int], short: int) -> tuple[int, int]:

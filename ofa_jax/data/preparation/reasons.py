@@ -9,7 +9,13 @@ from __future__ import annotations
 import enum
 import re
 
-from ofa_jax.data.ops.image import BadImageError
+from ofa_jax.data.ops.image_files import (
+    BadImageError,
+    EmptyImageError,
+    LargeImageError,
+    MissingDecoderError,
+    TruncatedImageError,
+)
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 # How sources begin the message about a row of too many or too few columns.
@@ -30,6 +36,7 @@ class Reason(enum.StrEnum):
     EMPTY_IMAGE = "empty_image"
     UNDECODABLE_IMAGE = "undecodable_image"
     TRUNCATED_IMAGE = "truncated_image"
+    MISSING_DECODER = "missing_decoder"
     TOO_MANY_PIXELS = "too_many_pixels"
     SIDE_TOO_SHORT = "side_too_short"
     SIDE_TOO_LONG = "side_too_long"
@@ -64,6 +71,7 @@ _MEANINGS = {
     Reason.EMPTY_IMAGE: "the example needs a picture and has none, or one of no bytes",
     Reason.UNDECODABLE_IMAGE: "the picture is damaged or of an unknown format",
     Reason.TRUNCATED_IMAGE: "the picture's file is cut off",
+    Reason.MISSING_DECODER: "the picture has a format that needs a decoder, such as HEIC",
     Reason.TOO_MANY_PIXELS: "the picture has more pixels than max_pixels (a decompression bomb)",
     Reason.SIDE_TOO_SHORT: "the picture's short side is below min_side",
     Reason.SIDE_TOO_LONG: "the picture's long side is above max_side",
@@ -110,6 +118,20 @@ def one_line(message: object) -> str:
     return text if len(text) <= _LONGEST_DETAIL else text[: _LONGEST_DETAIL - 3] + "..."
 
 
+_IMAGE_REASONS = {
+    EmptyImageError: Reason.EMPTY_IMAGE,
+    LargeImageError: Reason.TOO_MANY_PIXELS,
+    MissingDecoderError: Reason.MISSING_DECODER,
+    TruncatedImageError: Reason.TRUNCATED_IMAGE,
+}
+
+
+def image_rejection(error: BadImageError) -> RejectedExample:
+    """Names why an image cannot be read."""
+    reason = _IMAGE_REASONS.get(type(error), Reason.UNDECODABLE_IMAGE)
+    return RejectedExample(reason, one_line(error))
+
+
 def reading_rejection(error: Exception) -> RejectedExample:
     """Names why a source could not read a record.
 
@@ -125,7 +147,7 @@ def reading_rejection(error: Exception) -> RejectedExample:
         if isinstance(cause, UnicodeError):
             reason = Reason.INVALID_UTF8
         elif isinstance(cause, BadImageError):
-            reason = Reason.UNDECODABLE_IMAGE
+            reason = image_rejection(cause).reason
         elif isinstance(cause, FileNotFoundError):
             reason = Reason.MISSING_FILE
         elif cause.__cause__ is None and _COLUMNS.match(str(cause)):

@@ -11,17 +11,14 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-import io
 import pathlib
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ofa_jax.data.instruction import Example
-from ofa_jax.data.ops.image import FORMATS, BadImageError
+from ofa_jax.data.ops.image_files import read_header
 from ofa_jax.data.sources import json_items, split_paths
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import stamp
@@ -127,8 +124,7 @@ class PictureRecords:
             image = read_picture(folders, row.picture)
             example = {"image": image, **row.fields}
             if row.relative:
-                width, height = picture_size(image)
-                sides = np.array([width, height, width, height], np.float32)
+                sides = np.array(read_header(image).size * 2, np.float32)
                 example["boxes"] = example["boxes"] * sides
         except (ValueError, FileNotFoundError) as error:
             raise SourceError(f"{row.place}: {error}") from error
@@ -171,21 +167,6 @@ def read_picture(folders: Iterable[str], name: str) -> bytes:
             except (FileNotFoundError, NotADirectoryError):
                 continue
     raise FileNotFoundError(f"the picture {name} is not in {', '.join(folders)}")
-
-
-def picture_size(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels, from the header alone.
-
-    Raises:
-      BadImageError: not a picture.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return image.size
-    except Exception as error:  # Pillow's readers raise many kinds on damaged headers.
-        raise BadImageError(f"the picture's header cannot be read: {error}") from error
 
 
 def corners(box: Sequence[float]) -> list[float]:

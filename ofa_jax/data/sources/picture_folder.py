@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Sequence
 
 from ofa_jax.data.instruction import Example
+from ofa_jax.data.ops.image_files import images_below, stem_of
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, MadeRows, Row
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.coco import caption_fields
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.schema import nearest
-from ofa_jax.data.sources.webdataset import KINDS, PICTURE_SUFFIXES
+from ofa_jax.data.sources.webdataset import KINDS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class PictureFolder(AnnotatedPictures):
         entries = [
             (folder, name)
             for folder in split_paths.folders(self.images, split, "the pictures")
-            for name in _pictures(folder)
+            for name in images_below(folder, ("txt",) if self.kind == "caption" else ())
         ]
 
         def make(entry: tuple[str, str]) -> Row:
@@ -56,22 +56,11 @@ class PictureFolder(AnnotatedPictures):
         return MadeRows(make, entries)
 
     def _fields(self, folder: str, path: pathlib.PurePosixPath) -> Example:
-        fields: Example = {"image_id": str(path.with_suffix("")), "type": self.kind}
+        fields: Example = {"image_id": stem_of(str(path)), "type": self.kind}
         if self.kind == "classification":
             label = path.parent.name
             fields["label"] = class_words(self.label_names, label) if self.label_names else label
         elif self.kind == "caption":
-            text = pathlib.Path(folder, path.with_suffix(".txt")).read_text("utf-8")
+            text = pathlib.Path(folder, f"{fields['image_id']}.txt").read_text("utf-8")
             fields |= caption_fields(fields["image_id"], [text.strip()])
         return fields
-
-
-def _pictures(folder: str) -> list[str]:
-    """Names of the pictures below a folder, relative to it, sorted."""
-    found = []
-    for parent, _, names in os.walk(folder, followlinks=True):
-        place = pathlib.Path(parent).relative_to(folder).as_posix()
-        for name in names:
-            if name.rpartition(".")[2].lower() in PICTURE_SUFFIXES:
-                found.append(name if place == "." else f"{place}/{name}")
-    return sorted(found)

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ofa_jax.data.instruction import Example
+from ofa_jax.data.ops.image_files import SUFFIXES
 from ofa_jax.data.sources import split_paths, tar_index
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.schema import nearest
 
-PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm")
 _TEXT_SUFFIXES = ("txt", "caption", "text")
 _CLASS_SUFFIXES = ("cls", "cls.txt", "cls.name")
 
@@ -103,7 +103,7 @@ class WebdatasetRecords:
     def _example(self, path: str, sample: _Sample) -> Example:
         files = {suffix: (start, size) for suffix, start, size in sample.members}
         read = functools.partial(_read, path)
-        picture = next(suffix for suffix in files if suffix in PICTURE_SUFFIXES)
+        picture = next(suffix for suffix in files if suffix in SUFFIXES)
         example: Example = {
             "image_id": sample.key,
             "image": read(*files[picture]),
@@ -148,7 +148,7 @@ def _index(path: str) -> tuple[_Sample, ...]:
     return tuple(
         _Sample(key, tuple(members))
         for key, members in samples.items()
-        if any(suffix in PICTURE_SUFFIXES for suffix, _, _ in members)
+        if any(suffix in SUFFIXES for suffix, _, _ in members)
     )
 
 

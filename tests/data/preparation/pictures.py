@@ -31,7 +31,8 @@ def cmyk_jpeg(width: int = 64, height: int = 48) -> bytes:
     return encoded(Image.fromarray(pixels(width, height)).convert("CMYK"), "JPEG")
 
 
-def _chunk(name: bytes, content: bytes) -> bytes:
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG file with its checksum."""
     checksum = zlib.crc32(name + content)
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
@@ -42,9 +43,9 @@ def png_bomb(width: int, height: int) -> bytes:
     rows = zlib.compress(bytes(width + 1))
     return (
         b"\x89PNG\r\n\x1a\n"
-        + _chunk(b"IHDR", header)
-        + _chunk(b"IDAT", rows)
-        + _chunk(b"IEND", b"")
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", rows)
+        + png_chunk(b"IEND", b"")
     )
 
 
