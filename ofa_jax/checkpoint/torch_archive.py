@@ -22,7 +22,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from ofa_jax.checkpoint.restricted_pickle import (
+from ofa_jax.restricted_pickle import (
     UnsafePickleError,
     load_restricted,
     pickle_length,

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.checkpoint.restricted_pickle import Inert, plain_fields
 from ofa_jax.checkpoint.task_facts import TaskFacts, task_arguments
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError, TorchTensor, read_torch_file
+from ofa_jax.restricted_pickle import Inert, plain_fields
 
 
 class StateDict(Mapping[str, np.ndarray]):

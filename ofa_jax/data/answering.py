@@ -7,19 +7,27 @@ shapes training targets by it, the entry points decode by it. Numpy only.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import json
+import logging
+import math
+import os
 import pathlib
-import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from ofa_jax import vocab
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Features, InstructionError
+from ofa_jax.restricted_pickle import load_restricted
+from ofa_jax.text.tokenizer import Tokenizer
+
+logger = logging.getLogger("ofa_jax")
 
 DECODER_PROMPTS = ("none", "source", "source_and_eos")
 METHODS = ("search", "candidates", "sampling")
@@ -31,8 +39,7 @@ class AnswerList:
 
     Attributes:
       words: the answers, in order; empty where `path` names a file.
-      path: `.pkl` (the official dictionary answer -> number, SPEC 8.3), `.json` (the same, or a
-        list) or `.txt` (a line each); may hold `{DATA_DIR}`.
+      path: a file for `read_answers`; may hold `{DATA_DIR}`.
     """
 
     words: tuple[str, ...] = ()
@@ -46,9 +53,9 @@ class AnswerList:
         """The answers in order.
 
         Raises:
-          ValueError: the file is missing, unreadable, empty, or names an answer twice.
+          ValueError: see `read_answers`.
         """
-        return self.words or _read_answers(locations.resolve(self.path))
+        return self.words or read_answers(locations.resolve(self.path))
 
     def check(self, answer: str) -> None:
         """Fails where an answer is not in the set.
@@ -204,42 +211,142 @@ FREE_ANSWER = Answering()
 """No prompt, no closed set: how pretraining tasks are answered."""
 
 
-class _NoGlobals(pickle.Unpickler):
-    """Reads pickles of plain dictionaries, strings and numbers; runs nothing."""
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"refuses to load {module}.{name}")
+# What a file of answers may hold, by its suffix.
+ANSWER_FILES = (".txt", ".json", ".pkl")
+# Larger ones are no list of answers, in bytes.
+_LARGEST_FILE = 2**26
 
 
 @functools.lru_cache(maxsize=16)
-def _read_answers(path: str) -> tuple[str, ...]:
+def read_answers(path: str) -> tuple[str, ...]:
+    """The answers of a file, in order, without blanks around them.
+
+    Args:
+      path: `.txt` (a line each, UTF-8 with or without byte order mark, blank lines ignored),
+        `.json` or `.pkl` (a list, or a table in either direction: answer -> number as the official
+        `trainval_ans2label.pkl`, SPEC 8.3, or number -> answer; numbers order the answers). A
+        pickle runs no code.
+
+    Raises:
+      ValueError: the file is missing, unreadable, empty, of another kind, or names an answer
+        twice.
+    """
     file = pathlib.Path(path)
     if not file.is_file():
         raise ValueError(f"{path} does not exist; it should hold the list of answers")
+    if (size := file.stat().st_size) > _LARGEST_FILE:
+        raise ValueError(f"{path} has {size} bytes, too many for a list of answers")
+    suffix = file.suffix.lower()
     try:
-        if file.suffix == ".txt":
-            raw: Any = [line for line in file.read_text(encoding="utf-8").splitlines() if line]
-        elif file.suffix == ".json":
-            raw = json.loads(file.read_text(encoding="utf-8"))
+        if suffix == ".txt":
+            lines = file.read_text(encoding="utf-8-sig").split("\n")
+            answers: Any = [line for line in lines if line.strip()]
+        elif suffix == ".json":
+            answers = json.loads(file.read_text(encoding="utf-8-sig"))
+        elif suffix == ".pkl":
+            answers = load_restricted(file.read_bytes(), placeholders=False)
         else:
-            with file.open("rb") as stream:
-                raw = _NoGlobals(stream).load()
-    except (pickle.UnpicklingError, ValueError, EOFError) as error:
+            raise ValueError(f"its suffix is none of {', '.join(ANSWER_FILES)}")
+        is_table = isinstance(answers, Mapping) and answers
+        return _checked(_ordered(answers) if is_table else answers)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no list of answers: {error}") from error
-    return _ordered(raw, path)
 
 
-def _ordered(raw: Any, path: str) -> tuple[str, ...]:
-    if isinstance(raw, Mapping):
-        raw = sorted(raw, key=raw.__getitem__)
-    if not isinstance(raw, Sequence) or isinstance(raw, str):
-        raise ValueError(f"{path} must hold a list of answers or a table answer -> number")
-    answers = tuple(str(answer) for answer in raw)
-    if not answers:
-        raise ValueError(f"{path}: the list of answers is empty")
+def allowed_answers(given: str | Sequence[str]) -> tuple[str, ...]:
+    """The only answers that a user allows to a free instruction.
+
+    Args:
+      given: a list, the same joined by commas, or a file for `read_answers`. Answers in capitals
+        throughout are taken in lower case, as OFA's texts are, with a warning.
+
+    Returns:
+      The answers, in order.
+
+    Raises:
+      ValueError: there is none, one stands there twice, or the file cannot be read.
+    """
+    if isinstance(given, str):
+        if pathlib.Path(given).suffix.lower() in ANSWER_FILES or os.path.isfile(given):
+            answers = AnswerList(path=given).load()
+        else:
+            answers = _checked([answer for answer in given.split(",") if answer.strip()])
+    else:
+        answers = _checked(given)
+    in_capitals = "".join(answers).isupper() and any(answer[1:].isupper() for answer in answers)
+    if not in_capitals:
+        return answers
+    logger.warning("the allowed answers are in capitals; they are taken in lower case")
+    return _checked([answer.lower() for answer in answers])
+
+
+@functools.lru_cache(maxsize=16)
+def answer_ids(
+    answers: tuple[str, ...], tokenizer: Tokenizer, prefix: str, longest: int | None
+) -> tuple[tuple[int, ...], ...]:
+    """Ids of each answer, without bos and eos.
+
+    Args:
+      answers: in order.
+      tokenizer: of the model.
+      prefix: stands in front of each, " " in all official tasks.
+      longest: most tokens of an answer; None is any number.
+
+    Raises:
+      ValueError: an answer is too long, unknown to the vocabulary, or the same to it as another.
+    """
+    rows: dict[tuple[int, ...], str] = {}
+    for answer in answers:
+        ids = tuple(tokenizer.encode_text(prefix + answer))
+        if longest is not None and len(ids) > longest:
+            raise ValueError(f"answer {answer!r} has {len(ids)} tokens, the target holds {longest}")
+        if vocab.UNK_ID in ids:
+            raise ValueError(f"answer {answer!r} has characters that the vocabulary does not know")
+        if ids in rows:
+            raise ValueError(f"answers {rows[ids]!r} and {answer!r} are the same to the vocabulary")
+        rows[ids] = answer
+    return tuple(rows)
+
+
+def _ordered(table: Mapping[Any, Any]) -> list[Any]:
+    """The answers of a table, in the order of their numbers, whichever side those are on."""
+    sides = [list(table), list(table.values())]
+    ranks = [_numeric(side) for side in sides]
+    if min(ranks) < 0 or min(ranks) > 1 or ranks[0] == ranks[1]:
+        raise ValueError("its table is neither answer -> number nor number -> answer")
+    answers, numbers = sorted(sides, key=lambda side: _numeric(side))
+    values = [int(number) if isinstance(number, str) else number for number in numbers]
+    return [answers[index] for index in sorted(range(len(answers)), key=values.__getitem__)]
+
+
+def _numeric(side: Sequence[Any]) -> int:
+    """2 for numbers, 1 for whole numbers written as texts (keys of JSON), 0 for texts, else -1."""
+    if all(map(_is_number, side)):
+        return 2
+    if not all(isinstance(value, str) for value in side):
+        return -1
+    return int(all(re.fullmatch(r"\s*-?[0-9]{1,18}\s*", value) for value in side))
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) or math.isfinite(value)
+
+
+def _checked(raw: Any) -> tuple[str, ...]:
+    """Answers without blanks around them; raises ValueError where they are no closed set."""
+    if not raw:
+        raise ValueError("the list is empty")
+    if not isinstance(raw, list | tuple):
+        raise ValueError(f"it holds a {type(raw).__name__}, not a list or a table with numbers")
+    for number, answer in enumerate(raw):
+        if not (isinstance(answer, str) or _is_number(answer)) or not str(answer).strip():
+            raise ValueError(f"entry {number} is {ascii(answer)[:60]}, not a text")
+    answers = tuple(str(answer).strip() for answer in raw)
     if len(set(answers)) < len(answers):
-        twice = next(answer for answer in answers if answers.count(answer) > 1)
-        raise ValueError(f"{path}: answer {twice!r} stands there twice")
+        [(twice, _)] = collections.Counter(answers).most_common(1)
+        raise ValueError(f"answer {twice!r} stands there twice")
     return answers
 
 

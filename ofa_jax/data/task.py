@@ -8,7 +8,6 @@ executors (grain and tf.data) call `OFATask.read`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -16,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from ofa_jax import vocab
-from ofa_jax.data.answering import FREE_ANSWER, Answering
+from ofa_jax.data.answering import FREE_ANSWER, Answering, answer_ids
 from ofa_jax.data.instruction import Example, Features, Instruction, InstructionError
 from ofa_jax.text.tokenizer import Tokenizer
 
@@ -182,13 +181,13 @@ class OFATask:
         """Ids of each answer of the closed set, in order, without bos and eos.
 
         Raises:
-          ValueError: the task has no closed set, or an answer is longer than `max_tokens`.
+          ValueError: the task has no closed set, or see `answer_ids`.
         """
         if self.answering.answers is None:
             raise ValueError(f"task {self.name!r} has no list of answers")
         prefix = "".join(p for p in self.instructions[0].target if isinstance(p, str))
         try:
-            return _answer_ids(
+            return answer_ids(
                 self.answering.answers.load(), self.tokenizer(), prefix, self.answering.max_tokens
             )
         except ValueError as error:
@@ -227,19 +226,6 @@ class OFATask:
             ) from error
         except ValueError as error:
             raise InstructionError(f"task {self.name!r}, record {index}: {error}") from error
-
-
-@functools.lru_cache(maxsize=16)
-def _answer_ids(
-    answers: tuple[str, ...], tokenizer: Tokenizer, prefix: str, limit: int | None
-) -> tuple[tuple[int, ...], ...]:
-    rows = []
-    for answer in answers:
-        ids = tokenizer.encode_text(prefix + answer)
-        if limit is not None and len(ids) > limit:
-            raise ValueError(f"answer {answer!r} has {len(ids)} tokens, the target holds {limit}")
-        rows.append(tuple(ids))
-    return tuple(rows)
 
 
 def check_lengths(

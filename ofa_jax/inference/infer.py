@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
-from ofa_jax.data.answering import AnswerList
+from ofa_jax.data.answering import allowed_answers, answer_ids
 from ofa_jax.data.image_tokenizer import load_image_tokenizer
 from ofa_jax.data.ops.image import read_image
 from ofa_jax.data.ops.image_files import SUFFIXES, images_below
@@ -296,17 +296,8 @@ def _settings(decoding: Mapping[str, Any] | None, sampling: bool) -> BeamConfig 
 
 
 def _closed_set(answers: str | Sequence[str], predictor: OFAPredictor, max_length: int) -> Trie:
-    if isinstance(answers, str) and pathlib.Path(answers).suffix in (".txt", ".json", ".pkl"):
-        words = AnswerList(path=answers).load()
-    else:
-        listed = answers.split(",") if isinstance(answers, str) else answers
-        words = tuple(word.strip() for word in listed if word.strip())
-    if not words:
-        raise ValueError("--answers is empty; give at least one answer")
-    ids = [predictor.tokenizer.encode_text(f" {word}") for word in words]
-    for word, row in zip(words, ids):
-        if len(row) > max_length:
-            raise ValueError(
-                f"answer {word!r} has {len(row)} tokens, longer than the {max_length} of an answer"
-            )
+    try:
+        ids = answer_ids(allowed_answers(answers), predictor.tokenizer, " ", max_length)
+    except ValueError as error:
+        raise ValueError(f"--answers: {error}") from error
     return Trie.build(ids)

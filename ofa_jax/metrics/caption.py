@@ -12,12 +12,12 @@ import dataclasses
 import json
 import math
 import pathlib
-import pickle
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ofa_jax.metrics.pairing import check_pairs
+from ofa_jax.restricted_pickle import load_restricted
 
 NGram = tuple[str, ...]
 
@@ -40,25 +40,6 @@ def ngram_counts(text: str, max_order: int = _MAX_ORDER) -> collections.Counter[
     return collections.Counter(
         tuple(words[i : i + n]) for n in range(1, max_order + 1) for i in range(len(words) - n + 1)
     )
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads pickles of plain containers and numpy numbers, refuses everything else."""
-
-    _ALLOWED = frozenset(
-        {
-            ("collections", "defaultdict"),
-            ("builtins", "float"),
-            ("builtins", "int"),
-            ("__builtin__", "float"),
-            ("__builtin__", "int"),
-        }
-    )
-
-    def find_class(self, module: str, name: str):
-        if (module, name) in self._ALLOWED:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"refuses to load {module}.{name} from a frequency table")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +81,9 @@ class DocumentFrequency:
             if path.suffix == ".json":
                 raw = json.loads(path.read_text(encoding="utf-8"))
                 return cls({tuple(k.split(" ")): v for k, v in raw["counts"].items()}, raw["num"])
-            with path.open("rb") as file:
-                raw = _PlainUnpickler(file, encoding="latin1").load()
+            raw = load_restricted(path.read_bytes(), placeholders=False, encoding="latin1")
             return cls(dict(raw["document_frequency"]), float(raw["ref_len"]))
-        except (KeyError, TypeError, pickle.UnpicklingError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a table of document frequencies: {error}") from error
 
     def save(self, path: str | pathlib.Path) -> None:

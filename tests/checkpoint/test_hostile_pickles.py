@@ -10,10 +10,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from ofa_jax.checkpoint.restricted_pickle import Inert, UnsafePickleError, load_restricted
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError, _rebuild_tensor, read_torch_file
 from ofa_jax.checkpoint.torch_reader import read_torch_checkpoint
 from ofa_jax.checkpoint.torch_writer import write_torch_file
+from ofa_jax.restricted_pickle import Inert, UnsafePickleError, load_restricted
 
 
 class Reduce:
@@ -118,7 +118,9 @@ def test_getattr_chains_reach_nothing(witness):
 @pytest.mark.parametrize(
     "target",
     ["collections.OrderedDict", "builtins.dict", "builtins.set", "torch._utils._rebuild_tensor_v2",
-     "torch.FloatStorage", "_codecs.encode", "os.system", "torch.Size"],
+     "torch.FloatStorage", "_codecs.encode", "os.system", "torch.Size",
+     "builtins.int", "builtins.float", "collections.defaultdict", "numpy.dtype",
+     "numpy.core.multiarray.scalar"],
 )  # fmt: skip
 def test_build_cannot_change_classes_and_functions(tmp_path, target):
     before = (_rebuild_tensor.__defaults__, _rebuild_tensor.__kwdefaults__, dict(vars(Inert)))
@@ -164,6 +166,27 @@ def test_an_attack_in_place_of_weights_is_named(tmp_path, witness):
         archive.writestr("attack/data.pkl", b"\x80\x02}" + text("model") + attack + b"s.")
     with pytest.raises(CheckpointFileError, match=r"'model' is an object of os\.system.*was run"):
         read_torch_checkpoint(path)
+
+
+def number(kind: str, data: bytes, order: str = "<") -> bytes:
+    """A number of numpy, with a type and bytes of any kind."""
+    flags = b"I3\n" + text(order) + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00"
+    dtype = call(as_global("numpy.dtype"), text(kind), b"I0\nI1\n") + b"(" + flags + b"tb"
+    encoded = call(as_global("_codecs.encode"), text(data.decode("latin1")), text("latin1"))
+    return b"\x80\x02" + call(as_global("numpy.core.multiarray.scalar"), dtype, encoded) + b"."
+
+
+def test_numbers_of_numpy_become_plain():
+    for value in (np.int64(-3), np.uint8(200), np.float32(1.5), np.str_("é"), np.bool_(True)):
+        for protocol in (0, 2, 4, 5):
+            found = load_restricted(pickle.dumps({"a": value}, protocol))["a"]
+            assert (found, type(found)) == (value.item(), type(value.item()))
+    assert load_restricted(number("i2", b"\x01\x02", ">")) == 258
+    for kind, data in [("O", b"8" * 8), ("i8", b"123"), ("V9", b"9" * 9), ("i8,i8", b"6" * 16)]:
+        with pytest.raises(UnsafePickleError):
+            load_restricted(number(kind, data))
+    with pytest.raises(UnsafePickleError):
+        load_restricted(b"\x80\x02" + call(as_global("numpy.dtype"), text("i8")) + b"}b.")
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ import pytest
 from ofa_jax.checkpoint.exports import export_checkpoint, official_state_dict
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.layout import SHARED_EMBEDDING
-from ofa_jax.checkpoint.restricted_pickle import plain_fields
 from ofa_jax.checkpoint.task_facts import TaskFacts, task_arguments
 from ofa_jax.checkpoint.torch_writer import write_fairseq_checkpoint
 from ofa_jax.model.config import HALF
 from ofa_jax.model.ofa import OFA
+from ofa_jax.restricted_pickle import plain_fields
 from tests.checkpoint.official import SMALL, random_state_dict, replace_none
 
 # Names and values as the official trainer stores them; "model" is a Namespace there.

@@ -165,8 +165,11 @@ BAD = {
     "not a picture": (["--image={photos}/../note.txt"], "cannot decode an image of 5 bytes"),
     "empty folder": (["--image={photos}/../empty"], "the folder has no pictures"),
     "no instruction": (["--image={photos}/a.png", "--instruction= "], "--instruction is empty"),
-    "no answers": (["--image={photos}/a.png", "--answers= , "], "--answers is empty"),
-    "nothing as answers": (["--image={photos}/a.png", "--answers="], "--answers is empty"),
+    "no answers": (["--image={photos}/a.png", "--answers= , "], "--answers: the list is em"),
+    "nothing as answers": (
+        ["--image={photos}/a.png", "--answers="],
+        "--answers: the list is em",
+    ),
     "long answer": (
         ["--image={photos}/a.png", "--answers=zzzzzzzzzzzzzzzzz", SMALL],
         "answer 'zzzzzzzzzzzzzzzzz' has",

@@ -1,5 +1,6 @@
 """Caption scores against the official CIDEr-D and against values of pycocoevalcap 1.2."""
 
+import collections
 import json
 import pickle
 
@@ -62,6 +63,18 @@ def test_frequency_pickle_runs_no_foreign_code(tmp_path):
         pickle.dump({"ref_len": pytest.raises, "document_frequency": {}}, file)
     with pytest.raises(ValueError, match="refuses to load"):
         caption.DocumentFrequency.load(tmp_path / "words.p")
+
+
+def test_frequencies_as_the_official_script_pickles_them(tmp_path):
+    """A defaultdict and a numpy number (SPEC 5.5); a memo of 2^30 entries is refused."""
+    counts = collections.defaultdict(float, {("a",): 2.0, ("a", "cat"): 1.0})
+    path = tmp_path / "words.p"
+    path.write_bytes(pickle.dumps({"ref_len": np.float64(3), "document_frequency": counts}, 2))
+    table = caption.DocumentFrequency.load(path)
+    assert (table.counts, table.num_documents) == (dict(counts), 3.0)
+    path.write_bytes(b"\x80\x02Nr" + (1 << 30).to_bytes(4, "little") + b".")
+    with pytest.raises(ValueError, match=r"words\.p is not a table .*memo index"):
+        caption.DocumentFrequency.load(path)
 
 
 def test_frequency_counts_documents_not_occurrences():

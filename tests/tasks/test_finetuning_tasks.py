@@ -129,7 +129,7 @@ def test_an_answer_outside_of_the_set_is_named(folders):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "the list of answers is empty"),
+        ({}, "the list is empty"),
         ({"a" * 400: 0}, r"answer 'a+' has \d+ tokens, the target holds 30"),
         (["yes", "yes"], "answer 'yes' stands there twice"),
     ],

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.checkpoint.restricted_pickle import UnsafePickleError, load_restricted
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import (
     AnnotatedPictures,
@@ -23,6 +22,7 @@ from ofa_jax.data.sources.annotated_pictures import (
     read_items,
 )
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.restricted_pickle import UnsafePickleError, load_restricted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,9 @@
-"""Unpickling that cannot run code: the first step of reading a foreign checkpoint.
+"""Unpickling that cannot run code: checkpoints, lists of answers, tables of frequencies.
 
-`torch_reader` hands the pickle of a `.pt` file to `load_restricted`. Plain containers and the
-rebuild functions that the caller allows are real; every other class or function named in the
-file becomes an inert placeholder that only remembers what it was given. So a checkpoint whose
-configuration was pickled as omegaconf or argparse objects (SPEC 2.1) can be read without those
-packages, and a hostile file finds nothing to call.
+Plain containers, numpy's numbers and the functions that the caller allows are real; every other
+class or function named in the file is refused, or becomes an inert placeholder that only remembers
+what it was given. So a checkpoint whose configuration was pickled as omegaconf or argparse objects
+(SPEC 2.1) can be read without those packages, and a hostile file finds nothing to call.
 """
 
 from __future__ import annotations
@@ -15,15 +14,18 @@ import itertools
 import mmap
 import pickle
 import pickletools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, cast
+
+import numpy as np
 
 _MAX_FIELD_DEPTH = 12
 _MAX_FIELDS = 100_000
 
 
 class UnsafePickleError(ValueError):
-    """The pickle is damaged, or asks for something no checkpoint needs."""
+    """The pickle is damaged, or asks for something that plain data do not need."""
 
 
 class Inert:
@@ -108,14 +110,43 @@ def _decoded_bytes(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-# Classes written in C whose attributes a pickle cannot set.
-_PLAIN_CLASSES = {
+class _NumberType:
+    """The type of one numpy number, as pickles describe it; only names of plain types work."""
+
+    def __init__(self, name: str, *flags: Any):
+        del flags
+        self.name = name
+        self.order = "="
+
+    def __setstate__(self, state) -> None:
+        self.order = state[1] if state[1] in ("<", ">") else "="
+
+
+def _number(kind: _NumberType, data: bytes | str) -> Any:
+    """One number or string of numpy, as Python's own."""
+    if not re.fullmatch(r"[biuf][1248]|[SU][0-9]{1,4}", kind.name):
+        raise UnsafePickleError(f"the pickle holds a number of the numpy type {kind.name!r}")
+    data = data.encode("latin1") if isinstance(data, str) else data
+    dtype = np.dtype(kind.order + kind.name)
+    if len(data) != dtype.itemsize:
+        raise UnsafePickleError(f"the pickle holds {len(data)} bytes for a numpy {kind.name}")
+    return np.frombuffer(data, dtype)[0].item()
+
+
+# Classes written in C whose attributes a pickle cannot set, and functions of this module.
+_PLAIN = {
     ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "defaultdict"): collections.defaultdict,
     **{
         (module, cls.__name__): cls
         for module in ("builtins", "__builtin__")
-        for cls in (set, frozenset, dict, list, tuple)
+        for cls in (set, frozenset, dict, list, tuple, int, float)
     },
+    ("__builtin__", "long"): int,
+    ("_codecs", "encode"): _Allowed(_decoded_bytes),
+    ("numpy", "dtype"): _NumberType,
+    ("numpy.core.multiarray", "scalar"): _Allowed(_number),
+    ("numpy._core.multiarray", "scalar"): _Allowed(_number),
 }
 
 
@@ -125,22 +156,25 @@ class _RestrictedUnpickler(pickle.Unpickler):
         stream: BinaryIO,
         allowed: Mapping[tuple[str, str], Any],
         persistent_load: Callable[[Any], Any] | None,
+        placeholders: bool,
+        encoding: str,
     ):
-        super().__init__(stream, encoding="utf-8")
+        super().__init__(stream, encoding=encoding)
         self._allowed = allowed
         self._persistent_load = persistent_load
+        self._placeholders = placeholders
         self._inert_classes: dict[tuple[str, str], type[Inert]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         key = (module, name)
-        if key in _PLAIN_CLASSES:
-            return _PLAIN_CLASSES[key]
-        if key == ("_codecs", "encode"):
-            return _Allowed(_decoded_bytes)
+        if key in _PLAIN:
+            return _PLAIN[key]
         if key in self._allowed:
             value = self._allowed[key]
             is_function = callable(value) and not isinstance(value, type)
             return _Allowed(value) if is_function else value
+        if not self._placeholders:
+            raise UnsafePickleError(f"refuses to load {module}.{name}")
         if key not in self._inert_classes:
             self._inert_classes[key] = type("Inert", (Inert,), {"path": f"{module}.{name}"})
         return self._inert_classes[key]
@@ -184,31 +218,40 @@ def load_restricted(
     data: bytes,
     allowed: Mapping[tuple[str, str], Any] | None = None,
     persistent_load: Callable[[Any], Any] | None = None,
+    *,
+    placeholders: bool = True,
+    encoding: str = "utf-8",
 ) -> Any:
     """Unpickles plain containers, numbers, strings and what `allowed` names; nothing else runs.
+
+    Numbers and strings of numpy become Python's own.
 
     Args:
       data: one pickle, any protocol.
       allowed: (module, name) as written in the file -> what to put in its place: a function of
-        ours, or a constant. Everything else becomes an `Inert` class.
+        ours, or a constant.
       persistent_load: called with each persistent id (a tensor's storage).
+      placeholders: whether everything else becomes an `Inert` class; otherwise it is an error.
+      encoding: of strings that Python 2 pickled.
 
     Returns:
       The unpickled object, with `Inert` placeholders for unknown classes.
 
     Raises:
-      UnsafePickleError: the pickle is damaged or misuses what it is allowed to use.
+      UnsafePickleError: the pickle is damaged, misuses what it is allowed to use, or names
+        something else, without `placeholders`.
     """
     pickle_length(io.BytesIO(data))
     try:
-        return _RestrictedUnpickler(io.BytesIO(data), allowed or {}, persistent_load).load()
+        return _RestrictedUnpickler(
+            io.BytesIO(data), allowed or {}, persistent_load, placeholders, encoding
+        ).load()
     except UnsafePickleError:
         raise
     except Exception as error:
         # A damaged pickle can fail in any way (stack underflow, wrong types, recursion).
         raise UnsafePickleError(
-            f"the pickle is damaged or does more than hold weights ({type(error).__name__}: "
-            f"{error})"
+            f"the pickle is damaged or does more than hold data ({type(error).__name__}: {error})"
         ) from error
 
 
