@@ -13,16 +13,17 @@ folders of ours keep float32 and note the dtypes of the source, which `--dtype s
 from __future__ import annotations
 
 import argparse
-import pathlib
 import sys
 import time
 from collections.abc import Sequence
 
 from ofa_jax.checkpoint.bucket import local_folder
 from ofa_jax.checkpoint.exports import EXPORT_DTYPES, TARGET_FORMATS, export_checkpoint
-from ofa_jax.checkpoint.huggingface import VOCABULARY_FILES
 from ofa_jax.checkpoint.imports import import_checkpoint
+from ofa_jax.checkpoint.vocabulary import open_vocabulary
 from ofa_jax.model.config import SIZES
+from ofa_jax.text.layouts import write_layout
+from ofa_jax.text.tokenizer import load_tokenizer
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -56,7 +57,16 @@ def _arguments() -> argparse.ArgumentParser:
     add("--stem", help="torchvision ResNet weights that replace the image stem")
     add("--layer_stack", choices=("loop", "scan"), help="layout of the layers (orbax)")
     add("--revision", help="branch, tag or commit of a HuggingFace repository")
-    add("--vocabulary", help="folder whose vocabulary files are copied to the target")
+    add(
+        "--vocabulary",
+        help="folder or hub repository whose vocabulary files go to the target; they must fit the "
+        "weights. By default those beside the source",
+    )
+    add(
+        "--ignore_extra_rows",
+        action="store_true",
+        help="the embedding has up to 1,023 rows more than the vocabulary, as padding: cut them",
+    )
     add("--legacy", action="store_true", help="fairseq: the file format of torch before 1.6")
     add("--seed", type=int, default=0, help="of whatever is initialised")
     return parser
@@ -83,14 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"[{time.monotonic() - start:6.1f} s] {line}", flush=True)
 
     try:
-        vocabulary = None
-        if args.vocabulary is not None:
-            folder = pathlib.Path(args.vocabulary)
-            vocabulary = [folder / n for n in VOCABULARY_FILES if (folder / n).is_file()]
-            if not vocabulary:
-                raise FileNotFoundError(
-                    f"{folder}: no vocabulary files (looked for {', '.join(VOCABULARY_FILES)})"
-                )
         local_folder(args.target, "--target")
         imported = import_checkpoint(
             args.source,
@@ -104,15 +106,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=args.seed,
             progress=progress,
         )
+        tokenizer = None
+        asked = args.vocabulary or args.ignore_extra_rows
+        try:
+            if asked or args.target_format != "fairseq":
+                tokenizer, imported = open_vocabulary(
+                    imported, args.vocabulary, ignore_extra_rows=args.ignore_extra_rows
+                )
+        except FileNotFoundError:
+            if asked:
+                raise
         export_checkpoint(
             imported,
             args.target,
             args.target_format,
             dtype=args.dtype,
-            vocabulary_files=vocabulary,
             legacy=args.legacy,
             progress=progress,
         )
+        written = tokenizer is not None and args.target_format != "fairseq"
+        # The files alone may not say how many codes and bins the weights have.
+        if written and load_tokenizer(args.target).layout != tokenizer.layout:
+            write_layout(args.target, tokenizer.layout)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ofa_jax.checkpoint import orbax_weights
+from ofa_jax.checkpoint import orbax_weights, vocabulary
 from ofa_jax.checkpoint.names import to_params
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import IdRanges, Trie
@@ -158,7 +158,7 @@ def test_bad_models(model_folder, tmp_path, predictor):
     small.mkdir()
     words = ["antidisestablishmentarianism", "floccinaucinihilipilification"] * 2
     Tokenizer(TrainedBPE.train(words, num_merges=45)).save(small)
-    with pytest.raises(ValueError, match="does not fit the model"):
+    with pytest.raises(ValueError, match="do not belong together"):
         pretrained.load(model_folder, vocabulary=small, image_size=SIDE)
 
 
@@ -169,15 +169,16 @@ def test_vocabulary_from_the_hub(model_folder, monkeypatch):
         asked.append((repository, weights))
         return model_folder
 
-    monkeypatch.setattr(pretrained, "fetch_repository", fetch)
+    monkeypatch.setattr(vocabulary, "fetch_repository", fetch)
     loaded = pretrained.load(model_folder, vocabulary="owner/words", image_size=SIDE)
     assert asked == [("owner/words", False)]
     assert loaded.tokenizer.layout.num_codes == 4
 
 
-def test_bins_are_counted_where_the_layout_is_not_saved(model_folder, predictor, tmp_path):
+def test_the_layout_saved_with_the_weights_counts_where_the_vocabulary_has_none(
+    model_folder, predictor, tmp_path
+):
     (tmp_path / "trained_bpe.json").write_text((model_folder / "trained_bpe.json").read_text())
     loaded = pretrained.load(model_folder, vocabulary=tmp_path, dtype="bfloat16", image_size=SIDE)
-    layout = loaded.tokenizer.layout
-    assert (layout.num_codes, layout.num_bins) == (4, 20)
+    assert loaded.tokenizer.layout == predictor.tokenizer.layout
     assert loaded.config.dtype == "bfloat16"

@@ -8,6 +8,7 @@ import is the same as for fairseq files; no torch and no transformers are needed
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 import pathlib
@@ -58,6 +59,9 @@ VOCABULARY_FILES = (
     "vocab_layout.json",
 )
 _REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# What ends like this is a file; a dot alone is not enough, since names have versions.
+_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json", ".txt", ".gin", ".tar")
+_NEIGHBOURS = 3
 
 
 class _SafeTensor:
@@ -280,8 +284,35 @@ def write_huggingface_folder(
 
 
 def is_repository_id(source: str) -> bool:
-    """Whether a string looks like "owner/name" and is no local path."""
-    return bool(_REPOSITORY_ID.fullmatch(source)) and not pathlib.Path(source).exists()
+    """Whether a string is "owner/name" of the hub.
+
+    A mistyped path is none: there is no local folder of the owner's name, and the name does not
+    end like that of a file.
+    """
+    return _looks_like_repository(source) and not pathlib.Path(source).parent.exists()
+
+
+def _looks_like_repository(source: str) -> bool:
+    return bool(_REPOSITORY_ID.fullmatch(source)) and not source.endswith(_FILE_SUFFIXES)
+
+
+def no_such_path(source: str | os.PathLike) -> FileNotFoundError:
+    """The error for a path that is not there: names what is, nearest first.
+
+    Args:
+      source: the path as the user gave it.
+    """
+    home, below = pathlib.Path(source), ""
+    while not home.is_dir() and home != home.parent:
+        home, below = home.parent, home.name
+    names = sorted(child.name for child in home.iterdir()) if home.is_dir() else []
+    near = difflib.get_close_matches(below, names, n=_NEIGHBOURS, cutoff=0.5)
+    shown = ", ".join(str(home / name) for name in near or names[:_NEIGHBOURS])
+    there = "there is " if near else f"{home} has "
+    message = f"{source}: no such file or folder" + (f"; {there}{shown}" if shown else "")
+    if _looks_like_repository(str(source)):
+        message += f". It is not looked for on the hub, because there is a folder {home} here"
+    return FileNotFoundError(message)
 
 
 def fetch_repository(
@@ -320,9 +351,10 @@ def fetch_repository(
         )
     except Exception as error:
         # The hub's client raises errors of several libraries; all mean that there are no files.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointFileError(
-            f"{repository}: cannot be downloaded from the HuggingFace hub and is not in the local "
-            f"cache ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). "
-            "Without a network, download the repository elsewhere and give its folder."
+            f"{repository}: there is no such folder here, and it cannot be downloaded from the "
+            f"HuggingFace hub and is not in the local cache ({reason}). Without a network, "
+            "download the repository elsewhere and give its folder."
         ) from error
     return pathlib.Path(folder)

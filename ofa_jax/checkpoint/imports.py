@@ -23,6 +23,7 @@ from ofa_jax.checkpoint.huggingface import (
     VOCABULARY_FILES,
     fetch_repository,
     is_repository_id,
+    no_such_path,
     read_huggingface_folder,
     read_safetensors,
 )
@@ -120,7 +121,8 @@ def initial_variables(config: OFAConfig, seed: int = 0) -> dict[str, Any]:
 RUN_VOCABULARY = "vocabulary"
 
 
-def _vocabulary_beside(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
+def vocabulary_beside(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    """The vocabulary files in a folder."""
     return tuple(folder / name for name in VOCABULARY_FILES if (folder / name).is_file())
 
 
@@ -143,7 +145,7 @@ def _read_foreign(path: pathlib.Path, ema: bool | None) -> _ForeignWeights:
         tensors = found.state_dict.tensors.items()
         state_dict = StateDict({from_huggingface_name(name): t for name, t in tensors})
         found = dataclasses.replace(found, state_dict=state_dict, format="huggingface")
-    return dataclasses.replace(found, vocabulary_files=_vocabulary_beside(path.parent))
+    return dataclasses.replace(found, vocabulary_files=vocabulary_beside(path.parent))
 
 
 def read_stem(path: str | os.PathLike) -> StateDict:
@@ -324,7 +326,7 @@ def _import_own(
     stacked = "layers" in variables["params"].get("encoder", {})
     if stacked != (config.layer_stack == "scan"):
         variables = to_params(to_state_dict(variables, config), config)
-    vocabulary = next((v for v in map(_vocabulary_beside, folders) if v), ())
+    vocabulary = next((v for v in map(vocabulary_beside, folders) if v), ())
     return ImportedCheckpoint(
         variables, config, record or SourceRecord("orbax", path.name), vocabulary
     )
@@ -396,9 +398,7 @@ def import_checkpoint(
             progress(f"looking for {source} on the HuggingFace hub")
             path, name = fetch_repository(str(source), revision=revision), str(source)
         if not path.exists():
-            raise FileNotFoundError(
-                f"{source}: no such file or folder, and not a repository id (owner/name) either"
-            )
+            raise no_such_path(source)
         checkpoint = orbax_weights.step_folder(path)
         progress(f"reading {path if checkpoint is None else checkpoint}")
         if checkpoint is None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,8 +19,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from ofa_jax.checkpoint.huggingface import fetch_repository, is_repository_id
 from ofa_jax.checkpoint.imports import import_checkpoint
+from ofa_jax.checkpoint.vocabulary import open_vocabulary
 from ofa_jax.data.answering import Answering
 from ofa_jax.data.ops.image import image_size, read_image, resize_square
 from ofa_jax.decoding.beam import BeamConfig
@@ -30,8 +29,8 @@ from ofa_jax.decoding.generate import generate
 from ofa_jax.decoding.sampling import SamplingConfig
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
-from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
-from ofa_jax.vocab import BOS_ID, EOS_ID, NUM_SPECIALS, PAD_ID, VocabLayout
+from ofa_jax.text.tokenizer import Tokenizer
+from ofa_jax.vocab import BOS_ID, EOS_ID, PAD_ID
 
 Picture = str | os.PathLike | np.ndarray | Image.Image
 
@@ -324,22 +323,6 @@ class OFAPredictor:
         return Prediction(text, box, float(score), tuple(int(i) for i in ids))
 
 
-def _fitting_tokenizer(folder: pathlib.Path, config: OFAConfig) -> Tokenizer:
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.layout.size == config.vocab_size:
-        return tokenizer
-    # The text is known and the model knows its codes: what remains are bins.
-    num_text = tokenizer.layout.num_text
-    bins = config.vocab_size - NUM_SPECIALS - num_text - 1 - config.num_codes
-    if bins < 1:
-        raise ValueError(
-            f"{folder}: a vocabulary of {num_text} text tokens does not fit the model, which has "
-            f"{config.vocab_size} ids, {config.num_codes} of them image codes"
-        )
-    layout = VocabLayout(num_text=num_text, num_codes=config.num_codes, num_bins=bins)
-    return load_tokenizer(folder, layout=layout)
-
-
 def load(
     source: str | os.PathLike,
     *,
@@ -350,6 +333,7 @@ def load(
     ema: bool | None = False,
     revision: str | None = None,
     code_image_size: int | None = None,
+    ignore_extra_rows: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> OFAPredictor:
     """Loads a model from wherever it is.
@@ -366,6 +350,7 @@ def load(
       revision: of a hub repository.
       code_image_size: side in pixels of the pictures that the model makes of codes; None = as the
         checkpoint says (256 for the released text-to-image model, 128 for the others).
+      ignore_extra_rows: the embedding has up to 1,023 rows more than the vocabulary, as padding.
       progress: called with one line per stage.
 
     Returns:
@@ -378,21 +363,12 @@ def load(
     imported = import_checkpoint(
         source, ema=ema, revision=revision, progress=progress or (lambda line: None)
     )
+    tokenizer, imported = open_vocabulary(imported, vocabulary, ignore_extra_rows=ignore_extra_rows)
     config = imported.config
     if dtype is not None:
         config = dataclasses.replace(config, dtype=dtype)
     if code_image_size is not None:
         config = dataclasses.replace(config, code_image_size=code_image_size)
-    if vocabulary is None:
-        if not imported.vocabulary_files:
-            raise FileNotFoundError(
-                f"{source}: no vocabulary files beside the weights; give their folder or a hub "
-                "repository that has them (vocabulary=...)"
-            )
-        vocabulary = imported.vocabulary_files[0].parent
-    elif is_repository_id(str(vocabulary)):
-        vocabulary = fetch_repository(str(vocabulary), weights=False)
-    tokenizer = _fitting_tokenizer(pathlib.Path(vocabulary), config)
     return OFAPredictor(
         config, imported.variables, tokenizer, image_size=image_size, decoding=decoding
     )

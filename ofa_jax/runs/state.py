@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ofa_jax.checkpoint.bucket import check_address, is_remote
-from ofa_jax.checkpoint.huggingface import is_repository_id
+from ofa_jax.checkpoint.huggingface import is_repository_id, no_such_path
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.model.config import OFAConfig
@@ -33,7 +33,7 @@ def check_initial_path(path: str | None, manager: CheckpointManager) -> None:
     if is_remote(path):
         check_address(path, "INITIAL_CHECKPOINT_PATH")
     elif not pathlib.Path(path).exists():
-        raise ValueError(f"INITIAL_CHECKPOINT_PATH: there is no {path}")
+        raise ValueError(f"INITIAL_CHECKPOINT_PATH: {no_such_path(path)}")
 
 
 def begin(

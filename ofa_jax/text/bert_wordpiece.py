@@ -18,11 +18,16 @@ import numpy as np
 from ofa_jax.text.gpt2_bpe import read_dictionary
 from ofa_jax.vocab import NUM_SPECIALS, UNK_ID
 
-FILES = ("vocab.txt", "dict.txt")
+VOCABULARY_FILE = "vocab.txt"
+# fairseq's order of the ids; without it they follow the rows of the vocabulary file.
+DICTIONARY_FILE = "dict.txt"
 MAX_WORD_CHARACTERS = 100
 
 # BERT's own specials; written in a text they are kept as one piece, in upper case.
 _BERT_SPECIALS = re.compile(r"(\[UNK\]|\[SEP\]|\[PAD\]|\[CLS\]|\[MASK\])")
+
+# Rows in front of the text in HuggingFace's vocabulary file.
+_OFFICIAL_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 
 _CHINESE_RANGES = (
     (0x4E00, 0x9FFF),
@@ -54,24 +59,24 @@ class BertWordpiece:
     """Chinese tokenizer of OFA. Implements `ofa_jax.text.tokenizer.TextTokenizer`.
 
     Attributes:
-      directory: the folder with `vocab.txt` and `dict.txt`.
+      directory: the folder with `vocab.txt`, and `dict.txt` in fairseq's layout.
     """
 
     def __init__(self, directory: str | pathlib.Path) -> None:
         """Looks for the files but does not read them yet.
 
         Args:
-          directory: the folder with `vocab.txt` (one piece per line) and `dict.txt`.
+          directory: the folder with `vocab.txt`: one piece per line, in HuggingFace's OFA folders
+            behind `<s>`, `<pad>`, `</s>` and `<unk>`. A `dict.txt` beside it says the order of the
+            ids.
 
         Raises:
-          FileNotFoundError: a file is missing.
+          FileNotFoundError: there is no `vocab.txt`.
         """
         self.directory = pathlib.Path(directory)
-        missing = [name for name in FILES if not (self.directory / name).is_file()]
-        if missing:
+        if not (self.directory / VOCABULARY_FILE).is_file():
             raise FileNotFoundError(
-                f"no Chinese BERT vocabulary in {self.directory}: expected the files "
-                f"{', '.join(FILES)}, missing {', '.join(missing)}"
+                f"no Chinese BERT vocabulary in {self.directory}: expected {VOCABULARY_FILE}"
             )
 
     def __getstate__(self) -> dict:
@@ -84,7 +89,7 @@ class BertWordpiece:
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """Names of the text ids 4, 5, ...: the rows of dict.txt."""
+        """Names of the text ids 4, 5, ...: the rows of dict.txt, else of vocab.txt."""
         return self._tables[0]
 
     def encode(self, text: str) -> list[int]:
@@ -130,10 +135,10 @@ class BertWordpiece:
         """Copies the vocabulary files to another folder."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            target = directory / name
-            if not (target.exists() and target.samefile(self.directory / name)):
-                shutil.copyfile(self.directory / name, target)
+        for name in (VOCABULARY_FILE, DICTIONARY_FILE):
+            source, target = self.directory / name, directory / name
+            if source.is_file() and not (target.exists() and target.samefile(source)):
+                shutil.copyfile(source, target)
 
     def _word_pieces(self, word: str) -> list[str]:
         """Longest pieces first, from the left; a word that cannot be covered is [UNK]."""
@@ -162,12 +167,24 @@ class BertWordpiece:
 
     @functools.cached_property
     def _pieces(self) -> frozenset[str]:
-        text = (self.directory / "vocab.txt").read_text(encoding="utf-8")
-        return frozenset(line.removesuffix("\r") for line in text.split("\n")) - {""}
+        return frozenset(self._rows) - {""}
+
+    @functools.cached_property
+    def _rows(self) -> list[str]:
+        """The text of the vocabulary file, without the specials in front and whole tokens behind.
+
+        Only line feeds end a line; odd separators are pieces themselves.
+        """
+        text = (self.directory / VOCABULARY_FILE).read_text(encoding="utf-8")
+        rows = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+        if rows[:NUM_SPECIALS] == _OFFICIAL_SPECIALS:
+            rows = rows[NUM_SPECIALS:]
+        return rows[: rows.index("<mask>")] if "<mask>" in rows else rows
 
     @functools.cached_property
     def _tables(self) -> tuple[tuple[str, ...], dict[str, int]]:
-        symbols = read_dictionary(self.directory / "dict.txt")
+        dictionary = self.directory / DICTIONARY_FILE
+        symbols = read_dictionary(dictionary) if dictionary.is_file() else self._rows
         return tuple(symbols), {
             symbol: NUM_SPECIALS + row for row, symbol in enumerate(symbols) if symbol
         }

@@ -7,9 +7,7 @@ gives their ids.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
@@ -17,14 +15,13 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ofa_jax.text.bert_wordpiece import FILES as BERT_FILES
+from ofa_jax.text.bert_wordpiece import VOCABULARY_FILE as BERT_FILE
 from ofa_jax.text.bert_wordpiece import BertWordpiece
 from ofa_jax.text.gpt2_bpe import FAIRSEQ_FILES, GPT2BPE, HUGGINGFACE_FILES
+from ofa_jax.text.layouts import stated_layout, write_layout
 from ofa_jax.text.trained_bpe import FILE_NAME as TRAINED_FILE
 from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.vocab import EOS_ID, NUM_SPECIALS, SPECIAL_SYMBOLS, UNK_ID, VocabLayout
-
-LAYOUT_FILE = "vocab_layout.json"
 
 # White space in front of a whole token belongs to it, as for the mask of BART; white space behind
 # it belongs to the text that follows, which then starts with a " word" token.
@@ -312,8 +309,7 @@ class Tokenizer:
         """Writes the vocabulary files and the layout to a folder for `load_tokenizer`."""
         directory = pathlib.Path(directory)
         self.text_tokenizer.save(directory)
-        content = json.dumps(dataclasses.asdict(self.layout), indent=2)
-        (directory / LAYOUT_FILE).write_text(content + "\n", encoding="utf-8")
+        write_layout(directory, self.layout)
 
     def _run_text(self, run: list[int], before: list[str]) -> str:
         """Text between whole tokens; vocabularies that trim spaces get one back."""
@@ -352,18 +348,20 @@ def load_tokenizer(
 
     Args:
       directory: folder with a saved `TrainedBPE`, with GPT-2 BPE files (fairseq or HuggingFace
-        layout) or with the files of Chinese BERT.
-      layout: the layout; by default the one saved in the folder, else OFA's 8,192 codes and 1,000
-        bins.
+        layout) or with `vocab.txt` of Chinese BERT.
+      layout: the layout; by default the one that the folder states (`stated_layout`), else OFA's
+        8,192 codes and 1,000 bins.
 
     Returns:
       The tokenizer.
 
     Raises:
-      FileNotFoundError: the folder has none of the known sets of files.
+      FileNotFoundError: no such folder, or it has none of the known sets of files.
       ValueError: the layout does not fit the vocabulary.
     """
     directory = pathlib.Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such folder of vocabulary files")
 
     def has(names: Sequence[str]) -> bool:
         return all((directory / name).is_file() for name in names)
@@ -374,13 +372,12 @@ def load_tokenizer(
         text_tokenizer = TrainedBPE.from_json(content)
     elif has(FAIRSEQ_FILES) or has(HUGGINGFACE_FILES):
         text_tokenizer = GPT2BPE(directory)
-    elif has(BERT_FILES):
+    elif has([BERT_FILE]):
         text_tokenizer = BertWordpiece(directory)
     else:
-        known = (FAIRSEQ_FILES, HUGGINGFACE_FILES, BERT_FILES, (TRAINED_FILE,))
+        known = (FAIRSEQ_FILES, HUGGINGFACE_FILES, (BERT_FILE,), (TRAINED_FILE,))
         choices = "; or ".join(", ".join(names) for names in known)
         raise FileNotFoundError(f"no vocabulary in {directory}: expected {choices}")
-    if layout is None and has([LAYOUT_FILE]):
-        content = (directory / LAYOUT_FILE).read_text(encoding="utf-8")
-        layout = VocabLayout(**json.loads(content))
+    if layout is None:
+        layout = stated_layout(directory, text_tokenizer.num_text)
     return Tokenizer(text_tokenizer, layout)

@@ -21,7 +21,9 @@ from ofa_jax.checkpoint.torch_reader import read_torch_checkpoint
 from ofa_jax.checkpoint.torch_writer import write_fairseq_checkpoint, write_torch_file
 from ofa_jax.convert import main
 from ofa_jax.model.config import SIZES
-from ofa_jax.vocab import swap_official_ids
+from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
+from ofa_jax.text.trained_bpe import TrainedBPE
+from ofa_jax.vocab import VocabLayout, swap_official_ids
 from tests.checkpoint.official import SMALL, fixture_state_dict, random_state_dict
 from tests.shared import requires_shared
 
@@ -313,17 +315,17 @@ def test_weights_without_configuration_ask_for_the_size(tmp_path, capsys):
     assert "no model configuration" in capsys.readouterr().err
 
 
-def test_vocabulary_files_travel_along(tmp_path, small_source, capsys):
-    (small_source / "vocab.json").write_text("{}")
-    (small_source / "merges.txt").write_text("#")
+def test_vocabulary_files_travel_along(tmp_path, small_source):
+    text = TrainedBPE.train(["a red circle"] * 3, num_merges=10)
+    layout = VocabLayout(text.num_text, num_codes=0, num_bins=SMALL.vocab_size - text.num_text - 5)
+    Tokenizer(text, layout).save(small_source)
+    (small_source / "tokenizer_config.json").write_text("{}")
     assert convert(small_source, tmp_path / "ours", "orbax") == 0
     assert convert(tmp_path / "ours", tmp_path / "hub", "huggingface") == 0
-    assert (tmp_path / "hub" / "merges.txt").read_text() == "#"
+    assert (tmp_path / "hub" / "tokenizer_config.json").read_text() == "{}"
+    assert load_tokenizer(tmp_path / "hub").layout == layout
     other = tmp_path / "other"
-    other.mkdir()
-    assert convert(small_source, tmp_path / "z", "orbax", "--vocabulary", other) == 1
-    assert "no vocabulary files" in capsys.readouterr().err
-    (other / "dict.txt").write_text("a 1")
+    Tokenizer(text, layout).save(other)
     assert convert(small_source, tmp_path / "z", "orbax", "--vocabulary", other) == 0
-    assert (tmp_path / "z" / "dict.txt").is_file()
-    assert not (tmp_path / "z" / "vocab.json").exists()
+    assert load_tokenizer(tmp_path / "z").layout == layout
+    assert not (tmp_path / "z" / "tokenizer_config.json").exists()

@@ -22,6 +22,7 @@ from ofa_jax.checkpoint.huggingface_names import (
     is_huggingface_naming,
     to_huggingface_name,
 )
+from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.layout import SHARED_EMBEDDING, expected_shapes
 from ofa_jax.checkpoint.repairs import CheckpointMismatchError
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
@@ -253,14 +254,48 @@ def test_vocabulary_files_must_exist(tmp_path):
 def test_repository_ids(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "base").mkdir(parents=True)
-    assert is_repository_id("OFA-Sys/ofa-base")
-    assert not is_repository_id("runs/base")
-    assert not is_repository_id("/data/model")
-    assert not is_repository_id("a/b/c")
-    assert not is_repository_id("ofa_base.pt")
+    for source in ("OFA-Sys/ofa-base", "someone/ofa-v1.5", "someone/model_2.0.1"):
+        assert is_repository_id(source), source
+    for source in (
+        *("runs/base", "/data/model", "a/b/c", "ofa_base.pt", "OFA-Sys", "owner/", "/name"),
+        *("runs/quikstart", "ckpt/ofa.pt", "owner/model.safetensors", "./name", "~/name", "../x"),
+        *("owner/na me", "gs://bucket", "owner\\name", ""),
+    ):
+        assert not is_repository_id(source), source
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("runs/quikstart", "runs/quikstart: no such file or folder; there is runs/quickstart. It "),
+        ("quikstart", "quikstart: no such file or folder; . has notes.txt, runs"),
+        ("ruins/quickstart.pt", "ruins/quickstart.pt: no such file or folder; there is runs"),
+        ("runs/zzz", "runs/zzz: no such file or folder; runs has runs/ofa.pt, runs/quickstart. It"),
+        ("runs/of.pt", "runs/of.pt: no such file or folder; there is runs/ofa.pt"),
+        ("runs/quickstart/checkpoint_7", "runs/quickstart/checkpoint_7: no such file or folder"),
+        ("runs/ofa.pt/x", "runs/ofa.pt/x: no such file or folder; there is runs/ofa.pt"),
+    ],
+)
+def test_a_mistyped_path_is_no_repository(tmp_path, monkeypatch, source, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    (tmp_path / "runs" / "ofa.pt").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("")
+
+    def download(*args, **kwargs):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(FileNotFoundError) as error:
+        import_checkpoint(source)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
 
 
 def test_offline_hub_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointFileError, match=r"OFA-Sys/ofa-tiny.*local cache.*its folder"):
+    with pytest.raises(
+        CheckpointFileError,
+        match=r"ofa-tiny: there is no such folder.*cache.*its folder",
+    ):
         fetch_repository("OFA-Sys/ofa-tiny", local_files_only=True)

@@ -1,5 +1,6 @@
 """Chinese BERT: pieces and ids. Expected pieces were made once with BertTokenizer 4.57."""
 
+import json
 import pickle
 
 import pytest
@@ -81,6 +82,54 @@ def test_words_are_split_at_chinese_characters_and_punctuation():
 
 
 def test_missing_files_are_named(tmp_path):
-    (tmp_path / "vocab.txt").write_text("[PAD]\n")
-    with pytest.raises(FileNotFoundError, match=r"missing dict\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"expected vocab\.txt"):
         BertWordpiece(tmp_path)
+
+
+PIECES = ["[PAD]", "[UNK]", "狗", "一", "##ing", "play", "\u2028", "##\u2028"]
+SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
+WHOLE = ["<mask>", "<code_0>", "<code_1>", "<bin_0>", "<bin_1>", "<bin_2>"]
+
+
+def write_rows(folder, rows):
+    (folder / "vocab.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+
+
+@pytest.mark.parametrize("specials", [[], SPECIALS], ids=["BERT", "HuggingFace"])
+@pytest.mark.parametrize("listed", ["", "added_tokens.json", "vocab.txt"])
+def test_the_vocabulary_file_alone_is_enough(tmp_path, specials, listed):
+    rows = specials + PIECES + (WHOLE if listed == "vocab.txt" else [])
+    write_rows(tmp_path, rows)
+    if listed == "added_tokens.json":
+        tokens = {token: 4 + len(PIECES) + i for i, token in enumerate(WHOLE)}
+        (tmp_path / listed).write_text(json.dumps(tokens))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.text_tokenizer.symbols == tuple(PIECES)
+    assert tokenizer.encode("一 playing 狗 cat") == [7, 9, 8, 6, 5]
+    assert tokenizer.layout.num_text == len(PIECES)
+    parts = (tokenizer.layout.num_codes, tokenizer.layout.num_bins)
+    assert parts == ((2, 3) if listed == "added_tokens.json" else (8192, 1000))
+    tokenizer.save(tmp_path / "copy")
+    again = pickle.loads(pickle.dumps(load_tokenizer(tmp_path / "copy")))
+    assert again.layout == tokenizer.layout
+    assert again.encode("一 playing 狗") == [7, 9, 8, 6]
+
+
+def test_a_dictionary_says_the_order(tmp_path):
+    write_rows(tmp_path, SPECIALS + PIECES)
+    order = [*reversed(PIECES[:6]), *PIECES[6:]]
+    (tmp_path / "dict.txt").write_text("".join(f"{piece} 1\n" for piece in order), encoding="utf-8")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("狗 play") == [7, 4]
+
+
+@requires_vocab
+@pytest.mark.parametrize("name", ["cn_hf", "cn_vocab_only"])
+def test_published_folders_give_the_ids_of_the_dictionary(tokenizer, name):
+    folder = shared_dir() / "cases" / name
+    if not folder.is_dir():
+        pytest.skip(f"needs the case {name} beside the vocabularies")
+    other = load_tokenizer(folder)
+    assert other.layout == CHINESE
+    for text, *_ in CASES:
+        assert other.encode(text) == tokenizer.encode(text)
