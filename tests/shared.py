@@ -21,6 +21,10 @@ requires_shared = pytest.mark.skipif(
     not (shared_dir() / "fixtures").is_dir(),
     reason="needs the official models' fixtures (set OFA_SHARED to their folder)",
 )
+requires_cases = pytest.mark.skipif(
+    not (shared_dir() / "cases").is_dir(),
+    reason="needs the folder of cases from the field (set OFA_SHARED to its parent folder)",
+)
 requires_vocab = pytest.mark.skipif(
     not (shared_dir() / "vocab").is_dir(),
     reason="needs the GPT-2 and BERT vocabulary files (set OFA_SHARED to their parent folder)",

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ofa_jax.data.ops.image import TRUNCATED_IMAGES
 from ofa_jax.data.preparation import beam_pipeline, local_engine, manifest
 from ofa_jax.data.preparation.plan import TARGET_SHARD_BYTES, Estimate, Plan, make_plan
 from ofa_jax.data.preparation.settings import (
@@ -23,6 +24,7 @@ from ofa_jax.data.preparation.settings import (
     ConversionSettings,
 )
 from ofa_jax.data.preparation.shards import PreparationError
+from ofa_jax.data.preparation.tally import NOTES
 from ofa_jax.data.sources import formats
 
 logger = logging.getLogger("ofa_jax")
@@ -120,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     defaults = ConversionSettings()
     add("--resize_short_side", type=int, metavar="PIXELS", help="of pictures that are larger")
     add("--jpeg_quality", type=int, default=defaults.jpeg_quality, help="of pictures made smaller")
+    add("--upright", action="store_true", help="turn pictures as EXIF says; boxes are upright")
     add("--image_tokenizer", metavar="NAME", help="last.ckpt, codebook.npz or module:function")
     add("--code_size", type=int, default=defaults.code_size, metavar="PIXELS", help="of the square")
     add("--code_part", choices=CODE_PARTS, default=defaults.code_part, help="what codes are of")
@@ -130,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_side", type=int, default=defaults.max_side, metavar="PIXELS")
     add("--max_pixels", type=int, default=defaults.max_pixels, metavar="PIXELS")
     add("--max_aspect", type=float, metavar="RATIO", help="long side over short side")
+    add("--truncated_images", choices=TRUNCATED_IMAGES, default=defaults.truncated_images)
     add("--cmyk", choices=CMYK_TREATMENTS, default=defaults.cmyk, help="pictures for printing")
     add("--bad_boxes", choices=BAD_BOX_TREATMENTS, default=defaults.bad_boxes)
     add("--min_box_side", type=float, default=defaults.min_box_side, metavar="PIXELS")
@@ -252,6 +256,11 @@ def _run(
     if entry["removed_boxes"]:
         removed = entry["removed_boxes"]
         logger.info("%s: removed boxes: %s", plan.split, _counts(sum(removed.values()), removed))
+    for note, count in entry["notes"].items():
+        remedy = ""
+        if note == "rotation_tag" and not options.upright:
+            remedy = "; boxes are taken as pixels of the stored image, --upright turns the images"
+        logger.info("%s: %d %s%s", plan.split, count, NOTES[note], remedy)
     logger.info("%s: see %s", plan.split, f"{options.out.rstrip('/')}/{manifest.NAME}")
     if not entry["examples"]:
         raise ValueError(f"{options.out}: every {plan.split} example was dropped, see the manifest")

@@ -88,7 +88,7 @@ def text_of(
     if found.turned:
         lines.append(
             f"{'rotation tag':<12} {found.turned:,} pictures carry one; boxes are taken as pixels "
-            "of the stored picture"
+            "of the stored one; prepare --upright turns the pictures"
         )
     if found.boxes:
         lines.append(f"{'boxes':<12} {spread(found.boxes)} per record")

@@ -25,11 +25,7 @@ from ofa_jax.data.ops.image import (
     resize_square,
 )
 from ofa_jax.data.ops.image_files import BadImageError, TruncatedImageError
-from tests.shared import requires_shared, shared_dir
-
-requires_cases = pytest.mark.skipif(
-    not (shared_dir() / "cases").is_dir(), reason="needs the folder of cases (set OFA_SHARED)"
-)
+from tests.shared import requires_cases, requires_shared, shared_dir
 
 
 def noise(height: int = 20, width: int = 30) -> np.ndarray:

@@ -23,11 +23,13 @@ class Converted:
       example: of the flat schema.
       removed_boxes: why boxes of it were removed, one reason per box.
       square: uint8[y, x, 3] that image codes are yet to be made of; None: the example is complete.
+      notes: what is counted about its image; keys of `tally.NOTES`.
     """
 
     example: Example
     removed_boxes: tuple[Reason, ...] = ()
     square: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_record(records: Records, index: int) -> Example:
@@ -82,7 +84,9 @@ def with_codes(converted: Sequence[Converted], settings: ConversionSettings) -> 
     return [
         one
         if one.square is None
-        else Converted({**one.example, "image_codes": next(codes)}, one.removed_boxes)
+        else dataclasses.replace(
+            one, example={**one.example, "image_codes": next(codes)}, square=None
+        )
         for one in converted
     ]
 
@@ -114,11 +118,18 @@ def convert_without_codes(example: Example, settings: ConversionSettings) -> Con
         example, removed = checks.check_boxes(example, None, settings)
         return Converted(example, tuple(fault.reason for fault in removed))
     picture = pictures.check_picture(data, settings)
-    example, removed = checks.check_boxes(example, picture.original, settings)
-    example = {**example, "image": picture.data}
-    if len(example.get("boxes", ())):
-        example = _with_moved_boxes(example, picture)
-    return Converted(example, tuple(fault.reason for fault in removed), picture.pixels)
+    try:
+        example, removed = checks.check_boxes(example, picture.original, settings)
+        example = {**example, "image": picture.data}
+        if len(example.get("boxes", ())):
+            example = _with_moved_boxes(example, picture)
+    except RejectedExample as rejection:
+        detail = rejection.detail
+        if "rotation_tag" in picture.notes and rejection.reason is Reason.BOX_OUTSIDE:
+            detail += "; the picture has a rotation tag, see --upright"
+        raise RejectedExample(rejection.reason, detail, picture.notes) from rejection
+    reasons = tuple(fault.reason for fault in removed)
+    return Converted(example, reasons, picture.pixels, picture.notes)
 
 
 def _with_moved_boxes(example: Example, picture: pictures.CheckedPicture) -> Example:

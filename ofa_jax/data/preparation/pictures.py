@@ -36,6 +36,7 @@ class CheckedPicture:
       ratio: stored pixels per original pixel, in x and y.
       corner: left and top of the stored window in the resized picture, in stored pixels.
       pixels: uint8[y, x, 3], the stored picture before JPEG, where codes are made of it.
+      notes: what is counted about it; keys of `tally.NOTES`.
     """
 
     data: bytes
@@ -44,6 +45,7 @@ class CheckedPicture:
     ratio: tuple[float, float] = (1.0, 1.0)
     corner: tuple[int, int] = (0, 0)
     pixels: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def moved_boxes(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes of the original picture in pixels of the stored one.
@@ -79,8 +81,9 @@ def check_picture(data: bytes, settings: ConversionSettings) -> CheckedPicture:
 
 def _checked(data: bytes, settings: ConversionSettings) -> CheckedPicture:
     header = read_header(data, settings.max_pixels)
-    short, long = sorted((header.width, header.height))
-    shown = f"{header.width} x {header.height} pixels"
+    original = header.upright_size if settings.upright else header.size
+    short, long = sorted(original)
+    shown = f"{original[0]} x {original[1]} pixels"
     if short < settings.min_side:
         raise RejectedExample(Reason.SIDE_TOO_SHORT, shown)
     if long > settings.max_side:
@@ -89,22 +92,32 @@ def _checked(data: bytes, settings: ConversionSettings) -> CheckedPicture:
         raise RejectedExample(Reason.ASPECT_TOO_HIGH, shown)
     if header.mode == "CMYK" and settings.cmyk == "drop":
         raise RejectedExample(Reason.CMYK_IMAGE, f"{header.form}, {shown}")
-    original = (header.width, header.height)
     wanted = settings.code_size if settings.image_tokenizer else settings.resize_short_side
     # A JPEG's reduced form has at least twice the wanted side.
     reduced = wanted is not None and short >= wanted * _DRAFT_FROM
     smallest = wanted * _DRAFT_TO if wanted is not None and reduced else None
-    decoded = decode_picture(data, settings.max_pixels, smallest=smallest).pillow
+    picture = decode_picture(
+        data,
+        settings.max_pixels,
+        smallest=smallest,
+        upright=settings.upright,
+        truncated=settings.truncated_images,
+    )
+    turned = header.orientation != 1
+    notes = ("rotation_tag",) * turned + ("truncated_image",) * picture.truncated
     if settings.image_tokenizer:
-        return _code_square(decoded, original, settings)
-    if wanted is None or short <= wanted:
-        if header.mode != "CMYK":
-            return CheckedPicture(data, original, original)
-        return CheckedPicture(_jpeg(decoded, settings.jpeg_quality), original, original)
-    size = _with_short_side(original, wanted)
-    resized = decoded.resize(size, Image.Resampling.BICUBIC)
-    ratio = (size[0] / original[0], size[1] / original[1])
-    return CheckedPicture(_jpeg(resized, settings.jpeg_quality), original, size, ratio)
+        found = _code_square(picture.pillow, original, settings)
+    elif wanted is not None and short > wanted:
+        size = _with_short_side(original, wanted)
+        resized = picture.pillow.resize(size, Image.Resampling.BICUBIC)
+        ratio = (size[0] / original[0], size[1] / original[1])
+        found = CheckedPicture(_jpeg(resized, settings.jpeg_quality), original, size, ratio)
+    elif header.mode == "CMYK" or picture.truncated or (turned and settings.upright):
+        anew = _jpeg(picture.pillow, settings.jpeg_quality)
+        found = CheckedPicture(anew, original, original)
+    else:
+        found = CheckedPicture(data, original, original)
+    return dataclasses.replace(found, notes=notes)
 
 
 def lossless(pixels: np.ndarray) -> bytes:

@@ -97,15 +97,17 @@ class RejectedExample(ValueError):
     Attributes:
       reason: why.
       detail: what exactly, one line.
+      notes: what is counted about its image all the same; keys of `tally.NOTES`.
     """
 
-    def __init__(self, reason: Reason, detail: str):
+    def __init__(self, reason: Reason, detail: str, notes: tuple[str, ...] = ()):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.notes = notes
 
-    def __reduce__(self) -> tuple[type, tuple[Reason, str]]:
-        return type(self), (self.reason, self.detail)
+    def __reduce__(self) -> tuple[type, tuple[Reason, str, tuple[str, ...]]]:
+        return type(self), (self.reason, self.detail, self.notes)
 
 
 def one_line(message: object) -> str:
@@ -118,7 +120,7 @@ def one_line(message: object) -> str:
     return text if len(text) <= _LONGEST_DETAIL else text[: _LONGEST_DETAIL - 3] + "..."
 
 
-_IMAGE_REASONS = {
+_IMAGE_REASONS: dict[type[BadImageError], Reason] = {
     EmptyImageError: Reason.EMPTY_IMAGE,
     LargeImageError: Reason.TOO_MANY_PIXELS,
     MissingDecoderError: Reason.MISSING_DECODER,

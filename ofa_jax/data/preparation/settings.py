@@ -7,7 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from ofa_jax.data.ops.image import MAX_PIXELS
+from ofa_jax.data.ops.image import TRUNCATED_IMAGES
+from ofa_jax.data.ops.image_files import MAX_PIXELS
 
 CODE_PARTS = ("middle", "whole")
 BAD_BOX_TREATMENTS = ("drop_example", "drop_box")
@@ -22,6 +23,10 @@ class ConversionSettings:
       resize_short_side: pixels of the short side of stored pictures; a smaller picture keeps its
         bytes, it is never enlarged. None stores every picture as it is.
       jpeg_quality: quality of pictures that are written anew, 1 to 95.
+      upright: turn pictures as their EXIF orientation says, since their boxes are pixels of the
+        upright picture; otherwise the stored pixels stay, and boxes are taken for theirs.
+      truncated_images: `drop` pictures whose file is cut off, or `decode` what there is of them, as
+        the official code does; the rest is grey or black.
       cmyk: `drop` pictures in printing colours, or `convert` them to RGB without a colour profile.
       min_side: least pixels of a picture's short side.
       max_side: most pixels of a picture's long side.
@@ -44,6 +49,8 @@ class ConversionSettings:
 
     resize_short_side: int | None = None
     jpeg_quality: int = 90
+    upright: bool = False
+    truncated_images: str = "drop"
     cmyk: str = "drop"
     min_side: int = 2
     max_side: int = 10_000
@@ -62,6 +69,7 @@ class ConversionSettings:
 
     def __post_init__(self) -> None:
         for name, choices in (
+            ("truncated_images", TRUNCATED_IMAGES),
             ("cmyk", CMYK_TREATMENTS),
             ("bad_boxes", BAD_BOX_TREATMENTS),
             ("code_part", CODE_PARTS),

@@ -117,7 +117,7 @@ def write_shard(
                 tally.drop(index, identifier, rejection)
             else:
                 waiting.append(converted)
-                tally.keep(converted.example["type"], converted.removed_boxes)
+                tally.keep(converted.example["type"], converted.removed_boxes, converted.notes)
             if len(waiting) == batch_size or index == plan.shard_range(shard)[-1]:
                 for complete in with_codes(waiting, plan.settings):
                     writer.write_record(array_record.encode_example(complete.example))

@@ -11,6 +11,11 @@ from ofa_jax.data.preparation.reasons import Reason, RejectedExample
 
 # Examples that are named per reason.
 NAMED_EXAMPLES = 20
+# What is counted about images, whether their examples are kept or dropped.
+NOTES = {
+    "rotation_tag": "images carry a rotation tag (EXIF)",
+    "truncated_image": "images are cut off and stored with what there is of them",
+}
 
 
 @dataclasses.dataclass
@@ -24,6 +29,7 @@ class Tally:
       named: the first of them: `record` (number in the source), `id` (None where the record
         could not be read) and `detail`, by reason.
       removed_boxes: boxes removed from kept examples, by reason.
+      notes: images by what is noted about them, keys of `NOTES`.
     """
 
     records: int = 0
@@ -31,23 +37,28 @@ class Tally:
     dropped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     named: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
     removed_boxes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    notes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     @property
     def examples(self) -> int:
         """Examples kept."""
         return sum(self.kinds.values())
 
-    def keep(self, kind: str, removed_boxes: Iterable[Reason] = ()) -> None:
+    def keep(
+        self, kind: str, removed_boxes: Iterable[Reason] = (), notes: Iterable[str] = ()
+    ) -> None:
         """Counts an example that is stored."""
         self.records += 1
         self.kinds[kind] += 1
         self.removed_boxes.update(reason.value for reason in removed_boxes)
+        self.notes.update(notes)
 
     def drop(self, record: int, identifier: str | None, rejection: RejectedExample) -> None:
         """Counts an example that is not."""
         self.records += 1
         reason = rejection.reason.value
         self.dropped[reason] += 1
+        self.notes.update(rejection.notes)
         named = self.named.setdefault(reason, [])
         if len(named) < NAMED_EXAMPLES:
             named.append({"record": record, "id": identifier, "detail": rejection.detail})
@@ -58,6 +69,7 @@ class Tally:
         self.kinds.update(later.kinds)
         self.dropped.update(later.dropped)
         self.removed_boxes.update(later.removed_boxes)
+        self.notes.update(later.notes)
         for reason, examples in later.named.items():
             named = self.named.setdefault(reason, [])
             named.extend(examples[: NAMED_EXAMPLES - len(named)])
@@ -73,6 +85,7 @@ class Tally:
                 for reason, count in sorted(self.dropped.items())
             },
             "removed_boxes": dict(sorted(self.removed_boxes.items())),
+            "notes": dict(sorted(self.notes.items())),
         }
 
     @classmethod
@@ -86,4 +99,5 @@ class Tally:
             ),
             named={reason: entry["examples"] for reason, entry in values["dropped"].items()},
             removed_boxes=collections.Counter(values["removed_boxes"]),
+            notes=collections.Counter(values["notes"]),
         )
