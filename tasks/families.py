@@ -39,7 +39,7 @@ class Kind:
       instruction: the official line.
       prepare: steps of training.
       eval_prepare: steps of evaluation; None means the same as training.
-      scorer: name in `ofa_jax.evaluation.scoring`.
+      scorer: name in `ofa_jax.evaluation.scorers`.
       loss_weight: weight of every target token (SPEC 4.6).
       needs_negatives: whether wrong pairs are drawn from the folder `negative_sample`.
     """

@@ -268,7 +268,7 @@ def add_task(
       tokenizer: cached module-level function that returns the tokenizer.
       prepare: steps of training, see `OFATask.prepare`.
       eval_prepare: steps of evaluation; None means `prepare`.
-      scorer: name in `ofa_jax.evaluation.scoring`.
+      scorer: name in `ofa_jax.evaluation.scorers`.
       loss_weight: weight of each target token.
       splits: names that `source.open` knows.
       answering: decoder prompt, closed answer set, decoding; see `Answering`.

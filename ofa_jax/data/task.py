@@ -72,7 +72,7 @@ class OFATask:
       tokenizer: returns the tokenizer; a cached module-level function, so that tasks pickle.
       prepare: steps `fn(example, rng) -> example` of training, in order.
       eval_prepare: steps of evaluation; None means the same as training.
-      scorer: name of the scoring function in `ofa_jax.evaluation.scoring`.
+      scorer: name of the scoring function in `ofa_jax.evaluation.scorers`.
       loss_weight: weight of every target token (SPEC 4.6: 2 for text infilling, image infilling
         and detection); an example's own "confidence" multiplies it.
       answering: decoder prompt, closed answer set and decoding of a fine-tuned task.

@@ -22,6 +22,7 @@ from ofa_jax.report.examples import (
     Kind,
     Row,
     choose_rows,
+    is_pictured,
     judge,
     region_box,
     task_kind,
@@ -230,17 +231,26 @@ def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
     if others := row.get("alternatives"):
         items = "".join(
             f"<li>{text_html(other['text']) or '—'} "
-            f'<span class="muted">{other["log_probability"]:.2f}</span></li>'
+            f'<span class="muted">log-probability {other["log_probability"]:.2f}</span></li>'
             for other in others
         )
-        lines.append(("Next best, with log-probability", f"<ul>{items}</ul>"))
+        lines.append(("Next best", f"<ul>{items}</ul>"))
     return lines
 
 
 def card_html(
-    record: RunRecord, kind: Kind, row: Row, judgement: Judgement, *, prompt: bool = True
+    record: RunRecord, kind: Kind, row: Row, judgement: Judgement, *, prompt: bool, pictured: bool
 ) -> str:
-    """One example as a card, with or without its input text."""
+    """One example as a card.
+
+    Args:
+      record: the run.
+      kind: the task's kind.
+      row: the prediction.
+      judgement: of it.
+      prompt: with its input text.
+      pictured: other cards of the section have images, so a missing one needs a word.
+    """
     verdict = judgement.verdict
     lines = "".join(f"<dt>{name}</dt><dd>{line}</dd>" for name, line in _lines(kind, row))
     text = row.get("input_text") if prompt else None
@@ -249,8 +259,11 @@ def card_html(
         f'<div class="verdict">{icon(verdict)}<span>{judgement.word}</span>'
         f'<span class="measure">{html.escape(judgement.measure)}</span></div>'
     )
+    picture = _picture(record, kind, row)
+    if not picture and pictured:
+        picture = '<figure><div class="blank">image not kept</div></figure>'
     return (
-        f'<article class="card {verdict or "none"}">{_picture(record, kind, row)}'
+        f'<article class="card {verdict or "none"}">{picture}'
         f'<div class="body">{head}{asked}<dl>{lines}</dl></div></article>'
     )
 
@@ -294,12 +307,14 @@ def _filter(anchor: str, shown: Sequence[Verdict], everything: Sequence[Verdict]
         )
     )
     buttons = f'<div class="filter" role="group" aria-label="Which examples">{options}</div>'
-    for name, here, total in zip(("right", "wrong"), (right, wrong), all_counts):
+    judged = f"{sum(all_counts):,} judged predictions"
+    for name, word, here, total, said in (
+        ("right", "correct", right, all_counts[0], f"None of the {judged} is correct."),
+        ("wrong", "not correct", wrong, all_counts[1], f"All {judged} are correct."),
+    ):
+        if total:
+            said = f"{total:,} of the {judged} are {word}, but none of the examples shown here."
         if not here:
-            word = "correct" if name == "right" else "not correct"
-            said = f"None of the {sum(all_counts):,} judged predictions is {word}."
-            if total:
-                said = f"{total:,} predictions are {word}, none of them among those shown here."
             buttons += f'<p class="empty for-{name}">{said}</p>'
     return buttons
 
@@ -345,8 +360,11 @@ def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: i
     chosen = choose_rows(rows, limit)
     shown = [rows[i] for i in chosen]
     graded = any(verdicts[i] for i in chosen)
-    how = ", correct and not correct in turn" if graded else ", from the best to the worst"
-    how = how if any(row.get("score") is not None for row in shown) else ""
+    how = ""
+    if graded and len({verdicts[i] for i in chosen}) > 1:
+        how = ", correct and not correct in turn"
+    elif not graded and any(row.get("score") is not None for row in shown):
+        how = ", from the best to the worst"
     note = f"{kind.value.capitalize()}. {len(chosen)} of {len(rows):,} shown{how}."
     choice = _filter(anchor, [verdicts[i] for i in chosen], verdicts) if graded else ""
     prompts = {str(rows[i].get("input_text") or "") for i in chosen}
@@ -354,8 +372,10 @@ def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: i
     asked = ""
     if common and (text := text_html(prompts.pop())):
         asked = f'<p class="common">Input of all examples: <q>{text}</q></p>'
+    pictured = any(map(is_pictured, shown))
     cards = "".join(
-        card_html(record, kind, rows[i], judgements[i], prompt=not common) for i in chosen
+        card_html(record, kind, rows[i], judgements[i], prompt=not common, pictured=pictured)
+        for i in chosen
     )
     return (
         f'<section id="{anchor}" class="task">{head}{_tally(verdicts)}'

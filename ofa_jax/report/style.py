@@ -90,7 +90,7 @@ gap:4px 24px}
 gap:8px 20px;margin-top:8px}
 .filter{display:flex;border:1px solid var(--line);border-radius:8px;overflow:hidden;font-size:13px}
 .filter input{position:absolute;opacity:0;pointer-events:none}
-.filter span{display:block;padding:5px 13px;cursor:pointer;color:var(--muted)}
+.filter span{display:block;padding:5px 12px;white-space:nowrap;cursor:pointer;color:var(--muted)}
 .filter label+label{border-left:1px solid var(--line)}
 .filter input:checked+span{background:var(--accent-soft);color:var(--accent);font-weight:600}
 .filter input:focus-visible+span{outline:2px solid var(--accent);outline-offset:-2px}

@@ -107,7 +107,7 @@ def _write_rows(folder, task, rows):
 @pytest.mark.parametrize(
     ("verdicts", "counts", "said"),
     [
-        ("rrrr", (4, 4, 0), 'for-wrong">None of the 4 judged predictions is not correct.'),
+        ("rrrr", (4, 4, 0), 'for-wrong">All 4 judged predictions are correct.'),
         ("ww", (2, 0, 2), 'for-right">None of the 2 judged predictions is correct.'),
         ("rw-", (3, 1, 1), None),
     ],
@@ -141,6 +141,7 @@ def test_wrong_answers_are_shown_also_without_an_image(run_dir, tmp_path):
     right = {"prediction_text": "red", "verdict": "right", "image": "examples/0.png"}
     text, _ = _write_rows(tmp_path, "vqa", [right] * 40 + [{"verdict": "wrong"}])
     assert _section(text, "vqa").count('<article class="card wrong">') == 1
+    assert _section(text, "vqa").count("image not kept") == 1
 
 
 def test_every_object_is_drawn():
