@@ -14,7 +14,7 @@ from ofa_jax.data.instruction import Example, InstructionError
 from ofa_jax.data.ops import augment, boxes
 from ofa_jax.data.ops import image as image_ops
 from ofa_jax.data.ops.random_augment import random_augment
-from ofa_jax.data.task import IMAGE_SIZE
+from ofa_jax.data.task import IMAGE_SIZE, IS_TRUNCATED, TRUNCATED_IMAGES
 
 # Official short sides 384..480 and longest side 672, as multiples of the model's 384 pixels.
 LARGEST_SHORT_SIDE = 480 / 384
@@ -34,15 +34,18 @@ class DecodeImage:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
-        if not self.reduced:
-            return {**example, "image": image_ops.decode_picture(example["image"])}
-        if len(example.get("boxes", ())):
+        if self.reduced and len(example.get("boxes", ())):
             raise InstructionError(
                 f"example {example.get('image_id', '?')!r} has boxes, which would not fit a "
                 "reduced picture; decode it with DecodeImage()"
             )
-        smallest = max(_short_sides(example[IMAGE_SIZE]))
-        return {**example, "image": image_ops.decode_picture(example["image"], smallest=smallest)}
+        picture = image_ops.decode_picture(
+            example["image"],
+            smallest=max(_short_sides(example[IMAGE_SIZE])) if self.reduced else None,
+            truncated=example.get(TRUNCATED_IMAGES, "drop"),
+        )
+        marks = {IS_TRUNCATED: True} if picture.truncated else {}
+        return {**example, "image": picture, **marks}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ofa_jax.data.buckets import Buckets, by_task
 from ofa_jax.data.features import Row
 from ofa_jax.data.instruction import InstructionError, trim_at_eos
 from ofa_jax.data.mixing import BatchPlan, MixturePlan, RateSchedule, tempered_rates
+from ofa_jax.data.ops.image import TRUNCATED_IMAGES
 from ofa_jax.data.skipped import SkippedRecords
 from ofa_jax.data.task import Lengths, OFATask, Records, check_lengths
 
@@ -67,6 +68,8 @@ class MixturePipeline:
       buckets: task or family to the lengths that it has instead of `lengths`; `image` 0 for tasks
         without pictures. A batch holds tasks of the same lengths only.
       on_bad_record: "error", or "skip" for an example without weight in its place.
+      truncated_images: "drop" takes an image that is cut off for a bad record, "decode" takes what
+        there is of it.
       skipped: the account of bad records, filled by `iterate`.
     """
 
@@ -88,6 +91,7 @@ class MixturePipeline:
     rate_interpolation: str = "linear"
     buckets: Mapping[str, Lengths] = dataclasses.field(default_factory=dict)
     on_bad_record: str = "error"
+    truncated_images: str = "drop"
     skipped: SkippedRecords = dataclasses.field(
         default_factory=SkippedRecords, init=False, compare=False, repr=False
     )
@@ -99,7 +103,11 @@ class MixturePipeline:
             )
         if len(self.tasks) != len(self.rates) or not all(rate > 0 for rate in self.rates):
             raise ValueError("every task of a mixture needs one positive rate")
-        for name, known in (("rate_by", RATE_SOURCES), ("on_bad_record", ON_BAD_RECORD)):
+        for name, known in (
+            ("rate_by", RATE_SOURCES),
+            ("on_bad_record", ON_BAD_RECORD),
+            ("truncated_images", TRUNCATED_IMAGES),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"utils.DatasetConfig.{name} must be one of {', '.join(known)}, got "
@@ -141,7 +149,9 @@ class MixturePipeline:
                 flags.FLAGS.mark_as_parsed()
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.num_workers))
         with contextlib.closing(iter(stream)) as iterator:
-            for batch, reasons in iterator:
+            for batch, reasons, notes in iterator:
+                for task_id, lines in notes.items():
+                    self.skipped.count_truncated(self.tasks[task_id].name, lines)
                 for task_id, number in enumerate(np.bincount(batch["task_ids"])):
                     if number:
                         name = self.tasks[task_id].name
@@ -204,6 +214,7 @@ class MixturePipeline:
                     split=self.split,
                     seed=self.seed,
                     skip_bad=self.on_bad_record == "skip",
+                    truncated_images=self.truncated_images,
                 )
             except InstructionError:
                 raise
@@ -223,6 +234,7 @@ class MixturePipeline:
             num_hosts=self.num_hosts,
             host=self.host,
             skip_bad_records=self.on_bad_record == "skip",
+            truncated_images=self.truncated_images,
         )
 
 
@@ -240,6 +252,7 @@ class _BatchReader:
       num_hosts: hosts that share the global batch.
       host: index of this host.
       skip_bad_records: whether an example without weight takes the place of a bad record.
+      truncated_images: what becomes of images that are cut off.
     """
 
     plan: MixturePlan
@@ -251,18 +264,22 @@ class _BatchReader:
     num_hosts: int
     host: int
     skip_bad_records: bool
+    truncated_images: str
 
-    def __call__(self, step: int) -> tuple[Row, dict[int, list[str]]]:
-        """The rows of a batch, and what was wrong with the bad records of each task id."""
+    def __call__(self, step: int) -> tuple[Row, dict[int, list[str]], dict[int, list[str]]]:
+        """The rows of a batch; what was wrong with bad records, and with images, by task id."""
         plan = self.plan.batch(int(step))
         lengths = self.lengths[plan.bucket]
-        found, reasons = [], {}
+        found, reasons, notes = [], {}, {}
         mine = slice(self.host, None, self.num_hosts)
         for task_id, position in zip(
             plan.task_ids[mine].tolist(), plan.positions[mine].tolist(), strict=True
         ):
             try:
-                found.append(self._row(task_id, position, lengths))
+                row, remarks = self._row(task_id, position, lengths)
+                found.append(row)
+                if remarks:
+                    notes.setdefault(task_id, []).extend(remarks)
             except BAD_RECORD_ERRORS as error:
                 if not self.skip_bad_records:
                     raise
@@ -271,12 +288,13 @@ class _BatchReader:
         batch = rows.stack_rows(found)
         if not lengths["image"]:
             batch = {key: value for key, value in batch.items() if key not in _IMAGE_KEYS}
-        return batch, reasons
+        return batch, reasons, notes
 
-    def _row(self, task_id: int, position: int, lengths: Lengths) -> Row:
+    def _row(self, task_id: int, position: int, lengths: Lengths) -> tuple[Row, list[str]]:
         task = self.tasks[task_id]
         order_seed = (self.seed * 1_000_003 + zlib.crc32(task.name.encode())) % 2**32
         index = _record_number(self.sizes[task_id], order_seed, position)
+        notes: list[str] = []
         features = task.read(
             self._records[task_id],
             index,
@@ -284,12 +302,14 @@ class _BatchReader:
             seed=self.seed,
             epoch=position // self.sizes[task_id],
             train=True,
+            truncated_images=self.truncated_images,
+            notes=notes,
         )
         if not np.isfinite(features["loss_weights"]).all():
             raise InstructionError(
                 f"task {task.name!r}, record {index}: its confidence is not a finite number"
             )
-        return rows.pad_row(features, lengths, task_id)
+        return rows.pad_row(features, lengths, task_id), notes
 
     @functools.cached_property
     def _records(self) -> list[Records]:
@@ -344,11 +364,19 @@ def evaluation_rows(
 
 
 def evaluation_row(
-    task: OFATask, records: Records, index: int, lengths: Lengths, *, seed: int
+    task: OFATask,
+    records: Records,
+    index: int,
+    lengths: Lengths,
+    *,
+    seed: int,
+    truncated_images: str = "decode",
 ) -> tuple[dict, Row]:
     """One example of `evaluation_rows`: the prepared example and its row."""
     rng = task.rng(seed, 0, index)
-    example = task.prepared(records[index], rng, lengths, train=False)
+    example = task.prepared(
+        records[index], rng, lengths, train=False, truncated_images=truncated_images
+    )
     features = task.features(example, rng, lengths, train=False)
     if task.masks_text:
         text = task.tokenizer().decode(trim_at_eos(features["targets"]))

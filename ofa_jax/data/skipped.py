@@ -1,4 +1,4 @@
-"""Records that could not be used, counted where the training loop sees them.
+"""Records that could not be used, or not wholly, counted where the training loop sees them.
 
 The readers (`ofa_jax.data.pipeline`) put an example without weight in the place of a bad record;
 this is the account of them.
@@ -29,16 +29,24 @@ class SkippedRecords:
       read: task name to records read.
       bad: task name to bad records.
       reasons: task name to what was wrong with its first bad records.
+      truncated: task name to records whose image is cut off and was decoded all the same.
     """
 
     read: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     bad: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     reasons: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    truncated: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     @property
     def total(self) -> int:
         """Bad records of all tasks."""
         return sum(self.bad.values())
+
+    def count_truncated(self, task: str, notes: list[str]) -> None:
+        """Takes account of one batch's images that are cut off: one note each."""
+        for note in notes[: max(NAMED - self.truncated[task], 0)]:
+            logger.warning("%s", note)
+        self.truncated[task] += len(notes)
 
     def count(self, task: str, reasons: list[str], read: int) -> None:
         """Takes account of one batch's records of one task.

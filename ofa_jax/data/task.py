@@ -37,6 +37,10 @@ PRETRAINING_FAMILIES = (
 
 # Key under which the pixels per side of the model input stand in an example during preparation.
 IMAGE_SIZE = "model_image_size"
+# Key under which it says what becomes of an image that is cut off (`ops.image.TRUNCATED_IMAGES`),
+# and key that marks an example whose image was, and was decoded all the same.
+TRUNCATED_IMAGES = "truncated_images"
+IS_TRUNCATED = "image_is_truncated"
 
 
 class Records(Protocol):
@@ -113,7 +117,13 @@ class OFATask:
         return self.instructions[0].target_slot.modality
 
     def prepared(
-        self, record: Example, rng: np.random.Generator, lengths: Lengths, *, train: bool
+        self,
+        record: Example,
+        rng: np.random.Generator,
+        lengths: Lengths,
+        *,
+        train: bool,
+        truncated_images: str = "",
     ) -> Example:
         """Runs the preparation steps on a copy of a record.
 
@@ -122,11 +132,14 @@ class OFATask:
           rng: the example's own generator.
           lengths: task feature lengths; `image` is the pixels per side of the model input.
           train: whether to use `prepare` or `eval_prepare`.
+          truncated_images: "drop" refuses images that are cut off, "decode" takes what there is of
+            them; "" drops in training and decodes in evaluation, as the official evaluation does.
 
         Returns:
           The prepared example.
         """
-        example = {**record, IMAGE_SIZE: lengths["image"]}
+        cut = truncated_images or ("drop" if train else "decode")
+        example = {**record, IMAGE_SIZE: lengths["image"], TRUNCATED_IMAGES: cut}
         steps = self.prepare if train or self.eval_prepare is None else self.eval_prepare
         for step in steps:
             example = step(example, rng)
@@ -210,15 +223,34 @@ class OFATask:
         seed: int,
         epoch: int = 0,
         train: bool = True,
+        truncated_images: str = "",
+        notes: list[str] | None = None,
     ) -> Features:
-        """Reads, prepares and encodes one record.
+        """Reads, prepares and encodes one record; see `prepared`.
+
+        Args:
+          records: an open split.
+          index: number of the record.
+          lengths: task feature lengths.
+          seed: of the example's generator.
+          epoch: likewise.
+          train: see `prepared`.
+          truncated_images: see `prepared`.
+          notes: gets a line where the image is cut off and was decoded.
+
+        Returns:
+          See `features`.
 
         Raises:
           InstructionError: the example does not fit the task; the message names task and record.
         """
         rng = self.rng(seed, epoch, index)
         try:
-            example = self.prepared(records[index], rng, lengths, train=train)
+            example = self.prepared(
+                records[index], rng, lengths, train=train, truncated_images=truncated_images
+            )
+            if notes is not None and example.get(IS_TRUNCATED):
+                notes.append(f"task {self.name!r}, record {index}: its image is cut off")
             return self.features(example, rng, lengths, train=train)
         except KeyError as error:
             raise InstructionError(
@@ -236,6 +268,7 @@ def check_lengths(
     seed: int,
     samples: int = 32,
     skip_bad: bool = False,
+    truncated_images: str = "",
 ) -> None:
     """Fails early where a task's sequences do not fit.
 
@@ -246,6 +279,7 @@ def check_lengths(
       seed: seed of the examples.
       samples: how many records to encode.
       skip_bad: whether to pass over records that do not fit the task, as training then does.
+      truncated_images: see `OFATask.prepared`.
 
     Raises:
       InstructionError: a record does not fit the task.
@@ -260,7 +294,9 @@ def check_lengths(
         _refuse_short(task, lengths, longest)
     for index in np.linspace(0, len(records) - 1, min(samples, len(records))).astype(int):
         try:
-            features = task.read(records, int(index), lengths, seed=seed)
+            features = task.read(
+                records, int(index), lengths, seed=seed, truncated_images=truncated_images
+            )
         except InstructionError:
             if skip_bad:
                 continue

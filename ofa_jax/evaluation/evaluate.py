@@ -21,12 +21,20 @@ import jax
 from ofa_jax.atomic import write_json
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
 from ofa_jax.data import locations as data_locations
+from ofa_jax.data.ops.image import TRUNCATED_IMAGES
 from ofa_jax.data.registration import import_modules, lookup
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.task import LENGTH_KEYS, OFATask
 from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.generated_pictures import CodePictures
-from ofa_jax.evaluation.streaming import Answer, Shard, finish, line_count, predict_split
+from ofa_jax.evaluation.streaming import (
+    Answer,
+    Shard,
+    finish,
+    line_count,
+    predict_split,
+    truncated_count,
+)
 from ofa_jax.evaluation.submission import file_name
 from ofa_jax.inference.answerer import Answerer
 from ofa_jax.inference.weights import (
@@ -71,6 +79,7 @@ def evaluate(
     num_shards: int = 0,
     shard: int = 0,
     skip_bad_records: bool = True,
+    truncated_images: str = "decode",
     seed: int = 0,
     locations: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -104,6 +113,8 @@ def evaluate(
       num_shards: processes that share the examples; 0 = as many as JAX has.
       shard: number of this one, where `num_shards` is given.
       skip_bad_records: count and leave out bad records; otherwise they are errors.
+      truncated_images: "decode" takes what there is of images that are cut off, as the official
+        evaluation does; "drop" takes them for bad records. They are counted either way.
       seed: seed of the examples and of sampling.
       locations: folders by name; VOCAB_DIR is by default the vocabulary beside the checkpoint.
 
@@ -114,6 +125,10 @@ def evaluate(
       ValueError: a setting that cannot work; the message names it.
     """
     started = time.perf_counter()
+    if truncated_images not in TRUNCATED_IMAGES:
+        raise ValueError(
+            f"truncated_images must be {' or '.join(TRUNCATED_IMAGES)}, got {truncated_images!r}"
+        )
     part = Shard(jax.process_index(), jax.process_count())
     if num_shards:
         part = Shard(shard, num_shards)
@@ -180,6 +195,7 @@ def evaluate(
         seed,
         num_examples or None,
         skip_bad_records,
+        truncated_images,
         pictures,
     )
     entries: dict[str, dict[str, Any]] = {split: {} for split in splits}
@@ -222,7 +238,10 @@ def _by_split(
         "tasks": scored[first],
         "splits": {split: scored[split] for split in others},
         "counts": {
-            split: {name: {"n": e["n"], "skipped": e["skipped"]} for name, e in group.items()}
+            split: {
+                name: {key: e[key] for key in ("n", "skipped", "truncated_images") if key in e}
+                for name, e in group.items()
+            }
             for split, group in entries.items()
         },
     }
@@ -241,6 +260,7 @@ class _Job:
       seed: of the examples.
       limit: the first so many of each split, or None.
       skip_bad: whether bad records are counted and left out.
+      truncated_images: what becomes of images that are cut off.
       pictures: how codes are shown and scored.
     """
 
@@ -252,6 +272,7 @@ class _Job:
     seed: int
     limit: int | None
     skip_bad: bool
+    truncated_images: str
     pictures: CodePictures
 
     def run(self, task: OFATask, split: str, name: str) -> dict[str, Any] | None:
@@ -269,6 +290,7 @@ class _Job:
             pictures_root=self.root,
             name=name,
             skip_bad=self.skip_bad,
+            truncated_images=self.truncated_images,
             image_tokenizer=self.pictures.tokenizers[task.name],
             progress=_Progress(name),
         )
@@ -293,6 +315,9 @@ class _Job:
         for metric, value in self.pictures.scores(task, works).items():
             entry |= {"primary": metric, **entry, metric: value}
             logger.info("%s: %s %.4f", name, metric, value)
+        if cut := truncated_count(works):
+            entry["truncated_images"] = cut
+            logger.warning("%s: %d images are cut off; what there is of them counts", name, cut)
         if skipped:
             logger.warning("%s: %d of %d records were bad and are left out", name, skipped, total)
         logger.info("%s: %d examples here, %d of them before", name, tally.examples, tally.resumed)

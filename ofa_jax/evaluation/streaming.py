@@ -23,7 +23,7 @@ from ofa_jax.data.features import Row
 from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Example, trim_at_eos
 from ofa_jax.data.pipeline import evaluation_row, fill_batch
-from ofa_jax.data.task import Lengths, OFATask
+from ofa_jax.data.task import IS_TRUNCATED, Lengths, OFATask
 from ofa_jax.evaluation import evaluator, scorers, scoring
 from ofa_jax.evaluation.scoring import Result
 from ofa_jax.evaluation.submission import write_submission
@@ -89,6 +89,7 @@ def predict_split(
     pictures_root: pathlib.Path | None = None,
     name: str = "",
     skip_bad: bool = True,
+    truncated_images: str = "decode",
     image_tokenizer: ImageTokenizer | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tally:
@@ -108,6 +109,7 @@ def predict_split(
         none.
       name: of the task in files.
       skip_bad: whether a bad record is counted and left out; otherwise it is an error.
+      truncated_images: what becomes of images that are cut off, see `OFATask.prepared`.
       image_tokenizer: turns codes into pixels for the pictures.
       progress: called with (examples done, examples of the shard) after every batch.
 
@@ -135,7 +137,7 @@ def predict_split(
                 task,
                 answer,
                 lengths,
-                _prepared(task, records, chosen, lengths, seed, skip_bad),
+                _prepared(task, records, chosen, lengths, seed, skip_bad, truncated_images),
                 batch_size,
                 start // batch_size,
                 (pictures_root, name, image_tokenizer),
@@ -211,6 +213,11 @@ def predicted_lines(works: Sequence[pathlib.Path]) -> Iterator[dict[str, Any]]:
     return (line for line in _merged(works) if "row" in line)
 
 
+def truncated_count(works: Sequence[pathlib.Path]) -> int:
+    """Examples of complete work files whose image is cut off and was decoded all the same."""
+    return sum(bool(line[_EXAMPLE].get(IS_TRUNCATED)) for line in predicted_lines(works))
+
+
 def line_count(work: pathlib.Path) -> int:
     """Complete lines of a work file, 0 where there is none."""
     if not work.exists():
@@ -226,12 +233,15 @@ def _prepared(
     lengths: Lengths,
     seed: int,
     skip_bad: bool,
+    truncated_images: str,
 ) -> list[tuple[int, Example | None, Row | str]]:
     """(index, example, row), or (index, None, reason) for a bad record."""
     found: list[tuple[int, Example | None, Row | str]] = []
     for index in indices:
         try:
-            example, row = evaluation_row(task, records, index, lengths, seed=seed)
+            example, row = evaluation_row(
+                task, records, index, lengths, seed=seed, truncated_images=truncated_images
+            )
             found.append((index, example, row))
         except (ValueError, KeyError) as error:
             reason = f"task {task.name!r}, record {index}: {error}"

@@ -50,6 +50,8 @@ class DatasetConfig:
       buckets: task or family to the lengths that it has instead of `task_feature_lengths`, for
         example {"text_infilling": {"image": 0}}; a batch holds tasks of the same lengths.
       on_bad_record: "error", or "skip" to count it and go on.
+      truncated_images: "drop" takes an image that is cut off for a bad record; "decode" trains on
+        what there is of it, as the official code does. They are counted either way.
     """
 
     mixture_or_task_name: str
@@ -68,6 +70,7 @@ class DatasetConfig:
     rate_interpolation: str = "linear"
     buckets: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     on_bad_record: str = "error"
+    truncated_images: str = "drop"
 
     def __post_init__(self) -> None:
         _check_lengths(self.task_feature_lengths)
@@ -82,6 +85,7 @@ class DatasetConfig:
             ("rate_by", ("declared", "examples")),
             ("rate_interpolation", ("linear", "constant")),
             ("on_bad_record", ("error", "skip")),
+            ("truncated_images", ("drop", "decode")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -121,6 +125,7 @@ class DatasetConfig:
             "rate_interpolation",
             "buckets",
             "on_bad_record",
+            "truncated_images",
         )
         return {name: getattr(self, name) for name in names}
 

@@ -305,6 +305,8 @@ def _train(
             values["goodput"] = ledger.update(step, timers.total).share
         if pipeline.skipped.total:
             values["bad_records"] = pipeline.skipped.total
+        if pipeline.skipped.truncated:
+            values["truncated_images"] = pipeline.skipped.truncated.total()
         log.write(step, values)
 
     measure = None

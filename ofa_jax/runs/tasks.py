@@ -53,6 +53,7 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> TaskSet
             split=dataset.split,
             seed=dataset.seed,
             skip_bad=dataset.on_bad_record == "skip",
+            truncated_images=dataset.truncated_images,
         )
     return TaskSet(
         tasks, tuple(rate for _, rate in found), unseen, dataset.task_feature_lengths, tokenizer
