@@ -117,7 +117,7 @@ def fairseq_arguments(config: OFAConfig) -> dict[str, Any]:
     for side in ("encoder", "decoder"):
         sides |= {
             f"{side}_embed_dim": config.width,
-            f"{side}_ffn_embed_dim": config.ffn_dim,
+            f"{side}_ffn_embed_dim": config.ffn_width(side),
             f"{side}_attention_heads": config.num_heads,
             f"{side}_layers": getattr(config, f"{side}_layers"),
             f"{side}_drop_path_rate": getattr(config, f"{side}_drop_path"),

@@ -41,6 +41,7 @@ def flatten_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 # Settings that older folders lack, with the value that they imply there.
 _LATER_SETTINGS = {
+    "model.decoder_ffn_dim": None,
     "model.image_mean": [0.5, 0.5, 0.5],
     "model.image_std": [0.5, 0.5, 0.5],
     **flatten_settings(dataclasses.asdict(TuningConfig()), "model.tuning"),

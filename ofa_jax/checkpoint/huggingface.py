@@ -207,6 +207,7 @@ def read_huggingface_folder(folder: str | os.PathLike) -> HuggingFaceCheckpoint:
             said, true = getattr(config, ours), getattr(seen, ours)
             theirs = CONFIG_FIELDS.get(ours, ("resnet_type",))[0]
             if said != true:
+                true = seen.ffn_dim if true is None else true
                 raise CheckpointMismatchError(
                     f"{folder}: config.json says {theirs} = {fields.get(theirs, said)!r}, but the "
                     f"weights have {true!r}; they belong to different models"

@@ -34,7 +34,8 @@ _RESNET_BLOCKS = {
 CONFIG_FIELDS = {
     "vocab_size": ("vocab_size",),
     "width": ("d_model",),
-    "ffn_dim": ("encoder_ffn_dim", "decoder_ffn_dim"),
+    "ffn_dim": ("encoder_ffn_dim",),
+    "decoder_ffn_dim": ("decoder_ffn_dim",),
     "num_heads": ("encoder_attention_heads", "decoder_attention_heads"),
     "encoder_layers": ("encoder_layers",),
     "decoder_layers": ("decoder_layers",),
@@ -53,7 +54,8 @@ CONFIG_FIELDS = {
 }
 # Fields that the shapes of the weights tell as well.
 INFERABLE_FIELDS = (
-    *("vocab_size", "width", "ffn_dim", "num_heads", "encoder_layers", "decoder_layers"),
+    *("vocab_size", "width", "ffn_dim", "decoder_ffn_dim", "num_heads"),
+    *("encoder_layers", "decoder_layers"),
     *("token_bucket_size", "image_bucket_size", "resnet"),
 )
 # What every released model has (SPEC 1.1); another value is another model.
@@ -184,6 +186,7 @@ def config_to_huggingface(config: OFAConfig) -> dict[str, Any]:
     fields: dict[str, Any] = {**_WRITTEN_ONLY, **_FIXED}
     for ours, theirs in CONFIG_FIELDS.items():
         fields.update(dict.fromkeys(theirs, getattr(config, ours)))
+    fields["decoder_ffn_dim"] = config.ffn_width("decoder")
     fields["resnet_type"] = next(
         (
             name

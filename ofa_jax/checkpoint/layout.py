@@ -76,7 +76,7 @@ def resnet_shapes(resnet: ResNetConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _layer_shapes(config: OFAConfig, name: str, decoder: bool) -> dict[str, tuple[int, ...]]:
-    d, f = config.width, config.ffn_dim
+    d, f = config.width, config.ffn_width("decoder" if decoder else "encoder")
     shapes: dict[str, tuple[int, ...]] = {}
     for attention in ("self_attn", "encoder_attn") if decoder else ("self_attn",):
         for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
@@ -248,6 +248,7 @@ def config_from_state_dict(
         "num_codes": vocabulary_parts(vocab_size, hints)[0],
         "width": width,
         "ffn_dim": shape("encoder.layers.0.fc1.weight")[0],
+        "decoder_ffn_dim": shape("decoder.layers.0.fc1.weight")[0],
         "num_heads": heads_from_scale[0] if heads_from_scale else heads,
         "encoder_layers": _count(shapes, r"encoder\.layers\.(\d+)\."),
         "decoder_layers": _count(shapes, r"decoder\.layers\.(\d+)\."),

@@ -134,7 +134,8 @@ def _likely_cause(name: str, found: tuple[int, ...] | None, config: OFAConfig) -
         return f"another ResNet than {config.resnet.stage_blocks} blocks"
     if "positions" in name and found[-1] == config.width:
         return "another number of positions (max_positions, image_bucket_size)"
-    return f"another model size than width {config.width}, ffn_dim {config.ffn_dim}"
+    ffn_dim = config.ffn_width(name.split(".")[0])
+    return f"another model size than width {config.width}, ffn_dim {ffn_dim}"
 
 
 def _unknown_cause(name: str) -> str:

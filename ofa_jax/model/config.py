@@ -171,6 +171,7 @@ class OFAConfig:
       num_codes: image codes in the vocabulary (not read by the layers; kept for bookkeeping).
       width: model width d.
       ffn_dim: inner width f of the feed-forward layers.
+      decoder_ffn_dim: that of the decoder, where it is another; None = `ffn_dim`.
       num_heads: attention heads h; `width` must divide by it.
       encoder_layers: encoder depth.
       decoder_layers: decoder depth.
@@ -212,6 +213,7 @@ class OFAConfig:
     num_codes: int = 8192
     width: int = 768
     ffn_dim: int = 3072
+    decoder_ffn_dim: int | None = None
     num_heads: int = 12
     encoder_layers: int = 6
     decoder_layers: int = 6
@@ -250,6 +252,9 @@ class OFAConfig:
 
         if self.padded_vocab_size is None:
             object.__setattr__(self, "padded_vocab_size", -(-self.vocab_size // 128) * 128)
+        if self.decoder_ffn_dim == self.ffn_dim:
+            object.__setattr__(self, "decoder_ffn_dim", None)
+        require("decoder_ffn_dim", self.ffn_width("decoder") > 0, "a positive int or None")
         for field in (
             "vocab_size",
             "width",
@@ -325,6 +330,11 @@ class OFAConfig:
     def embedding_rows(self) -> int:
         """Rows of the embedding: `padded_vocab_size`, which is never None once it is set up."""
         return cast(int, self.padded_vocab_size)
+
+    def ffn_width(self, stack: str) -> int:
+        """Inner width f of the feed-forward layers of a stack, "encoder" or "decoder"."""
+        own = self.decoder_ffn_dim if stack == "decoder" else None
+        return self.ffn_dim if own is None else own
 
     @property
     def head_dim(self) -> int:

@@ -90,7 +90,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention = Attention(cfg)
         self.cross_attention_out_norm = LayerNorm(dtype=dtype)
         self.feedforward_norm = LayerNorm(dtype=dtype)
-        self.feedforward = FeedForward(cfg)
+        self.feedforward = FeedForward(cfg, "decoder")
         if cfg.tuning.adapter_dim:
             self.adapter = Adapter(cfg)
         if cfg.scale_resids:

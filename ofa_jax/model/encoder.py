@@ -111,7 +111,7 @@ class EncoderLayer(nn.Module):
         x = x + drop(LayerNorm(dtype=dtype, name="attention_out_norm")(y))
 
         y = LayerNorm(dtype=dtype, name="feedforward_norm")(x)
-        y = FeedForward(cfg, name="feedforward")(y, train)
+        y = FeedForward(cfg, "encoder", name="feedforward")(y, train)
         if cfg.scale_resids:
             x = x * residual_scale(self, cfg.width).astype(dtype)
         adapter = Adapter(cfg, name="adapter") if cfg.tuning.adapter_dim else None

@@ -11,16 +11,23 @@ from ofa_jax.model.layers import Dense, LayerNorm, dense_scale, dropout, gelu
 
 
 class FeedForward(nn.Module):
-    """Dense, gelu, norm over f, dense."""
+    """Dense, gelu, norm over f, dense.
+
+    Attributes:
+      config: of the model.
+      stack: "encoder" or "decoder", which may differ in f.
+    """
 
     config: OFAConfig
+    stack: str
 
     def setup(self) -> None:
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
-        scale = dense_scale(cfg.width, cfg.ffn_dim, cfg.width)
+        features = cfg.ffn_width(self.stack)
+        scale = dense_scale(cfg.width, features, cfg.width)
         self.expand = Dense(
-            cfg.ffn_dim,
+            features,
             axes=("embed", "mlp"),
             scale=scale,
             dtype=dtype,

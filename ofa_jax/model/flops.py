@@ -146,7 +146,7 @@ def forward_flops(
     Returns:
       Floating-point operations.
     """
-    d, f, t = config.width, config.ffn_dim, target_length
+    d, t = config.width, target_length
     total, p = 0, 0
     if image_size is not None:
         y, x = patch_grid(config, *image_size)
@@ -154,9 +154,9 @@ def forward_flops(
         total += resnet_flops(config, *image_size)
         total += 2 * p * config.resnet.out_channels * d
     n = p + source_length
-    feed_forward = 4 * d * f
-    encoder_layer = n * (8 * d * d + feed_forward) + 4 * n * n * d
-    decoder_layer = t * (12 * d * d + feed_forward) + 4 * t * t * d + 4 * n * d * d + 4 * t * n * d
+    encoder_layer = n * (8 * d * d + 4 * d * config.ffn_width("encoder")) + 4 * n * n * d
+    decoder_layer = t * (12 * d * d + 4 * d * config.ffn_width("decoder"))
+    decoder_layer += 4 * t * t * d + 4 * n * d * d + 4 * t * n * d
     total += config.encoder_layers * encoder_layer + config.decoder_layers * decoder_layer
     return total + 2 * t * d * config.vocab_size
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ class Engine:
         sizes = {
             "heads": config.num_heads,
             "joined_kv": config.width,
-            "mlp": config.ffn_dim,
+            "mlp": math.gcd(config.ffn_width("encoder"), config.ffn_width("decoder")),
             "vocab": config.embedding_rows,
         }
         placement.check_axis_sizes(sizes, mesh, axis_rules)

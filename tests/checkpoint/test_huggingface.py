@@ -130,7 +130,7 @@ def test_configuration_round_trip(size):
     [
         ({"normformer": False}, "normformer is False"),
         ({"activation_function": "relu"}, "activation_function is 'relu'"),
-        ({"decoder_ffn_dim": 8}, "encoder_ffn_dim is 3072 and decoder_ffn_dim is 8"),
+        ({"decoder_attention_heads": 8}, "attention_heads is 12 and decoder_attention_heads is 8"),
         ({"resnet_type": "vit"}, "resnet_type is 'vit', known are resnet50"),
         ({"d_model": 770}, "num_heads must be a divisor"),
     ],

@@ -18,6 +18,15 @@ def test_derived_numbers_of_the_official_sizes():
     assert (base.resnet.stride, base.resnet.out_channels) == (16, 1024)
 
 
+def test_widths_of_the_feed_forward_layers():
+    base = SIZES["base"]
+    assert [base.ffn_width(stack) for stack in ("encoder", "decoder")] == [3072, 3072]
+    assert dataclasses.replace(base, decoder_ffn_dim=3072) == base
+    other = dataclasses.replace(base, decoder_ffn_dim=64)
+    assert [other.ffn_width(stack) for stack in ("encoder", "decoder")] == [3072, 64]
+    assert dataclasses.replace(base, ffn_dim=80).ffn_width("decoder") == 80
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_every_size_is_consistent(name):
     config = SIZES[name]
@@ -31,6 +40,7 @@ def test_every_size_is_consistent(name):
     [
         ("vocab_size", 0),
         ("padded_vocab_size", 100),
+        ("decoder_ffn_dim", -3),
         ("num_heads", 7),
         ("dropout", 1.0),
         ("encoder_drop_path", -0.1),
