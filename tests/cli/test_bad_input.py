@@ -123,7 +123,7 @@ VALUES = {
     "partitioning.Partitioner.additional_rules=(('embed', 'dta'),)": "none of the mesh axes ",
     "utils.LogConfig.wandb_mode='of'": "wandb_mode must be 'online' or 'offline', got 'of'",
     "utils.CheckpointConfig.best_mode='least'": "best_mode must be 'max' or 'min', got 'least'",
-    "INITIAL_CHECKPOINT_PATH='/nowhere/at/all'": "INITIAL_CHECKPOINT_PATH: there is no /nowhere",
+    "INITIAL_CHECKPOINT_PATH='/nowhere/at/all'": "INITIAL_CHECKPOINT_PATH: /nowhere/at/all: no",
 }
 
 
