@@ -95,13 +95,15 @@ class VocabLayout:
     def coordinates_to_bins(self, coordinates: np.ndarray) -> np.ndarray:
         """Quantises pixel coordinates of the model input (SPEC 4.5).
 
+        OFA-NOTE: SPEC 4.5. Coordinates outside of what bins cover get the first or last bin; the
+        official code says `<unk>` there.
+
         Args:
           coordinates: float[...] pixels in the resized model input.
 
         Returns:
           int32[...] bins in [0, num_bins): round half to even of v / max_image_size * (bins - 1),
-          computed in float32 as the official code does. Coordinates outside the picture are
-          clipped to the first or last bin.
+          computed in float32 as the official code does.
         """
         scaled = np.asarray(coordinates, np.float32) / np.float32(self.max_image_size)
         bins = np.rint(scaled * np.float32(self.num_bins - 1))

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
+from ofa_jax.data.finetuning_steps import LikeliestAnswer
 from ofa_jax.data.image_steps import (
     AugmentForText,
     CheckBoxes,
@@ -18,7 +19,7 @@ from ofa_jax.data.image_steps import (
     JitterScene,
     StretchToSquare,
 )
-from ofa_jax.data.matching_steps import BestAnswer, MatchAnswer, MatchCaption, SkipNoisyStart
+from ofa_jax.data.matching_steps import MatchAnswer, MatchCaption, SkipNoisyStart
 from ofa_jax.data.official_tokenizer import official_tokenizer
 from ofa_jax.data.registration import add_task
 from ofa_jax.data.selection_steps import KeepOneReferring
@@ -89,20 +90,20 @@ KINDS = {
             clean_caption(),
         ),
         eval_prepare=(
-            KeepOneReferring(),
+            KeepOneReferring(optional=True),
             DecodeImage(),
             CheckBoxes(),
             StretchToSquare(),
-            ChooseReferring(),
-            clean_caption(),
+            ChooseReferring(optional=True),
+            clean_caption(optional=True),
         ),
         scorer="description",
     ),
     "vqa": Kind(
         family="vqa",
         instruction=instructions.VQA,
-        prepare=(DecodeImage(), AugmentForText(), BestAnswer(), clean_question()),
-        eval_prepare=(DecodeImage(), StretchToSquare(), BestAnswer(), clean_question()),
+        prepare=(DecodeImage(), AugmentForText(), LikeliestAnswer(), clean_question()),
+        eval_prepare=(DecodeImage(), StretchToSquare(), LikeliestAnswer(), clean_question()),
         scorer="answer",
     ),
     "image_text_matching": Kind(
@@ -131,14 +132,14 @@ KINDS = {
         prepare=(
             DecodeImage(),
             AugmentForText(),
-            BestAnswer(),
+            LikeliestAnswer(),
             MatchAnswer(NEGATIVES),
             clean_question(),
         ),
         eval_prepare=(
             DecodeImage(),
             StretchToSquare(),
-            BestAnswer(),
+            LikeliestAnswer(),
             MatchAnswer(NEGATIVES),
             clean_question(),
         ),
@@ -158,8 +159,8 @@ KINDS = {
         eval_prepare=(
             DecodeImage(),
             StretchToSquare(),
-            Choose("captions", "caption"),
-            clean_caption(),
+            Choose("captions", "caption", optional=True),
+            clean_caption(optional=True),
         ),
         scorer="reference_caption",
     ),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ofa_jax.data.instruction import Example, InstructionError
+from ofa_jax.data.ops.boxes import as_boxes
 from ofa_jax.text import cleaning
 
 logger = logging.getLogger("ofa_jax")
@@ -86,7 +87,7 @@ class ChineseCaption:
 class FirstReferring:
     """Sets `caption` to the only referring expression of a row and `region` to its box.
 
-    Test rows may lack the box; `region` is then zeros.
+    Test rows may lack the box; then there is no `region`.
 
     Attributes:
       max_words: longest expression, in words; of Chinese text in characters.
@@ -101,24 +102,22 @@ class FirstReferring:
         if not len(example.get("refexps", ())):
             raise InstructionError(f"{_name(example)} has no referring expression")
         clean = cleaning.pre_chinese if self.chinese else cleaning.pre_caption
-        boxes = np.asarray(example.get("boxes", np.zeros((0, 4))), np.float32).reshape(-1, 4)
-        region = np.zeros(4, np.float32)
+        chosen = {**example, "caption": clean(example["refexps"][0], self.max_words)}
+        boxes = as_boxes(example.get("boxes", []))
         if len(boxes):
-            region = boxes[int(example["refexp_box_index"][0])]
-        return {
-            **example,
-            "caption": clean(example["refexps"][0], self.max_words),
-            "region": region,
-        }
+            chosen["region"] = boxes[int(example["refexp_box_index"][0])]
+        return chosen
 
 
 @dataclasses.dataclass(frozen=True)
 class QuestionWithObjects:
     """Cleans `question`, ends it with "?", and names the objects found in the picture (SPEC 8.3).
 
+    A row whose detector found nothing still ends with " object: "; one without the field does not.
+
     Attributes:
       max_words: longest question.
-      max_objects: names that are kept; 0 names none.
+      max_objects: names that are kept; 0 leaves objects out.
     """
 
     max_words: int = 80
@@ -127,9 +126,8 @@ class QuestionWithObjects:
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
         question = cleaning.ask(cleaning.pre_question(example["question"], self.max_words))
-        names = list(example.get("objects", ()))[: self.max_objects]
-        if names:
-            question += " object: " + " ".join(names)
+        if self.max_objects and "objects" in example:
+            question += " object: " + " ".join(list(example["objects"])[: self.max_objects])
         return {**example, "question": question}
 
 

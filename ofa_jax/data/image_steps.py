@@ -114,7 +114,7 @@ class CheckBoxes:
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
         height, width = example["image"].shape[:2]
-        for box in boxes.as_boxes(example["boxes"]):
+        for box in boxes.as_boxes(example.get("boxes", [])):
             x0, y0, x1, y1 = box.tolist()
             inside = (
                 -self.tolerance <= x0 < x1 <= width + self.tolerance

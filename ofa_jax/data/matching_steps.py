@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 
 from ofa_jax.data import locations
-from ofa_jax.data.instruction import Example
+from ofa_jax.data.instruction import Example, InstructionError
 from ofa_jax.data.ops import negatives
 
 
@@ -52,25 +52,13 @@ class MatchAnswer:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         right = example["answer"]
+        if not right:
+            raise InstructionError(f"example {example.get('image_id', '?')!r} has no answers")
         if rng.random() < 0.5:
             return {**example, "candidate": right, "answer": "yes"}
         by_type, types = _answers(self.folder)
         wrong = negatives.negative_answer(right, example["confidence"], by_type, types, rng)
         return {**example, "candidate": wrong, "answer": "no"}
-
-
-@dataclasses.dataclass(frozen=True)
-class BestAnswer:
-    """Sets `answer` to the reference of highest confidence and `confidence` to that number."""
-
-    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        del rng
-        best = int(np.argmax(example["answer_conf"]))
-        return {
-            **example,
-            "answer": example["answers"][best],
-            "confidence": float(example["answer_conf"][best]),
-        }
 
 
 @dataclasses.dataclass(frozen=True)

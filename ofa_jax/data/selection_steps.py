@@ -11,21 +11,34 @@ import dataclasses
 import numpy as np
 
 from ofa_jax.data.instruction import Example, InstructionError
+from ofa_jax.data.ops.boxes import as_boxes
 
 
 @dataclasses.dataclass(frozen=True)
 class KeepOneReferring:
-    """Keeps one drawn referring expression with its box, so that a crop can centre on it."""
+    """Keeps one drawn referring expression with its box, so that a crop can centre on it.
+
+    Test rows may lack boxes.
+
+    Attributes:
+      optional: whether expressions may be missing instead; a box is drawn then.
+    """
+
+    optional: bool = False
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        expressions = example["refexps"]
+        expressions, boxes = example.get("refexps", ()), as_boxes(example.get("boxes", []))
         if len(expressions) == 0:
-            raise InstructionError(
-                f"example {example.get('image_id', '?')!r} has no referring expression"
-            )
+            if not (self.optional and len(boxes)):
+                raise InstructionError(
+                    f"example {example.get('image_id', '?')!r} has no referring expression"
+                )
+            box = int(rng.integers(len(boxes)))
+            return {**example, "boxes": boxes[box : box + 1]}
         number = int(rng.integers(len(expressions)))
+        if len(boxes) == 0:
+            return {**example, "refexps": [expressions[number]]}
         box = int(example["refexp_box_index"][number])
-        boxes = np.asarray(example["boxes"], np.float32)
         if not 0 <= box < len(boxes):
             raise InstructionError(
                 f"example {example.get('image_id', '?')!r}: referring expression {number} names "
@@ -68,7 +81,8 @@ class PlainAnswers:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
-        return {**example, "answers": [plain_answer(answer) for answer in example["answers"]]}
+        answers = [plain_answer(answer) for answer in example.get("answers", ())]
+        return {**example, "answers": answers}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,4 +97,4 @@ class CaptionsFrom:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
-        return {**example, "captions": list(example[self.field])}
+        return {**example, "captions": list(example.get(self.field, ()))}

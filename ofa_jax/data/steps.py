@@ -15,6 +15,7 @@ import numpy as np
 
 from ofa_jax.data.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from ofa_jax.data.instruction import Example, InstructionError
+from ofa_jax.data.ops.boxes import as_boxes
 from ofa_jax.data.task import OFATask
 from ofa_jax.text import cleaning
 
@@ -27,23 +28,46 @@ def _pick(rng: np.random.Generator, values: Any, what: str, example: Example) ->
 
 @dataclasses.dataclass(frozen=True)
 class Choose:
-    """Sets `target` to a uniformly drawn entry of the list in `source`."""
+    """Sets `target` to a uniformly drawn entry of the list in `source`.
+
+    Attributes:
+      source: the list.
+      target: the field.
+      optional: whether the list may be missing or empty, as truths of test rows are; the text is
+        then empty.
+    """
 
     source: str
     target: str
+    optional: bool = False
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        if self.optional and not len(example.get(self.source, ())):
+            return {**example, self.target: ""}
         return {**example, self.target: _pick(rng, example[self.source], self.source, example)}
 
 
 @dataclasses.dataclass(frozen=True)
 class ChooseReferring:
-    """Sets `caption` to a drawn referring expression and `region` to the box that it names."""
+    """Sets `caption` to a drawn referring expression and `region` to the box that it names.
+
+    Test rows may lack the box; then there is no `region`.
+
+    Attributes:
+      optional: whether expressions may be missing instead; a box is drawn then.
+    """
+
+    optional: bool = False
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        number = _pick(rng, range(len(example["refexps"])), "referring expression", example)
-        box = np.asarray(example["boxes"][example["refexp_box_index"][number]], np.float32)
-        return {**example, "caption": example["refexps"][number], "region": box}
+        boxes, expressions = as_boxes(example.get("boxes", [])), example.get("refexps", ())
+        if self.optional and not len(expressions):
+            return {**example, "caption": "", "region": _pick(rng, boxes, "box", example)}
+        number = _pick(rng, range(len(expressions)), "referring expression", example)
+        chosen = {**example, "caption": expressions[number]}
+        if len(boxes):
+            chosen["region"] = boxes[example["refexp_box_index"][number]]
+        return chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,16 +149,18 @@ class CleanText:
       field: the text.
       clean: function of `ofa_jax.text.cleaning` that takes the text and the number of words.
       max_words: words kept.
+      optional: whether the text may be empty, as the truth of a test row is.
     """
 
     field: str
     clean: Callable[[str, int], str]
     max_words: int
+    optional: bool = False
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
         text = self.clean(str(example[self.field]), self.max_words)
-        if not text:
+        if not text and not self.optional:
             raise InstructionError(
                 f"field {self.field!r} of example {example.get('image_id', '?')!r} is empty "
                 "after clean-up"
@@ -142,9 +168,11 @@ class CleanText:
         return {**example, self.field: text}
 
 
-def clean_caption(field: str = "caption", *, max_words: int = 30) -> CleanText:
+def clean_caption(
+    field: str = "caption", *, max_words: int = 30, optional: bool = False
+) -> CleanText:
     """Caption clean-up; 30 words in a target, 80 in a source (SPEC 4.3)."""
-    return CleanText(field, cleaning.pre_caption, max_words)
+    return CleanText(field, cleaning.pre_caption, max_words, optional)
 
 
 def clean_question(field: str = "question", *, max_words: int = 80) -> CleanText:

@@ -150,13 +150,15 @@ class OFATask:
     ) -> Features:
         """Encodes a prepared example, unpadded.
 
+        In evaluation an example may lack the truth: its target is empty and its weights are zero.
+
         Returns:
           The features of `Instruction.encode`, `loss_weights` float32[t], and `decoder_inputs`
           int32[t]: the targets behind bos, in training with the noise that the task asks for.
 
         Raises:
-          InstructionError: the example does not fit the instruction, or its answer is not in the
-            closed set.
+          InstructionError: the example does not fit the instruction, or training has no answer,
+            or one that is not in the closed set.
         """
         instruction = self.instructions[0]
         if train and len(self.instructions) > 1:
@@ -165,16 +167,26 @@ class OFATask:
         room = lengths["targets"] - 1
         if self.masks_text:
             room = min(room, instruction.room_for_text(tokenizer, lengths["inputs"]))
+        field, has_truth = instruction.target_slot.field, self.has_truth(example)
+        if train and not has_truth:
+            raise InstructionError(
+                f"example {example.get('image_id', '?')!r} has no {field!r} to learn from"
+            )
         features = instruction.encode(
-            example, tokenizer, rng, image_size=lengths["image"], max_text_tokens=room
+            example,
+            tokenizer,
+            rng,
+            image_size=lengths["image"],
+            max_text_tokens=room,
+            with_target=has_truth,
         )
         if train and self.answering.answers is not None:
-            self.answering.answers.check(str(example[instruction.target_slot.field]))
+            self.answering.answers.check(str(example[field]))
         features, prompt_length = self.answering.shape_target(features, lengths)
         weights = np.full(
             features["targets"].shape, self.loss_weight * example.get("confidence", 1.0), np.float32
         )
-        weights[:prompt_length] = 0.0
+        weights[: prompt_length if has_truth else None] = 0.0
         if skipped := example.get("loss_skip_prefix", 0):
             # SPEC 4.3.1: the last target token (eos) is trained even where the prefix covers it.
             last = weights[-1]
@@ -189,6 +201,20 @@ class OFATask:
                 features["decoder_inputs"], tokenizer.layout.code_start, rng
             )
         return features
+
+    def has_truth(self, example: Example) -> bool:
+        """Whether a prepared example holds what the model should say; rows of test splits do not.
+
+        A box of zeros is none. A picture without objects counts, where its labels were looked for.
+        """
+        value = example.get(self.instructions[0].target_slot.field)
+        if value is None:
+            return False
+        if self.target_modality == "BOXES":
+            return "labels" in example
+        if self.target_modality == "BOX":
+            return bool(np.any(value))
+        return bool(value.strip() if isinstance(value, str) else np.size(value))
 
     def candidate_ids(self) -> tuple[tuple[int, ...], ...]:
         """Ids of each answer of the closed set, in order, without bos and eos.

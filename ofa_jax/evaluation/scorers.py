@@ -49,6 +49,9 @@ _TRUTH = {
     "correlated_answer": "answer",
     "yes_or_no": "answer",
     "answer": "answer",
+    "answer_by_kind": "answer",
+    "region_answer": "answer",
+    "description": "caption",
     "summary": "reference",
     "written_text": "text",
     "generated_codes": "image_codes",
@@ -65,6 +68,8 @@ def has_truth(scorer: str, example: Example) -> bool:
     """
     if scorer == "region":
         return bool(np.any(np.asarray(example.get("region", 0.0))))
+    if scorer == "objects":
+        return "labels" in example
     field = _TRUTH.get(scorer)
     return field is None or len(example.get(field, ())) > 0
 

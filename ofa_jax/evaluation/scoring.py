@@ -263,10 +263,10 @@ def filled_text(predictions: Sequence[str], examples: Sequence[Example]) -> Resu
 
 
 def true_objects(example: Example) -> list[dict[str, Any]]:
-    """The example's objects as {"box", "label"}, in pixels of the model input."""
+    """The example's objects as {"box", "label"}, in pixels of the model input; none is [] too."""
     return [
         {"box": np.asarray(box, float).tolist(), "label": label}
-        for box, label in zip(example["boxes"], example["labels"])
+        for box, label in zip(example.get("boxes", ()), example.get("labels", ()))
     ]
 
 

@@ -217,15 +217,29 @@ class Tokenizer:
           float32[4] x0, y0, x1, y1 in pixels of the model input, or None without four bins in a
           row.
         """
-        run: list[int] = []
-        for token_id in np.asarray(list(ids), np.int64).tolist():
-            if self.layout.bin_start <= token_id < self.layout.size:
-                run.append(token_id)
-                if len(run) == 4:
-                    return self._box(run)
-            else:
-                run = []
-        return None
+        ids = np.asarray(list(ids), np.int64)
+        place = self._first_box(ids)
+        return None if place is None else self._box(ids[place])
+
+    def box_probability(
+        self, ids: Iterable[int], log_probabilities: Iterable[float]
+    ) -> float | None:
+        """How likely the model finds the box of `decode_box`: the product of its four bins.
+
+        To compare with a threshold below which a box counts as not found. It is the probability of
+        these very bins, which neighbouring boxes share: good boxes may have a few percent.
+
+        Args:
+          ids: int[t] internal ids.
+          log_probabilities: float[t] of each, `Hypotheses.positional_scores`.
+
+        Returns:
+          0 .. 1, or None without four bins in a row.
+        """
+        place = self._first_box(np.asarray(list(ids), np.int64))
+        if place is None:
+            return None
+        return float(np.exp(np.sum(np.asarray(list(log_probabilities), np.float64)[place])))
 
     def encode_boxes(self, boxes: np.ndarray, labels: Sequence[str]) -> list[int]:
         """Target of detection: for each object four bins, then its label (SPEC 4.3.6).
@@ -259,26 +273,27 @@ class Tokenizer:
           For each object the box, float32[4] pixels of the model input, and the label. Of a run of
           more than four bins the last four count.
         """
-        layout = self.layout
-        objects: list[tuple[np.ndarray, str]] = []
-        bins: list[int] = []
-        words: list[int] = []
+        ids = np.asarray(list(ids), np.int64)
+        return [
+            (self._box(ids[places]), self.text_tokenizer.decode(words).strip())
+            for places, words in self._objects(ids)
+        ]
 
-        def finish() -> None:
-            if len(bins) >= 4:
-                label = self.text_tokenizer.decode(words).strip()
-                objects.append((self._box(bins[-4:]), label))
+    def object_probabilities(
+        self, ids: Iterable[int], log_probabilities: Iterable[float]
+    ) -> list[float]:
+        """How likely the model finds the box of each object of `decode_objects`.
 
-        for token_id in np.asarray(list(ids), np.int64).tolist():
-            if layout.bin_start <= token_id < layout.size:
-                if words:
-                    finish()
-                    bins, words = [], []
-                bins.append(token_id)
-            elif UNK_ID < token_id < layout.mask_id:
-                words.append(token_id)
-        finish()
-        return objects
+        Args:
+          ids: int[t] internal ids.
+          log_probabilities: float[t] of each.
+
+        Returns:
+          As `box_probability`, one number for each object.
+        """
+        gains = np.asarray(list(log_probabilities), np.float64)
+        found = self._objects(np.asarray(list(ids), np.int64))
+        return [float(np.exp(gains[places].sum())) for places, _ in found]
 
     def encode_codes(self, codes: np.ndarray) -> list[int]:
         """Ids of image codes.
@@ -318,8 +333,31 @@ class Tokenizer:
             return " " + text
         return text
 
-    def _box(self, bin_ids: list[int]) -> np.ndarray:
-        return self.layout.bins_to_coordinates(np.array(bin_ids) - self.layout.bin_start)
+    def _first_box(self, ids: np.ndarray) -> slice | None:
+        """Where the first four bins in a row of int[t] stand."""
+        is_bin = self.layout.is_bin(ids)
+        starts = (start for start in range(len(ids) - 3) if is_bin[start : start + 4].all())
+        start = next(starts, None)
+        return None if start is None else slice(start, start + 4)
+
+    def _objects(self, ids: np.ndarray) -> list[tuple[list[int], list[int]]]:
+        """Of each object in int[t] the places of its four bins and the ids of its label."""
+        objects: list[tuple[list[int], list[int]]] = []
+        bins: list[int] = []
+        words: list[int] = []
+        is_bin = self.layout.is_bin(ids)
+        for place, token_id in enumerate(ids.tolist()):
+            if is_bin[place]:
+                if words:
+                    objects.append((bins, words))
+                    bins, words = [], []
+                bins.append(place)
+            elif UNK_ID < token_id < self.layout.mask_id:
+                words.append(token_id)
+        return [(bins[-4:], words) for bins, words in [*objects, (bins, words)] if len(bins) >= 4]
+
+    def _box(self, bin_ids: np.ndarray) -> np.ndarray:
+        return self.layout.bins_to_coordinates(bin_ids - self.layout.bin_start)
 
     def _whole_token_id(self, match: re.Match[str]) -> int:
         kind, number = match.groups()

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from ofa_jax.data import image_steps, matching_steps, steps
+from ofa_jax.data import finetuning_steps, image_steps, matching_steps, steps
 from ofa_jax.data.instruction import InstructionError
 from ofa_jax.data.task import IMAGE_SIZE
 from tests.data.test_tsv import PIXELS, picture
@@ -199,7 +199,7 @@ def test_captions_are_replaced_half_of_the_time(folder):
 
 def test_answers_are_replaced_half_of_the_time(folder):
     example = {"question": "what color?", "answers": ["blue", "red"], "answer_conf": [0.3, 0.7]}
-    best = matching_steps.BestAnswer()(example, np.random.default_rng(0))
+    best = finetuning_steps.LikeliestAnswer()(example, np.random.default_rng(0))
     assert (best["answer"], best["confidence"]) == ("red", 0.7)
     found = draws(matching_steps.MatchAnswer(folder), best, count=200)
     for one in found:

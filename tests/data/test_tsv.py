@@ -146,7 +146,6 @@ def test_blank_lines_are_no_rows(tmp_path):
         ("text", "1\ttwo\tthree", "3 columns, layout 'text' has 2"),
         ("detection", "1\tQUJD", "2 columns, layout 'detection' has 3"),
         ("detection", "1\tQUJD\t1,2,3,4,dog", "'x0,y0,x1,y1,number,name'"),
-        ("detection", "1\tQUJD\t", "'x0,y0,x1,y1,number,name'"),
         ("detection", "1\tQUJD\t1,2,x,4,0,dog", "could not convert string to float"),
         ("image", "1\tQUJD\t1 2 x", "invalid literal"),
         ("image", "1\tQU!D\t1 2", "not base64"),

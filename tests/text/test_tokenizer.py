@@ -163,3 +163,17 @@ def test_captions_are_encoded_fast(record_property):
     rate = len(texts) / (time.process_time() - start)
     record_property("captions_per_second", rate)
     assert rate > 25_000
+
+
+def test_probabilities_of_boxes():
+    dog = TOKENIZER.encode_text(" dog")
+    first, second = np.log([0.9, 0.8, 0.7, 0.6]), np.log([0.5, 0.5, 0.4, 1.0])
+    ids = [*dog, *bins(1, 2, 3, 4), *dog, *bins(9, 5, 6, 7, 8), *dog, EOS_ID]
+    words = [-9.0] * len(dog)
+    gains = [*words, *first, *words, -3.0, *second, *words, -1.0]
+    assert TOKENIZER.box_probability(ids, gains) == pytest.approx(0.9 * 0.8 * 0.7 * 0.6)
+    found = TOKENIZER.object_probabilities(ids, np.array(gains, np.float32))
+    assert found == pytest.approx([0.9 * 0.8 * 0.7 * 0.6, 0.1], rel=1e-5)
+    assert len(found) == len(TOKENIZER.decode_objects(ids)) == 2
+    assert TOKENIZER.box_probability([*bins(1, 2, 3), *dog], [0.0] * (3 + len(dog))) is None
+    assert TOKENIZER.object_probabilities(dog, words) == []

@@ -86,10 +86,11 @@ def square_with_boxes(image: Pixels, boxes: np.ndarray, size: int) -> tuple[np.n
       size: side in pixels.
 
     Returns:
-      uint8[size, size, 3] and float32[n, 4] pixels of the new picture, clipped to it.
+      uint8[size, size, 3] and float32[n, 4] pixels of the new picture; boxes that stick out of the
+      picture still do.
     """
     boxes = scale_boxes(boxes, image_size(image), (size, size))
-    return resize_image(image, size, size), clip_boxes(boxes, size, size)
+    return resize_image(image, size, size), boxes
 
 
 def crop(image: np.ndarray, left: int, top: int, width: int, height: int) -> np.ndarray:
