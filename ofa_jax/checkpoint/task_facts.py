@@ -108,9 +108,11 @@ class TaskFacts:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> TaskFacts:
         """Inverse of `to_json`; fields that a later version wrote are left out."""
-        known = {field.name for field in dataclasses.fields(cls)} & set(fields)
-        values = {name: fields[name] for name in known}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        names = {field.name for field in dataclasses.fields(cls)} & set(fields)
+        known: dict[str, Any] = {name: fields[name] for name in names}
+        for name in {"image_mean", "image_std"} & names:
+            known[name] = tuple(known[name])
+        return cls(**known)
 
     def __str__(self) -> str:
         """For people: "caption, image_size 480, max_target_length 20"."""

@@ -172,6 +172,8 @@ def to_params(state_dict: Mapping[str, Any], config: VQGANConfig) -> dict[str, A
         values = np.asarray(state_dict[name])
         if values.shape != shape:
             raise ValueError(f"tensor {name} is {list(values.shape)}, expected {list(shape)}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"tensor {name} has values that are NaN or infinite")
         values = values.astype(np.float32)
         params[path] = np.ascontiguousarray(
             values.transpose(2, 3, 1, 0) if values.ndim == 4 else values

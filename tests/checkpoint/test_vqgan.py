@@ -109,6 +109,9 @@ def test_faults_are_one_line(tmp_path, weights):
     )
     extra = np.zeros(3, np.float32)
     assert "has unknown 1 tensors" in refused(lambda s: s.update({"encoder.temb.weight": extra}))
+    nan = np.full(8, np.nan, np.float32)
+    finite = "tensor quant_conv.bias has values that are NaN or infinite"
+    assert finite in refused(lambda s: s.update({"quant_conv.bias": nan}))
     shape = "tensor quant_conv.bias is [3], expected [8]"
     assert shape in refused(lambda s: s.update({"quant_conv.bias": extra}))
     assert "it has no encoder.conv_in.weight" in refused(lambda s: s.pop("encoder.conv_in.weight"))
