@@ -17,7 +17,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ofa_jax.checkpoint.exports import export_checkpoint
     from ofa_jax.checkpoint.imports import import_checkpoint
-    from ofa_jax.inference.predictor import OFAPredictor, Prediction, load
+    from ofa_jax.inference.loading import load
+    from ofa_jax.inference.predictor import OFAPredictor, Prediction
     from ofa_jax.model.config import SIZES, OFAConfig
     from ofa_jax.model.ofa import OFA
 
@@ -29,7 +30,7 @@ _MODULES = {
     "SIZES": "ofa_jax.model.config",
     "export_checkpoint": "ofa_jax.checkpoint.exports",
     "import_checkpoint": "ofa_jax.checkpoint.imports",
-    "load": "ofa_jax.inference.predictor",
+    "load": "ofa_jax.inference.loading",
 }
 
 __all__ = [

@@ -11,7 +11,8 @@ from ofa_jax.checkpoint import orbax_weights, vocabulary
 from ofa_jax.checkpoint.names import to_params
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import IdRanges, Trie
-from ofa_jax.inference import predictor as pretrained
+from ofa_jax.inference.loading import load
+from ofa_jax.inference.predictor import OFAPredictor
 from ofa_jax.model.ofa import OFA
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
@@ -37,9 +38,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(model_folder):
-    return pretrained.load(
-        model_folder, image_size=SIDE, decoding=BeamConfig(beam=1, max_len_b=4, min_len=4)
-    )
+    return load(model_folder, image_size=SIDE, decoding=BeamConfig(beam=1, max_len_b=4, min_len=4))
 
 
 @pytest.fixture(scope="module")
@@ -142,24 +141,24 @@ def test_bad_questions(predictor, images, instructions, message):
 
 def test_bad_models(model_folder, tmp_path, predictor):
     with pytest.raises(ValueError, match=r"image_size must be 1 \.\. 96"):
-        pretrained.load(model_folder, image_size=500)
+        load(model_folder, image_size=500)
     config = dataclasses.replace(predictor.config, vocab_size=600, padded_vocab_size=None)
     with pytest.raises(ValueError, match="belong to different models"):
-        pretrained.OFAPredictor(config, {}, predictor.tokenizer)
+        OFAPredictor(config, {}, predictor.tokenizer)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        pretrained.load(tmp_path / "nowhere")
+        load(tmp_path / "nowhere")
     bare = tmp_path / "bare"
     variables = to_params(random_state_dict(), SMALL)
     record = orbax_weights.SourceRecord("initialised", "test")
     orbax_weights.write_weights(bare, variables, SMALL, record)
     with pytest.raises(FileNotFoundError, match="no vocabulary files beside"):
-        pretrained.load(bare)
+        load(bare)
     small = tmp_path / "vocabulary"
     small.mkdir()
     words = ["antidisestablishmentarianism", "floccinaucinihilipilification"] * 2
     Tokenizer(TrainedBPE.train(words, num_merges=45)).save(small)
     with pytest.raises(ValueError, match="do not belong together"):
-        pretrained.load(model_folder, vocabulary=small, image_size=SIDE)
+        load(model_folder, vocabulary=small, image_size=SIDE)
 
 
 def test_vocabulary_from_the_hub(model_folder, monkeypatch):
@@ -170,7 +169,7 @@ def test_vocabulary_from_the_hub(model_folder, monkeypatch):
         return model_folder
 
     monkeypatch.setattr(vocabulary, "fetch_repository", fetch)
-    loaded = pretrained.load(model_folder, vocabulary="owner/words", image_size=SIDE)
+    loaded = load(model_folder, vocabulary="owner/words", image_size=SIDE)
     assert asked == [("owner/words", False)]
     assert loaded.tokenizer.layout.num_codes == 4
 
@@ -179,6 +178,6 @@ def test_the_layout_saved_with_the_weights_counts_where_the_vocabulary_has_none(
     model_folder, predictor, tmp_path
 ):
     (tmp_path / "trained_bpe.json").write_text((model_folder / "trained_bpe.json").read_text())
-    loaded = pretrained.load(model_folder, vocabulary=tmp_path, dtype="bfloat16", image_size=SIDE)
+    loaded = load(model_folder, vocabulary=tmp_path, dtype="bfloat16", image_size=SIDE)
     assert loaded.tokenizer.layout == predictor.tokenizer.layout
     assert loaded.config.dtype == "bfloat16"

@@ -36,6 +36,10 @@ def run_eval(arguments: Sequence[str]) -> int:
     parser.add_argument("--vocabulary", help="VOCAB_DIR; default beside the checkpoint")
     parser.add_argument("--prepared", help="folder of prepared shards instead of the task's files")
     parser.add_argument("--num_examples", type=int, help="the first so many; default all")
+    parser.add_argument("--best", type=int, help="answers per example in the predictions")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="predict anew what --output holds of other inputs"
+    )
     parser.add_argument(
         "--image_tokenizer", help="last.ckpt, codebook.npz or module:function: shows image codes"
     )
@@ -53,6 +57,8 @@ def run_eval(arguments: Sequence[str]) -> int:
         "BATCH_SIZE": options.batch_size,
         f"{function}.prepared_data": options.prepared,
         f"{function}.num_examples": options.num_examples,
+        f"{function}.best": options.best,
+        f"{function}.overwrite": options.overwrite or None,
         f"{function}.image_tokenizer": options.image_tokenizer,
     }
 
@@ -74,6 +80,10 @@ def run_infer(arguments: Sequence[str]) -> int:
     parser = _parser("infer", "Answers an instruction about pictures.")
     parser.add_argument("--image", action="append", help="file, folder or pattern; repeatable")
     parser.add_argument("--instruction", help='such as "what does the image describe?"')
+    parser.add_argument("--task", help="a task of the model instead, such as grounded_captioning")
+    parser.add_argument(
+        "--field", action="append", type=_field, help="NAME=TEXT that the task reads; repeatable"
+    )
     parser.add_argument(
         "--checkpoint", help="run folder, gs:// address, .pt, HuggingFace or hub id"
     )
@@ -81,7 +91,11 @@ def run_infer(arguments: Sequence[str]) -> int:
     parser.add_argument("--answers", help="allowed answers: a,b,c or a .txt, .json or .pkl file")
     parser.add_argument("--prepared", help="folder of prepared shards whose pictures are used")
     parser.add_argument("--split", help="of the prepared data set; default validation")
+    parser.add_argument("--best", type=int, help="so many answers, with their probabilities")
     parser.add_argument("--output", help="folder of the results")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="throw away what --output holds of other inputs"
+    )
     parser.add_argument("--vocabulary", help="folder of the vocabulary")
     parser.add_argument("--image_side", type=int, help="side of the model's input in pixels")
     parser.add_argument("--batch_size", type=int, help="pictures per step, over all devices")
@@ -97,6 +111,10 @@ def run_infer(arguments: Sequence[str]) -> int:
     chosen = {
         "CHECKPOINT": options.checkpoint,
         "INSTRUCTION": options.instruction,
+        f"{function}.task": options.task,
+        f"{function}.fields": dict(options.field) if options.field else None,
+        f"{function}.best": options.best,
+        f"{function}.overwrite": options.overwrite or None,
         "IMAGES": options.image and tuple(options.image),
         "OUTPUT_DIR": options.output,
         "BATCH_SIZE": options.batch_size,
@@ -136,6 +154,13 @@ def _options(
 
     others, bindings = gin_files.split_overrides(arguments)
     return parser.parse_args(others), bindings
+
+
+def _field(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=TEXT")
+    return name, value
 
 
 def _numbers(text: str) -> tuple[float, ...]:

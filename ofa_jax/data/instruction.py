@@ -157,7 +157,8 @@ class Instruction:
           rng: draws the noise of MASKED_TEXT.
           image_size: pixels per side of the model input; used where the task has no image.
           max_text_tokens: longest clean text of a MASKED_TEXT slot, in tokens.
-          with_target: False leaves the target empty (inference on unlabelled data).
+          with_target: False leaves the target empty (inference on unlabelled data); a MASKED_TEXT
+            then has its masks already, written `<mask>`.
 
         Returns:
           inputs int32[s], targets int32[t] (with eos, without bos), image uint8[y, x, 3],
@@ -166,8 +167,9 @@ class Instruction:
         Raises:
           InstructionError: a missing field, an image of another size, or no room for a text.
         """
-        clean = self._clean_text_ids(example, tokenizer, max_text_tokens)
-        inputs = _encode_pieces(self.source, example, tokenizer, rng, clean, self.text)
+        clean = self._clean_text_ids(example, tokenizer, max_text_tokens, masked=not with_target)
+        noise = rng if with_target else None
+        inputs = _encode_pieces(self.source, example, tokenizer, noise, clean, self.text)
         targets: list[int] = []
         if with_target:
             if self.target_slot.field in clean:
@@ -208,7 +210,12 @@ class Instruction:
         return tokenizer.decode(ids).strip()
 
     def _clean_text_ids(
-        self, example: Mapping[str, Any], tokenizer: Tokenizer, max_text_tokens: int
+        self,
+        example: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        max_text_tokens: int,
+        *,
+        masked: bool,
     ) -> dict[str, list[int]]:
         """Ids of each MASKED_TEXT field before noise: source and target share them."""
         window = min(TEXT_WINDOW, max_text_tokens)
@@ -221,7 +228,8 @@ class Instruction:
                         f"{max_text_tokens} tokens of it"
                     )
                 text = _field(example, piece, self.text)
-                clean[piece.field] = tokenizer.encode_text(f" {text}")[:TEXT_CUT][-window:]
+                encode = tokenizer.encode if masked else tokenizer.encode_text
+                clean[piece.field] = encode(f" {text}")[:TEXT_CUT][-window:]
         return clean
 
     def _image_features(
@@ -299,7 +307,7 @@ def _encode_pieces(
     pieces: tuple[Piece, ...],
     example: Mapping[str, Any],
     tokenizer: Tokenizer,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
     clean: Mapping[str, list[int]],
     line: str,
 ) -> list[int]:
@@ -337,6 +345,8 @@ def _encode_pieces(
                     f"{tokenizer.layout.num_codes}"
                 )
             ids.extend((codes + tokenizer.layout.code_start).tolist())
+        elif piece.modality == "MASKED_TEXT" and rng is None:
+            ids.extend(clean[piece.field])
         elif piece.modality == "MASKED_TEXT":
             noised = text_noise.infill_noise(
                 np.array(clean[piece.field], np.int32),

@@ -146,11 +146,24 @@ class OFATask:
         return example
 
     def features(
-        self, example: Example, rng: np.random.Generator, lengths: Lengths, *, train: bool
+        self,
+        example: Example,
+        rng: np.random.Generator,
+        lengths: Lengths,
+        *,
+        train: bool,
+        with_target: bool = True,
     ) -> Features:
         """Encodes a prepared example, unpadded.
 
         In evaluation an example may lack the truth: its target is empty and its weights are zero.
+
+        Args:
+          example: from `prepared`.
+          rng: the example's own generator.
+          lengths: task feature lengths.
+          train: whether wordings are drawn and noise is added.
+          with_target: False leaves the target empty, for a question without an answer.
 
         Returns:
           The features of `Instruction.encode`, `loss_weights` float32[t], and `decoder_inputs`
@@ -167,7 +180,8 @@ class OFATask:
         room = lengths["targets"] - 1
         if self.masks_text:
             room = min(room, instruction.room_for_text(tokenizer, lengths["inputs"]))
-        field, has_truth = instruction.target_slot.field, self.has_truth(example)
+        field = instruction.target_slot.field
+        has_truth = with_target and self.has_truth(example)
         if train and not has_truth:
             raise InstructionError(
                 f"example {example.get('image_id', '?')!r} has no {field!r} to learn from"

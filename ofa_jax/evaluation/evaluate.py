@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import logging
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,33 +25,24 @@ from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.task import LENGTH_KEYS, OFATask
 from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.generated_pictures import CodePictures
-from ofa_jax.evaluation.streaming import (
-    Answer,
-    Shard,
-    finish,
-    line_count,
-    predict_split,
-    truncated_count,
-)
-from ofa_jax.evaluation.submission import file_name
+from ofa_jax.evaluation.split_evaluation import SplitEvaluation, SplitScore
+from ofa_jax.evaluation.streaming import Shard
 from ofa_jax.inference.answerer import Answerer
 from ofa_jax.inference.weights import (
-    Devices,
+    checkpoint_identity,
     find_checkpoint,
     load_weights,
-    trained_lengths,
+    trained_cards,
     trained_methods,
 )
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.report.build import build_report
 from ofa_jax.report.labels import format_duration
+from ofa_jax.sharding.layout import MeshLayout
 from ofa_jax.sharding.mesh import device_name
 
 logger = logging.getLogger("ofa_jax")
-
-SETTINGS_FILE = "evaluation.json"
-_PROGRESS_SECONDS = 30.0
 
 
 def evaluate(
@@ -80,6 +69,8 @@ def evaluate(
     shard: int = 0,
     skip_bad_records: bool = True,
     truncated_images: str = "decode",
+    best: int = 1,
+    overwrite: bool = False,
     seed: int = 0,
     locations: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -115,6 +106,9 @@ def evaluate(
       skip_bad_records: count and leave out bad records; otherwise they are errors.
       truncated_images: "decode" takes what there is of images that are cut off, as the official
         evaluation does; "drop" takes them for bad records. They are counted either way.
+      best: answers per example that the predictions tell, with their log-probabilities.
+      overwrite: predict anew what `output_dir` holds of other inputs: another checkpoint, task,
+        split, other data or settings; otherwise they are refused.
       seed: seed of the examples and of sampling.
       locations: folders by name; VOCAB_DIR is by default the vocabulary beside the checkpoint.
 
@@ -124,7 +118,7 @@ def evaluate(
     Raises:
       ValueError: a setting that cannot work; the message names it.
     """
-    started = time.perf_counter()
+    started = time.monotonic()
     if truncated_images not in TRUNCATED_IMAGES:
         raise ValueError(
             f"truncated_images must be {' or '.join(TRUNCATED_IMAGES)}, got {truncated_images!r}"
@@ -132,8 +126,8 @@ def evaluate(
     part = Shard(jax.process_index(), jax.process_count())
     if num_shards:
         part = Shard(shard, num_shards)
-    devices = Devices.of_this_process()
-    devices.check_batch(batch_size, "BATCH_SIZE")
+    layout = MeshLayout.local()
+    layout.check_batch(batch_size, "BATCH_SIZE")
     for name, path in (locations or {}).items():
         data_locations.assign(name, path)
     source = find_checkpoint(checkpoint)
@@ -159,58 +153,57 @@ def evaluate(
 
     root = local_folder(output_dir, "OUTPUT_DIR")
     root.mkdir(parents=True, exist_ok=True)
-    _refuse_other_settings(
-        root,
-        {
-            "checkpoint": shown,
-            "lengths": dict(lengths),
-            "seed": seed,
-            "beam_size": beam_size,
-            "closed_set_method": closed_set_method,
-            "ema": ema,
-            "prepared_data": prepared_data,
-        },
-    )
-    variables = devices.replicate(imported.variables)
+    variables = layout.place_weights(imported.variables)
     answerer = Answerer(
         OFA(imported.config),
         tasks[0].tokenizer(),
-        lengths,
+        layout,
         beam_size=beam_size,
         method=closed_set_method,
-        place=devices.split,
         seed=seed,
     )
-
-    def answer(task: OFATask, rows: Any, number: int) -> tuple[Any, Any]:
-        found = answerer(variables, task, rows, number)
-        return found.tokens, found.scores
-
-    job = _Job(
-        root,
-        answer,
+    evaluate_split = SplitEvaluation(
+        answerer,
         lengths,
         batch_size,
-        part,
-        seed,
-        num_examples or None,
-        skip_bad_records,
-        truncated_images,
-        pictures,
+        seed=seed,
+        shard=part,
+        skip_bad=skip_bad_records,
+        truncated_images=truncated_images,
+        best=best,
+        images=pictures,
+        inputs={
+            "checkpoint": checkpoint_identity(source),
+            "ema": ema,
+            "dtype": dtype,
+            "model_settings": dict(model_settings or {}),
+            "best": best,
+        },
+        overwrite=overwrite,
     )
     entries: dict[str, dict[str, Any]] = {split: {} for split in splits}
     for task in tasks:
         for split in splits:
-            entry = job.run(task, split, _name(task, tasks, split, splits))
-            if entry is not None:
-                entries[split][_name(task, tasks)] = entry
+            name = _name(task, tasks, split, splits)
+            found = evaluate_split(
+                variables,
+                task,
+                split,
+                limit=num_examples or None,
+                work=root / "work",
+                root=root,
+                name=name,
+            )
+            if found is not None:
+                entries[split][_name(task, tasks)] = found.entry()
+                _report(name, found)
     if any(len(group) < len(tasks) for group in entries.values()):
         return {}
     facts = {
         "name": root.name,
         "kind": "evaluation",
         "finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "wall_seconds": round(time.perf_counter() - started, 1),
+        "wall_seconds": round(time.monotonic() - started, 1),
         "model": shown,
         "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(imported.variables["params"])),
         "mixture": mixture_or_task_name,
@@ -221,8 +214,18 @@ def evaluate(
     results = {"run": facts, **_by_split(entries, splits)}
     write_json(root / "metrics.json", results)
     logger.info("report: %s", build_report(root))
-    logger.info("done in %s", format_duration(time.perf_counter() - started))
+    logger.info("done in %s", format_duration(time.monotonic() - started))
     return results
+
+
+def _report(name: str, found: SplitScore) -> None:
+    if found.result is None:
+        logger.info("%s: %d predictions, no truth to score them by", name, found.count)
+    else:
+        result = found.result
+        logger.info("%s: %s %.4f", name, result.primary, result.metrics[result.primary])
+    for metric, value in found.generated.items():
+        logger.info("%s: %s %.4f", name, metric, value)
 
 
 def _by_split(
@@ -247,107 +250,9 @@ def _by_split(
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """This process's share of an evaluation.
-
-    Attributes:
-      root: folder of the results.
-      answer: the model.
-      lengths: task feature lengths.
-      batch_size: examples per step.
-      part: which examples are this process's.
-      seed: of the examples.
-      limit: the first so many of each split, or None.
-      skip_bad: whether bad records are counted and left out.
-      truncated_images: what becomes of images that are cut off.
-      pictures: how codes are shown and scored.
-    """
-
-    root: pathlib.Path
-    answer: Answer
-    lengths: Mapping[str, int]
-    batch_size: int
-    part: Shard
-    seed: int
-    limit: int | None
-    skip_bad: bool
-    truncated_images: str
-    pictures: CodePictures
-
-    def run(self, task: OFATask, split: str, name: str) -> dict[str, Any] | None:
-        """Predicts one split and scores it; None where other shards are not done yet."""
-        tally = predict_split(
-            task,
-            self.answer,
-            self.lengths,
-            split=split,
-            work=self._work_file(name, self.part.index),
-            batch_size=self.batch_size,
-            shard=self.part,
-            seed=self.seed,
-            limit=self.limit,
-            pictures_root=self.root,
-            name=name,
-            skip_bad=self.skip_bad,
-            truncated_images=self.truncated_images,
-            image_tokenizer=self.pictures.tokenizers[task.name],
-            progress=_Progress(name),
-        )
-        total = len(task.source.open(split))
-        total = total if self.limit is None else min(total, self.limit)
-        count = self.part.count
-        works = [self._work_file(name, index) for index in range(count)]
-        if any(
-            line_count(work) < len(range(index, total, count)) for index, work in enumerate(works)
-        ):
-            logger.info("%s: waiting for other shards; whoever is last scores it", name)
-            return None
-        form = task.answering.submission
-        submission = self.root / "submissions" / name / file_name(form, split) if form else None
-        result, skipped = finish(task, works, self.root, name=name, submission=submission)
-        entry: dict[str, Any] = {"n": total - skipped, "skipped": skipped}
-        if result is None:
-            logger.info("%s: %d predictions, no truth to score them by", name, total - skipped)
-        else:
-            entry |= result.entry()
-            logger.info("%s: %s %.4f", name, result.primary, result.metrics[result.primary])
-        for metric, value in self.pictures.scores(task, works).items():
-            entry |= {"primary": metric, **entry, metric: value}
-            logger.info("%s: %s %.4f", name, metric, value)
-        if cut := truncated_count(works):
-            entry["truncated_images"] = cut
-            logger.warning("%s: %d images are cut off; what there is of them counts", name, cut)
-        if skipped:
-            logger.warning("%s: %d of %d records were bad and are left out", name, skipped, total)
-        logger.info("%s: %d examples here, %d of them before", name, tally.examples, tally.resumed)
-        return entry
-
-    def _work_file(self, name: str, index: int) -> pathlib.Path:
-        return Shard(index, self.part.count).work_file(self.root / "work", name)
-
-
-class _Progress:
-    """A log line at the end, and every half minute before."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._last = self._start = time.perf_counter()
-        self._first: int | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.perf_counter()
-        self._first = done if self._first is None else self._first
-        if done < total and now - self._last < _PROGRESS_SECONDS:
-            return
-        self._last = now
-        rate = (done - self._first) / (now - self._start) if done > self._first else 0.0
-        left = f", {format_duration((total - done) / rate)} left" if rate and done < total else ""
-        logger.info("%s: %d of %d examples%s", self._name, done, total, left)
-
-
 def _lengths(given: Mapping[str, int] | None, checkpoint: str) -> dict[str, int]:
-    lengths = dict(given) if given else trained_lengths(checkpoint)
+    cards = trained_cards(checkpoint)
+    lengths = dict(given or (cards[0].lengths if cards else {}))
     if not lengths:
         raise ValueError(
             f"TASK_FEATURE_LENGTHS: {checkpoint} is not the folder of a run, so give the lengths, "
@@ -386,18 +291,3 @@ def _name(
     families = [other.family for other in tasks]
     name = task.family if families.count(task.family) == 1 else task.name
     return name if split in ("", *splits[:1]) else f"{name}_{split}"
-
-
-def _refuse_other_settings(root: pathlib.Path, settings: dict[str, Any]) -> None:
-    """A folder goes on with the settings that it began with."""
-    path = root / SETTINGS_FILE
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in settings if before.get(name) != settings[name]]
-        if changed:
-            name = changed[0]
-            raise ValueError(
-                f"OUTPUT_DIR {root} holds an evaluation with {name} {before.get(name)!r}, now it "
-                f"is {settings[name]!r}; give another folder, or delete that one"
-            )
-    write_json(path, settings)

@@ -17,7 +17,7 @@ from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Slot
 from ofa_jax.data.steps import image_tokenizer_of
 from ofa_jax.data.task import OFATask
-from ofa_jax.evaluation.streaming import predicted_lines
+from ofa_jax.evaluation.streaming import Lines, predicted_lines
 from ofa_jax.inference.code_images import decoded_pictures
 from ofa_jax.metrics.generation import Extractors, generation_scores
 
@@ -29,7 +29,7 @@ def is_text_to_image(task: OFATask) -> bool:
 
 def generated_scores(
     task: OFATask,
-    works: Sequence[pathlib.Path],
+    works: Sequence[Lines],
     tokenizer: ImageTokenizer,
     extractors: Extractors,
     *,
@@ -39,7 +39,7 @@ def generated_scores(
 
     Args:
       task: a text-to-image task.
-      works: its complete work files, one per shard.
+      works: its complete lines, one entry per shard.
       tokenizer: of the codes.
       extractors: the networks; they decide which scores there are.
       real_moments: (mean, covariance) of real pictures' features, for FID. Without them, the
@@ -137,12 +137,12 @@ class CodePictures:
             load_moments(real_statistics) if real_statistics else None,
         )
 
-    def scores(self, task: OFATask, works: Sequence[pathlib.Path]) -> dict[str, float]:
+    def scores(self, task: OFATask, works: Sequence[Lines]) -> dict[str, float]:
         """Scores of a predicted split's pictures; {} where there is nothing to score.
 
         Args:
           task: of the split.
-          works: its complete work files.
+          works: its complete lines.
         """
         tokenizer = self.tokenizers[task.name]
         if self.extractors is None or tokenizer is None or not is_text_to_image(task):

@@ -1,27 +1,29 @@
-"""Evaluation by generation, during and after training."""
+"""Evaluation of a run by generation, during and after training, where its weights lie."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import pathlib
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.features import Row
-from ofa_jax.data.steps import image_tokenizer_of
 from ofa_jax.data.task import OFATask, TaskSet
-from ofa_jax.evaluation import evaluator, scoring
-from ofa_jax.evaluation.submission import file_name, write_submission
+from ofa_jax.evaluation.generated_pictures import CodePictures
+from ofa_jax.evaluation.split_evaluation import SplitEvaluation, SplitScore
 from ofa_jax.inference.answerer import Answerer
 from ofa_jax.model.ofa import OFA
 from ofa_jax.report.labels import format_duration
+from ofa_jax.sharding.layout import MeshLayout
 
 logger = logging.getLogger("ofa_jax")
+
+# Predictions of an evaluation that is not finished, below the folder of the run.
+WORK = "work"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,135 +78,139 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class InferenceEvaluation:
+class RunEvaluation:
     """Generates and scores predictions of a run's tasks.
+
+    Several processes answer together: each prepares the same examples, one of them writes.
 
     Attributes:
       model: the model.
-      run_tasks: what to evaluate.
+      tasks: what to evaluate.
       config: how much of it.
+      layout: the mesh and the rules of the run.
       seed: seed of the evaluation examples.
+      stop_requested: asked before every batch of the final evaluation, the same on all processes.
+      agree: the number of the primary process, on all processes.
     """
 
     model: OFA
-    run_tasks: TaskSet
+    tasks: TaskSet
     config: EvaluationConfig
+    layout: MeshLayout
     seed: int = 0
-
-    def generate(self, variables: Any, task: OFATask, rows: Row, number: int = 0) -> np.ndarray:
-        """Generated ids int32[b, t] of the batch of this number, by the task's own recipe."""
-        answerer = Answerer(
-            self.model,
-            self.run_tasks.tokenizer,
-            self.run_tasks.lengths,
-            beam_size=self.config.beam_size,
-            method=self.config.closed_set_method,
-            seed=self.seed,
-        )
-        return answerer(variables, task, rows, number).tokens
-
-    def predict(
-        self, variables: Any, task: OFATask, split: str, count: int, seed: int
-    ) -> evaluator.Predictions:
-        """Predictions for the first `count` examples of a split."""
-        numbers = itertools.count()
-        return evaluator.predict(
-            task,
-            lambda task, rows: self.generate(variables, task, rows, next(numbers)),
-            self.run_tasks.lengths,
-            split=split,
-            count=count,
-            batch_size=self.config.batch_size,
-            seed=seed,
-        )
+    stop_requested: Callable[[], bool] = lambda: False
+    agree: Callable[[int], int] = lambda done: done
 
     def during_training(self, variables: Any) -> dict[str, float]:
         """Scores of every task on a few examples.
 
+        Args:
+          variables: of the model, as the run has sharded them.
+
         Returns:
           "eval/<task>/<metric>" to value.
         """
-        values = {}
-        for task, name in zip(self.run_tasks.tasks, self.run_tasks.names):
-            predictions = self.predict(
-                variables, task, self.config.split, self.config.num_examples, self.seed
-            )
-            result = evaluator.score(predictions)
-            for metric, value in result.metrics.items():
-                values[f"eval/{name}/{metric}"] = value
+        evaluate, values = self._splits({}), {}
+        for task, name in zip(self.tasks.tasks, self.tasks.names):
+            score = evaluate(variables, task, self.config.split, limit=self.config.num_examples)
+            if score is not None and score.result is not None:
+                for metric, value in score.result.metrics.items():
+                    values[f"eval/{name}/{metric}"] = value
         return values
 
-    def final(self, variables: Any, run_dir: str | pathlib.Path) -> dict[str, Any]:
+    def final(
+        self, variables: Any, run_dir: pathlib.Path | None, inputs: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Scores everything after training and writes the predictions of the main split.
 
+        What is predicted is kept until all is done, so that a stopped evaluation goes on.
+
         Args:
-          variables: of the model.
-          run_dir: folder of the run.
+          variables: of the model, as the run has sharded them.
+          run_dir: folder of the run; None on processes that write nothing.
+          inputs: what the predictions depend on besides the tasks: the step, the weights.
 
         Returns:
           {"tasks": {name: entry}, "splits": {split: {name: entry}}}, entries as in
           `scoring.Result.entry`.
+
+        Raises:
+          Stopped: `stop_requested` said so.
         """
-        config = self.config
+        config, evaluate = self.config, self._splits(inputs)
+        work = None if run_dir is None else run_dir / WORK
+
+        def score(task: OFATask, split: str, count: int, name: str, **options: Any) -> SplitScore:
+            start = time.monotonic()
+            found = evaluate(variables, task, split, limit=count, work=work, name=name, **options)
+            assert found is not None, "there are no other shards"
+            _report(name, split, found, time.monotonic() - start)
+            return found
+
         entries: dict[str, Any] = {}
-        for task, name in zip(self.run_tasks.tasks, self.run_tasks.names):
-            start = time.perf_counter()
-            predictions = self.predict(
-                variables, task, config.split, config.final_num_examples, self.seed
-            )
-            result = evaluator.score(predictions)
-            evaluator.write_predictions(
-                predictions,
-                result,
-                run_dir,
-                name=name,
-                image_tokenizer=image_tokenizer_of(task, config.image_tokenizer),
-            )
-            entries[name] = result.entry() | self._bounds(name)
-            if task.answering.submission:
-                write_submission(
-                    pathlib.Path(run_dir)
-                    / "submissions"
-                    / name
-                    / file_name(task.answering.submission, config.split),
-                    task.answering.submission,
-                    (
-                        evaluator.prediction_row(predictions, number)
-                        for number in range(len(predictions.ids))
-                    ),
-                )
-            _report(name, config.split, result, time.perf_counter() - start)
-        for task in self.run_tasks.unseen:
-            entries[task.family] = self._unseen(variables, task, run_dir)
+        count = config.final_num_examples
+        for task, name in zip(self.tasks.tasks, self.tasks.names):
+            found = score(task, config.split, count, name, root=run_dir)
+            entries[name] = found.entry() | self._bounds(name)
+        for task in self.tasks.unseen:
+            entries[task.family] = self._unseen(task, score, run_dir)
         splits: dict[str, Any] = {}
-        for split, count in config.extra_splits.items():
-            splits[split] = {}
-            for task, name in zip(self.run_tasks.tasks, self.run_tasks.names):
-                start = time.perf_counter()
-                result = evaluator.score(self.predict(variables, task, split, count, self.seed))
-                splits[split][name] = result.entry()
-                _report(name, split, result, time.perf_counter() - start)
+        for split, extra in config.extra_splits.items():
+            splits[split] = {
+                name: score(task, split, extra, f"{name}_{split}").entry()
+                for task, name in zip(self.tasks.tasks, self.tasks.names)
+            }
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
         return {"tasks": entries, "splits": splits}
+
+    def _splits(self, inputs: Mapping[str, Any]) -> SplitEvaluation:
+        config = self.config
+        answerer = Answerer(
+            self.model,
+            self.tasks.tokenizer,
+            self.layout,
+            beam_size=config.beam_size,
+            method=config.closed_set_method,
+            seed=self.seed,
+        )
+        tasks = (*self.tasks.tasks, *self.tasks.unseen)
+        return SplitEvaluation(
+            answerer,
+            self.tasks.lengths,
+            config.batch_size,
+            seed=self.seed,
+            skip_bad=False,
+            images=CodePictures.of_settings(tasks, config.image_tokenizer, "", ""),
+            inputs=inputs,
+            overwrite=True,
+            stop_requested=self.stop_requested,
+            agree=self.agree,
+        )
 
     def _bounds(self, name: str) -> dict[str, float]:
         bounds = self.config.bounds.get(name)
         return {"floor": bounds[0], "aim": bounds[1]} if bounds else {}
 
-    def _unseen(self, variables: Any, task: OFATask, run_dir: str | pathlib.Path) -> dict[str, Any]:
+    def _unseen(
+        self, task: OFATask, score: Callable[..., SplitScore], run_dir: pathlib.Path | None
+    ) -> dict[str, Any]:
         """A task without training: the mean over several evaluation seeds."""
-        start = time.perf_counter()
         results = []
         for number in range(self.config.unseen_task_seeds):
-            predictions = self.predict(
-                variables,
+            name = task.family if number == 0 else f"{task.family}_seed_{number}"
+            found = score(
                 task,
                 self.config.split,
                 self.config.final_num_examples,
-                self.seed + number,
+                name,
+                seed=self.seed + number,
+                root=run_dir if number == 0 else None,
             )
-            results.append(evaluator.score(predictions))
-            if number == 0:
-                evaluator.write_predictions(predictions, results[0], run_dir, name=task.family)
+            if found.result is not None:
+                results.append(found.result)
+        if not results:
+            return {}
         mean = {
             metric: float(np.mean([result.metrics[metric] for result in results]))
             for metric in results[0].metrics
@@ -214,11 +220,13 @@ class InferenceEvaluation:
         entry["baseline"] = float(np.mean([result.baseline for result in results]))
         entry["values"] = [result.metrics[primary] for result in results]
         entry["n"] = sum(len(result.scores) for result in results)
-        _report(task.family, "never trained", results[0], time.perf_counter() - start)
         return entry
 
 
-def _report(name: str, split: str, result: scoring.Result, seconds: float) -> None:
+def _report(name: str, split: str, found: SplitScore, seconds: float) -> None:
+    if (result := found.result) is None:
+        logger.info("%s: %d predictions, no truth to score them by", name, found.count)
+        return
     logger.info(
         "evaluated %s (%s, %d examples, %s): %s %.3f, best constant answer %.3f",
         name,

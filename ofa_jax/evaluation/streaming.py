@@ -1,9 +1,10 @@
 """Predictions of a whole split, line by line: resumable, shared by processes, in little memory.
 
-Two passes. `predict_split` appends a line per example to a work file as soon as its batch is
-answered; a process that is started again goes on behind the last complete line. `finish` reads the
-work files of all shards in the order of the examples and writes predictions, scores and the
-submission file. Pictures are held for one batch only; scoring reads texts, boxes and codes.
+The one way from a task to its scores. `predict_split` appends a line per example as soon as its
+batch is answered, to a file or, for a short look during training, to a list; a process that is
+started again goes on behind the last complete line. `score_split` and `write_split` read the lines
+of all shards in the order of the examples. Scoring reads texts, boxes and codes; images are held
+for one batch only.
 """
 
 from __future__ import annotations
@@ -12,31 +13,84 @@ import dataclasses
 import heapq
 import json
 import logging
-import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from ofa_jax.atomic import append_lines, cut_torn_line, read_lines
 from ofa_jax.data.features import Row
 from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Example, trim_at_eos
 from ofa_jax.data.pipeline import evaluation_row, fill_batch
 from ofa_jax.data.task import IS_TRUNCATED, Lengths, OFATask
-from ofa_jax.evaluation import evaluator, scorers, scoring
+from ofa_jax.evaluation import scorers, scoring
+from ofa_jax.evaluation.rows import decoded, prediction_row, without_pixels, write_images
 from ofa_jax.evaluation.scoring import Result
+from ofa_jax.evaluation.shown import shown_examples
 from ofa_jax.evaluation.submission import write_submission
+from ofa_jax.inference.answerer import Answers
 
 logger = logging.getLogger("ofa_jax")
 
-Answer = Callable[[OFATask, Row, int], tuple[np.ndarray, np.ndarray]]
-"""(task, batch, number of the batch) to generated ids int32[b, t] and log-probabilities float[b].
-"""
+Answer = Callable[[OFATask, Row, int], Answers]
+"""(task, batch, number of the batch) to answers."""
 
 # Bad records that are named in the log; the others are only counted.
 NAMED = 20
 _EXAMPLE = "example"
+
+
+class Stopped(Exception):
+    """Someone asked to stop between two batches."""
+
+
+class Lines(Protocol):
+    """Where the lines of a shard go."""
+
+    def resume(self) -> tuple[int, int]:
+        """(complete lines, skipped records among them); what a kill left of a line is cut off."""
+        ...
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds lines; they are safe when this returns."""
+        ...
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FileLines:
+    """Lines in a work file."""
+
+    path: pathlib.Path
+
+    def resume(self) -> tuple[int, int]:
+        return cut_torn_line(self.path), sum("skipped" in line for line in self)
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        append_lines(self.path, rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return read_lines(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryLines:
+    """Lines of this process alone, the same as a file would give them back."""
+
+    lines: list[str] = dataclasses.field(default_factory=list)
+
+    def resume(self) -> tuple[int, int]:
+        return len(self.lines), sum("skipped" in line for line in self)
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.lines.extend(json.dumps(row) for row in rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(json.loads, self.lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +119,7 @@ class Tally:
     """What a pass over a shard did.
 
     Attributes:
-      examples: lines in the work file.
+      examples: lines of the shard.
       resumed: of them, those that were there before.
       skipped: bad records among all of them.
     """
@@ -81,149 +135,182 @@ def predict_split(
     lengths: Lengths,
     *,
     split: str,
-    work: pathlib.Path,
+    lines: Lines,
     batch_size: int,
     shard: Shard = Shard(),
     seed: int = 0,
     limit: int | None = None,
-    pictures_root: pathlib.Path | None = None,
-    name: str = "",
     skip_bad: bool = True,
     truncated_images: str = "decode",
-    image_tokenizer: ImageTokenizer | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+    agree: Callable[[int], int] = lambda done: done,
 ) -> Tally:
-    """Appends predictions of a shard to its work file, from where it ends.
+    """Predicts the examples of a shard, from where its lines end.
 
     Args:
       task: the task.
       answer: the model.
       lengths: task feature lengths.
       split: split of the task's source.
-      work: the work file; its folder is made.
+      lines: of the shard.
       batch_size: examples per call of `answer`; the last batch is filled up.
       shard: which examples are this process's.
       seed: seed of the examples.
       limit: only the first so many examples of the split.
-      pictures_root: folder below which `examples/<name>/` gets the first pictures; None writes
-        none.
-      name: of the task in files.
       skip_bad: whether a bad record is counted and left out; otherwise it is an error.
       truncated_images: what becomes of images that are cut off, see `OFATask.prepared`.
-      image_tokenizer: turns codes into pixels for the pictures.
       progress: called with (examples done, examples of the shard) after every batch.
+      stop_requested: asked before every batch.
+      agree: with several processes that answer together, the number of lines to go on behind.
 
     Returns:
-      The account of the work file.
+      The account of the lines.
 
     Raises:
-      InstructionError: a bad record, without `skip_bad`.
-      ValueError: the split is empty or cannot be opened.
+      ValueError: the split is empty or cannot be opened; a bad record, without `skip_bad`.
+      Stopped: `stop_requested` said so.
     """
     records = task.source.open(split)
     total = len(records) if limit is None else min(limit, len(records))
     if not total:
         raise ValueError(f"task {task.name!r} has no examples in split {split!r}")
     indices = range(shard.index, total, shard.count)
-    work.parent.mkdir(parents=True, exist_ok=True)
-    done, skipped = _resume(work)
-    resumed = done
+    done, skipped = lines.resume()
+    resumed = done = min(agree(done), len(indices))
     if done:
-        logger.info("%s: going on behind %d examples", work.name, done)
-    with work.open("a", encoding="utf-8") as file:
-        for start in range(done, len(indices), batch_size):
-            chosen = indices[start : start + batch_size]
-            lines = _answered(
-                task,
-                answer,
-                lengths,
-                _prepared(task, records, chosen, lengths, seed, skip_bad, truncated_images),
-                batch_size,
-                start // batch_size,
-                (pictures_root, name, image_tokenizer),
-            )
-            bad = [line for line in lines if "skipped" in line]
-            for line in bad[: max(0, NAMED - skipped)]:
-                logger.warning("skipped a bad record: %s", line["skipped"])
-            skipped += len(bad)
-            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
-            done += len(lines)
-            progress(done, len(indices))
+        logger.info("%s: going on behind %d examples", task.name, done)
+    progress(done, len(indices))
+    for start in range(done, len(indices), batch_size):
+        if stop_requested():
+            raise Stopped(f"{task.name}, {split}: stopped behind {done} of {len(indices)} examples")
+        chosen = indices[start : start + batch_size]
+        prepared = _prepared(task, records, chosen, lengths, seed, skip_bad, truncated_images)
+        rows = _answered(task, answer, prepared, batch_size, start // batch_size)
+        bad = [row for row in rows if "skipped" in row]
+        for row in bad[: max(0, NAMED - skipped)]:
+            logger.warning("skipped a bad record: %s", row["skipped"])
+        skipped += len(bad)
+        lines.append(rows)
+        done += len(rows)
+        progress(done, len(indices))
     return Tally(done, resumed, skipped)
 
 
-def finish(
-    task: OFATask,
-    works: Sequence[pathlib.Path],
-    output_dir: pathlib.Path,
-    *,
-    name: str,
-    submission: pathlib.Path | None,
-) -> tuple[Result | None, int]:
-    """Scores the complete work files of a split, writes predictions and submission.
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What the scorer says about the lines of a split.
+
+    Attributes:
+      result: scores, or None where no example has a truth.
+      judgements: by record number, what the row of a prediction says about it.
+      skipped: bad records.
+    """
+
+    result: Result | None
+    judgements: Mapping[int, Mapping[str, Any]]
+    skipped: int
+
+
+def score_split(task: OFATask, works: Sequence[Lines], limit: int | None = None) -> Scored:
+    """Scores the complete lines of a split.
 
     Args:
       task: the task.
-      works: one work file per shard, all complete.
-      output_dir: `predictions/<name>.jsonl` is written below it.
-      name: of the task and split in files.
-      submission: file in the task's official format; None writes none.
-
-    Returns:
-      (scores, or None where no example has a truth; number of skipped records).
+      works: lines of every shard.
+      limit: only the first so many examples count; there may be lines of more.
 
     Raises:
       ValueError: every record was bad.
     """
-    values, examples, skipped = [], [], 0
-    scored = []
-    for line in _merged(works):
+    values, examples, numbers, skipped, unjudged = [], [], [], 0, []
+    for line in _merged(works, limit):
         if "skipped" in line:
             skipped += 1
-            continue
-        has_truth = scorers.has_truth(task.scorer, line[_EXAMPLE])
-        scored.append(has_truth)
-        if has_truth:
-            values.append(evaluator.decoded(task, np.array(line["tokens"], np.int32)))
+        elif scorers.has_truth(task.scorer, line[_EXAMPLE]):
+            values.append(decoded(task, np.array(line["tokens"], np.int32)))
             examples.append(line[_EXAMPLE])
-    if not scored:
+            numbers.append(line["index"])
+        else:
+            unjudged.append(line["index"])
+    if not numbers and not unjudged:
         raise ValueError(f"task {task.name!r}: none of the {skipped} records could be read")
+    judgements: dict[int, Mapping[str, Any]] = dict.fromkeys(unjudged, scoring.NOT_JUDGED)
     result = scorers.SCORERS[task.scorer](values, examples) if values else None
-    judged = map(result.judgement, range(len(result.scores))) if result else iter(())
-    path = output_dir / "predictions" / f"{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if result is not None:
+        judgements |= {number: result.judgement(place) for place, number in enumerate(numbers)}
+    return Scored(result, judgements, skipped)
+
+
+def write_split(
+    task: OFATask,
+    works: Sequence[Lines],
+    scored: Scored,
+    root: pathlib.Path,
+    *,
+    name: str,
+    lengths: Lengths,
+    split: str,
+    seed: int = 0,
+    limit: int | None = None,
+    image_tokenizer: ImageTokenizer | None = None,
+    submission: pathlib.Path | None = None,
+) -> None:
+    """Writes predictions, images of some of them, and the submission file.
+
+    Args:
+      task: the task.
+      works: lines of every shard, all complete.
+      scored: of the same lines.
+      root: `predictions/<name>.jsonl` and `examples/<name>/` are written below it.
+      name: of the task and split in files.
+      lengths: task feature lengths.
+      split: split of the task's source.
+      seed: seed of the examples.
+      limit: see `score_split`.
+      image_tokenizer: turns codes into pixels for the images.
+      submission: file in the task's official format; None writes none.
+    """
+    records = task.source.open(split)
+    path = root / "predictions" / f"{name}.jsonl"
     temporary = path.with_suffix(".partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        for row, has_truth in zip(_rows(works), scored):
-            row = {**row, **(next(judged) if has_truth else scoring.NOT_JUDGED)}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    temporary.unlink(missing_ok=True)
+    shown = shown_examples(scored.judgements)
+    # Another scoring may show other examples.
+    shutil.rmtree(root / "examples" / name, ignore_errors=True)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for line in _merged(works, limit):
+            if "skipped" in line:
+                continue
+            index, ids = line["index"], np.array(line["tokens"], np.int32)
+            row = {**line["row"], **scored.judgements[index]}
+            if index in shown:
+                try:
+                    example, _ = evaluation_row(task, records, index, lengths, seed=seed)
+                except (ValueError, KeyError, OSError) as error:
+                    logger.warning("no image of example %d of %s: %s", index, name, error)
+                else:
+                    row |= write_images(task, index, example, ids, root, name, image_tokenizer)
+            yield row
+
+    append_lines(temporary, rows())
     temporary.replace(path)
     if submission is not None and task.answering.submission:
-        write_submission(submission, task.answering.submission, _rows(works))
-    return result, skipped
+        write_submission(submission, task.answering.submission, read_lines(path))
 
 
-def predicted_lines(works: Sequence[pathlib.Path]) -> Iterator[dict[str, Any]]:
-    """Lines of complete work files in the order of the examples, without skipped records.
+def predicted_lines(works: Sequence[Lines]) -> Iterator[dict[str, Any]]:
+    """Lines in the order of the examples, without skipped records.
 
     Each has `row` (a row of the predictions file), `tokens` and `example`.
     """
     return (line for line in _merged(works) if "row" in line)
 
 
-def truncated_count(works: Sequence[pathlib.Path]) -> int:
-    """Examples of complete work files whose image is cut off and was decoded all the same."""
+def truncated_count(works: Sequence[Lines]) -> int:
+    """Examples whose image is cut off and was decoded all the same."""
     return sum(bool(line[_EXAMPLE].get(IS_TRUNCATED)) for line in predicted_lines(works))
-
-
-def line_count(work: pathlib.Path) -> int:
-    """Complete lines of a work file, 0 where there is none."""
-    if not work.exists():
-        return 0
-    with work.open("rb") as file:
-        return sum(line.endswith(b"\n") for line in file)
 
 
 def _prepared(
@@ -254,83 +341,45 @@ def _prepared(
 def _answered(
     task: OFATask,
     answer: Answer,
-    lengths: Lengths,
     prepared: list[tuple[int, Example | None, Row | str]],
     batch_size: int,
     number: int,
-    pictures: tuple[pathlib.Path | None, str, ImageTokenizer | None],
 ) -> list[dict[str, Any]]:
-    """Lines of the work file for one batch."""
-    good = [(index, example, row) for index, example, row in prepared if example is not None]
-    answers: dict[int, tuple[np.ndarray, float]] = {}
-    if good:
-        batch = fill_batch([row for _, _, row in good if not isinstance(row, str)], batch_size)
-        tokens, scores = answer(task, batch, number)
-        for (index, _, _), ids, value in zip(good, np.asarray(tokens), np.asarray(scores)):
-            answers[index] = (trim_at_eos(ids), float(value))
+    """Lines of one batch."""
+    good = [row for _, _, row in prepared if not isinstance(row, str)]
+    found = answer(task, fill_batch(good, batch_size), number) if good else None
     lines: list[dict[str, Any]] = []
+    place = 0
     for index, example, row in prepared:
-        if example is None or isinstance(row, str):
+        if example is None or isinstance(row, str) or found is None:
             lines.append({"index": index, "skipped": str(row)})
             continue
-        ids, log_probability = answers[index]
-        one = evaluator.Predictions(
-            task,
-            [index],
-            [example],
-            [row["encoder_input_tokens"]],
-            [row["decoder_target_tokens"]],
-            [evaluator.decoded(task, ids)],
-            [ids],
-        )
-        shown = evaluator.prediction_row(one, 0)
-        if np.isfinite(log_probability):
-            shown["log_probability"] = round(log_probability, 5)
-        root, name, image_tokenizer = pictures
-        if root is not None and index < evaluator.PICTURES:
-            folder = root / "examples" / name
-            folder.mkdir(parents=True, exist_ok=True)
-            shown |= evaluator.write_pictures(one, 0, folder, root, image_tokenizer)
-        lines.append(
-            {
-                "index": index,
-                "row": shown,
-                "tokens": ids.tolist(),
-                _EXAMPLE: _plain(evaluator.without_pixels(example)),
-            }
-        )
+        ids = trim_at_eos(found.tokens[place, 0])
+        shown = prediction_row(task, index, example, row, ids)
+        for field, values in (
+            ("log_probability", found.log_probabilities),
+            ("decoding_score", found.scores),
+        ):
+            if np.isfinite(values[place, 0]):
+                shown[field] = round(float(values[place, 0]), 5)
+        if found.tokens.shape[1] > 1:
+            shown["alternatives"] = [
+                {
+                    "text": str(decoded(task, trim_at_eos(found.tokens[place, other]))),
+                    "log_probability": round(float(found.log_probabilities[place, other]), 5),
+                }
+                for other in range(1, found.tokens.shape[1])
+                if np.isfinite(found.scores[place, other])
+            ]
+        place += 1
+        plain = _plain(without_pixels(example))
+        lines.append({"index": index, "row": shown, "tokens": ids.tolist(), _EXAMPLE: plain})
     return lines
 
 
-def _resume(work: pathlib.Path) -> tuple[int, int]:
-    """(complete lines, skipped records among them); an incomplete last line is cut off."""
-    if not work.exists():
-        return 0, 0
-    lines = skipped = end = 0
-    with work.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            lines += 1
-            end += len(line)
-            skipped += b'"skipped":' in line[:64]
-    with work.open("r+b") as file:
-        file.truncate(end)
-    return lines, skipped
-
-
-def _lines(work: pathlib.Path) -> Iterator[dict[str, Any]]:
-    with work.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
-
-
-def _merged(works: Sequence[pathlib.Path]) -> Iterator[dict[str, Any]]:
-    return heapq.merge(*map(_lines, works), key=lambda line: line["index"])
-
-
-def _rows(works: Sequence[pathlib.Path]) -> Iterator[dict[str, Any]]:
-    return (line["row"] for line in predicted_lines(works))
+def _merged(works: Sequence[Lines], limit: int | None = None) -> Iterator[dict[str, Any]]:
+    merged = heapq.merge(*works, key=lambda line: line["index"])
+    return (line for line in merged if limit is None or line["index"] < limit)
 
 
 def _plain(value: Any) -> Any:

@@ -1,51 +1,129 @@
-"""Answers of a model to batches of any task, by the task's own recipe.
+"""The one answerer: batches of any task or instruction, by a recipe.
 
-Between the input rows and the evaluator: chooses search, ranking or sampling as `Answering` says,
-gives the decoder its prompt and constrains it to the closed set.
+Between the input rows and whoever asks (`load`, `infer`, `eval`, evaluation in training, t5x):
+chooses search, ranking or sampling as the recipe says, gives the decoder its prompt, constrains it
+to the closed set, and says how probable the answers are.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from ofa_jax.data.answering import FREE_ANSWER, Answering
 from ofa_jax.data.features import Row
-from ofa_jax.data.task import Lengths, OFATask
+from ofa_jax.data.task import OFATask
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Constraint, IdRanges, Trie
 from ofa_jax.decoding.generate import ENCODER_KEYS, generate
 from ofa_jax.decoding.ranking import Candidates, rank
+from ofa_jax.decoding.rules import Hypotheses
 from ofa_jax.decoding.sampling import SamplingConfig
+from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
+from ofa_jax.sharding.layout import MeshLayout
 from ofa_jax.text.tokenizer import Tokenizer
-
-Place = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
+from ofa_jax.vocab import VocabLayout
 
 _MODEL_KEYS = (*ENCODER_KEYS, "decoder_code_masks")
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
-    """What a model answered to a batch.
+class Recipe:
+    """How a batch is answered.
 
     Attributes:
-      tokens: int32[b, t] ids without bos and prompt, with eos where it was scored.
-      scores: float32[b] log-probability, normalised as the decoding settings say.
+      answering: prompt, closed set, method, settings.
+      max_tokens: longest answer, eos not counted, where `answering` does not say.
+      max_prompt: longest decoder prompt; None is the whole source.
+      codes: whether the answer is image codes.
+      candidates: ids of each answer of the closed set, without eos; None where there is none.
+      constraint: what may be generated, where it is neither codes nor a closed set.
+    """
+
+    answering: Answering = FREE_ANSWER
+    max_tokens: int = 64
+    max_prompt: int | None = None
+    codes: bool = False
+    candidates: tuple[tuple[int, ...], ...] | None = None
+    constraint: Constraint | None = None
+
+    @classmethod
+    def of_task(cls, task: OFATask, target_length: int) -> Recipe:
+        """The recipe of a task.
+
+        Args:
+          task: the task.
+          target_length: of its targets, in which prompt and answer fit together, see
+            `Answering.shape_target`.
+
+        Raises:
+          ValueError: its list of answers cannot be read, or does not fit.
+        """
+        closed = task.answering.answers is not None
+        return cls(
+            task.answering,
+            max_tokens=target_length - 1,
+            max_prompt=target_length - (task.answering.max_tokens or 0),
+            codes=task.target_modality == "CODE",
+            candidates=task.candidate_ids() if closed else None,
+        )
+
+    def settings(self, config: OFAConfig, beam_size: int) -> BeamConfig | SamplingConfig:
+        """Search or sampling settings: those of the recipe over the defaults.
+
+        Args:
+          config: of the model, which knows how many codes an image has.
+          beam_size: beams where the recipe does not name any.
+
+        Raises:
+          ValueError: a setting that there is not, or a value that cannot be.
+        """
+        given: dict[str, Any] = dict(self.answering.decoding)
+        if self.codes:
+            given |= {"max_len_b": config.code_window**2, "gen_code": True}
+        given.setdefault("max_len_b", self.answering.max_tokens or self.max_tokens)
+        try:
+            if self.answering.method == "sampling":
+                return SamplingConfig(**given)
+            given.setdefault("zero_shot", not self.answering.renormalise)
+            given.setdefault("beam", beam_size)
+            return BeamConfig(**given)
+        except TypeError as error:
+            raise ValueError(f"decoding: {error}") from error
+
+    def allowed(self, layout: VocabLayout) -> Constraint | None:
+        """What may be generated: image codes, the closed set, or anything.
+
+        Args:
+          layout: of the vocabulary.
+        """
+        if self.codes:
+            return IdRanges(((layout.code_start, layout.bin_start),))
+        return self.constraint if self.candidates is None else closed_set(self.candidates)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model answered to a batch, the best answer of each row first.
+
+    Attributes:
+      tokens: int32[b, g, t] ids without bos and prompt, with eos where it was generated.
+      scores: float32[b, g] as the recipe counts: log-probabilities, divided by a power of the
+        length where it says so. -inf marks a place without an answer.
+      log_probabilities: float32[b, g] of the whole answer, the prompt not counted.
+      token_log_probabilities: float32[b, g, t], 0 behind the end; None where candidates were
+        ranked.
     """
 
     tokens: np.ndarray
     scores: np.ndarray
-
-
-def on_default_device(batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Puts a batch onto the default device."""
-    return {name: jnp.asarray(value) for name, value in batch.items()}
+    log_probabilities: np.ndarray
+    token_log_probabilities: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,89 +132,98 @@ class Answerer:
 
     Attributes:
       model: the model.
-      tokenizer: of the tasks.
-      lengths: task feature lengths.
-      beam_size: beams of tasks whose recipe does not name any; 1 is greedy.
-      method: replaces the method of tasks that have a closed set ("search" or "candidates"); ""
-        keeps the task's own.
+      tokenizer: text, codes and bins.
+      layout: devices on which it answers.
+      beam_size: beams of recipes that do not name any; 1 is greedy.
+      method: replaces the method of recipes that have a closed set ("search" or "candidates"); ""
+        keeps the recipe's own.
       chunk: candidates that are scored at a time.
-      place: puts a batch onto the devices.
       seed: of sampling.
     """
 
     model: OFA
     tokenizer: Tokenizer
-    lengths: Lengths
+    layout: MeshLayout
     beam_size: int = 1
     method: str = ""
     chunk: int = 64
-    place: Place = on_default_device
     seed: int = 0
 
-    def __call__(self, variables: Any, task: OFATask, rows: Row, number: int = 0) -> Answers:
+    def __call__(
+        self, variables: Any, recipe: Recipe, rows: Row, number: int = 0, *, best: int = 1
+    ) -> Answers:
         """Answers one batch.
 
         Args:
-          variables: {"params", "batch_stats"}.
-          task: the task of all rows.
-          rows: a batch of the input pipeline, numpy.
+          variables: {"params", "batch_stats"}, on the devices of `layout`.
+          recipe: of all rows.
+          rows: arrays [b, ...] of the input pipeline, the same on every process.
           number: of the batch, which sampling folds into its key.
+          best: answers per row, g; a search may have fewer, as many as its beams.
         """
-        answering = task.answering
-        batch = {name: rows[name] for name in _MODEL_KEYS if name in rows}
-        prompts = answering.prompts(np.asarray(rows["encoder_input_tokens"]))
+        tokens = np.asarray(rows["encoder_input_tokens"])
+        batch = {name: np.asarray(rows[name]) for name in _MODEL_KEYS if name in rows}
+        prompts = recipe.answering.prompts(tokens)
         if prompts is not None:
-            # With the answer they fit into the targets, see `Answering.shape_target`.
-            batch["prefix"] = prompts[:, : self.lengths["targets"] - (answering.max_tokens or 0)]
-        placed = dict(self.place(batch))
+            batch["prefix"] = prompts[:, : recipe.max_prompt]
+        placed = self.layout.place(_filled(batch, self.layout.parts))
         prefix = placed.pop("prefix", None)
-        method = answering.method
-        if self.method and answering.answers is not None:
+        ask = self._rank if self._ranks(recipe) else self._generate
+        *found, by_token = self.layout.run(ask, variables, recipe, placed, prefix, number, best)
+        size = len(tokens)
+        best_tokens, scores, log_probabilities = (value[:size] for value in found)
+        return Answers(
+            best_tokens, scores, log_probabilities, None if by_token is None else by_token[:size]
+        )
+
+    def _ranks(self, recipe: Recipe) -> bool:
+        method = recipe.answering.method
+        if self.method and recipe.candidates is not None:
             method = self.method
-        if method == "candidates":
-            return self._rank(variables, task, placed, prefix)
-        key = jax.random.fold_in(jax.random.key(self.seed), number)
-        settings = self.settings(task)
+        return method == "candidates"
+
+    def _generate(
+        self, variables: Any, recipe: Recipe, placed: Any, prefix: Any, number: int, best: int
+    ) -> tuple[Any, ...]:
+        settings = recipe.settings(self.model.config, self.beam_size)
+        sampled = isinstance(settings, SamplingConfig)
+        key = jax.random.fold_in(jax.random.key(self.seed), number) if sampled else None
         found = generate(
             self.model,
             variables,
             placed,
             settings,
-            constraint=self.constraint(task),
+            constraint=recipe.allowed(self.tokenizer.layout),
             prefix=prefix,
-            rng=key if isinstance(settings, SamplingConfig) else None,
+            rng=key,
         )
-        return Answers(np.asarray(found.tokens[:, 0]), np.asarray(found.scores[:, 0]))
+        return self._fetched(found, best)
 
-    def settings(self, task: OFATask) -> BeamConfig | SamplingConfig:
-        """Search or sampling settings of a task: its recipe over the run's defaults."""
-        codes = task.target_modality == "CODE"
-        given: dict[str, Any] = dict(task.answering.decoding)
-        if codes:
-            given |= {"max_len_b": self.model.config.code_window**2, "gen_code": True}
-        given.setdefault("max_len_b", task.answering.max_tokens or self.lengths["targets"] - 1)
-        if task.answering.method == "sampling":
-            return SamplingConfig(**given)
-        given.setdefault("zero_shot", not task.answering.renormalise)
-        beams: dict[str, Any] = {"beam": self.beam_size}
-        return BeamConfig(**(beams | given))
+    def _fetched(self, found: Hypotheses, best: int) -> tuple[Any, ...]:
+        parts = (found.tokens, found.scores, found.log_probabilities, found.positional_scores)
+        return self.layout.fetch(jax.tree.map(lambda part: part[:, :best], parts))
 
-    def constraint(self, task: OFATask) -> Constraint | None:
-        """What may be generated: image codes, the closed set, or anything."""
-        layout = self.tokenizer.layout
-        if task.target_modality == "CODE":
-            return IdRanges(((layout.code_start, layout.bin_start),))
-        if task.answering.answers is not None:
-            return closed_set(task.candidate_ids())
-        return None
-
-    def _rank(self, variables: Any, task: OFATask, batch: Any, prefix: Any) -> Answers:
-        ids = task.candidate_ids()
-        answering = task.answering
+    def _rank(
+        self, variables: Any, recipe: Recipe, placed: Any, prefix: Any, number: int, best: int
+    ) -> tuple[Any, ...]:
+        del number
+        ids, answering = recipe.candidates, recipe.answering
+        assert ids is not None, "Answering refuses to rank without a closed set"
         candidates = _candidates(ids, self.chunk, answering.renormalise, answering.ends_with_eos)
-        scores = rank(self.model, variables, batch, candidates, prefix=prefix)
-        found = candidates.best(scores, 1)
-        return Answers(np.asarray(found.tokens[:, 0]), np.asarray(found.scores[:, 0]))
+        scores = rank(self.model, variables, placed, candidates, prefix=prefix)
+        return self._fetched(candidates.best(scores, best), best)
+
+
+def _filled(batch: Row, parts: int) -> Row:
+    """A batch whose size the devices divide, filled up with copies of its first row."""
+    size = len(batch["encoder_input_tokens"])
+    missing = -size % parts
+    if not missing:
+        return batch
+    return {
+        name: np.concatenate([value, np.repeat(value[:1], missing, axis=0)])
+        for name, value in batch.items()
+    }
 
 
 @functools.lru_cache(maxsize=8)

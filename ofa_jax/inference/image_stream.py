@@ -1,182 +1,124 @@
-"""Many pictures through one instruction: a line per picture, batch by batch, resumable.
+"""One question about many images: a line per image, batch by batch, resumable.
 
-The part of `infer` that streams. Pictures are read when it is their turn and held for one batch.
+The part of `infer` that streams. Images are read when it is their turn and held for one batch. A
+folder of answers remembers what they depend on: the question, the settings and the model, and of
+each image file its size and time. An image that is new or has changed is answered, one that is gone
+is left out; answers of another question or model are refused.
 """
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import logging
-import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ofa_jax.atomic import write_json
-from ofa_jax.data.ops.image import decode_image, image_size, read_image
-from ofa_jax.data.sources.array_record import PreparedSource
-from ofa_jax.inference.predictor import OFAPredictor, Prediction
-from ofa_jax.inference.weights import Devices
+from ofa_jax.atomic import append_lines, cut_torn_line, read_lines, write_json
+from ofa_jax.data import digest
+from ofa_jax.data.ops.image import image_size
+from ofa_jax.inference.images import ListedImage
+from ofa_jax.inference.predictor import OFAPredictor, Prediction, Question
+from ofa_jax.inference.progress import StreamProgress
 from ofa_jax.report.build import build_report
 from ofa_jax.sharding.mesh import device_name
 
 logger = logging.getLogger("ofa_jax")
 
-REGION = "{region}"
-# Pictures that are copied for the report, and bad ones that are named in the log.
+INPUTS_FILE = "answers.json"
+# Images that are copied for the report, and bad ones that are named in the log.
 SHOWN = 48
 NAMED = 20
 
 
-def with_region(
-    instruction: str,
-    region: Sequence[float] | None,
-    image: np.ndarray | None,
+def answer_images(
     predictor: OFAPredictor,
-) -> str:
-    """Writes a region of a picture into the instruction, as bins.
-
-    Args:
-      instruction: with `{region}` in it.
-      region: x0, y0, x1, y1 in pixels of the picture; None changes nothing.
-      image: uint8[y, x, 3].
-      predictor: knows the bins.
-
-    Raises:
-      ValueError: the region is not inside the picture.
-    """
-    if region is None or image is None:
-        return instruction
-    x0, y0, x1, y1 = region
-    width, height = image_size(image)
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-        raise ValueError(
-            f"region {x0:g},{y0:g},{x1:g},{y1:g} is not inside the picture of {width}x{height} "
-            "pixels (left, top, right, bottom)"
-        )
-    return instruction.replace(REGION, predictor.region(region, image))
-
-
-def picture_files(paths: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """(name, uint8[y, x, 3] or the error) of each file, read when it is its turn."""
-    for path in paths:
-        try:
-            yield path, read_image(path)
-        except (ValueError, OSError) as error:
-            yield path, error
-
-
-def prepared_pictures(folder: str, split: str) -> Iterator[tuple[str, Any]]:
-    """(name, uint8[y, x, 3] or the error) of each example of a prepared data set.
-
-    Raises:
-      ValueError: no such folder or split.
-    """
-    records = PreparedSource(folder).open(split)
-    for index in range(len(records)):
-        example = records[index]
-        name = str(example.get("image_id", index))
-        try:
-            image = example.get("image", b"")
-            yield name, decode_image(image) if isinstance(image, bytes) else np.asarray(image)
-        except ValueError as error:
-            yield name, ValueError(f"{name}: {error}")
-
-
-def answer_pictures(
-    predictor: OFAPredictor,
-    pictures: Iterator[tuple[str, Any]],
-    instruction: str,
-    region: Sequence[float] | None,
-    options: dict[str, Any],
+    images: Sequence[ListedImage],
+    asked: Question,
+    task: str,
+    options: Mapping[str, Any],
     output_dir: str,
     batch_size: int,
+    *,
+    inputs: Mapping[str, Any],
     facts: Mapping[str, Any],
+    overwrite: bool = False,
 ) -> None:
-    """Streams pictures through the model into `predictions/answers.jsonl`, then a report.
+    """Streams images through the model into `predictions/answers.jsonl`, then a report.
 
     Args:
-      predictor: the model; it is spread over all devices of this process.
-      pictures: (name, pixels or error).
-      instruction: what to ask about each.
-      region: see `with_region`.
-      options: of `OFAPredictor.generate_batch`.
+      predictor: the model.
+      images: in the order of the answers.
+      asked: the question, without its image.
+      task: name of the task, "" for a free instruction.
+      options: of `OFAPredictor.answer`.
       output_dir: folder of the results; "" is runs/infer.
-      batch_size: pictures per step.
+      batch_size: images per step.
+      inputs: what the answers depend on besides the images.
       facts: of the model, for the report.
+      overwrite: throw away what the folder holds.
 
     Raises:
-      ValueError: a batch that does not divide over the devices, a folder with the answers to
-        another instruction, or not one good picture.
+      ValueError: a folder with the answers of other inputs, or not one good image.
     """
-    devices = Devices.of_this_process()
-    devices.check_batch(batch_size, "--batch_size")
-    predictor.spread(devices.replicate, devices.split)
     root = pathlib.Path(output_dir or "runs/infer")
-    _refuse_other_instruction(root, instruction, region)
-    path = root / "predictions" / "answers.jsonl"
-    (root / "examples" / "answers").mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bad = root / "skipped.jsonl"
-    done = _complete_lines(path) + _complete_lines(bad)
-    if done:
-        logger.info("going on behind %d pictures in %s", done, path)
-    count = skipped = 0
-    batch: list[tuple[int, str, Any, str]] = []
-    with path.open("a", encoding="utf-8") as file:
-
-        def flush() -> None:
-            images = [image for _, _, image, _ in batch]
-            asked = [line for _, _, _, line in batch]
-            fill = batch_size - len(batch)
-            found = predictor.generate_batch(
-                [*images, *[images[0]] * fill], [*asked, *[asked[0]] * fill], **options
-            )
-            for (index, name, image, line), prediction in zip(batch, found):
-                row = _row(root, index, name, image, line, prediction)
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            batch.clear()
-            logger.info("%d pictures answered", count - skipped)
-
-        for index, (name, image) in enumerate(pictures):
-            count += 1
-            if index < done:
-                continue
+    prepare_folder(root, INPUTS_FILE, inputs, ("predictions", "examples"), overwrite=overwrite)
+    path, bad = root / "predictions" / "answers.jsonl", root / "skipped.jsonl"
+    known = {row["key"]: row["file"] for file in (path, bad) for row in _rows_of(file)}
+    left = [image for image in images if known.get(image.key) != image.identity]
+    shown = {image.key for image in images[:SHOWN]}
+    progress = StreamProgress("infer", "images")
+    progress(done := len(images) - len(left), len(images))
+    for start in range(0, len(left), batch_size):
+        chosen = left[start : start + batch_size]
+        good, rejected = [], []
+        for image in chosen:
             try:
-                if isinstance(image, Exception):
-                    raise image
-                line = with_region(instruction, region, image, predictor)
+                name, pixels = image.read()
+                predictor.check_region(pixels, asked.region)
+                good.append((image, name, pixels))
             except (ValueError, OSError) as error:
-                skipped += 1
-                if skipped <= NAMED:
+                row = {"image": image.name, "reason": str(error)}
+                rejected.append({**row, "key": image.key, "file": image.identity})
+                if len(rejected) <= NAMED:
                     logger.warning("skipped: %s", error)
-                if batch:
-                    flush()  # so that the two files together tell where to go on
-                with bad.open("a", encoding="utf-8") as rejected:
-                    rejected.write(json.dumps({"image": name, "reason": str(error)}) + "\n")
-                continue
-            batch.append((index, name, image, line))
-            if len(batch) == batch_size:
-                flush()
-        if batch:
-            flush()
+        append_lines(bad, rejected)
+        if good:
+            questions = [
+                Question(pixels, asked.instruction, asked.region, asked.fields)
+                for *_, pixels in good
+            ]
+            # A last batch of its own size would compile a program of its own.
+            fill = [questions[0]] * (batch_size - len(questions))
+            number = start // batch_size
+            found = predictor.answer([*questions, *fill], task, number=number, **options)
+            append_lines(
+                path,
+                (
+                    _row(root, image, name, pixels, asked, task, prediction, image.key in shown)
+                    for (image, name, pixels), prediction in zip(good, found)
+                ),
+            )
+        progress(done := done + len(chosen), len(images))
+    answered = _in_order(path, images)
+    skipped = _in_order(bad, images)
     if skipped:
-        logger.warning("%d of %d pictures were bad and are left out", skipped, count)
-    if skipped == count:
-        raise ValueError(f"none of the {count} pictures could be read")
+        logger.warning("%d of %d images were bad and are left out", skipped, len(images))
+    if not answered:
+        raise ValueError(f"none of the {len(images)} images could be read")
     run = {
         "name": root.name,
         "kind": "answers",
-        "description": instruction,
+        "description": asked.instruction or task,
         "finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "pictures": count,
-        "left_out": _complete_lines(bad),
+        "pictures": len(images),
+        "left_out": skipped,
         "hardware": device_name(),
         **facts,
     }
@@ -184,54 +126,102 @@ def answer_pictures(
     logger.info("predictions: %s, report: %s", path, build_report(root))
 
 
+def prepare_folder(
+    root: pathlib.Path,
+    file: str,
+    inputs: Mapping[str, Any],
+    results: Sequence[str],
+    *,
+    overwrite: bool,
+) -> None:
+    """Makes a folder of results, or goes on in one of the same inputs.
+
+    Args:
+      root: the folder.
+      file: in which it remembers its inputs.
+      inputs: what the results depend on.
+      results: folders below it that hold them.
+      overwrite: throw away results of other inputs.
+
+    Raises:
+      OtherInputsError: it holds results of other inputs; the message names what differs.
+    """
+    path = root / file
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if overwrite:
+            if digest.differences(before, inputs):
+                for name in results:
+                    shutil.rmtree(root / name, ignore_errors=True)
+                for name in ("skipped.jsonl", "metrics.json"):
+                    (root / name).unlink(missing_ok=True)
+        else:
+            remedy = "give another folder, or overwrite what is there (--overwrite)"
+            digest.refuse_other(f"--output {root}", before, inputs, remedy=remedy)
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(path, inputs)
+
+
 def _row(
     root: pathlib.Path,
-    index: int,
+    image: ListedImage,
     name: str,
-    image: np.ndarray,
-    line: str,
+    pixels: np.ndarray,
+    asked: Question,
+    task: str,
     prediction: Prediction,
+    shown: bool,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
+        "key": image.key,
+        "file": image.identity,
         "example_id": name,
-        "input_text": line,
+        "input_text": asked.instruction or " ".join([task, *map(str, asked.fields.values())]),
         "image": None,
-        "image_size": list(image_size(image)),
+        "image_size": list(image_size(pixels)),
         "prediction_text": prediction.text,
         "target_text": "",
-        "log_probability": round(prediction.score, 5),
+        "score": None,
+        "log_probability": round(prediction.log_probability, 5),
     }
     if prediction.box is not None:
         row["predicted_box"] = [round(value, 2) for value in prediction.box]
-    if index < SHOWN:
-        file = root / "examples" / "answers" / f"{index}.png"
-        Image.fromarray(np.ascontiguousarray(image)).save(file)
+    if prediction.objects:
+        row["predicted_objects"] = [
+            {"box": [round(value, 2) for value in box], "label": label}
+            for box, label in prediction.objects
+        ]
+    if prediction.alternatives:
+        row["alternatives"] = [
+            {"text": other.text, "log_probability": round(other.log_probability, 5)}
+            for other in prediction.alternatives
+        ]
+    if shown:
+        # Named by the image: an index would be another image's once a file is added.
+        stem = hashlib.sha256(image.key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        file = root / "examples" / "answers" / f"{stem}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(pixels)).save(file)
         row["image"] = str(file.relative_to(root))
     return row
 
 
-def _complete_lines(path: pathlib.Path) -> int:
-    """Complete lines of a file; an incomplete last one is cut off."""
-    if not path.exists():
-        return 0
-    lines = end = 0
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                lines, end = lines + 1, end + len(line)
-    with path.open("r+b") as file:
-        file.truncate(end)
-    return lines
+def _rows_of(path: pathlib.Path) -> list[dict[str, Any]]:
+    cut_torn_line(path)
+    return list(read_lines(path))
 
 
-def _refuse_other_instruction(
-    root: pathlib.Path, instruction: str, region: Sequence[float] | None
-) -> None:
-    path = root / "instruction.json"
-    asked = {"instruction": instruction, "region": None if region is None else list(region)}
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != asked:
-        raise ValueError(
-            f"--output {root} holds the answers to another instruction; give another folder"
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(path, asked)
+def _in_order(path: pathlib.Path, images: Sequence[ListedImage]) -> int:
+    """Brings the lines of a file into the order of the images, each once; returns their number."""
+    newest = {row["key"]: row for row in read_lines(path)}
+    kept = [
+        newest[image.key]
+        for image in images
+        if image.key in newest and newest[image.key]["file"] == image.identity
+    ]
+    if [row["key"] for row in read_lines(path)] != [row["key"] for row in kept]:
+        temporary = path.with_suffix(".partial")
+        temporary.unlink(missing_ok=True)
+        append_lines(temporary, kept)
+        temporary.replace(path)
+    return len(kept)

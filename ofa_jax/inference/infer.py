@@ -1,13 +1,13 @@
-"""Free instructions to pictures: `infer_script.infer`, behind `python -m ofa_jax.infer`.
+"""Questions about images: `infer_script.infer`, behind `python -m ofa_jax.infer`.
 
-One picture: the answer is printed, a box is drawn into a PNG. Many pictures, from files, folders
-or a prepared data set: a line per picture in `predictions.jsonl`, written batch by batch, and a
-report page; the same command goes on where a stopped one was. Bad pictures are counted.
+One image: the answer is printed, boxes are drawn into a PNG. Many images, from files, folders or a
+prepared data set: a line per image in `predictions/answers.jsonl`, written batch by batch, and a
+report page; the same command goes on where a stopped one was. Bad images are counted.
 """
 
 from __future__ import annotations
 
-import glob
+import dataclasses
 import logging
 import pathlib
 import re
@@ -15,41 +15,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
-from ofa_jax.data.answering import allowed_answers, answer_ids
+from ofa_jax.data import digest
+from ofa_jax.data.answering import allowed_answers
 from ofa_jax.data.image_tokenizer import load_image_tokenizer
 from ofa_jax.data.ops.image import read_image
-from ofa_jax.data.ops.image_files import SUFFIXES, images_below
+from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.task_card import TaskCard
 from ofa_jax.decoding.beam import BeamConfig
-from ofa_jax.decoding.constraints import Trie
 from ofa_jax.decoding.sampling import SamplingConfig
 from ofa_jax.inference.generated_images import picture_settings, write_pictures
-from ofa_jax.inference.image_stream import (
+from ofa_jax.inference.image_stream import answer_images
+from ofa_jax.inference.images import find_images, image_files, prepared_images
+from ofa_jax.inference.loading import load
+from ofa_jax.inference.predictor import (
+    FREE_DECODING,
     REGION,
-    answer_pictures,
-    picture_files,
-    prepared_pictures,
-    with_region,
+    OFAPredictor,
+    Prediction,
+    Question,
 )
-from ofa_jax.inference.predictor import OFAPredictor, Prediction, load
-from ofa_jax.inference.weights import (
-    find_checkpoint,
-    trained_decoder_prompt,
-    trained_lengths,
-)
+from ofa_jax.inference.weights import checkpoint_identity, find_checkpoint
 from ofa_jax.metrics.generation import Extractors
+from ofa_jax.report.pictures import DrawnBox, draw_boxes
 
 logger = logging.getLogger("ofa_jax")
 
+DEFAULT_INSTRUCTION = "what does the image describe?"
 _BINS = re.compile(r"<bin_(\d+)>\s*<bin_(\d+)>\s*<bin_(\d+)>\s*<bin_(\d+)>")
-_INK = (230, 40, 40)
 
 
 def infer(
     *,
-    instruction: str,
+    instruction: str | None = None,
+    task: str = "",
+    fields: Mapping[str, Any] | None = None,
     checkpoint: str = "",
     images: Sequence[str] = (),
     prepared_data: str = "",
@@ -57,7 +59,11 @@ def infer(
     region: Sequence[float] | None = None,
     without_image: bool = False,
     answers: str | Sequence[str] = (),
+    method: str = "",
+    best: int = 1,
+    min_box_probability: float = 0.0,
     output_dir: str = "",
+    overwrite: bool = False,
     batch_size: int = 8,
     image_side: int = 0,
     vocabulary: str = "",
@@ -70,70 +76,86 @@ def infer(
     picture_side: int = 0,
     extractors: str = "",
     seed: int = 0,
+    cards: Sequence[TaskCard] = (),
 ) -> list[Prediction]:
-    """Answers one instruction about each picture.
+    """Answers one question about each image.
 
     Args:
-      instruction: what to do, such as "what does the image describe?". Regions are four bins
-        `<bin_12> ...`, or `{region}` with `region`.
+      instruction: what to do, such as "what does the image describe?", the default; its spaces
+        reach the tokenizer as they are. Regions are four bins `<bin_12> ...`, or `{region}` with
+        `region`.
+      task: a task that the model was trained on, in the place of an instruction: its name or
+        family, such as "grounded_captioning".
+      fields: what the task reads besides image and region, such as {"question": "what is it?"}.
       checkpoint: folder of a run, orbax folder, `.pt`, HuggingFace folder or hub repository; "" is
         the quickstart's run.
       images: files, folders, or patterns such as "photos/*.jpg".
-      prepared_data: folder of prepared shards whose pictures are used.
+      prepared_data: folder of prepared shards whose images are used.
       split: of that folder.
-      region: x0, y0, x1, y1 in pixels of the picture; takes the place of `{region}`.
+      region: x0, y0, x1, y1 in pixels of the image; takes the place of `{region}`, or is the box
+        that the task reads.
       without_image: the instruction is about text alone.
       answers: the only allowed answers: a list, or a file of them (`.txt`, `.json`, `.pkl`); ()
         allows all.
-      output_dir: folder of the results; "" prints one picture's answer and writes a drawn box
+      method: of a closed set: "search" or "candidates" (every answer is scored); "" = as the task
+        does.
+      best: answers per image, with their probabilities.
+      min_box_probability: a box that is less probable counts as not found.
+      output_dir: folder of the results; "" prints one image's answer and writes a drawn box
         into the working directory, and takes "runs/infer" for several.
-      batch_size: pictures per step, over all devices of this process.
+      overwrite: throw away the answers of other inputs that `output_dir` holds.
+      batch_size: images per step, over all devices of this process.
       image_side: side in pixels of the model's input; 0 = as the run was trained, else 480.
       vocabulary: folder of the vocabulary; "" = the one beside the weights.
       ema: take the moving average of the weights; None = where a run of ours keeps one, as its
         own scores did.
       dtype: type of the computation; "" = as the checkpoint says.
-      decoding: settings of `BeamConfig` (or `SamplingConfig`) that differ from those of free
-        instructions: 5 beams, at most 64 tokens, no repeated 3-grams.
+      decoding: settings of `BeamConfig` (or `SamplingConfig`) that differ from those of the task,
+        or of free instructions: 5 beams, at most 64 tokens, no repeated 3-grams.
       sampling: draw the answer instead of searching the likeliest.
       decoder_prompt: "none", "source" or "source_and_eos", see `Answering`; "" = as the task of
         the run wants it.
       image_tokenizer: makes pixels of image codes: a codebook (`.npz`), weights of a VQGAN
-        (`last.ckpt`) or `module:function`. With it the answer is a picture, written as PNG:
+        (`last.ckpt`) or `module:function`. With it the answer is an image, written as PNG:
         without an image the one that the instruction describes, else the image with its middle
         made anew.
-      picture_side: side in pixels of the pictures that the model makes; 0 = as it was trained.
+      picture_side: side in pixels of the images that the model makes; 0 = as it was trained.
       extractors: `module:function` with CLIP's embeddings, see `ofa_jax.metrics.generation`: of
         several samples the one that fits the caption best is the first.
       seed: of sampling.
+      cards: tasks that can be asked besides those of the run.
 
     Returns:
-      The predictions of a single picture or text; [] for many, and for pictures as answers, which
-      are in files.
+      The prediction of a single image or text; [] for many, and for images as answers, which are
+      in files.
 
     Raises:
-      ValueError: a setting that cannot work, or a bad single picture.
+      ValueError: a setting that cannot work, or a bad single image.
     """
-    if not instruction.strip():
+    if task and instruction is not None:
+        raise ValueError("--task and --instruction exclude each other: a task has its instruction")
+    instruction = "" if task else DEFAULT_INSTRUCTION if instruction is None else instruction
+    if not task and not instruction.strip():
         raise ValueError("--instruction is empty; say what the model should do")
     local_folder(output_dir, "OUTPUT_DIR")
-    paths = find_pictures(images)
+    paths = find_images(images)
     has_image = bool(paths or prepared_data)
     without_image = without_image or (bool(image_tokenizer) and not has_image)
-    _check_inputs(instruction, paths, prepared_data, region, without_image)
+    _check_inputs(instruction, task, paths, prepared_data, region, without_image)
     if image_tokenizer and (prepared_data or len(paths) > 1):
         raise ValueError("--image_tokenizer: a picture as answer is made of one instruction only")
     pixels = load_image_tokenizer(image_tokenizer) if image_tokenizer else None
     source = find_checkpoint(checkpoint)
-    side = image_side or (trained_lengths(source) or {}).get("image")
+    many = bool(prepared_data or len(paths) > 1)
     predictor = load(
         source,
         vocabulary=vocabulary or None,
-        image_size=side or None,
+        image_size=image_side or None,
         dtype=dtype or None,
         ema=ema,
         code_image_size=picture_side or None,
-        progress=lambda line: logger.info("%s", line),
+        cards=cards,
+        devices=None if many else 1,
     )
     if pixels is not None:
         name = f"{pathlib.Path(paths[0]).stem}_infilled.png" if paths else "generated.png"
@@ -149,73 +171,86 @@ def infer(
         )
         print("\n".join(map(str, files)))
         return []
-    settings = _settings(decoding, sampling)
     options: dict[str, Any] = {
-        "decoding": settings,
-        "decoder_prompt": decoder_prompt or trained_decoder_prompt(source),
+        "decoding": _settings(decoding, sampling, free=not task),
+        "answers": _words(answers),
+        "method": method,
+        "best": best,
+        "min_box_probability": min_box_probability,
+        "decoder_prompt": decoder_prompt,
         "seed": seed,
     }
-    if answers != ():
-        options["constraint"] = _closed_set(answers, predictor, settings.max_length())
     check_regions(instruction, predictor)
-    if prepared_data or len(paths) > 1:
-        pictures = (
-            prepared_pictures(prepared_data, split) if prepared_data else picture_files(paths)
-        )
-        answer_pictures(
+    asked = Question(None, instruction, region, fields or {})
+    if many:
+        listed = prepared_images(prepared_data, split) if prepared_data else image_files(paths)
+        shown = checkpoint if is_remote(checkpoint) else source
+        inputs = {
+            "instruction": instruction,
+            "task": task,
+            "fields": dict(asked.fields),
+            "region": None if region is None else list(region),
+            "checkpoint": checkpoint_identity(source),
+            "ema": ema,
+            "dtype": dtype,
+            "image_side": predictor.image_size,
+            "options": {
+                name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+                for name, value in options.items()
+            },
+        }
+        if prepared_data:
+            files = PreparedSource(prepared_data).data_files(split)
+            inputs["data"] = digest.identities(files)
+        predictor.check_batch(batch_size, "--batch_size")
+        answer_images(
             predictor,
-            pictures,
-            instruction,
-            region,
+            listed,
+            asked,
+            task,
             options,
             output_dir,
             batch_size,
-            {
-                "model": checkpoint if is_remote(checkpoint) else source,
-                "input_pixels": predictor.image_size,
-            },
+            inputs=inputs,
+            facts={"model": shown, "input_pixels": predictor.image_size},
+            overwrite=overwrite,
         )
         return []
     image = read_image(paths[0]) if paths else None
-    asked = with_region(instruction, region, image, predictor)
-    prediction = predictor.generate(image, asked, **options)
-    print(prediction.text)
-    if image is not None and prediction.box is not None:
-        name = f"{pathlib.Path(paths[0]).stem}_box.png"
-        target = pathlib.Path(output_dir) / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draw_box(image, prediction.box).save(target)
-        x0, y0, x1, y1 = (round(v, 1) for v in prediction.box)
-        print(f"box: {x0} {y0} {x1} {y1} (left, top, right, bottom, pixels); drawn in {target}")
+    [prediction] = predictor.answer([dataclasses.replace(asked, image=image)], task, **options)
+    _print(prediction, image, paths[0] if paths else "", output_dir, best)
     return [prediction]
 
 
-def find_pictures(names: Sequence[str]) -> list[str]:
-    """Picture files behind files, folders and patterns, in order, each folder sorted.
+def _print(
+    prediction: Prediction, image: np.ndarray | None, path: str, output_dir: str, best: int
+) -> None:
+    """Prints an answer; draws every box of it into a PNG beside the results."""
+    if best > 1:
+        for one in (prediction, *prediction.alternatives):
+            print(f"{one.text}\t{one.probability:.3g}")
+    else:
+        print(prediction.text)
+    found = prediction.objects or (((prediction.box, ""),) if prediction.box is not None else ())
+    if image is None or not found:
+        return
+    target = _unused(pathlib.Path(output_dir) / f"{pathlib.Path(path).stem}_box.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    drawn = [DrawnBox(box, True, label) for box, label in found]
+    draw_boxes(Image.fromarray(np.ascontiguousarray(image)), drawn, reduce=False).save(target)
+    for box, label in found:
+        x0, y0, x1, y1 = (round(value, 1) for value in box)
+        print(f"box: {x0} {y0} {x1} {y1} {label}".rstrip() + " (left, top, right, bottom, pixels)")
+    print(f"drawn in {target}")
 
-    Args:
-      names: as the user gave them.
 
-    Raises:
-      ValueError: something that does not exist, or a folder without pictures.
-    """
-    found: list[str] = []
-    for name in [names] if isinstance(names, str) else names:
-        path = pathlib.Path(name)
-        if path.is_dir():
-            inside = images_below(path)
-            if not inside:
-                raise ValueError(
-                    f"--image {name}: the folder has no pictures ({', '.join(sorted(SUFFIXES))})"
-                )
-            found += [str(path / one) for one in inside]
-        elif path.is_file():
-            found.append(name)
-        elif matches := sorted(glob.glob(name, recursive=True)):
-            found += [match for match in matches if pathlib.Path(match).is_file()]
-        else:
-            raise ValueError(f"--image {name}: no such file or folder")
-    return found
+def _unused(path: pathlib.Path) -> pathlib.Path:
+    """The path, or one with a number: a file of the user is never replaced."""
+    number, free = 1, path
+    while free.exists():
+        free = path.with_stem(f"{path.stem}_{number}")
+        number += 1
+    return free
 
 
 def check_regions(instruction: str, predictor: OFAPredictor) -> None:
@@ -240,27 +275,9 @@ def check_regions(instruction: str, predictor: OFAPredictor) -> None:
             )
 
 
-def draw_box(image: np.ndarray, box: Sequence[float]) -> Image.Image:
-    """The picture with a frame around a region.
-
-    Args:
-      image: uint8[y, x, 3].
-      box: x0, y0, x1, y1 in its pixels.
-    """
-    scale = max(1, -(-256 // max(image.shape[:2])))  # tiny pictures are enlarged to be seen
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    picture = picture.resize(
-        (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
-    )
-    x0, x1 = sorted((float(box[0]) * scale, float(box[2]) * scale))
-    y0, y1 = sorted((float(box[1]) * scale, float(box[3]) * scale))
-    width = max(2, round(max(picture.size) / 200))
-    ImageDraw.Draw(picture).rectangle((x0, y0, x1, y1), outline=_INK, width=width)
-    return picture
-
-
 def _check_inputs(
     instruction: str,
+    task: str,
     paths: Sequence[str],
     prepared_data: str,
     region: Sequence[float] | None,
@@ -274,7 +291,7 @@ def _check_inputs(
         )
     if has_image and without_image:
         raise ValueError("--image and --without_image exclude each other")
-    if (region is not None) != (REGION in instruction):
+    if not task and (region is not None) != (REGION in instruction):
         raise ValueError(
             f"--region x0,y0,x1,y1 and {REGION} in the instruction belong together, as in "
             f"--instruction 'what color is the car in the region? region: {REGION}'"
@@ -283,21 +300,25 @@ def _check_inputs(
         raise ValueError(f"--region is x0,y0,x1,y1 in pixels, got {len(region)} numbers")
 
 
-def _settings(decoding: Mapping[str, Any] | None, sampling: bool) -> BeamConfig | SamplingConfig:
-    given = dict(decoding or {})
-    defaults: dict[str, Any] = {"max_len_b": 64}
+def _settings(
+    decoding: Mapping[str, Any] | None, sampling: bool, *, free: bool
+) -> BeamConfig | SamplingConfig | None:
+    """Settings of free instructions with changes; None where a task keeps its own."""
+    if not (free or decoding or sampling):
+        return None
+    defaults: dict[str, Any] = {"max_len_b": FREE_DECODING["max_len_b"]}
     try:
         if sampling:
-            return SamplingConfig(**(defaults | given))
-        defaults |= {"beam": 5, "no_repeat_ngram_size": 3}
-        return BeamConfig(**(defaults | given))
+            return SamplingConfig(**(defaults | dict(decoding or {})))
+        return BeamConfig(**((dict(FREE_DECODING) if free else defaults) | dict(decoding or {})))
     except TypeError as error:
         raise ValueError(f"decoding: {error}") from error
 
 
-def _closed_set(answers: str | Sequence[str], predictor: OFAPredictor, max_length: int) -> Trie:
+def _words(answers: str | Sequence[str]) -> tuple[str, ...]:
+    if answers == ():
+        return ()
     try:
-        ids = answer_ids(allowed_answers(answers), predictor.tokenizer, " ", max_length)
+        return allowed_answers(answers)
     except ValueError as error:
         raise ValueError(f"--answers: {error}") from error
-    return Trie.build(ids)

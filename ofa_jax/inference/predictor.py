@@ -1,43 +1,50 @@
-"""A model to talk to: weights, tokenizer and decoding behind one function.
+"""A model to talk to: weights, tokenizer and decoding behind one class.
 
-    predictor = ofa_jax.inference.predictor.load("OFA-Sys/ofa-base")
-    print(predictor.generate("street.jpg", "what does the image describe?"))
-    print(predictor.generate("street.jpg", 'which region does the text " a bus " describe?').box)
+    model = ofa_jax.load("OFA-Sys/ofa-base")
+    print(model.generate("street.jpg", "what does the image describe?"))
+    print(model.generate("street.jpg", 'which region does the text " a bus " describe?').box)
 
-The generic interface of OFA's demos (SPEC 8.14): the instruction is plain text, the image is
-stretched to a square, the answer is whatever the model says; four bins are a box.
+A free instruction is plain text whose spaces reach the tokenizer as they are (SPEC 8.14). A task
+that the model was trained on is asked by its name: instruction, clean-up, prompt, closed set and
+lengths are then those of its evaluation, and so is the answer.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from PIL import Image
 
-from ofa_jax.checkpoint.imports import import_checkpoint
-from ofa_jax.checkpoint.vocabulary import open_vocabulary
-from ofa_jax.data.answering import Answering
-from ofa_jax.data.ops.image import image_size, read_image, resize_square
+from ofa_jax.data.answering import Answering, AnswerList, answer_ids
+from ofa_jax.data.features import Row, stack_rows
+from ofa_jax.data.instruction import trim_at_eos
+from ofa_jax.data.ops.augment import square_with_boxes
+from ofa_jax.data.ops.boxes import as_boxes
+from ofa_jax.data.ops.image import Given, image_size, read_image
+from ofa_jax.data.task_card import TaskCard, find_card
 from ofa_jax.decoding.beam import BeamConfig
-from ofa_jax.decoding.constraints import Constraint, IdRanges
-from ofa_jax.decoding.generate import generate
+from ofa_jax.decoding.constraints import Constraint
 from ofa_jax.decoding.sampling import SamplingConfig
+from ofa_jax.inference.answerer import Answerer, Recipe
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
+from ofa_jax.sharding.layout import MeshLayout
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.vocab import BOS_ID, EOS_ID, PAD_ID
 
-Picture = str | os.PathLike | np.ndarray | Image.Image
-
 # The captioning resolution of the released models (SPEC 8.1).
 OFFICIAL_IMAGE_SIZE = 480
+# Takes the place of a region in a free instruction.
+REGION = "{region}"
+FREE_DECODING: Mapping[str, Any] = {"beam": 5, "max_len_b": 64, "no_repeat_ngram_size": 3}
+"""Decoding of free instructions; a task has its own."""
 # Instructions are padded to a multiple of this, so that few programs are compiled.
 _LENGTH_STEP = 16
+
+Box = tuple[float, float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,27 +55,64 @@ class Prediction:
       text: the answer; whole tokens are written out (`<bin_3>`). `str()` gives it too.
       box: (x0, y0, x1, y1) in pixels of the given image, where the answer has four bins in a row
         and there was an image; else None.
-      score: log-probability of the answer, normalised as the decoding settings say.
+      box_probability: of the four bins together, see `Tokenizer.box_probability`; None without a box
+        or where answers of a list were ranked.
+      objects: every (box, label) of a detection, in pixels of the given image.
+      score: what answers are ordered by: the log-probability, divided by a power of the length
+        where the recipe says so.
+      log_probability: of the whole answer, natural logarithm; the prompt is not part of it.
       token_ids: internal ids without EOS.
+      alternatives: the next best answers, where several were asked for.
     """
 
     text: str
-    box: tuple[float, float, float, float] | None
+    box: Box | None
     score: float
     token_ids: tuple[int, ...]
+    log_probability: float = 0.0
+    box_probability: float | None = None
+    objects: tuple[tuple[Box, str], ...] = ()
+    alternatives: tuple[Prediction, ...] = ()
+
+    @property
+    def probability(self) -> float:
+        """Of the whole answer."""
+        return math.exp(self.log_probability)
 
     def __str__(self) -> str:
         return self.text
 
 
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What is asked about an image.
+
+    Attributes:
+      image: path, uint8[y, x, 3] or PIL image; None for a question about text alone.
+      instruction: the free instruction; "" where a task is asked by name.
+      region: x0, y0, x1, y1 in pixels of the image; takes the place of `{region}` in the
+        instruction, or is the box that the task reads.
+      fields: what else the task reads, such as {"question": "what color is it?"}.
+    """
+
+    image: Given | None = None
+    instruction: str = ""
+    region: Sequence[float] | None = None
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
 class OFAPredictor:
     """A model with its tokenizer, ready to answer.
+
+    Nothing changes while it answers, so several threads may use one.
 
     Attributes:
       config: the model's configuration.
       tokenizer: text, codes and bins.
       image_size: side in pixels of the square that images are stretched to.
-      decoding: settings of beam search or sampling.
+      decoding: settings of free instructions.
+      cards: the tasks that it can be asked by name.
+      decoder_prompt: what the decoder reads first where nothing else is said.
     """
 
     def __init__(
@@ -79,16 +123,23 @@ class OFAPredictor:
         *,
         image_size: int | None = None,
         decoding: BeamConfig | SamplingConfig | None = None,
+        cards: Sequence[TaskCard] = (),
+        decoder_prompt: str = "",
+        layout: MeshLayout | None = None,
     ) -> None:
-        """Puts the parts together and the weights on the device.
+        """Puts the parts together and the weights on the devices.
 
         Args:
           config: the model.
           variables: {"params", "batch_stats"}.
           tokenizer: its layout must have `config.vocab_size` ids.
-          image_size: side in pixels; None = 480, or `config.orig_patch_image_size` for models
-            whose position grid is smaller than that.
-          decoding: None = beam search with 5 beams, at most 64 tokens, no repeated 3-grams.
+          image_size: side in pixels; None = that of the cards, else 480, or
+            `config.orig_patch_image_size` for models whose position grid is smaller than that.
+          decoding: None = `FREE_DECODING`.
+          cards: tasks that the model was trained on.
+          decoder_prompt: what the decoder reads first, see `answer`; "" = as all tasks want it,
+            or nothing.
+          layout: devices; None = one.
 
         Raises:
           ValueError: vocabulary or image size do not fit the model.
@@ -102,6 +153,7 @@ class OFAPredictor:
         if image_size is None:
             fits = largest >= OFFICIAL_IMAGE_SIZE
             image_size = OFFICIAL_IMAGE_SIZE if fits else config.orig_patch_image_size
+            image_size = next((card.lengths["image"] for card in cards), image_size)
         if not 0 < image_size <= largest:
             raise ValueError(
                 f"image_size must be 1 .. {largest} pixels for this model, got {image_size}"
@@ -109,26 +161,26 @@ class OFAPredictor:
         self.config = config
         self.tokenizer = tokenizer
         self.image_size = image_size
-        self.decoding = decoding or BeamConfig(beam=5, max_len_b=64, no_repeat_ngram_size=3)
-        self._model = OFA(config)
-        self._variables = jax.tree.map(jax.numpy.asarray, dict(variables))
-        self._place: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+        self.decoding = decoding or BeamConfig(**FREE_DECODING)
+        # An image size of one's own is also that of the tasks.
+        self.cards = tuple(
+            dataclasses.replace(card, lengths={**card.lengths, "image": image_size})
+            for card in cards
+        )
+        prompts = {card.answering.decoder_prompt for card in self.cards}
+        self.decoder_prompt = decoder_prompt or (prompts.pop() if len(prompts) == 1 else "none")
+        self._layout = layout or MeshLayout.local(1)
+        self._variables = self._layout.place_weights(dict(variables))
 
-    def spread(
-        self,
-        replicate: Callable[[Any], Any],
-        split: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-    ) -> None:
-        """Uses several devices from now on.
+    def check_batch(self, batch_size: int, setting: str) -> None:
+        """Fails where a batch does not divide over the devices.
 
-        Args:
-          replicate: copies the weights to all of them.
-          split: divides a batch over them; every batch must then have a size that they divide.
+        Raises:
+          ValueError: names the setting.
         """
-        self._variables = replicate(self._variables)
-        self._place = split
+        self._layout.check_batch(batch_size, setting)
 
-    def region(self, box: Sequence[float], image: Picture) -> str:
+    def region(self, box: Sequence[float], image: Given) -> str:
         """A region of an image as it is written in an instruction.
 
         Args:
@@ -137,127 +189,156 @@ class OFAPredictor:
 
         Returns:
           Four bins, such as "<bin_12> <bin_40> <bin_500> <bin_612>".
+
+        Raises:
+          ValueError: the region is not inside the image.
         """
-        width, height = image_size(read_image(image))
-        scale = np.array([width, height, width, height]) / self.image_size
-        ids = self.tokenizer.encode_box(np.asarray(box, np.float64) / scale)
-        return " ".join(self.tokenizer.symbol(i) for i in ids)
+        _, inside = self._square(read_image(image), box)
+        return " ".join(self.tokenizer.symbol(i) for i in self.tokenizer.encode_box(inside))
 
     def generate(
         self,
-        image: Picture | None,
-        instruction: str = "what does the image describe?",
+        image: Given | None,
+        instruction: str = "",
         *,
-        decoding: BeamConfig | SamplingConfig | None = None,
-        constraint: Constraint | None = None,
-        decoder_prompt: str = "none",
-        seed: int = 0,
+        task: str | TaskCard = "",
+        region: Sequence[float] | None = None,
+        fields: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Prediction:
-        """Answers one instruction.
+        """Answers one question.
 
         Args:
-          image: path, uint8[y, x, 3] or PIL image; None for a task of text alone.
-          instruction: what to do; regions in it are four bins (`region` writes them).
-          decoding: settings for this call.
-          constraint: what may be answered (a trie of candidates, ranges of ids).
-          decoder_prompt: what the decoder reads first: "none", "source" (models fine-tuned for
-            VQA or SNLI-VE) or "source_and_eos" (GLUE).
-          seed: of sampling.
+          image: path, uint8[y, x, 3] or PIL image; None for a question about text alone.
+          instruction: what to do; without it and without a task, "what does the image describe?".
+          task: name of a task that the model was trained on, or its card, in the place of an
+            instruction.
+          region: x0, y0, x1, y1 in pixels of the image; see `Question`.
+          fields: what else the task reads.
+          **options: see `answer`.
 
         Returns:
           The best answer.
 
         Raises:
           FileNotFoundError: no such image file.
-          ValueError: the instruction is empty, too long, or names bins that do not exist.
+          ValueError: see `answer`.
         """
-        return self.generate_batch(
-            [image],
-            [instruction],
-            decoding=decoding,
-            constraint=constraint,
-            decoder_prompt=decoder_prompt,
-            seed=seed,
-        )[0]
+        if not task:
+            instruction = instruction or "what does the image describe?"
+        question = Question(image, instruction, region, fields or {})
+        return self.answer([question], task, **options)[0]
 
     def generate_batch(
-        self,
-        images: Sequence[Picture | None],
-        instructions: Sequence[str],
-        *,
-        decoding: BeamConfig | SamplingConfig | None = None,
-        constraint: Constraint | None = None,
-        decoder_prompt: str = "none",
-        seed: int = 0,
+        self, images: Sequence[Given | None], instructions: Sequence[str], **options: Any
     ) -> list[Prediction]:
-        """Answers several instructions at once; see `generate`.
+        """Answers several free instructions at once.
 
         Args:
           images: one per instruction, some or all None.
           instructions: as many.
-          decoding: see `generate`.
-          constraint: see `generate`.
-          decoder_prompt: see `generate`.
-          seed: see `generate`.
+          **options: see `answer`.
 
         Returns:
           One prediction per instruction.
 
         Raises:
-          ValueError: the numbers of images and instructions differ; see also `generate`.
+          ValueError: the numbers of images and instructions differ; see also `answer`.
         """
         if len(images) != len(instructions) or not images:
             raise ValueError(
                 f"one image (or None) per instruction is needed, got {len(images)} images and "
                 f"{len(instructions)} instructions"
             )
-        tokens = self._tokens(instructions)
-        batch: dict[str, Any] = {"encoder_input_tokens": tokens}
-        prompts = Answering(decoder_prompt, max_tokens=1).prompts(tokens)
-        if prompts is not None:
-            batch["prefix"] = prompts
-        sizes: list[tuple[int, int] | None] = [None] * len(images)
-        if any(image is not None for image in images):
-            side = self.image_size
-            pixels = np.zeros((len(images), side, side, 3), np.uint8)
-            for row, image in enumerate(images):
-                if image is not None:
-                    picture = read_image(image)
-                    sizes[row] = image_size(picture)
-                    pixels[row] = resize_square(picture, side)
-            batch["encoder_images"] = pixels
-            batch["encoder_image_masks"] = np.array([image is not None for image in images])
-        placed = dict(self._place(batch))
-        hypotheses = generate(
-            self._model,
-            self._variables,
-            placed,
-            decoding or self.decoding,
-            constraint=constraint,
-            prefix=placed.pop("prefix", None),
-            rng=jax.random.key(seed),
-        )
-        answers = np.asarray(hypotheses.tokens[:, 0])
-        scores = np.asarray(hypotheses.scores[:, 0])
-        return [
-            self._prediction(row, score, size) for row, score, size in zip(answers, scores, sizes)
-        ]
+        return self.answer([Question(*pair) for pair in zip(images, instructions)], **options)
+
+    def answer(
+        self,
+        questions: Sequence[Question],
+        task: str | TaskCard = "",
+        *,
+        decoding: BeamConfig | SamplingConfig | None = None,
+        answers: Sequence[str] = (),
+        method: str = "",
+        constraint: Constraint | None = None,
+        decoder_prompt: str = "",
+        best: int = 1,
+        min_box_probability: float = 0.0,
+        seed: int = 0,
+        number: int = 0,
+    ) -> list[Prediction]:
+        """Answers a batch of questions, all of one task or all free.
+
+        Args:
+          questions: what is asked.
+          task: name or card of the task of all of them; "" for free instructions.
+          decoding: settings in the place of the task's own, or of `self.decoding`.
+          answers: the only allowed answers.
+          method: of a closed set: "search" or "candidates" (every answer is scored); "" = as the
+            task, or the tasks of this model, do.
+          constraint: what may be generated, where it is no list of answers.
+          decoder_prompt: what the decoder reads first: "none", "source" (models fine-tuned for
+            VQA or SNLI-VE) or "source_and_eos" (GLUE); "" = as the tasks of this model want it.
+          best: answers per question; beams or samples beyond the settings' own are added.
+          min_box_probability: a box that is less probable counts as not found: `box` is None.
+          seed: of sampling.
+          number: of this batch among several, which sampling folds into its key.
+
+        Returns:
+          One prediction per question, the next best answers as its `alternatives`.
+
+        Raises:
+          ValueError: no question, an empty or too long instruction, bins that do not exist, a
+            region outside its image, an unknown task or a field that it lacks.
+        """
+        if not questions:
+            raise ValueError("no question")
+        card = task if isinstance(task, TaskCard) else None
+        if isinstance(task, str) and task:
+            card = find_card(self.cards, task)
+        pixels = [None if q.image is None else read_image(q.image) for q in questions]
+        if card is None:
+            rows = self._free_rows(questions, pixels)
+        else:
+            rows = stack_rows(
+                self._card_row(card, question, image) for question, image in zip(questions, pixels)
+            )
+        recipe = self._recipe(card, decoding, answers, method, constraint, decoder_prompt, best)
+        found = self._answerer(seed)(self._variables, recipe, rows, number, best=best)
+        by_token = found.token_log_probabilities
+        predictions = []
+        for row, image in enumerate(pixels):
+            ranked = [
+                self._prediction(
+                    card,
+                    trim_at_eos(found.tokens[row, place]),
+                    float(found.scores[row, place]),
+                    float(found.log_probabilities[row, place]),
+                    None if by_token is None else by_token[row, place],
+                    None if image is None else image_size(image),
+                    min_box_probability,
+                )
+                for place in range(found.tokens.shape[1])
+                if place == 0 or np.isfinite(found.scores[row, place])
+            ]
+            predictions.append(dataclasses.replace(ranked[0], alternatives=tuple(ranked[1:])))
+        return predictions
 
     def generate_codes(
         self,
         instruction: str,
-        image: Picture | None = None,
+        image: Given | None = None,
         *,
         decoding: BeamConfig | SamplingConfig | None = None,
         seed: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Answers one instruction with image codes: a whole picture, or the middle of one.
+        """Answers one instruction with image codes: a whole image, or the middle of one.
 
         Args:
           instruction: such as "what is the complete image? caption: a red bus".
           image: path, uint8[y, x, 3] or PIL image whose central half is hidden and asked for.
           decoding: None = one sample among the 256 likeliest codes at each place (SPEC 7.9).
-            Lengths are not read: there are always as many codes as the model's pictures have.
+            Lengths are not read: there are always as many codes as the model's images have.
           seed: of sampling.
 
         Returns:
@@ -266,36 +347,154 @@ class OFAPredictor:
 
         Raises:
           FileNotFoundError: no such image file.
-          ValueError: the model has no image codes; see also `generate`.
+          ValueError: the model has no image codes; see also `answer`.
         """
         layout, side = self.tokenizer.layout, self.config.code_window
         if not layout.num_codes:
             raise ValueError("this model has no image codes in its vocabulary")
-        batch: dict[str, Any] = {"encoder_input_tokens": self._tokens([instruction])}
+        rows: Row = {"encoder_input_tokens": self._tokens([instruction])}
         if image is not None:
-            batch["encoder_images"] = resize_square(read_image(image), self.image_size)[None]
+            rows["encoder_images"] = self._square(read_image(image))[0][None]
             low, high = self.image_size // 4, self.image_size // 4 * 3
-            batch["encoder_image_holes"] = np.array([[low, low, high, high]], np.int32)
-        found = generate(
-            self._model,
-            self._variables,
-            batch,
-            dataclasses.replace(
-                decoding or SamplingConfig(top_k=256), max_len_b=side**2, gen_code=True
-            ),
-            constraint=IdRanges(((layout.code_start, layout.bin_start),)),
-            rng=jax.random.key(seed),
-        )
-        tokens = np.asarray(found.tokens[0])[:, : side**2]
-        return (tokens - layout.code_start).reshape(-1, side, side), np.asarray(found.scores[0])
+            rows["encoder_image_holes"] = np.array([[low, low, high, high]], np.int32)
+        settings = decoding or SamplingConfig(top_k=256)
+        recipe = Recipe(_answering(settings), codes=True)
+        count = settings.samples if isinstance(settings, SamplingConfig) else settings.beam
+        found = self._answerer(seed)(self._variables, recipe, rows, best=count)
+        tokens = found.tokens[0, :, : side**2]
+        return (tokens - layout.code_start).reshape(-1, side, side), found.scores[0]
+
+    def _answerer(self, seed: int) -> Answerer:
+        return Answerer(OFA(self.config), self.tokenizer, self._layout, seed=seed)
+
+    def _recipe(
+        self,
+        card: TaskCard | None,
+        decoding: BeamConfig | SamplingConfig | None,
+        answers: Sequence[str],
+        method: str,
+        constraint: Constraint | None,
+        decoder_prompt: str,
+        best: int,
+    ) -> Recipe:
+        """The recipe of a task, or of free instructions, with what this call changes."""
+        if card is not None:
+            answering, codes = card.answering, card.instruction.target_slot.modality == "CODE"
+            prefix = "".join(p for p in card.instruction.target if isinstance(p, str))
+            longest = card.lengths["targets"] - 1
+        else:
+            answering, codes, prefix = _answering(self.decoding), False, " "
+            longest = int(answering.decoding["max_len_b"])
+            closed = [c.answering for c in self.cards if c.answering.answers is not None]
+            if answers and len(closed) == 1:
+                names = ("method", "renormalise", "ends_with_eos")
+                own = {name: getattr(closed[0], name) for name in names}
+                answering = dataclasses.replace(answering, answers=closed[0].answers, **own)
+        changes: dict[str, Any] = {}
+        if decoding is not None:
+            given = _answering(decoding)
+            changes = {"decoding": given.decoding}
+            if answering.method != "candidates":
+                changes["method"] = given.method
+        if answers:
+            changes["answers"] = AnswerList(tuple(answers))
+        if method:
+            changes["method"] = method
+        prompt = decoder_prompt or (self.decoder_prompt if card is None else "")
+        if prompt:
+            changes |= {"decoder_prompt": prompt, "max_tokens": answering.max_tokens or longest}
+        answering = dataclasses.replace(answering, **changes)
+        room = None if card is None else card.lengths["targets"] - (answering.max_tokens or 0)
+        name = "samples" if answering.method == "sampling" else "beam"
+        if best > dict(answering.decoding).get(name, 1):
+            answering = dataclasses.replace(answering, decoding={**answering.decoding, name: best})
+        candidates = None
+        if answering.answers is not None:
+            limit = answering.decoding.get("max_len_b", answering.max_tokens or longest)
+            candidates = answer_ids(answering.answers.load(), self.tokenizer, prefix, limit)
+        return Recipe(answering, longest, room, codes, candidates, constraint)
+
+    def _square(
+        self, pixels: np.ndarray, box: Sequence[float] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The model's input uint8[y, x, 3], and a region float32[4] moved with it."""
+        self.check_region(pixels, box)
+        given = as_boxes([] if box is None else [box])
+        image, moved = square_with_boxes(pixels, given, self.image_size)
+        return image, moved[0] if len(moved) else np.zeros(4, np.float32)
+
+    def check_region(self, pixels: np.ndarray, box: Sequence[float] | None) -> None:
+        """Fails where a region is not inside its image.
+
+        Args:
+          pixels: uint8[y, x, 3].
+          box: x0, y0, x1, y1 in its pixels; None is always right.
+
+        Raises:
+          ValueError: names the region and the image's size.
+        """
+        if box is not None:
+            width, height = image_size(pixels)
+            values = [float(value) for value in box]
+            if len(values) != 4:
+                raise ValueError(f"a region is x0, y0, x1, y1 in pixels, got {len(values)} numbers")
+            x0, y0, x1, y1 = values
+            if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+                raise ValueError(
+                    f"region {x0:g},{y0:g},{x1:g},{y1:g} is not inside the image of "
+                    f"{width}x{height} pixels (left, top, right, bottom)"
+                )
+
+    def _card_row(self, card: TaskCard, question: Question, pixels: np.ndarray | None) -> Row:
+        if question.instruction:
+            raise ValueError(
+                f"task {card.name!r} has its own instruction; leave out {question.instruction!r}"
+            )
+        given = dict(question.fields)
+        square = None
+        if question.region is not None:
+            if pixels is None:
+                raise ValueError("a region needs its image")
+            square, given["region"] = self._square(pixels, question.region)
+        elif pixels is not None:
+            square, _ = self._square(pixels)
+        return card.row(self.tokenizer, square, given)
+
+    def _free_rows(self, questions: Sequence[Question], pixels: Sequence[np.ndarray | None]) -> Row:
+        side, texts = self.image_size, []
+        images = np.zeros((len(questions), side, side, 3), np.uint8)
+        for row, (question, image) in enumerate(zip(questions, pixels)):
+            text, square = question.instruction, None
+            if question.fields:
+                raise ValueError("fields belong to a task that is asked by its name")
+            if (question.region is not None) != (REGION in text):
+                raise ValueError(
+                    f"a region and {REGION} in the instruction belong together, as in "
+                    f"'what color is the car in the region? region: {REGION}'"
+                )
+            if image is not None:
+                square, box = self._square(image, question.region)
+                images[row] = square
+                if question.region is not None:
+                    bins = (self.tokenizer.symbol(i) for i in self.tokenizer.encode_box(box))
+                    text = text.replace(REGION, " ".join(bins))
+            elif question.region is not None:
+                raise ValueError("a region needs its image")
+            texts.append(text)
+        rows: Row = {"encoder_input_tokens": self._tokens(texts)}
+        if any(image is not None for image in pixels):
+            rows["encoder_images"] = images
+            rows["encoder_image_masks"] = np.array([image is not None for image in pixels])
+        return rows
 
     def _tokens(self, instructions: Sequence[str]) -> np.ndarray:
         rows = []
         for instruction in instructions:
             if not instruction.strip():
                 raise ValueError("the instruction is empty; say what the model should do")
-            ids = self.tokenizer.encode(" " + instruction.strip())
-            rows.append([BOS_ID, *ids, EOS_ID])
+            # Official instructions begin with a space; who writes none means one.
+            text = instruction if instruction.startswith(" ") else f" {instruction}"
+            rows.append([BOS_ID, *self.tokenizer.encode(text), EOS_ID])
         longest = max(map(len, rows))
         if longest > self.config.max_positions:
             raise ValueError(
@@ -308,67 +507,51 @@ class OFAPredictor:
         return tokens
 
     def _prediction(
-        self, tokens: np.ndarray, score: float, size: tuple[int, int] | None
+        self,
+        card: TaskCard | None,
+        ids: np.ndarray,
+        score: float,
+        log_probability: float,
+        by_token: np.ndarray | None,
+        size: tuple[int, int] | None,
+        min_box_probability: float,
     ) -> Prediction:
-        ends = np.flatnonzero((tokens == EOS_ID) | (tokens == PAD_ID))
-        ids = tokens[: ends[0]] if ends.size else tokens
-        inside = self.tokenizer.decode_box(ids)
-        box = None
-        if inside is not None and size is not None:
+        def in_image(inside: np.ndarray) -> Box:
             # Bins are pixels of the square model input (SPEC 4.5).
+            assert size is not None
             x, y = size[0] / self.image_size, size[1] / self.image_size
-            x0, y0, x1, y1 = (float(v) for v in inside)
-            box = (x0 * x, y0 * y, x1 * x, y1 * y)
+            x0, y0, x1, y1 = (float(value) for value in inside)
+            return x0 * x, y0 * y, x1 * x, y1 * y
+
+        box = box_probability = None
+        objects: tuple[tuple[Box, str], ...] = ()
         text = self.tokenizer.decode(ids).strip()
-        return Prediction(text, box, float(score), tuple(int(i) for i in ids))
+        if size is not None:
+            inside = self.tokenizer.decode_box(ids)
+            gains = None if by_token is None else by_token[: len(ids)]
+            if gains is not None:
+                box_probability = self.tokenizer.box_probability(ids, gains)
+            if inside is not None and (box_probability or 1.0) >= min_box_probability:
+                box = in_image(inside)
+            if card is None or card.instruction.target_slot.modality == "BOXES":
+                found = self.tokenizer.decode_objects(ids)
+                sure = [1.0] * len(found)
+                if gains is not None:
+                    sure = self.tokenizer.object_probabilities(ids, gains)
+                objects = tuple(
+                    (in_image(place), label)
+                    for (place, label), probability in zip(found, sure)
+                    if (label or card) and probability >= min_box_probability
+                )
+        if card is not None and card.answering.clean is not None:
+            text = card.answering.clean(text)
+        tokens = tuple(int(i) for i in ids)
+        return Prediction(text, box, score, tokens, log_probability, box_probability, objects)
 
 
-def load(
-    source: str | os.PathLike,
-    *,
-    vocabulary: str | os.PathLike | None = None,
-    image_size: int | None = None,
-    decoding: BeamConfig | SamplingConfig | None = None,
-    dtype: str | None = None,
-    ema: bool | None = False,
-    revision: str | None = None,
-    code_image_size: int | None = None,
-    ignore_extra_rows: bool = False,
-    progress: Callable[[str], None] | None = None,
-) -> OFAPredictor:
-    """Loads a model from wherever it is.
-
-    Args:
-      source: a fairseq `.pt`, a HuggingFace folder or repository id ("OFA-Sys/ofa-base"), or a
-        folder of ours (converted or trained).
-      vocabulary: folder or hub repository with the vocabulary files; None = those beside the
-        weights.
-      image_size: see `OFAPredictor`.
-      decoding: see `OFAPredictor`.
-      dtype: type of the computation, "float32" or "bfloat16"; None = as configured.
-      ema: take the moving average of the weights; None = where a run of ours keeps one.
-      revision: of a hub repository.
-      code_image_size: side in pixels of the pictures that the model makes of codes; None = as the
-        checkpoint says (256 for the released text-to-image model, 128 for the others).
-      ignore_extra_rows: the embedding has up to 1,023 rows more than the vocabulary, as padding.
-      progress: called with one line per stage.
-
-    Returns:
-      The predictor.
-
-    Raises:
-      FileNotFoundError: no such source, or no vocabulary beside it.
-      ValueError: unreadable files, or a vocabulary of another model.
-    """
-    imported = import_checkpoint(
-        source, ema=ema, revision=revision, progress=progress or (lambda line: None)
-    )
-    tokenizer, imported = open_vocabulary(imported, vocabulary, ignore_extra_rows=ignore_extra_rows)
-    config = imported.config
-    if dtype is not None:
-        config = dataclasses.replace(config, dtype=dtype)
-    if code_image_size is not None:
-        config = dataclasses.replace(config, code_image_size=code_image_size)
-    return OFAPredictor(
-        config, imported.variables, tokenizer, image_size=image_size, decoding=decoding
+def _answering(settings: BeamConfig | SamplingConfig) -> Answering:
+    """Free answers with these settings."""
+    sampled = isinstance(settings, SamplingConfig)
+    return Answering(
+        method="sampling" if sampled else "search", decoding=dataclasses.asdict(settings)
     )

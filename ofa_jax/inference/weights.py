@@ -1,36 +1,26 @@
-"""The model of an evaluation or inference: found, loaded, copied to every device.
-
-Shared by `evaluate` and `infer`. Weights lie whole on each device of this process and batches are
-split over them; several processes take different examples and never wait for each other.
-"""
+"""The weights of an evaluation or inference, and what the run says that they come from."""
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import dataclasses
 import logging
 import pathlib
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ofa_jax.checkpoint.bucket import is_remote, local_copy
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, import_checkpoint
-from ofa_jax.checkpoint.orbax_weights import best_step
+from ofa_jax.checkpoint.orbax_weights import best_step, step_folder
 from ofa_jax.checkpoint.tuned import split_source
-from ofa_jax.data.registration import import_modules, lookup
+from ofa_jax.data import digest
+from ofa_jax.data.task_card import TaskCard, read_cards
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.report.paper_tables import configured_methods
 
 logger = logging.getLogger("ofa_jax")
 
 QUICKSTART = "runs/quickstart"
-_MACRO = re.compile(r"^([A-Z][A-Z_]+) = (.+(?:\n[ \t]+.+)*)$", re.MULTILINE)
+_SMALL_FILE = 1 << 20
 
 
 def find_checkpoint(checkpoint: str) -> str:
@@ -62,36 +52,50 @@ def _best_of_run(folder: str) -> str | None:
     return str(pathlib.Path(folder) / f"checkpoint_{step}")
 
 
-def trained_lengths(checkpoint: str) -> dict[str, int] | None:
-    """TASK_FEATURE_LENGTHS of the run that a checkpoint comes from, or None.
+def trained_cards(checkpoint: str) -> tuple[TaskCard, ...]:
+    """The tasks of the run that a checkpoint comes from; () where there is no run.
 
     Args:
       checkpoint: as the user gave it; the folder of a run or a checkpoint in it.
+
+    Raises:
+      ValueError: its `config.json` cannot be read.
     """
-    lengths = _trained_macros(checkpoint).get("TASK_FEATURE_LENGTHS")
-    return None if lengths is None else dict(lengths)
+    for folder in _homes(checkpoint):
+        if cards := read_cards(folder):
+            return cards
+    return ()
 
 
-def trained_decoder_prompt(checkpoint: str) -> str:
-    """What the decoder of a fine-tuned model wants to read first, as its task says.
+def checkpoint_identity(checkpoint: str) -> dict[str, Any]:
+    """What tells a checkpoint from another one, wherever it was copied to.
 
     Args:
-      checkpoint: as the user gave it.
+      checkpoint: from `find_checkpoint`.
 
     Returns:
-      A decoder prompt as in `Answering`; "none" where no single task is known.
+      "step" of a run's checkpoint, and "content": sizes of all of its files, and digests of the
+      small ones, which hold times and ids that no two checkpoints share. {"id": ...} for a
+      repository of the hub.
     """
-    macros = _trained_macros(checkpoint)
-    name, module = macros.get("MIXTURE_OR_TASK_NAME"), macros.get("MIXTURE_OR_TASK_MODULE")
-    if name is None or module is None:
-        return "none"
-    try:
-        import_modules((module,) if isinstance(module, str) else tuple(module))
-        tasks = lookup(name)
-    except (ValueError, ImportError):
-        return "none"
-    prompts = {task.answering.decoder_prompt for task, _ in tasks}
-    return prompts.pop() if len(prompts) == 1 else "none"
+    tuned = split_source(checkpoint)
+    parts = [checkpoint] if tuned is None else [str(part) for part in tuned if part]
+    content: list[list[Any]] = []
+    step = None
+    for part in parts:
+        path = step_folder(part) or pathlib.Path(part)
+        if not path.exists():
+            return {"id": checkpoint}
+        if path.name.startswith("checkpoint_"):
+            step = int(path.name.rpartition("_")[2])
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            size = file.stat().st_size
+            known = size <= _SMALL_FILE or len(files) == 1
+            content.append(
+                [str(file.relative_to(path)), size, digest.file_identity(file) if known else None]
+            )
+    return {"step": step, "content": digest.fingerprint({"files": content})[:16]}
 
 
 def trained_methods(checkpoint: str, config: OFAConfig) -> tuple[str, ...]:
@@ -117,22 +121,18 @@ def trained_methods(checkpoint: str, config: OFAConfig) -> tuple[str, ...]:
 
 def _trained_configuration(checkpoint: str) -> str:
     """`config.gin` of the run that a checkpoint comes from; "" where there is no run."""
-    tuned = split_source(checkpoint)
-    home = tuned[0] if tuned is not None else pathlib.Path(checkpoint)
-    for folder in (home, home.absolute().parent):
+    for folder in _homes(checkpoint):
         path = folder / "config.gin"
         if path.is_file():
             return path.read_text(encoding="utf-8")
     return ""
 
 
-def _trained_macros(checkpoint: str) -> dict[str, Any]:
-    """Literal macros of the run that a checkpoint comes from; {} where there is no run."""
-    found = {}
-    for name, value in _MACRO.findall(_trained_configuration(checkpoint).replace("\\\n", " ")):
-        with contextlib.suppress(ValueError, SyntaxError):
-            found[name] = ast.literal_eval(value)
-    return found
+def _homes(checkpoint: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where the files of a checkpoint's run may lie."""
+    tuned = split_source(checkpoint)
+    home = tuned[0] if tuned is not None else pathlib.Path(checkpoint)
+    return home, home.absolute().parent
 
 
 def load_weights(
@@ -140,7 +140,9 @@ def load_weights(
     *,
     ema: bool | None = None,
     dtype: str = "",
-    settings: Mapping[str, Any] | None,
+    settings: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> ImportedCheckpoint:
     """Reads a checkpoint of any kind.
 
@@ -149,48 +151,21 @@ def load_weights(
       ema: take the moving average; None = where a run of ours keeps one, as its own scores did.
       dtype: type of the computation, "" = as configured.
       settings: fields of `OFAConfig` to change, such as {"code_image_size": 256}.
+      revision: of a hub repository.
+      progress: called with one line per stage; None logs them.
 
     Raises:
       ValueError: an unknown field.
       FileNotFoundError: no such checkpoint.
     """
-    imported = import_checkpoint(checkpoint, ema=ema, progress=lambda line: logger.info("%s", line))
+    imported = import_checkpoint(
+        checkpoint,
+        ema=ema,
+        revision=revision,
+        progress=progress or (lambda line: logger.info("%s", line)),
+    )
     changes: dict[str, Any] = dict(settings or {}) | ({"dtype": dtype} if dtype else {})
     known = {field.name for field in dataclasses.fields(imported.config)}
     if unknown := set(changes) - known:
         raise ValueError(f"model_settings: the model has no field {', '.join(sorted(unknown))}")
     return dataclasses.replace(imported, config=dataclasses.replace(imported.config, **changes))
-
-
-@dataclasses.dataclass(frozen=True)
-class Devices:
-    """The devices of this process.
-
-    Attributes:
-      mesh: all of them on one axis.
-    """
-
-    mesh: Mesh
-
-    @classmethod
-    def of_this_process(cls) -> Devices:
-        """Every local device."""
-        return cls(Mesh(np.array(jax.local_devices()), ("data",)))
-
-    def check_batch(self, batch_size: int, setting: str) -> None:
-        """Fails where a batch does not divide over the devices.
-
-        Raises:
-          ValueError: names the setting.
-        """
-        count = self.mesh.size
-        if batch_size < 1 or batch_size % count:
-            raise ValueError(f"{setting} {batch_size} does not divide over {count} devices")
-
-    def replicate(self, tree: Any) -> Any:
-        """A copy of every array on every device."""
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
-
-    def split(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A batch split over the devices along its first axis."""
-        return jax.device_put(dict(batch), NamedSharding(self.mesh, PartitionSpec("data")))

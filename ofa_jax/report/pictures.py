@@ -57,12 +57,13 @@ def load_picture(path: pathlib.Path) -> Image.Image | None:
         return None
 
 
-def enlarge(image: Image.Image, side: int = _SIDE) -> Image.Image:
+def enlarge(image: Image.Image, side: int = _SIDE, *, reduce: bool = True) -> Image.Image:
     """Brings a picture to about `side` pixels: whole factors without interpolation, or reduced.
 
     Args:
       image: any mode, [y, x].
       side: wanted length of the longer side, in pixels.
+      reduce: whether larger pictures are made smaller.
 
     Returns:
       The picture itself where it has a fitting size already.
@@ -71,10 +72,16 @@ def enlarge(image: Image.Image, side: int = _SIDE) -> Image.Image:
     factor = round(side / longer)
     if factor > 1:
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    if longer > _LARGEST:
+    if reduce and longer > _LARGEST:
         shape = [max(1, round(length * _PHOTOGRAPH_SIDE / longer)) for length in image.size]
         return image.resize((shape[0], shape[1]), Image.Resampling.LANCZOS)
     return image
+
+
+def _extent(size: tuple[int, int]) -> float:
+    """What lines and tags are sized by: the longer side, of large images only in part."""
+    longer = max(size)
+    return min(longer, _SIDE) + max(0, longer - _SIDE) / 3
 
 
 def _dashes(start: float, end: float, dash: int) -> list[tuple[float, float]]:
@@ -110,7 +117,7 @@ def _draw_tag(
     placed: list[tuple[float, float, float, float]],
 ) -> None:
     """Draws the label of a box beside it, clear of the labels in `placed`; adds itself there."""
-    face = font(max(11, round(max(size) / 22)))
+    face = font(max(11, round(_extent(size) / 22)))
     width, height = round(face.getlength(drawn.label)) + 10, round(1.35 * face.size)
     x = min(max(box[0], 0), max(size[0] - width, 0))
     above, below = box[1] - height - 5, box[3] + 6
@@ -138,6 +145,8 @@ def draw_boxes(
     image: Image.Image,
     boxes: Sequence[DrawnBox],
     image_size: Sequence[float] | None = None,
+    *,
+    reduce: bool = True,
 ) -> Image.Image:
     """Enlarges a picture and draws boxes on it, true ones below predicted ones, tags on top.
 
@@ -145,15 +154,16 @@ def draw_boxes(
       image: the picture as stored.
       boxes: boxes in pixels of a picture of `image_size`.
       image_size: (width, height) that the boxes refer to; None means the stored picture's.
+      reduce: bring photographs to the size of a page; otherwise they keep theirs.
 
     Returns:
       A new RGB picture.
     """
     width, height = image_size or image.size
-    canvas = enlarge(image).copy()
+    canvas = enlarge(image, reduce=reduce).copy()
     x_scale, y_scale = canvas.width / width, canvas.height / height
     draw = ImageDraw.Draw(canvas)
-    line = max(2, round(max(canvas.size) / 110))
+    line = max(2, round(_extent(canvas.size) / 110))
     scaled = []
     for drawn in sorted(boxes, key=lambda item: item.predicted):
         x0, y0, x1, y1 = drawn.box

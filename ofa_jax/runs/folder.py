@@ -164,15 +164,17 @@ def write_trained(run: RunFolder, engine: Engine, variables: Any, initial_path: 
     logger.info("%s: the %d numbers that were trained, %s", run.shown(path), count, size)
 
 
-def write_settings(run_dir: pathlib.Path, engine: Engine, config: str) -> None:
+def write_settings(run_dir: pathlib.Path, engine: Engine, mixture: str, config: str) -> None:
     """Writes what the checkpoints need to be read: configuration, vocabulary, model.
 
     Args:
       run_dir: folder of the run.
       engine: of the run.
+      mixture: name of the mixture or task.
       config: the whole configuration as text.
     """
     run_tasks.save_vocabulary(run_dir, engine.tasks.tokenizer)
+    run_tasks.save_cards(run_dir, engine.tasks, mixture)
     write_model_config(run_dir, engine.config)
     (run_dir / "config.gin").write_text(config, encoding="utf-8")
 

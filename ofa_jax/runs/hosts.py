@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
@@ -237,6 +238,13 @@ def on_every_host(variables: Any) -> Any:
     if jax.process_count() == 1:
         return variables
     return multihost_utils.process_allgather(variables, tiled=True)
+
+
+def of_primary(value: int) -> int:
+    """A whole number of process 0, on every process."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def wait_for_all(name: str) -> None:

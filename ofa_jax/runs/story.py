@@ -12,7 +12,6 @@ import datetime
 import json
 import logging
 import pathlib
-import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +22,7 @@ from ofa_jax import atomic
 from ofa_jax.data import locations as data_locations
 from ofa_jax.data.pipeline import MixturePipeline
 from ofa_jax.data.task import TaskSet
-from ofa_jax.evaluation.run_evaluation import EvaluationConfig, InferenceEvaluation
+from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.model import flops
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.report.build import build_report
@@ -43,6 +42,7 @@ from ofa_jax.runs.settings import (
 )
 from ofa_jax.sharding import placement
 from ofa_jax.sharding.chips import chip_of
+from ofa_jax.sharding.layout import MeshLayout
 from ofa_jax.sharding.mesh import device_name
 from ofa_jax.training import loop
 from ofa_jax.training.goodput import GoodputLedger
@@ -153,7 +153,8 @@ def train(
         ledger = None
         if run_folder.is_primary():
             run_folder.report_placement(run, engine, abstract_state)
-            run_folder.write_settings(run_dir, engine, config_text)
+            mixture = train_dataset_cfg.mixture_or_task_name
+            run_folder.write_settings(run_dir, engine, mixture, config_text)
             log = RunLog(
                 run_dir,
                 start_step,
@@ -166,8 +167,13 @@ def train(
         stack.callback(log.close)
         evaluation = None
         if infer_eval_dataset_cfg:
-            evaluation = InferenceEvaluation(
-                engine.module, tasks, infer_eval_dataset_cfg, random_seed
+            evaluation = RunEvaluation(
+                engine.module,
+                tasks,
+                infer_eval_dataset_cfg,
+                MeshLayout(engine.mesh, engine.rules),
+                seed=random_seed,
+                agree=hosts.of_primary,
             )
         if start_step < total_steps:
             state = _train(
@@ -216,8 +222,7 @@ def train(
             }
             if checkpoint_cfg.best_metric:
                 facts["best_step"] = int(state.step)
-            variables = hosts.on_every_host(state.variables(use_ema=True))
-            results = _finish(run, evaluation, variables, log, facts)
+            results = _finish(run, evaluation, state, log, facts)
     logger.info("done in %s", format_duration(time.time() - started))
     return results
 
@@ -262,7 +267,7 @@ def _train(
     manager: Any,
     log: RunLog | NoLog,
     ledger: GoodputLedger | None,
-    evaluation: InferenceEvaluation | None,
+    evaluation: RunEvaluation | None,
     loss_evaluation_cfg: LossEvaluationConfig | None,
     best_metric: str,
 ) -> TrainState:
@@ -287,8 +292,7 @@ def _train(
 
     def evaluate(step: int, state: TrainState) -> None:
         if evaluation and (step < periods.total or best_metric):
-            variables = hosts.on_every_host(state.variables(use_ema=True))
-            values = evaluation.during_training(variables)
+            values = evaluation.during_training(state.variables(use_ema=True))
             hosts.wait_for_all("examples are evaluated")
             log.write(step, values)
             if best_metric:
@@ -374,22 +378,23 @@ def _peak_examples_per_second(engine: Engine, pipeline: MixturePipeline) -> floa
 
 def _finish(
     run: run_folder.RunFolder,
-    evaluation: InferenceEvaluation,
-    variables: Any,
+    evaluation: RunEvaluation,
+    state: TrainState,
     log: RunLog | NoLog,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Final evaluation, metrics.json and report; an evaluation that is there is kept."""
     path = run.files / "metrics.json"
     results = _finished_results(path, facts)
-    hosts.wait_for_all("results are looked for")
+    is_finished = hosts.of_primary(int(results is not None))
+    variables = state.variables(use_ema=True)
+    inputs = {"step": int(state.step), "facts": facts}
     if not run_folder.is_primary():
-        # Every host computes, one writes; a host that waited for minutes would count as lost.
-        with tempfile.TemporaryDirectory() as folder:
-            return results or evaluation.final(variables, folder)
+        # All hosts answer together, one writes.
+        return {} if is_finished else evaluation.final(variables, None, inputs)
     if results is None:
         wall_seconds = log.seconds
-        results = evaluation.final(variables, run.files)
+        results = evaluation.final(variables, run.files, inputs)
         finished = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         results["run"] = {
             "name": run.files.name,

@@ -8,6 +8,7 @@ import pathlib
 from ofa_jax.data.registration import import_modules, lookup
 from ofa_jax.data.steps import image_tokenizer_of
 from ofa_jax.data.task import OFATask, TaskSet, check_lengths
+from ofa_jax.data.task_card import TaskCard, write_cards
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig
 from ofa_jax.evaluation.scorers import check_installed
 from ofa_jax.runs.rates import change_rates, check_presence
@@ -94,6 +95,18 @@ def _check_split(task: OFATask, split: str, setting: str) -> None:
 def save_vocabulary(run_dir: str | pathlib.Path, tokenizer: Tokenizer) -> None:
     """Writes the vocabulary to `vocabulary/` of the run, so that checkpoints can be read alone."""
     tokenizer.save(pathlib.Path(run_dir) / "vocabulary")
+
+
+def save_cards(run_dir: str | pathlib.Path, tasks: TaskSet, mixture: str) -> None:
+    """Writes `config.json`, by which the model can be asked about its tasks.
+
+    Args:
+      run_dir: folder of the run.
+      tasks: of the run.
+      mixture: name of the mixture or task.
+    """
+    everything = (*tasks.tasks, *tasks.unseen)
+    write_cards(run_dir, mixture, [TaskCard.of(task, tasks.lengths) for task in everything])
 
 
 def refuse_other_settings(

@@ -11,20 +11,23 @@ import concurrent.futures
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.core
 import jax
 from absl import logging
 from clu import metric_writers
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from ofa_jax import atomic
 from ofa_jax.data.features import empty_row
 from ofa_jax.data.task import OFATask
-from ofa_jax.evaluation.run_evaluation import EvaluationConfig, InferenceEvaluation
+from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import tasks as run_tasks
-from ofa_jax.runs.hosts import on_every_host
+from ofa_jax.runs.hosts import of_primary
+from ofa_jax.sharding.layout import MeshLayout
+from ofa_jax.sharding.rules import MESH_AXES
 from ofa_jax.t5x.models import OFAModel
 
 __all__ = ["EvaluationConfig", "Evaluator"]
@@ -74,7 +77,7 @@ class Evaluator:
         del use_memory_cache, logger_cls
         run_tasks.check_evaluation(model.tasks, settings, period=1)
         self._tasks = model.tasks
-        self._evaluation = InferenceEvaluation(model.module, model.tasks, settings, seed or 0)
+        self._model, self._settings, self._seed = model, settings, seed or 0
         self._complete = complete
         self._folder, self._writer = None, None
         self._open = contextlib.ExitStack()
@@ -105,7 +108,7 @@ class Evaluator:
         score_fn: Any = None,
         predict_with_aux_fn: Any = None,
     ) -> tuple[concurrent.futures.Future, dict[str, Any]]:
-        """Evaluates a train state; all hosts come here, the first one works and writes.
+        """Evaluates a train state; all hosts come here and answer together, the first one writes.
 
         Args:
           compute_metrics: whether this is the host that scores.
@@ -120,22 +123,29 @@ class Evaluator:
         """
         del score_fn, predict_with_aux_fn
         state = predict_fn.keywords["train_state"]
-        variables = on_every_host(
-            {
-                "params": flax.core.unfreeze(state.params),
-                "batch_stats": flax.core.unfreeze(state.flax_mutables).get("batch_stats", {}),
-            }
+        variables = {
+            "params": flax.core.unfreeze(state.params),
+            "batch_stats": flax.core.unfreeze(state.flax_mutables).get("batch_stats", {}),
+        }
+        evaluation = RunEvaluation(
+            self._model.module,
+            self._tasks,
+            self._settings,
+            _layout(variables, self._model),
+            seed=self._seed,
+            agree=of_primary,
         )
         future: concurrent.futures.Future = concurrent.futures.Future()
+        if self._complete and of_primary(int(self._folder is not None)):
+            results = evaluation.final(variables, self._folder, {"step": step})
+            values = _flat_scores(results) if compute_metrics else {}
+            if self._folder is not None:
+                atomic.write_json(self._folder / "metrics.json", results)
+        else:
+            values = evaluation.during_training(variables)
         if not compute_metrics:
             future.set_result(None)
             return future, {}
-        if self._complete and self._folder:
-            results = self._evaluation.final(variables, self._folder)
-            atomic.write_json(self._folder / "metrics.json", results)
-            values = _flat_scores(results)
-        else:
-            values = self._evaluation.during_training(variables)
         self._write(values, step or 0)
         by_task: dict[str, dict[str, float]] = {}
         for name, value in values.items():
@@ -161,6 +171,18 @@ class Evaluator:
             self._writer.close()
             self._writer = None
         self._open.close()
+
+
+def _layout(variables: Any, model: OFAModel) -> MeshLayout:
+    """The mesh that t5x's partitioner put the weights on, or one device where it is none."""
+    for leaf in jax.tree.leaves(variables):
+        if isinstance(sharding := getattr(leaf, "sharding", None), NamedSharding):
+            mesh = cast(Mesh, sharding.mesh)
+            if mesh.axis_names != MESH_AXES:  # t5x's own partitioner: data and model
+                grid = mesh.devices.reshape(1, *mesh.devices.shape)
+                mesh = Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+            return MeshLayout(mesh, model.rules)
+    return MeshLayout.local(1)
 
 
 def _flat_scores(results: Mapping[str, Any]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from t5x import models  # pyrefly: ignore[missing-import]
 from ofa_jax.data import locations as data_locations
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.generate import generate
-from ofa_jax.inference.answerer import Answerer
+from ofa_jax.inference.answerer import Recipe
 from ofa_jax.losses.cross_entropy import LossConfig, token_losses
 from ofa_jax.model import ofa
 from ofa_jax.model.config import OFAConfig, ResNetConfig
@@ -32,6 +32,7 @@ from ofa_jax.runs import tasks as run_tasks
 from ofa_jax.runs.engine import Engine, check_model_fits
 from ofa_jax.runs.objective import loss_config
 from ofa_jax.runs.settings import DatasetConfig, ModelConfig, PartitionerConfig, TrainerConfig
+from ofa_jax.sharding.rules import build_rules
 from ofa_jax.t5x.decoding import CodesInCodeRows
 from ofa_jax.t5x.features import OFAFeatureConverter, model_inputs
 from ofa_jax.t5x.optimizers import ChainOptimizer
@@ -109,6 +110,8 @@ class OFAModel(models.BaseModel):
         self.module = ofa.OFA(self.config)
         self.loss = loss_config(trainer, self.tasks.tasks)
         self.random_seed = random_seed
+        self.mixture = dataset.mixture_or_task_name
+        self.rules = build_rules(partitioner.rules, partitioner.additional_rules)
         self._beam_size = beam_size
         self._engine = optimizer_def = None
         if optimizer is not None:
@@ -291,17 +294,17 @@ class OFAModel(models.BaseModel):
         """Settings and constraint of a batch: of the one task, or of plain tasks together."""
         tasks, tokenizer = self.tasks.tasks, self.tasks.tokenizer
         for task in tasks:
-            recipe = task.answering
-            if recipe.decoder_prompt != "none" or recipe.method != "search":
+            answering = task.answering
+            if answering.decoder_prompt != "none" or answering.method != "search":
                 raise ValueError(
-                    f"task {task.name!r} is answered with a decoder prompt or by {recipe.method}, "
+                    f"task {task.name!r} is answered with a decoder prompt or by "
+                    f"{answering.method}, "
                     "which t5x/infer.py cannot; evaluate it, or use python -m ofa_jax.infer"
                 )
         if len(tasks) == 1:
-            answerer = Answerer(
-                self.module, tokenizer, self.tasks.lengths, beam_size=self._beam_size
-            )
-            return cast(BeamConfig, answerer.settings(tasks[0])), answerer.constraint(tasks[0])
+            recipe = Recipe.of_task(tasks[0], self.tasks.lengths["targets"])
+            settings = recipe.settings(self.config, self._beam_size)
+            return cast(BeamConfig, settings), recipe.allowed(tokenizer.layout)
         for task in tasks:
             if task.answering.answers is not None or task.answering.decoding:
                 raise ValueError(

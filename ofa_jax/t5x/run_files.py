@@ -49,6 +49,7 @@ def write_run_files(model_dir: str, summary_writer: Any, step: int, *, model: OF
         (run.files / CONFIG_FILE).write_text(config, encoding="utf-8")
         write_model_config(run.files, model.config)
         run_tasks.save_vocabulary(run.files, model.tasks.tokenizer)
+        run_tasks.save_cards(run.files, model.tasks, model.mixture)
     if summary_writer is not None:
         summary_writer.write_texts(step, {"config": config})
         summary_writer.flush()

@@ -12,8 +12,10 @@ import tasks.image_generation  # noqa: F401
 from ofa_jax.data.image_tokenizer import PatchCodebook
 from ofa_jax.data.instruction import Instruction
 from ofa_jax.data.registration import lookup
-from ofa_jax.evaluation import evaluator, streaming
+from ofa_jax.evaluation import streaming
 from ofa_jax.evaluation.generated_pictures import CodePictures
+from ofa_jax.evaluation.rows import write_images
+from ofa_jax.inference.answerer import Answers
 from ofa_jax.inference.code_images import code_grid, decoded_pictures, with_centre
 from ofa_jax.metrics.generation import Extractors
 from ofa_jax.report.examples import Kind, task_kind
@@ -65,23 +67,23 @@ def answer(task, rows, number):
         bright = "bright" in task.tokenizer().decode(ids)
         row[:16] = start + (20 if bright else 2)
     tokens[0, :15], tokens[0, 15] = start + 23, EOS_ID
-    return tokens, np.zeros(len(tokens), np.float32)
+    scores = np.zeros((len(tokens), 1), np.float32)
+    return Answers(tokens[:, None], scores, scores)
 
 
 def predicted(tmp_path, task, name="text_to_image", image_tokenizer=CODEBOOK):
-    work = streaming.Shard().work_file(tmp_path / "work", name)
-    streaming.predict_split(
+    work = streaming.FileLines(streaming.Shard().work_file(tmp_path / "work", name))
+    streaming.predict_split(task, answer, LENGTHS, split="validation", lines=work, batch_size=5)
+    streaming.write_split(
         task,
-        answer,
-        LENGTHS,
-        split="validation",
-        work=work,
-        batch_size=5,
-        pictures_root=tmp_path,
+        [work],
+        streaming.score_split(task, [work]),
+        tmp_path,
         name=name,
+        lengths=LENGTHS,
+        split="validation",
         image_tokenizer=image_tokenizer,
     )
-    streaming.finish(task, [work], tmp_path, name=name, submission=None)
     path = tmp_path / "predictions" / f"{name}.jsonl"
     return work, [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -175,9 +177,8 @@ def test_infilled_middles_are_brought_to_size(tmp_path):
     task = dataclasses.replace(text_to_image(), instructions=(instruction,), scorer="codes")
     image = RNG.integers(0, 256, (64, 64, 3)).astype(np.uint8)
     example = {"image": image, "image_codes": CODES[0]}
-    nothing = np.zeros(1, np.int32)
-    one = evaluator.Predictions(task, [3], [example], [nothing], [nothing], [CODES[1]], [nothing])
-    row = evaluator.write_pictures(one, 0, tmp_path, tmp_path, CODEBOOK)
+    ids = CODES[1] + task.tokenizer().layout.code_start
+    row = write_images(task, 3, example, ids, tmp_path, "infilling", CODEBOOK)
     infilled = pixels(tmp_path, row["infilled_image"])
     assert (infilled[16:48, 16:48] == 200).all()
     np.testing.assert_array_equal(infilled[:16], image[:16])

@@ -9,7 +9,16 @@ import mixtures.scenes  # noqa: F401  (registers the tasks)
 from ofa_jax.data.registration import lookup
 from ofa_jax.data.task import OFATask
 from ofa_jax.evaluation import streaming
-from ofa_jax.evaluation.streaming import Shard, finish, predict_split
+from ofa_jax.evaluation.shown import IMAGES
+from ofa_jax.evaluation.streaming import (
+    FileLines,
+    Shard,
+    Stopped,
+    predict_split,
+    score_split,
+    write_split,
+)
+from ofa_jax.inference.answerer import Answers
 
 LENGTHS = {"inputs": 28, "targets": 20, "image": 32}
 WHOLE = Shard()
@@ -30,8 +39,9 @@ class Oracle:
         if self.fails_after is not None and self.batches >= self.fails_after:
             raise KeyboardInterrupt
         self.batches += 1
-        targets = rows["decoder_target_tokens"]
-        return targets, np.full(len(targets), -0.5)
+        targets = rows["decoder_target_tokens"][:, None]
+        scores = np.full(targets.shape[:2], -0.5)
+        return Answers(targets, scores, scores)
 
 
 def run(task, answer, folder, *, shard=WHOLE, limit=13, **options):
@@ -40,14 +50,22 @@ def run(task, answer, folder, *, shard=WHOLE, limit=13, **options):
         answer,
         LENGTHS,
         split="validation",
-        work=shard.work_file(folder / "work", "it"),
+        lines=FileLines(shard.work_file(folder / "work", "it")),
         batch_size=4,
         shard=shard,
         limit=limit,
-        pictures_root=folder,
-        name="it",
         **options,
     )
+
+
+def finish(task, works, folder, *, limit=None):
+    """Scores and writes; returns (result, number of skipped records)."""
+    files = [FileLines(path) for path in works]
+    scored = score_split(task, files, limit)
+    write_split(
+        task, files, scored, folder, name="it", lengths=LENGTHS, split="validation", limit=limit
+    )
+    return scored.result, scored.skipped
 
 
 def lines(path):
@@ -60,7 +78,7 @@ def test_the_truth_scores_one(family, tmp_path):
     tally = run(task, Oracle(), tmp_path)
     assert (tally.examples, tally.resumed, tally.skipped) == (13, 0, 0)
     works = [Shard().work_file(tmp_path / "work", "it")]
-    result, skipped = finish(task, works, tmp_path, name="it", submission=None)
+    result, skipped = finish(task, works, tmp_path)
     assert skipped == 0
     assert result.metrics[result.primary] == 1.0
     rows = lines(tmp_path / "predictions" / "it.jsonl")
@@ -95,8 +113,8 @@ def test_shards_are_the_whole(tmp_path):
         run(task, Oracle(), tmp_path / "three", shard=shard)
         works.append(shard.work_file(tmp_path / "three" / "work", "it"))
     one = [Shard().work_file(tmp_path / "one" / "work", "it")]
-    finish(task, one, tmp_path / "one", name="it", submission=None)
-    finish(task, works, tmp_path / "three", name="it", submission=None)
+    finish(task, one, tmp_path / "one")
+    finish(task, works, tmp_path / "three")
     expected = (tmp_path / "one" / "predictions" / "it.jsonl").read_text()
     assert (tmp_path / "three" / "predictions" / "it.jsonl").read_text() == expected
     with pytest.raises(ValueError, match="there is no shard 3 of 3"):
@@ -136,7 +154,7 @@ def test_bad_records_are_counted(tmp_path, caplog):
     assert (tally.examples, tally.skipped) == (13, 5)
     assert "skipped a bad record: task 'scenes_vqa', record 1: picture 1 is torn" in caplog.text
     works = [Shard().work_file(tmp_path / "work", "it")]
-    result, skipped = finish(task, works, tmp_path, name="it", submission=None)
+    result, skipped = finish(task, works, tmp_path)
     assert skipped == 5
     assert len(result.scores) == 8
     rows = lines(tmp_path / "predictions" / "it.jsonl")
@@ -155,7 +173,7 @@ def test_only_bad_records(tmp_path):
     run(task, Oracle(), tmp_path)
     works = [Shard().work_file(tmp_path / "work", "it")]
     with pytest.raises(ValueError, match="none of the 13 records could be read"):
-        finish(task, works, tmp_path, name="it", submission=None)
+        finish(task, works, tmp_path)
 
 
 def test_examples_without_truth_are_predicted_but_not_scored(tmp_path, monkeypatch):
@@ -163,7 +181,7 @@ def test_examples_without_truth_are_predicted_but_not_scored(tmp_path, monkeypat
     monkeypatch.setattr(streaming.scorers, "has_truth", lambda scorer, example: False)
     run(task, Oracle(), tmp_path)
     works = [Shard().work_file(tmp_path / "work", "it")]
-    result, _ = finish(task, works, tmp_path, name="it", submission=None)
+    result, _ = finish(task, works, tmp_path)
     assert result is None
     rows = lines(tmp_path / "predictions" / "it.jsonl")
     assert {(row["score"], row["verdict"]) for row in rows} == {(None, "")}
@@ -171,6 +189,25 @@ def test_examples_without_truth_are_predicted_but_not_scored(tmp_path, monkeypat
 
 def test_pictures_are_not_kept(tmp_path):
     run(scenes_task("visual_grounding"), Oracle(), tmp_path, limit=60)
-    for line in lines(Shard().work_file(tmp_path / "work", "it")):
+    work = Shard().work_file(tmp_path / "work", "it")
+    for line in lines(work):
         assert "image" not in line["example"]
-    assert len(list((tmp_path / "examples" / "it").iterdir())) == 48
+    finish(scenes_task("visual_grounding"), [work], tmp_path)
+    assert len(list((tmp_path / "examples" / "it").iterdir())) == IMAGES
+
+
+def test_fewer_examples_than_were_predicted(tmp_path):
+    task = scenes_task("vqa")
+    run(task, Oracle(), tmp_path)
+    tally = run(task, Oracle(fails_after=0), tmp_path, limit=5)
+    assert tally.examples == 5
+    result, _ = finish(task, [Shard().work_file(tmp_path / "work", "it")], tmp_path, limit=5)
+    assert len(result.scores) == 5
+    assert len(lines(tmp_path / "predictions" / "it.jsonl")) == 5
+
+
+def test_a_request_to_stop_is_heard_between_batches(tmp_path):
+    task, answer = scenes_task("vqa"), Oracle()
+    with pytest.raises(Stopped, match="stopped behind 8 of 13 examples"):
+        run(task, answer, tmp_path, stop_requested=lambda: answer.batches == 2)
+    assert run(task, answer, tmp_path).resumed == 8

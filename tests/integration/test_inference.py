@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -12,12 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tasks.snli_ve  # noqa: F401  (registers the tasks)
 from ofa_jax.checkpoint.exports import export_checkpoint
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, initial_variables
 from ofa_jax.checkpoint.orbax_weights import SourceRecord, step_folder
 from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
 from ofa_jax.cli import inference as inference_entry
+from ofa_jax.data.registration import lookup
+from ofa_jax.data.task_card import TaskCard, write_cards
+from ofa_jax.inference.predictor import OFAPredictor, Prediction
+from ofa_jax.inference.weights import find_checkpoint, trained_cards
 from ofa_jax.model.config import SIZES
+from ofa_jax.text.tokenizer import load_tokenizer
 from tests.integration import finetuning_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -87,41 +94,43 @@ def test_a_decoder_prompt_is_no_part_of_the_answer(command, model, photos, capsy
     assert capsys.readouterr().out.strip() in ("red", "green square")
 
 
-def test_a_run_says_how_its_model_is_asked(tmp_path):
-    from ofa_jax.inference import weights as inference_model
-
+def test_a_run_says_how_its_model_is_asked(tmp_path, model):
     (tmp_path / "checkpoint_4" / "state").mkdir(parents=True)
-    (tmp_path / "config.gin").write_text(
-        "# Macros:\nMIXTURE_OR_TASK_MODULE = 'tasks.vqa'\nMIXTURE_OR_TASK_NAME = 'vqa_open'\n"
-        "TASK_FEATURE_LENGTHS = \\\n    {'image': 480, 'inputs': 128, 'targets': 160}\n"
-        "MODEL = @models.OFA()\n"
-    )
-    for checkpoint in (tmp_path, tmp_path / "checkpoint_4"):
-        assert inference_model.trained_lengths(str(checkpoint))["image"] == 480
-        assert inference_model.trained_decoder_prompt(str(checkpoint)) == "source"
-    assert inference_model.trained_lengths(str(tmp_path / "other" / "deep")) is None
+    [(task, _)] = lookup("snli_ve")
+    tokenizer = load_tokenizer(model)
+    card = TaskCard.of(task, {"image": 480, "inputs": 128, "targets": 160})
+    write_cards(tmp_path, "snli_ve", [card])
     tuned = tmp_path / TUNED_FILE
     config = dataclasses.replace(SIZES["nano"], vocab_size=70, padded_vocab_size=128, num_codes=4)
     weights = {"params": {"expand": {"bias": np.zeros(2, np.float32)}}}
     write_tuned(tuned, weights, config, frozen=(), base="")
-    for source in (tuned, f"{tuned}@some/base.pt"):
-        assert inference_model.trained_lengths(str(source))["image"] == 480
-        assert inference_model.trained_decoder_prompt(str(source)) == "source"
+    for checkpoint in (tmp_path, tmp_path / "checkpoint_4", tuned, f"{tuned}@some/base.pt"):
+        [found] = trained_cards(str(checkpoint))
+        assert found.lengths["image"] == 480
+        assert found.answering.decoder_prompt == "source"
+        assert found.answering.answers.load() == ("no", "yes", "maybe")
+        given = {"caption": "A dog", "hypothesis": "An animal"}
+        image = np.zeros((480, 480, 3), np.uint8)
+        row = found.row(tokenizer, image, given)
+        text = tokenizer.decode(row["encoder_input_tokens"])
+        assert text.strip() == 'can image and text1 " a dog " imply text2 " an animal "?'
+    assert trained_cards(str(tmp_path / "other" / "deep")) == ()
+    (tmp_path / "config.json").write_text('{"tasks": [{"name": "x"}]}')
+    with pytest.raises(ValueError, match=r"config.json does not describe the tasks"):
+        trained_cards(str(tmp_path))
     (tmp_path / "metrics.json").write_text('{"run": {"best_step": 4}}')
     (tmp_path / "checkpoint_8" / "state").mkdir(parents=True)
-    assert inference_model.find_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint_4")
+    assert find_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint_4")
     # The same one is taken where a run is given as a starting point.
     assert step_folder(tmp_path) == tmp_path / "checkpoint_4"
 
 
 def test_a_box_is_drawn(command, model, photos, tmp_path, capsys, monkeypatch):
-    from ofa_jax.inference import predictor as pretrained
+    def grounded(self, questions, task, **options):
+        assert questions[0].instruction == 'which region does the text " a red car " describe?'
+        return [Prediction("<bin_1>", (5.0, 4.0, 30.0, 20.0), -1.0, (7,))]
 
-    def grounded(self, images, instructions, **options):
-        assert instructions == ['which region does the text " a red car " describe?']
-        return [pretrained.Prediction("<bin_1>", (5.0, 4.0, 30.0, 20.0), -1.0, (7,))]
-
-    monkeypatch.setattr(pretrained.OFAPredictor, "generate_batch", grounded)
+    monkeypatch.setattr(OFAPredictor, "answer", grounded)
     instruction = 'which region does the text " a red car " describe?'
     status = infer(
         command,
@@ -138,21 +147,21 @@ def test_a_box_is_drawn(command, model, photos, tmp_path, capsys, monkeypatch):
 
 
 def test_a_region_of_the_picture_becomes_bins(command, model, photos, monkeypatch, capsys):
-    from ofa_jax.inference import predictor as pretrained
-
     asked = []
 
-    def answered(self, images, instructions, **options):
+    def tokens(self, instructions):
         asked.extend(instructions)
-        return [pretrained.Prediction("red", None, -1.0, (7,))]
+        return original(self, instructions)
 
-    monkeypatch.setattr(pretrained.OFAPredictor, "generate_batch", answered)
+    original = OFAPredictor._tokens
+    monkeypatch.setattr(OFAPredictor, "_tokens", tokens)
     status = infer(
         command,
         f"--image={photos / 'a.png'}",
         f"--checkpoint={model}",
         "--instruction=what color is it? region: {region}",
         "--region=0,0,20,30",
+        SMALL,
     )
     assert status == 0
     # 40 x 30 pixels; the model's input has 32 pixels and 32 bins on them.
@@ -184,7 +193,7 @@ BAD = {
     ),
     "outside pixels": (
         ["--image={photos}/a.png", "--instruction=what? {region}", "--region=0,0,99,9"],
-        "region 0,0,99,9 is not inside the picture of 40x30 pixels",
+        "region 0,0,99,9 is not inside the image of 40x30 pixels",
     ),
     "region alone": (
         ["--image={photos}/a.png", "--region=0,0,9,9"],
@@ -217,7 +226,7 @@ def test_without_checkpoint_and_quickstart(command, photos, capsys):
     assert "no checkpoint: give --checkpoint" in capsys.readouterr().err
 
 
-def test_a_folder_is_streamed_and_resumed(command, model, photos, tmp_path, caplog):
+def test_a_folder_is_streamed_and_resumed(command, model, photos, tmp_path, caplog, capsys):
     (photos / "broken.png").write_bytes(b"no picture")
     out = tmp_path / "out"
     arguments = [
@@ -233,7 +242,7 @@ def test_a_folder_is_streamed_and_resumed(command, model, photos, tmp_path, capl
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["example_id"].rsplit("/", 1)[-1] for row in rows] == ["a.png", "b.png", "c.png"]
     assert {row["prediction_text"] for row in rows} <= {"yes", "no"}
-    assert "1 of 4 pictures were bad" in caplog.text
+    assert "1 of 4 images were bad" in caplog.text
     [skipped] = (out / "skipped.jsonl").read_text().splitlines()
     assert "broken.png" in json.loads(skipped)["image"]
     assert (out / "report.html").is_file()
@@ -243,8 +252,23 @@ def test_a_folder_is_streamed_and_resumed(command, model, photos, tmp_path, capl
     assert infer(command, *arguments) == 0
     again = [json.loads(line)["example_id"] for line in path.read_text().splitlines()]
     assert len(again) == len(set(again)) == 3
-    arguments.append("--instruction=another")
-    assert infer(command, *arguments) == 2
+    # A file that sorts first, an edited one, a repaired one and one that is gone.
+    (photos / "0.png").write_bytes((photos / "a.png").read_bytes())
+    (photos / "b.png").write_bytes((photos / "a.png").read_bytes() + b"\n")
+    (photos / "broken.png").write_bytes((photos / "a.png").read_bytes())
+    (photos / "sub" / "c.png").unlink()
+    assert infer(command, *arguments) == 0
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    names = [row["example_id"].rsplit("/", 1)[-1] for row in rows]
+    assert names == ["0.png", "a.png", "b.png", "broken.png"]
+    # All four show the same, so they have the same answer.
+    assert len({(row["prediction_text"], row["log_probability"]) for row in rows}) == 1
+    assert (out / "skipped.jsonl").read_text() == ""
+    assert infer(command, *arguments, "--instruction=another") == 2
+    assert "--output" in capsys.readouterr().err
+    assert infer(command, *arguments, "--instruction=another", "--overwrite") == 0
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {row["input_text"] for row in rows} == {"another"}
 
 
 def test_eval_writes_everything_and_goes_on(command, model, tmp_path, capsys):
@@ -279,8 +303,23 @@ def test_eval_writes_everything_and_goes_on(command, model, tmp_path, capsys):
             np.testing.assert_allclose(item["box"], expected, atol=0.01)
     assert (out / "report.html").is_file()
     capsys.readouterr()
-    assert evaluate(command, *arguments, "--gin.SEED=3") == 2
-    assert "holds an evaluation with seed 0, now it is 3" in capsys.readouterr().err
+    path = tmp_path / "data" / "refcoco_val.tsv"
+    shutil.copy(path, path.with_name("refcoco_testA.tsv"))
+    for change, named in (
+        ("--gin.SEED=3", "sampling_seed was 0, now it is 3"),
+        ("--split=testA", "refcoco_testA.tsv"),
+    ):
+        assert evaluate(command, *arguments, change) == 2
+        assert named in capsys.readouterr().err
+    # Another state of the data.
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
+    assert evaluate(command, *arguments) == 2
+    assert "refcoco_val.tsv has changed" in capsys.readouterr().err
+    assert evaluate(command, *arguments, "--overwrite") == 0
+    assert json.loads((out / "metrics.json").read_text())["tasks"]["visual_grounding"]["n"] == 4
+    # Fewer examples are a part of what is there.
+    assert evaluate(command, *arguments, "--num_examples=2") == 0
+    assert json.loads((out / "metrics.json").read_text())["tasks"]["visual_grounding"]["n"] == 2
 
 
 def test_eval_names_what_is_missing(command, model, tmp_path, capsys):

@@ -53,6 +53,19 @@ def test_boxes_are_drawn_at_their_places():
     assert pictures.draw_boxes(image, doubled, (64, 64)).tobytes() == drawn.tobytes()
 
 
+def test_boxes_on_an_image_that_keeps_its_size():
+    image = Image.new("RGB", (1200, 600), "#808080")
+    box = pictures.DrawnBox((700, 200, 1000, 500), predicted=True, label="a dog")
+    drawn = pictures.draw_boxes(image, [box], reduce=False)
+    assert drawn.size == (1200, 600)
+    assert _has(drawn, pictures.PREDICTED_COLOUR, 700, 350, reach=30)
+    assert _has(drawn, pictures.PREDICTED_COLOUR, 715, 185)
+    changed = (np.asarray(drawn) != 128).any(axis=-1)
+    assert changed.mean() < 0.05, "lines and tags of large images stay thin"
+    small = pictures.draw_boxes(Image.new("RGB", (32, 32)), [box], (1200, 600), reduce=False)
+    assert small.size == (384, 384)
+
+
 def test_boxes_beyond_the_border_are_drawn_at_it():
     image = Image.new("RGB", (32, 32), "#808080")
     box = pictures.DrawnBox((-50, -50, 90, 90), predicted=False, label="everything")

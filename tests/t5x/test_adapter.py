@@ -269,7 +269,7 @@ def test_evaluator_takes_the_weights_of_the_state_and_writes_scores(
         seen.append(variables)
         return {"eval/vqa/accuracy": 0.5, "eval/vqa/accuracy/kind": 0.25, "eval/detection/f1": 1.0}
 
-    monkeypatch.setattr(evaluation.InferenceEvaluation, "during_training", scores)
+    monkeypatch.setattr(evaluation.RunEvaluation, "during_training", scores)
     state = train_state_lib.InferenceState.create(variables)
     predict = functools.partial(print, train_state=state)
     judge = build_evaluator(model, tmp_path)

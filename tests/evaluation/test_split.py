@@ -1,4 +1,4 @@
-"""Prediction, scoring and files, with predictors that know everything or nothing."""
+"""Prediction, scoring and files of one split, with predictors that know everything or nothing."""
 
 import json
 
@@ -11,7 +11,8 @@ from mixtures.rates import FAMILIES
 from ofa_jax import vocab
 from ofa_jax.data.registration import lookup
 from ofa_jax.data.steps import image_tokenizer_of
-from ofa_jax.evaluation import evaluator
+from ofa_jax.evaluation.streaming import MemoryLines, predict_split, score_split, write_split
+from ofa_jax.inference.answerer import Answers
 from ofa_jax.report.examples import Kind, task_kind
 
 LENGTHS = {"inputs": 28, "targets": 20, "image": 32}
@@ -22,27 +23,60 @@ def scenes_task(family):
     return lookup(f"scenes_{family}")[0][0]
 
 
-def oracle(task, rows):
+def answers(tokens):
+    """One answer per row, of probability 1."""
+    scores = np.zeros((len(tokens), 1), np.float32)
+    return Answers(np.asarray(tokens)[:, None], scores, scores)
+
+
+def oracle(task, rows, number):
     """Generates exactly the target."""
-    del task
-    return rows["decoder_target_tokens"]
+    del task, number
+    return answers(rows["decoder_target_tokens"])
 
 
-def silent(task, rows):
+def silent(task, rows, number):
     """Ends every answer at once."""
-    return np.full((len(rows["task_ids"]), 8), vocab.EOS_ID, np.int32)
+    return answers(np.full((len(rows["task_ids"]), 8), vocab.EOS_ID, np.int32))
 
 
-def predict(family, generate, *, split="validation", count=12, batch_size=8, **options):
-    return evaluator.predict(
+def predict(family, answer, *, split="validation", count=12, batch_size=8, **options):
+    lines = MemoryLines()
+    predict_split(
         scenes_task(family),
-        generate,
+        answer,
         LENGTHS,
         split=split,
-        count=count,
+        lines=lines,
+        limit=count,
         batch_size=batch_size,
         **options,
     )
+    return lines
+
+
+def score(family, lines):
+    return score_split(scenes_task(family), [lines]).result
+
+
+def examples(lines):
+    return [line["example"] for line in lines]
+
+
+def write(family, lines, folder, **options):
+    task = scenes_task(family)
+    write_split(
+        task,
+        [lines],
+        score_split(task, [lines]),
+        folder,
+        name=family,
+        lengths=LENGTHS,
+        split="validation",
+        image_tokenizer=image_tokenizer_of(task),
+        **options,
+    )
+    return read(folder / "predictions" / f"{family}.jsonl")
 
 
 def read(path):
@@ -53,13 +87,13 @@ def read(path):
 @pytest.mark.parametrize("family", SCENES)
 def test_the_truth_scores_one(family, split):
     """From source to score nothing is lost: lengths, ids, decoding and scorers agree."""
-    predictions = predict(family, oracle, split=split, count=96, batch_size=32)
-    result = evaluator.score(predictions)
+    lines = predict(family, oracle, split=split, count=96, batch_size=32)
+    result = score(family, lines)
     assert result.metrics[result.primary] == 1.0
     assert len(result.scores) == 96
     if family == "text_infilling":
         source = scenes_task(family).source.open(split)
-        texts = [example["text"] for example in predictions.examples]
+        texts = [example["text"] for example in examples(lines)]
         assert texts == [source[index]["text"] for index in range(96)], "no text is cut"
     assert result.baseline < 1.0
     if family == "visual_grounding":
@@ -71,7 +105,7 @@ def test_the_truth_scores_one(family, split):
 
 @pytest.mark.parametrize("family", SCENES)
 def test_silence_scores_zero(family):
-    result = evaluator.score(predict(family, silent))
+    result = score(family, predict(family, silent))
     assert result.metrics[result.primary] == 0.0
     assert set(result.scores) == {0.0}
     entry = result.entry()
@@ -83,20 +117,19 @@ def test_silence_scores_zero(family):
 def test_the_last_batch_is_filled_up_and_cut():
     sizes = []
 
-    def generate(task, rows):
+    def generate(task, rows, number):
         sizes.append(len(rows["task_ids"]))
-        return oracle(task, rows)
+        return oracle(task, rows, number)
 
-    predictions = predict("vqa", generate, count=13, batch_size=8)
+    lines = predict("vqa", generate, count=13, batch_size=8)
     assert sizes == [8, 8]
-    assert predictions.ids == list(range(13))
-    assert len(predictions.values) == len(predictions.examples) == len(predictions.tokens) == 13
-    assert evaluator.score(predictions).metrics["accuracy"] == 1.0
+    assert [line["index"] for line in lines] == list(range(13))
+    assert score("vqa", lines).metrics["accuracy"] == 1.0
 
 
 def test_predictions_are_a_function_of_the_seed():
     def questions(seed):
-        return [example["question"] for example in predict("vqa", silent, seed=seed).examples]
+        return [example["question"] for example in examples(predict("vqa", silent, seed=seed))]
 
     assert questions(0) == questions(0)
     assert questions(0) != questions(1)
@@ -120,20 +153,12 @@ REQUIRED = {
 
 @pytest.mark.parametrize("family", SCENES)
 def test_written_rows_have_the_agreed_fields(family, tmp_path):
-    predictions = predict(family, oracle, count=6)
-    result = evaluator.score(predictions)
-    path = evaluator.write_predictions(
-        predictions,
-        result,
-        tmp_path,
-        name=family,
-        pictures=4,
-        image_tokenizer=image_tokenizer_of(predictions.task),
-    )
-    assert path == tmp_path / "predictions" / f"{family}.jsonl"
-    rows = read(path)
+    lines = predict(family, oracle, count=6)
+    result = score(family, lines)
+    rows = write(family, lines, tmp_path)
     assert len(rows) == 6
-    assert [path.name for path in path.parent.iterdir()] == [f"{family}.jsonl"]
+    assert [path.name for path in (tmp_path / "predictions").iterdir()] == [f"{family}.jsonl"]
+    records = scenes_task(family).source.open("validation")
     for number, row in enumerate(rows):
         for key, kind in REQUIRED.items():
             assert isinstance(row[key], kind), key
@@ -141,13 +166,13 @@ def test_written_rows_have_the_agreed_fields(family, tmp_path):
         assert row["prediction_text"] == row["target_text"] != ""
         assert row["score"] == pytest.approx(result.scores[number])
         assert row["verdict"] == result.verdicts[number]
-        pictured = number < 4 and family != "text_infilling"
-        assert (row["image"] is not None) == pictured
-        if pictured:
+        assert row["log_probability"] == 0.0
+        assert (row["image"] is not None) == (family != "text_infilling")
+        if row["image"]:
             assert row["image"] == f"examples/{family}/{number}.png"
             assert row["image_size"] == [32, 32]
             pixels = np.asarray(Image.open(tmp_path / row["image"]))
-            np.testing.assert_array_equal(pixels, predictions.examples[number]["image"])
+            np.testing.assert_array_equal(pixels, records[number]["image"])
     kinds = {
         "visual_grounding": Kind.GROUNDING,
         "grounded_captioning": Kind.REGION,
@@ -163,71 +188,45 @@ def test_written_rows_have_the_agreed_fields(family, tmp_path):
 
 
 def test_fields_of_boxes_and_objects(tmp_path):
-    predictions = predict("visual_grounding", oracle, count=2)
-    row = read(
-        evaluator.write_predictions(
-            predictions, evaluator.score(predictions), tmp_path, name="visual_grounding"
-        )
-    )[0]
-    np.testing.assert_allclose(row["true_box"], predictions.examples[0]["region"], atol=1e-3)
+    lines = predict("visual_grounding", oracle, count=2)
+    row = write("visual_grounding", lines, tmp_path)[0]
+    np.testing.assert_allclose(row["true_box"], examples(lines)[0]["region"], atol=1e-3)
     np.testing.assert_allclose(row["predicted_box"], row["true_box"], atol=32 / 15 / 2 + 1e-3)
     assert row["input_text"].startswith('which region does the text " ')
 
-    none = predict("visual_grounding", silent, count=2)
-    row = read(
-        evaluator.write_predictions(none, evaluator.score(none), tmp_path, name="visual_grounding")
-    )[0]
+    row = write("visual_grounding", predict("visual_grounding", silent, count=2), tmp_path)[0]
     assert row["predicted_box"] is None
     assert row["prediction_text"] == ""
     assert row["target_text"].startswith("<bin_")
 
-    predictions = predict("grounded_vqa", oracle, count=2)
-    row = read(
-        evaluator.write_predictions(
-            predictions, evaluator.score(predictions), tmp_path, name="grounded_vqa"
-        )
-    )[0]
-    np.testing.assert_allclose(row["true_box"], predictions.examples[0]["region"], atol=1e-3)
+    lines = predict("grounded_vqa", oracle, count=2)
+    row = write("grounded_vqa", lines, tmp_path)[0]
+    np.testing.assert_allclose(row["true_box"], examples(lines)[0]["region"], atol=1e-3)
     assert "predicted_box" not in row
 
-    predictions = predict("detection", oracle, count=2)
-    row = read(
-        evaluator.write_predictions(
-            predictions, evaluator.score(predictions), tmp_path, name="detection"
-        )
-    )[0]
-    example = predictions.examples[0]
+    lines = predict("detection", oracle, count=2)
+    row, example = write("detection", lines, tmp_path)[0], examples(lines)[0]
     assert [item["label"] for item in row["true_objects"]] == example["labels"]
     assert [item["label"] for item in row["predicted_objects"]] == example["labels"]
     np.testing.assert_allclose([o["box"] for o in row["true_objects"]], example["boxes"])
 
-    predictions = predict("captioning", oracle, count=2)
-    row = read(
-        evaluator.write_predictions(
-            predictions, evaluator.score(predictions), tmp_path, name="captioning"
-        )
-    )[0]
-    assert row["references"] == predictions.examples[0]["captions"]
+    lines = predict("captioning", oracle, count=2)
+    row = write("captioning", lines, tmp_path)[0]
+    assert row["references"] == examples(lines)[0]["captions"]
 
 
 def test_pictures_of_infilling(tmp_path):
-    task = scenes_task("image_infilling")
-    tokenizer = image_tokenizer_of(task)
+    tokenizer = image_tokenizer_of(scenes_task("image_infilling"))
     assert image_tokenizer_of(scenes_task("vqa")) is None
 
-    def half_right(task, rows):
+    def half_right(task, rows, number):
         targets = rows["decoder_target_tokens"].copy()
         targets[:, 8:] = vocab.EOS_ID
-        return targets
+        return answers(targets)
 
-    predictions = predict("image_infilling", half_right, count=1)
-    result = evaluator.score(predictions)
-    assert result.scores == [0.5]
-    [row] = read(
-        evaluator.write_predictions(
-            predictions, result, tmp_path, name="image_infilling", image_tokenizer=tokenizer
-        )
-    )
+    lines = predict("image_infilling", half_right, count=1)
+    assert score("image_infilling", lines).scores == [0.5]
+    [row] = write("image_infilling", lines, tmp_path)
     image, masked, infilled, target = (
         np.asarray(Image.open(tmp_path / row[key])).astype(int)
         for key in ("image", "masked_image", "infilled_image", "target_image")
@@ -237,7 +236,20 @@ def test_pictures_of_infilling(tmp_path):
     for other in (masked, infilled, target):
         np.testing.assert_array_equal(other[border], image[border])
     assert set(masked[8:24, 8:24].ravel()) == {127}
-    codes = predictions.examples[0]["image_codes"].reshape(4, 4)
+    codes = np.asarray(examples(lines)[0]["image_codes"]).reshape(4, 4)
     np.testing.assert_array_equal(target[8:24, 8:24], tokenizer.decode(codes))
     # The first two rows of codes were right, the others are missing.
     np.testing.assert_array_equal(infilled[8:16], target[8:16])
+
+
+def test_the_best_answers_are_told(tmp_path):
+    def two(task, rows, number):
+        right = rows["decoder_target_tokens"]
+        wrong = np.full_like(right, vocab.EOS_ID)
+        scores = np.tile(np.float32([-0.25, -1.5]), (len(right), 1))
+        return Answers(np.stack([right, wrong], axis=1), scores, 2 * scores)
+
+    row = write("vqa", predict("vqa", two, count=2), tmp_path)[0]
+    assert row["log_probability"] == -0.5
+    assert row["decoding_score"] == -0.25
+    assert row["alternatives"] == [{"text": "", "log_probability": -3.0}]

@@ -1,0 +1,76 @@
+"""`ofa_jax.load`: a model from wherever it is, with its tokenizer and the tasks that it knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+
+from ofa_jax.checkpoint.vocabulary import open_vocabulary
+from ofa_jax.data.task_card import TaskCard
+from ofa_jax.decoding.beam import BeamConfig
+from ofa_jax.decoding.sampling import SamplingConfig
+from ofa_jax.inference.predictor import OFAPredictor
+from ofa_jax.inference.weights import find_checkpoint, load_weights, trained_cards
+from ofa_jax.sharding.layout import MeshLayout
+
+
+def load(
+    source: str | os.PathLike = "",
+    *,
+    vocabulary: str | os.PathLike | None = None,
+    image_size: int | None = None,
+    decoding: BeamConfig | SamplingConfig | None = None,
+    dtype: str | None = None,
+    ema: bool | None = None,
+    revision: str | None = None,
+    code_image_size: int | None = None,
+    ignore_extra_rows: bool = False,
+    cards: Sequence[TaskCard] = (),
+    devices: int | None = 1,
+    progress: Callable[[str], None] | None = None,
+) -> OFAPredictor:
+    """Loads a model from wherever it is.
+
+    Args:
+      source: a fairseq `.pt`, a HuggingFace folder or repository id ("OFA-Sys/ofa-base"), a folder
+        of ours (converted or trained), or a gs:// address; "" is the quickstart's run.
+      vocabulary: folder or hub repository with the vocabulary files; None = those beside the
+        weights.
+      image_size: side in pixels of the model's input; None = as the run or the checkpoint says,
+        see `OFAPredictor`.
+      decoding: of free instructions, see `OFAPredictor`.
+      dtype: type of the computation, "float32" or "bfloat16"; None = as configured.
+      ema: take the moving average of the weights; None = where a run of ours keeps one, and where
+        the official scripts take it.
+      revision: of a hub repository.
+      code_image_size: side in pixels of the images that the model makes of codes; None = as the
+        checkpoint says (256 for the released text-to-image model, 128 for the others).
+      ignore_extra_rows: the embedding has up to 1,023 rows more than the vocabulary, as padding.
+      cards: tasks that can be asked by name besides those of the run.
+      devices: of this process, over which batches are split; None takes all.
+      progress: called with one line per stage.
+
+    Returns:
+      The predictor.
+
+    Raises:
+      FileNotFoundError: no such source, or no vocabulary beside it.
+      ValueError: unreadable files, or a vocabulary of another model.
+    """
+    found = find_checkpoint(os.fspath(source))
+    imported = load_weights(found, ema=ema, dtype=dtype or "", revision=revision, progress=progress)
+    tokenizer, imported = open_vocabulary(imported, vocabulary, ignore_extra_rows=ignore_extra_rows)
+    config = imported.config
+    if code_image_size is not None:
+        config = dataclasses.replace(config, code_image_size=code_image_size)
+    return OFAPredictor(
+        config,
+        imported.variables,
+        tokenizer,
+        image_size=image_size or imported.task.image_size,
+        decoding=decoding,
+        cards=(*trained_cards(found), *cards),
+        decoder_prompt=imported.task.decoder_prompt or "",
+        layout=MeshLayout.local(devices),
+    )
