@@ -339,30 +339,6 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=seed, counter=epoch)).permutation(size)
 
 
-def evaluation_rows(
-    task: OFATask, lengths: Lengths, *, split: str, seed: int, count: int
-) -> Iterator[tuple[int, dict, Row]]:
-    """The first `count` examples of a split, prepared for evaluation, in record order.
-
-    Args:
-      task: the task.
-      lengths: task feature lengths.
-      split: split of the source.
-      seed: seed of the examples' generators.
-      count: at most this many.
-
-    Yields:
-      record number, prepared example (with the truth), row. Where a text to infill is longer than
-      the model reads, the truth is the part that it reads (SPEC 4.3.8).
-
-    Raises:
-      InstructionError: an example does not fit the task.
-    """
-    records = task.source.open(split)
-    for index in range(min(count, len(records))):
-        yield index, *evaluation_row(task, records, index, lengths, seed=seed)
-
-
 def evaluation_row(
     task: OFATask,
     records: Records,
@@ -372,7 +348,23 @@ def evaluation_row(
     seed: int,
     truncated_images: str = "decode",
 ) -> tuple[dict, Row]:
-    """One example of `evaluation_rows`: the prepared example and its row."""
+    """One example, prepared for evaluation.
+
+    Args:
+      task: the task.
+      records: of its source.
+      index: number of the record.
+      lengths: task feature lengths.
+      seed: seed of the examples' generators.
+      truncated_images: see `OFATask.prepared`.
+
+    Returns:
+      (prepared example, with the truth where there is one; row). Where a text to infill is longer
+      than the model reads, the truth is the part that it reads (SPEC 4.3.8).
+
+    Raises:
+      InstructionError: the example does not fit the task.
+    """
     rng = task.rng(seed, 0, index)
     example = task.prepared(
         records[index], rng, lengths, train=False, truncated_images=truncated_images

@@ -11,7 +11,7 @@ import pytest
 from ofa_jax.data import features
 from ofa_jax.data import pipeline as pipeline_module
 from ofa_jax.data.instruction import Instruction, InstructionError
-from ofa_jax.data.pipeline import MixturePipeline, evaluation_rows, fill_batch
+from ofa_jax.data.pipeline import MixturePipeline, evaluation_row, fill_batch
 from ofa_jax.data.task import OFATask, check_lengths
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
@@ -345,7 +345,7 @@ def test_texts_use_all_the_room_there_is_and_the_truth_is_what_fits():
 
     def rows(room):
         lengths = LENGTHS | {"inputs": frame + room, "targets": 30}
-        [(_, example, row)] = evaluation_rows(TEXTS, lengths, split="train", seed=0, count=1)
+        example, row = evaluation_row(TEXTS, TEXTS.source.open("train"), 0, lengths, seed=0)
         kept = row["decoder_target_tokens"]
         return example["text"], kept[: int((kept == EOS_ID).argmax())].tolist()
 
@@ -355,14 +355,13 @@ def test_texts_use_all_the_room_there_is_and_the_truth_is_what_fits():
     assert shorter == small_tokenizer().decode(ids).strip() != text
 
 
-def test_evaluation_rows_come_in_record_order_and_fill_a_batch():
+def test_evaluation_has_its_own_preparation_and_fills_a_batch():
     task = dataclasses.replace(CAPTIONS, eval_prepare=())
-    found = list(evaluation_rows(task, LENGTHS, split="validation", seed=0, count=4))
-    assert [index for index, _, _ in found] == [0, 1, 2, 3]
-    assert found[2][1]["image_id"] == "validation-2"
-    assert found[2][2]["encoder_images"][0, 0, 0] == 2, "evaluation has its own preparation"
-    assert len(list(evaluation_rows(task, LENGTHS, split="validation", seed=0, count=99))) == 10
-    batch = fill_batch([row for _, _, row in found[:3]], 5)
+    records = task.source.open("validation")
+    found = [evaluation_row(task, records, index, LENGTHS, seed=0) for index in range(4)]
+    assert found[2][0]["image_id"] == "validation-2"
+    assert found[2][1]["encoder_images"][0, 0, 0] == 2, "evaluation has its own preparation"
+    batch = fill_batch([row for _, row in found[:3]], 5)
     assert batch["encoder_images"][:, 0, 0, 0].tolist() == [0, 1, 2, 0, 0]
 
 

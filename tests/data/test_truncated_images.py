@@ -13,8 +13,15 @@ from ofa_jax.data.image_steps import DecodeImage, StretchToSquare
 from ofa_jax.data.instruction import InstructionError
 from ofa_jax.data.pipeline import MixturePipeline, evaluation_row
 from ofa_jax.data.registration import lookup
-from ofa_jax.evaluation.streaming import Shard, finish, predict_split, truncated_count
-from ofa_jax.inference.image_stream import picture_files
+from ofa_jax.evaluation.streaming import (
+    FileLines,
+    predict_split,
+    score_split,
+    truncated_count,
+    write_split,
+)
+from ofa_jax.inference.answerer import Answers
+from ofa_jax.inference.images import image_files
 from tests.data.test_pipeline import LENGTHS, make_task
 
 CUT = (2, 5)
@@ -102,19 +109,26 @@ def test_a_streamed_evaluation_counts_them(tmp_path, treatment, kept):
         prepare=(*steps, *vqa.prepare),
         eval_prepare=(*steps, *(vqa.eval_prepare or vqa.prepare)),
     )
-    work = Shard().work_file(tmp_path / "work", "it")
+    work = FileLines(tmp_path / "work" / "it.jsonl")
+    lengths = {"inputs": 28, "targets": 20, "image": 32}
+
+    def oracle(task, rows, number):
+        targets = rows["decoder_target_tokens"][:, None]
+        return Answers(targets, np.zeros((4, 1)), np.zeros((4, 1)))
+
     tally = predict_split(
         vqa,
-        lambda task, rows, number: (rows["decoder_target_tokens"], np.zeros(4)),
-        {"inputs": 28, "targets": 20, "image": 32},
+        oracle,
+        lengths,
         split="validation",
-        work=work,
+        lines=work,
         batch_size=4,
         truncated_images=treatment,
     )
     assert (tally.examples, tally.skipped) == (8, 8 - kept)
-    _, skipped = finish(vqa, [work], tmp_path, name="it", submission=None)
-    assert skipped == 8 - kept
+    scored = score_split(vqa, [work])
+    write_split(vqa, [work], scored, tmp_path, name="it", lengths=lengths, split="validation")
+    assert scored.skipped == 8 - kept
     assert truncated_count([work]) == kept - 6
     rows = (tmp_path / "predictions" / "it.jsonl").read_text().splitlines()
     assert [json.loads(row)["index"] for row in rows] == [
@@ -127,6 +141,6 @@ def test_inference_answers_them_and_says_so(tmp_path, caplog):
     for number in range(3):
         paths.append(str(tmp_path / f"{number}.jpg"))
         (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
-    found = list(picture_files(paths))
+    found = [image.read() for image in image_files(paths)]
     assert all(pixels.shape == (48, 64, 3) for _, pixels in found)
     assert caplog.text.count("is cut off") == 1
