@@ -182,10 +182,6 @@ class OFATask:
             room = min(room, instruction.room_for_text(tokenizer, lengths["inputs"]))
         field = instruction.target_slot.field
         has_truth = with_target and self.has_truth(example)
-        if train and not has_truth:
-            raise InstructionError(
-                f"example {example.get('image_id', '?')!r} has no {field!r} to learn from"
-            )
         features = instruction.encode(
             example,
             tokenizer,
@@ -194,6 +190,10 @@ class OFATask:
             max_text_tokens=room,
             with_target=has_truth,
         )
+        if train and not has_truth:
+            raise InstructionError(
+                f"example {example.get('image_id', '?')!r} has no {field!r} to learn from"
+            )
         if train and self.answering.answers is not None:
             self.answering.answers.check(str(example[field]))
         features, prompt_length = self.answering.shape_target(features, lengths)

@@ -55,8 +55,8 @@ class Prediction:
       text: the answer; whole tokens are written out (`<bin_3>`). `str()` gives it too.
       box: (x0, y0, x1, y1) in pixels of the given image, where the answer has four bins in a row
         and there was an image; else None.
-      box_probability: of the four bins together, see `Tokenizer.box_probability`; None without a box
-        or where answers of a list were ranked.
+      box_probability: of the four bins together, see `Tokenizer.box_probability`; None without a
+        box, or where answers of a list were ranked.
       objects: every (box, label) of a detection, in pixels of the given image.
       score: what answers are ordered by: the log-probability, divided by a power of the length
         where the recipe says so.
