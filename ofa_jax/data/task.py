@@ -181,7 +181,9 @@ class OFATask:
         if self.masks_text:
             room = min(room, instruction.room_for_text(tokenizer, lengths["inputs"]))
         field = instruction.target_slot.field
-        has_truth = with_target and self.has_truth(example)
+        # A prefix may cover a whole answer; its eos is trained all the same.
+        is_covered = bool(example.get("loss_skip_prefix"))
+        has_truth = with_target and (is_covered or self.has_truth(example))
         features = instruction.encode(
             example,
             tokenizer,
