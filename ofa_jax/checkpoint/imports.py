@@ -315,6 +315,11 @@ def _import_own(
         raise CheckpointFileError(
             f"{path}: has no {orbax_weights.CONFIG_FILE}; say which model it is (--size)"
         )
+    if saved is not None and saved.vocab_size != config.vocab_size:
+        raise CheckpointMismatchError(
+            f"{path}: has a vocabulary of {saved.vocab_size:,} ids, the model one of "
+            f"{config.vocab_size:,}"
+        )
     config = _with_layer_stack(config, layer_stack)
     has = saved.tuning if saved is not None else config.tuning
     if not has.is_on:

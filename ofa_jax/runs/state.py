@@ -13,6 +13,7 @@ from ofa_jax.checkpoint.bucket import check_address, is_remote
 from ofa_jax.checkpoint.huggingface import is_repository_id, no_such_path
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.checkpoint.tuned import split_source
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.runs.engine import Engine
 from ofa_jax.sharding import placement
@@ -28,7 +29,7 @@ def check_initial_path(path: str | None, manager: CheckpointManager) -> None:
     Raises:
       ValueError: there is no such path, or nothing here reads its address.
     """
-    if not path or manager.steps() or is_repository_id(path):
+    if not path or manager.steps() or is_repository_id(path) or split_source(path) is not None:
         return
     if is_remote(path):
         check_address(path, "INITIAL_CHECKPOINT_PATH")
@@ -120,6 +121,11 @@ def _compare_mesh(saved: Any, engine: Engine) -> None:
 def _with_weights(path: str, state: TrainState, shardings: Any, config: OFAConfig) -> TrainState:
     """The weights of another run or of a released checkpoint, with a fresh optimiser."""
     imported = import_checkpoint(path, config=config, initial=state.variables)
+    if imported.config.vocab_size != config.vocab_size:
+        raise ValueError(
+            f"INITIAL_CHECKPOINT_PATH: {path} has a vocabulary of {imported.config.vocab_size:,} "
+            f"ids, the tasks one of {config.vocab_size:,}; VOCAB_DIR must be that of the weights"
+        )
     logger.info("starting from the weights of %s", path)
     variables = {
         name: jax.tree.map(jax.device_put, imported.variables[name], getattr(shardings, name))

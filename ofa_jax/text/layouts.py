@@ -23,8 +23,8 @@ _NUMBERED = re.compile(r"<(code|bin)_(\d+)>")
 # Embeddings are padded to a multiple of at most this, to divide over devices.
 _MAX_PADDING = 1024
 _RELEASED = {
-    ENGLISH.size: f"the English models, with {ENGLISH.num_text:,} text tokens (GPT-2 BPE)",
-    CHINESE.size: f"the Chinese models, with {CHINESE.num_text:,} text tokens (BERT)",
+    ENGLISH.size: f"the English models with {ENGLISH.num_text:,} text tokens (GPT-2 BPE)",
+    CHINESE.size: f"the Chinese models with {CHINESE.num_text:,} text tokens (BERT)",
 }
 
 
@@ -156,7 +156,7 @@ def fitting_layout(
         f"weights have {vocab_size:,}"
     )
     if vocab_size in _RELEASED:
-        raise ValueError(f"{message}, which is {_RELEASED[vocab_size]}; give that vocabulary")
+        raise ValueError(f"{message} as {_RELEASED[vocab_size]} have; give that vocabulary")
     if 0 < extra < _MAX_PADDING:
         raise ValueError(
             f"{message}; if the last {extra} rows are padding, ignore them: ignore_extra_rows=True "

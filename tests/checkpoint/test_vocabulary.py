@@ -13,10 +13,12 @@ from ofa_jax.checkpoint.torch_reader import read_torch_checkpoint
 from ofa_jax.checkpoint.torch_writer import write_fairseq_checkpoint
 from ofa_jax.checkpoint.vocabulary import open_vocabulary
 from ofa_jax.convert import main
-from ofa_jax.inference.predictor import load
+from ofa_jax.inference.loading import load
+from ofa_jax.runs.state import _with_weights
 from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
-from ofa_jax.vocab import VocabLayout
+from ofa_jax.training.state import TrainState
+from ofa_jax.vocab import CHINESE, ENGLISH, VocabLayout
 from tests.checkpoint.official import SMALL, random_state_dict
 from tests.shared import requires_shared, shared_dir
 
@@ -142,6 +144,17 @@ def test_chinese_folders_load_with_their_own_vocabulary(tmp_path):
     predictor = load(weights)
     assert predictor.tokenizer.layout == layout
     assert predictor.tokenizer.encode("图片 <bin_3>") == [6, 7, layout.bin_start + 3]
+
+
+def test_a_run_is_not_started_from_weights_of_another_vocabulary(tmp_path):
+    """In English: the Chinese vocabulary is recognised whatever the model; in ours: any other."""
+    chinese = write_weights(tmp_path / "chinese", CHINESE.size, num_codes=8192)
+    other = write_weights(tmp_path / "other", LAYOUT.size)
+    assert convert(other, tmp_path / "ours", "orbax") == 0
+    model = sized(ENGLISH.size, num_codes=8192)
+    for source, there in ((chinese, "30,325"), (tmp_path / "ours", f"{LAYOUT.size}")):
+        with pytest.raises(ValueError, match=f"a vocabulary of {there} ids, .* one of 59,457"):
+            _with_weights(str(source), TrainState(0, {}, {}, {}, None), None, model)
 
 
 @requires_shared

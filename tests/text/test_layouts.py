@@ -38,9 +38,9 @@ def test_exact_sizes_fit():
             59457,
             {},
             "21,128 text tokens with 8,192 codes and 1,000 bins make 30,325 ids, the weights have "
-            "59,457, which is the English models, with 50,260 text tokens",
+            "59,457 as the English models with 50,260 text tokens",
         ),
-        (50260, 30325, {}, "30,325, which is the Chinese models, with 21,128 text tokens (BERT)"),
+        (50260, 30325, {}, "30,325 as the Chinese models with 21,128 text tokens (BERT) have"),
         (50260, 59520, {}, "if the last 63 rows are padding, ignore them: ignore_extra_rows=True"),
         (50260, 59456, {}, "a vocabulary of 50,259 text tokens would fit"),
         (50260, 5000, {}, "a vocab_layout.json beside it must say how many codes and bins"),
