@@ -18,7 +18,7 @@ import pathlib
 import warnings
 from collections.abc import Collection, Iterator
 
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
 logger = logging.getLogger("ofa_jax")
 
@@ -190,7 +190,7 @@ def images_below(folder: str | os.PathLike, beside: Collection[str] = ()) -> lis
 
 
 @contextlib.contextmanager
-def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile.ImageFile]:
     """Opens a file without decoding it; whatever goes wrong inside is a `BadImageError`.
 
     Args:
