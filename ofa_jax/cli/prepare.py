@@ -26,6 +26,7 @@ from ofa_jax.data.preparation.settings import (
 from ofa_jax.data.preparation.shards import PreparationError
 from ofa_jax.data.preparation.tally import NOTES
 from ofa_jax.data.sources import formats
+from ofa_jax.data.sources.left_out import LeftOut
 
 logger = logging.getLogger("ofa_jax")
 
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=int, help="only the first so many records")
     add("--processes", type=int, default=_cores(), help="all cores")
     add("--overwrite", action="store_true", help="remove what was made of other data or settings")
+    add("--go_on", action="store_true", help="even where all of the first records are bad")
     add("--strict", action="store_true", help="stop at the first bad record")
     add("--engine", choices=("local", "beam"), default="local", help="beam: many machines")
     add("--beam_options", default="", help="Beam's own: '--runner=DataflowRunner --project=P'")
@@ -209,6 +211,7 @@ def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> None:
             limit=options.limit,
             strict=options.strict,
             overwrite=options.overwrite,
+            go_on=options.go_on,
         )
         _run(engine, plan, estimate, options)
 
@@ -236,6 +239,7 @@ def _run(
         plan.num_shards,
         estimate.stored_bytes / plan.num_shards / 1e6,
     )
+    _warn(plan, estimate)
     if engine is beam_pipeline.prepare:
         result = engine(plan, estimate, options.out, options=shlex.split(options.beam_options))
     else:
@@ -261,9 +265,29 @@ def _run(
         if note == "rotation_tag" and not options.upright:
             remedy = "; boxes are taken as pixels of the stored image, --upright turns the images"
         logger.info("%s: %d %s%s", plan.split, count, NOTES[note], remedy)
+    if entry["left_out"]:
+        left_out = LeftOut.from_dict(entry["left_out"])
+        logger.info("%s: left out of its files: %s", plan.split, left_out)
     logger.info("%s: see %s", plan.split, f"{options.out.rstrip('/')}/{manifest.NAME}")
     if not entry["examples"]:
         raise ValueError(f"{options.out}: every {plan.split} example was dropped, see the manifest")
+
+
+def _warn(plan: Plan, estimate: Estimate) -> None:
+    """Says at the start what will be missing at the end."""
+    if plan.left_out.total:
+        logger.warning("%s: left out of its files: %s", plan.split, plan.left_out)
+    tally = estimate.tally
+    bad = sum(tally.dropped.values())
+    if 4 * bad >= tally.records > 0:
+        first = next(iter(tally.named.values()))[0]["detail"]
+        logger.warning(
+            "%s: of %d records that were looked at, %s would be dropped, such as %s",
+            plan.split,
+            tally.records,
+            _counts(bad, tally.dropped),
+            first,
+        )
 
 
 def _counts(total: int, parts: Mapping[str, int]) -> str:

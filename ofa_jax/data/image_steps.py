@@ -106,15 +106,22 @@ class JitterScene:
 class CheckBoxes:
     """Refuses boxes that are not finite, have no area or lie outside the picture.
 
-    A box may stick out by `tolerance` pixels, as annotations rounded to integers do.
+    A box may stick out by `tolerance` pixels, as annotations rounded to integers do. Boxes that all
+    lie within the first pixel are fractions, and refused as well.
     """
 
-    tolerance: float = 1.0
+    tolerance: float = boxes.TOLERANCE
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
         height, width = example["image"].shape[:2]
-        for box in boxes.as_boxes(example.get("boxes", [])):
+        found = boxes.as_boxes(example.get("boxes", []))
+        if boxes.in_first_pixel(found) and min(height, width) > 2:
+            raise InstructionError(
+                f"boxes of example {example.get('image_id', '?')!r} lie within the first pixel, "
+                "such as fractions do: they must be pixels"
+            )
+        for box in found:
             x0, y0, x1, y1 = box.tolist()
             inside = (
                 -self.tolerance <= x0 < x1 <= width + self.tolerance

@@ -109,7 +109,7 @@ def inspect_data(
     )
     tiles = [tile(number, example) for number, example in kept.items()]
     shown, notice = _token_views(opened, kept, options)
-    return _write(opened, found, tiles, shown, notice, pathlib.Path(folder))
+    return _write(opened, found, tiles, shown, notice, pathlib.Path(folder).expanduser())
 
 
 def _spread(total: int, limit: int | None, count: int) -> list[int]:

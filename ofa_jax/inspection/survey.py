@@ -14,8 +14,12 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.data.instruction import Example
+from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.ops.image_files import BadImageError, read_header
 from ofa_jax.data.sources import schema
+from ofa_jax.data.sources.box_units import OTHER_SHAPE, UPRIGHT_BOXES
+from ofa_jax.data.sources.left_out import LeftOut
+from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.task import Records
 
 # Fields whose texts are measured in words, and their names in charts.
@@ -35,6 +39,11 @@ TEXTS = {
 # Fields whose most frequent values are listed.
 _LISTED = ("labels", "answers", "label")
 _SHOWN_FAULTS = 5
+# What sources say about a record that is worth a look.
+_NOTES = {
+    OTHER_SHAPE: "picture of another shape than its annotations say",
+    UPRIGHT_BOXES: "boxes are of the upright picture, which is stored turned (--upright)",
+}
 # The field `caption` repeats the first of `captions`.
 _REPEATED = {"caption": "captions"}
 
@@ -159,12 +168,19 @@ def survey(
       The survey. Damaged records are counted as faults, never raised.
     """
     found = Survey(len(records), sample_numbers(len(records), limit))
+    left_out = getattr(records, "left_out", LeftOut())
+    for reason, count in sorted(left_out.counts.items()):
+        examples = left_out.named[reason][:_SHOWN_FAULTS]
+        found.faults[reason] = Fault(f"left out, {Reason(reason).meaning}", count, examples)
     for number in found.sampled.tolist():
         try:
             example = records[number]
         except Exception as error:  # A source meets whatever people write into files.
             found.add_fault("unreadable record", f"record {number}: {error}")
             continue
+        for note in example.pop("notes", ()):
+            if note in _NOTES:
+                found.add_fault(_NOTES[note], _name(number, example))
         _check(found, number, example, extra_fields, extra_types)
         _add_example(found, number, example)
         if keep is not None:
@@ -257,8 +273,20 @@ def _add_boxes(found: Survey, where: str, boxes: Any, size: tuple[int, int] | No
     found.boxes.append(len(boxes))
     if size is None or not len(boxes):
         return
+    if box_ops.in_first_pixel(boxes) and min(size) > 2:
+        found.add_fault(
+            "all boxes within the first pixel: fractions? (--boxes=fractions)",
+            f"{where}: such as {boxes[0].tolist()}",
+        )
+        return
     finite = np.isfinite(boxes).all(axis=1)
     x0, y0, x1, y1 = boxes[finite].T
+    if len(x0) and bool(np.all((x0 >= size[0]) | (y0 >= size[1]) | (x1 <= 0) | (y1 <= 0))):
+        found.add_fault(
+            "all boxes outside the picture: of another size? (--scale_boxes=true)",
+            f"{where}: such as {boxes[finite][0].tolist()} in {size[0]} x {size[1]} pixels",
+        )
+        return
     right = (x0 < x1) & (y0 < y1) & (x0 >= -1) & (y0 >= -1)
     right &= (x1 <= size[0] + 1) & (y1 <= size[1] + 1)
     if bad := int((~finite).sum() + (~right).sum()):

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+# Pixels by which a box may stick out in training: annotations rounded to integers do.
+TOLERANCE = 1.0
+
 
 def as_boxes(boxes: np.ndarray | list) -> np.ndarray:
     """Boxes as an array, the empty list included.
@@ -92,3 +95,9 @@ def has_area(boxes: np.ndarray) -> np.ndarray:
     """bool[n]: which boxes have a width and a height above zero."""
     boxes = as_boxes(boxes)
     return np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
+
+
+def in_first_pixel(boxes: np.ndarray | list) -> bool:
+    """Whether there are boxes and all lie within the pixel at the left top: fractions, it seems."""
+    boxes = as_boxes(boxes)
+    return len(boxes) > 0 and bool(np.all((boxes[:, 2:] <= 1) & (boxes[:, :2] >= -TOLERANCE)))

@@ -37,6 +37,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # What becomes of a file that is cut off or breaks in the middle: an error, or what there is of it.
 TRUNCATED_IMAGES = ("drop", "decode")
 
+# First bytes of JPEG, PNG, WebP, GIF and TIFF files in hexadecimal, which is base64 as well.
+_HEXADECIMAL_STARTS = (b"ffd8ff", b"89504e", b"524946", b"474946", b"49492a", b"4d4d00")
+_SHORTEST_LINE = 48
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 _TRANSPOSE = Image.Transpose
 # EXIF's note of how an image is stored -> what makes it upright, and what undoes that.
@@ -265,10 +268,12 @@ def decode_base64_image(data: str | bytes, max_pixels: int = MAX_PIXELS) -> np.n
 
 
 def decode_base64(data: str | bytes) -> bytes:
-    """Bytes of base64 text of either alphabet.
+    """Bytes of a file written as text, in the ways that people write it.
 
     Args:
-      data: base64 text, white space around it allowed.
+      data: base64 of either alphabet, with or without padding; in quotes, as Python shows bytes
+        (b'...'), as a data URI, with line ends (real, written \\n, or turned into blanks), or with
+        blanks in the place of "+" as decoding an address leaves them; or a picture in hexadecimal.
 
     Returns:
       The bytes.
@@ -278,10 +283,33 @@ def decode_base64(data: str | bytes) -> bytes:
     """
     try:
         text = data.encode("ascii") if isinstance(data, str) else bytes(data)
-        text = text.strip().translate(_STANDARD_ALPHABET).rstrip(b"=")
+        text = text.strip()
+        if text[:6].lower() in _HEXADECIMAL_STARTS:
+            return bytes.fromhex(text.decode("ascii"))
+        if text[:5] == b"data:" or text[:1] in b"b\"'" or len(text.split(None, 1)) > 1:
+            text = _plain_base64(text)
+        text = (
+            text.replace(b"\\r", b"")
+            .replace(b"\\n", b"")
+            .translate(_STANDARD_ALPHABET)
+            .rstrip(b"=")
+        )
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
+    except (binascii.Error, UnicodeEncodeError, ValueError) as error:
         raise BadImageError(f"not base64: {error}") from error
+
+
+def _plain_base64(text: bytes) -> bytes:
+    """Base64 without what stands around and between it."""
+    text = text.removeprefix(b"b") if text[1:2] in (b"'", b'"') else text
+    text = text.strip(b"\"'")
+    if text.startswith(b"data:"):
+        text = text.partition(b",")[2]
+    parts = text.split()
+    # Lines have one length but for the last, mostly 76 or 64; blanks for "+" stand anywhere.
+    lengths = {len(part) for part in parts[:-1]}
+    is_lines = len(lengths) == 1 and lengths.pop() >= _SHORTEST_LINE
+    return b"".join(parts) if is_lines else text.replace(b" ", b"+")
 
 
 def as_rgb(image: Pixels | Image.Image) -> np.ndarray:

@@ -100,18 +100,26 @@ def box_fault(
         return RejectedExample(Reason.BOX_INVERTED, shown)
     if size is not None:
         width, height = size
+        if box_ops.in_first_pixel(box) and min(size) > 2:
+            detail = f"{shown}: fractions? then give --boxes=fractions"
+            return RejectedExample(Reason.BOX_IN_FIRST_PIXEL, detail)
         if settings.clip_boxes:
             outside = x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0
         else:
             outside = max(-x0, -y0, x1 - width, y1 - height) > settings.box_tolerance
         if outside:
             return RejectedExample(Reason.BOX_OUTSIDE, f"{shown} in {width} x {height} pixels")
-        if settings.clip_boxes:
+        if _cuts(settings):
             x0, y0, x1, y1 = (float(value) for value in box_ops.clip_boxes(box, width, height)[0])
     side = min(x1 - x0, y1 - y0)
     if side <= 0 or side < settings.min_box_side:
         return RejectedExample(Reason.BOX_DEGENERATE, f"{shown} has a side of {side:g} pixels")
     return None
+
+
+def _cuts(settings: ConversionSettings) -> bool:
+    """Whether boxes are cut to the picture: training refuses what sticks out further than it."""
+    return settings.clip_boxes or settings.box_tolerance > box_ops.TOLERANCE
 
 
 def check_boxes(
@@ -141,7 +149,7 @@ def check_boxes(
         raise next(iter(faults.values()))
     if faults:
         example = without_boxes(example, set(faults))
-    if len(boxes) and settings.clip_boxes and size is not None:
+    if len(boxes) and _cuts(settings) and size is not None:
         example = {**example, "boxes": box_ops.clip_boxes(example["boxes"], *size)}
     return example, list(faults.values())
 

@@ -12,6 +12,8 @@ from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.preparation import checks, pictures
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample, reading_rejection
 from ofa_jax.data.preparation.settings import ConversionSettings
+from ofa_jax.data.preparation.tally import NOTES
+from ofa_jax.data.sources.box_units import STORED_BOXES, UPRIGHT_BOXES
 from ofa_jax.data.task import Records
 
 
@@ -108,6 +110,8 @@ def convert_without_codes(example: Example, settings: ConversionSettings) -> Con
     Raises:
       RejectedExample: with the reason.
     """
+    example = dict(example)
+    told = tuple(example.pop("notes", ()))
     checks.check_fields(example, settings)
     data = example.get("image", b"")
     if isinstance(data, np.ndarray):
@@ -118,7 +122,15 @@ def convert_without_codes(example: Example, settings: ConversionSettings) -> Con
         example, removed = checks.check_boxes(example, None, settings)
         return Converted(example, tuple(fault.reason for fault in removed))
     picture = pictures.check_picture(data, settings)
+    notes = (*picture.notes, *(note for note in told if note in NOTES))
     try:
+        if (UPRIGHT_BOXES if not settings.upright else STORED_BOXES) in told:
+            kind, remedy = ("stored", "do not") if settings.upright else ("upright", "do")
+            raise RejectedExample(
+                Reason.OTHER_SIZE,
+                f"its annotations are of the {kind} picture, and it has a rotation tag: {remedy} "
+                "give --upright",
+            )
         example, removed = checks.check_boxes(example, picture.original, settings)
         example = {**example, "image": picture.data}
         if len(example.get("boxes", ())):
@@ -127,9 +139,9 @@ def convert_without_codes(example: Example, settings: ConversionSettings) -> Con
         detail = rejection.detail
         if "rotation_tag" in picture.notes and rejection.reason is Reason.BOX_OUTSIDE:
             detail += "; the picture has a rotation tag, see --upright"
-        raise RejectedExample(rejection.reason, detail, picture.notes) from rejection
+        raise RejectedExample(rejection.reason, detail, notes) from rejection
     reasons = tuple(fault.reason for fault in removed)
-    return Converted(example, reasons, picture.pixels, picture.notes)
+    return Converted(example, reasons, picture.pixels, notes)
 
 
 def _with_moved_boxes(example: Example, picture: pictures.CheckedPicture) -> Example:

@@ -99,6 +99,7 @@ def with_split(
     manifest = identity(plan)
     manifest["splits"][plan.split] |= {
         **total.as_dict(),
+        "left_out": plan.left_out.as_dict(),
         "shards": [result.file_entry() for result in results],
     }
     others = (existing or {}).get("splits", {})

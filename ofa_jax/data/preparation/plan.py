@@ -19,8 +19,10 @@ from ofa_jax.data.preparation.conversion import convert_without_codes, read_reco
 from ofa_jax.data.preparation.pictures import codes_per_picture
 from ofa_jax.data.preparation.reasons import RejectedExample
 from ofa_jax.data.preparation.settings import ConversionSettings
+from ofa_jax.data.preparation.tally import Tally
 from ofa_jax.data.sources import array_record, split_paths
-from ofa_jax.data.task import Source
+from ofa_jax.data.sources.left_out import LeftOut
+from ofa_jax.data.task import Records, Source
 
 TARGET_SHARD_BYTES = 256 << 20
 # Even a small set is cut into some shards, so that several processes have work.
@@ -44,6 +46,7 @@ class Plan:
       limit: at most this many records were asked for; None: all.
       strict: whether the first bad record ends the preparation.
       overwrite: whether what was made of other inputs is removed, not refused.
+      left_out: items of the source's files that stand in no record, by reason.
     """
 
     source: Source
@@ -56,6 +59,7 @@ class Plan:
     limit: int | None = None
     strict: bool = False
     overwrite: bool = False
+    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
 
     def shard_name(self, shard: int) -> str:
         """File name of shard number `shard`."""
@@ -94,35 +98,39 @@ class Estimate:
 
     Attributes:
       stored_bytes: bytes of all shards, about.
+      tally: what became of the sampled records.
     """
 
     stored_bytes: int
+    tally: Tally = dataclasses.field(default_factory=Tally)
 
 
-def estimate(plan: Plan) -> Estimate:
-    """Converts a few records, evenly spread, to know how large the whole will be.
+def estimate(plan: Plan, records: Records) -> Estimate:
+    """Converts a few records, evenly spread, to know how large and how good the whole will be.
 
     Args:
       plan: its number of shards does not matter.
+      records: the opened source.
 
     Returns:
       The estimate; of equal plans always the same.
     """
-    records = plan.source.open(plan.split)
     codes = np.zeros(codes_per_picture(plan.settings), np.int32)
     count = min(_SAMPLED_RECORDS, plan.num_records)
-    total = 0
-    for index in np.linspace(0, plan.num_records - 1, count).astype(int):
+    total, tally = 0, Tally()
+    for index in np.linspace(0, plan.num_records - 1, count).astype(int).tolist():
         try:
-            converted = convert_without_codes(read_record(records, int(index)), plan.settings)
-        except RejectedExample:
+            converted = convert_without_codes(read_record(records, index), plan.settings)
+        except RejectedExample as rejection:
+            tally.drop(index, None, rejection)
             continue
         example = converted.example
+        tally.keep(example["type"], converted.removed_boxes, converted.notes)
         if converted.square is not None:
             # Real codes are as long, and take a network some time.
             example = {**example, "image_codes": codes}
         total += len(array_record.encode_example(example))
-    return Estimate(stored_bytes=total * plan.num_records // max(1, count))
+    return Estimate(total * plan.num_records // max(1, count), tally)
 
 
 def make_plan(
@@ -136,6 +144,7 @@ def make_plan(
     limit: int | None = None,
     strict: bool = False,
     overwrite: bool = False,
+    go_on: bool = False,
 ) -> tuple[Plan, Estimate]:
     """Looks at a source and decides how its records are cut into shards.
 
@@ -149,19 +158,21 @@ def make_plan(
       limit: only the first so many records.
       strict: whether the first bad record ends the preparation.
       overwrite: whether what was made of other inputs is removed, not refused.
+      go_on: whether to make a plan even where every record of a sample is bad.
 
     Returns:
-      The plan, and how large the result will be.
+      The plan, and what a sample of the records says about the result.
 
     Raises:
-      ValueError: an empty source, or a number that cannot be.
+      ValueError: an empty source, a number that cannot be, or only bad records in a sample.
     """
     for name, value in (("num_shards", num_shards), ("shard_bytes", shard_bytes), ("limit", limit)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     # Before the source is opened: what changes from here on is seen at the end.
     inputs = source_inputs(source, split)
-    num_records = len(source.open(split))
+    records = source.open(split)
+    num_records = len(records)
     if limit is not None:
         num_records = min(limit, num_records)
     if not num_records:
@@ -179,8 +190,16 @@ def make_plan(
         limit=limit,
         strict=strict,
         overwrite=overwrite,
+        left_out=getattr(records, "left_out", LeftOut()),
     )
-    estimated = estimate(plan)
+    estimated = estimate(plan, records)
+    if not estimated.tally.examples and not go_on:
+        named = next(iter(estimated.tally.named.values()))[0]["detail"]
+        counts = ", ".join(f"{reason} {n}" for reason, n in estimated.tally.dropped.items())
+        raise ValueError(
+            f"all {estimated.tally.records} records that were looked at would be dropped "
+            f"({counts}), such as {named}; --go_on prepares what there is"
+        )
     if num_shards is None:
         by_size = math.ceil(estimated.stored_bytes / shard_bytes)
         by_count = min(_SMALL_SET_SHARDS, math.ceil(num_records / _SMALL_SHARD_RECORDS))

@@ -32,10 +32,11 @@ class ConversionSettings:
       max_side: most pixels of a picture's long side.
       max_pixels: most pixels of a picture in all; refused from the header.
       max_aspect: most that the long side may be of the short side; None: any.
-      bad_boxes: where a box is bad, drop the example (`drop_example`), or the box with its label
-        and expressions (`drop_box`).
+      bad_boxes: where a box is bad, drop the box with its label and expressions (`drop_box`), and
+        the example only where none is left; or drop the example (`drop_example`).
       min_box_side: least pixels of a box's shorter side, in the original picture.
-      box_tolerance: pixels by which a box may stick out of its picture.
+      box_tolerance: pixels by which a box may stick out of its picture; what sticks out by more
+        than training takes is cut.
       clip_boxes: cut boxes that stick out further to the picture, instead of calling them bad.
       min_words: least words of a caption or text.
       max_words: most words of a caption, question, answer, label or expression.
@@ -56,7 +57,7 @@ class ConversionSettings:
     max_side: int = 10_000
     max_pixels: int = MAX_PIXELS
     max_aspect: float | None = None
-    bad_boxes: str = "drop_example"
+    bad_boxes: str = "drop_box"
     min_box_side: float = 0.0
     box_tolerance: float = 1.0
     clip_boxes: bool = False

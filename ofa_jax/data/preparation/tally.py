@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample
+from ofa_jax.data.sources.box_units import OTHER_SHAPE
 
 # Examples that are named per reason.
 NAMED_EXAMPLES = 20
@@ -15,6 +16,7 @@ NAMED_EXAMPLES = 20
 NOTES = {
     "rotation_tag": "images carry a rotation tag (EXIF)",
     "truncated_image": "images are cut off and stored with what there is of them",
+    OTHER_SHAPE: "images have another shape than their annotations say",
 }
 
 

@@ -12,16 +12,16 @@ import abc
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ofa_jax.data.instruction import Example
-from ofa_jax.data.ops.image_files import read_header
 from ofa_jax.data.sources import json_items, split_paths
+from ofa_jax.data.sources.box_units import check_box_units, fractions_to_pixels, placed_boxes
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import stamp
+from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
+from ofa_jax.data.sources.reasons import Reason
 
 
 class Row(NamedTuple):
@@ -32,6 +32,7 @@ class Row(NamedTuple):
       picture: file name of the picture, with or without folders.
       fields: the other fields of the flat schema.
       relative: whether `boxes` are fractions of the picture's sides, not pixels.
+      size: width and height that the annotations give the picture, in pixels; None: they do not.
       folder: where the picture lies, if that is known; "" means in one of the source's folders.
     """
 
@@ -39,6 +40,7 @@ class Row(NamedTuple):
     picture: str
     fields: Example
     relative: bool = False
+    size: tuple[int, int] | None = None
     folder: str = ""
 
 
@@ -74,8 +76,12 @@ class AnnotatedPictures(abc.ABC):
     dataset: str = ""
 
     @abc.abstractmethod
-    def table(self, split: str) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
         """Joins the annotation files of a split.
+
+        Args:
+          split: its name.
+          left_out: counts the items that stand in no row.
 
         Raises:
           ValueError: a file is missing or not as its layout says.
@@ -91,8 +97,25 @@ class AnnotatedPictures(abc.ABC):
         state = tuple((path, stamp(path)) for path in split_paths.of_source(self, split))
         records = PictureRecords(self, split, folders, state)
         if not len(records):
-            raise SourceError(f"{type(self).__name__}: there are no examples of split {split!r}")
+            lost = f"; left out: {records.left_out}" if records.left_out.total else ""
+            raise SourceError(
+                f"{type(self).__name__}: there are no examples of split {split!r}{lost}"
+            )
         return records
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BoxedPictures(AnnotatedPictures):
+    """Source of pictures with boxes.
+
+    Attributes:
+      boxes: what coordinates are: `pixels`, or `fractions` of the picture's sides.
+    """
+
+    boxes: str = "pixels"
+
+    def __post_init__(self) -> None:
+        check_box_units(self.boxes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +147,13 @@ class PictureRecords:
             image = read_picture(folders, row.picture)
             example = {"image": image, **row.fields}
             if row.relative:
-                sides = np.array(read_header(image).size * 2, np.float32)
-                example["boxes"] = example["boxes"] * sides
+                example["boxes"] = fractions_to_pixels(example["boxes"], image)
+            elif row.size is not None:
+                follow = getattr(self.source, "scale_boxes", False)
+                boxes, note = placed_boxes(example["boxes"], image, row.size, follow=follow)
+                example["boxes"] = boxes
+                if note:
+                    example["notes"] = [note]
         except (ValueError, FileNotFoundError) as error:
             raise SourceError(f"{row.place}: {error}") from error
         if self.source.dataset:
@@ -133,14 +161,20 @@ class PictureRecords:
         return example
 
     @property
+    def left_out(self) -> LeftOut:
+        """What of the annotations stands in no example."""
+        return _table(self.source, self.split, self.state)[1]
+
+    @property
     def _rows(self) -> Sequence[Row]:
-        return _table(self.source, self.split, self.state)
+        return _table(self.source, self.split, self.state)[0]
 
 
 @functools.lru_cache(maxsize=32)
-def _table(source: AnnotatedPictures, split: str, state: Any) -> Sequence[Row]:
+def _table(source: AnnotatedPictures, split: str, state: Any) -> tuple[Sequence[Row], LeftOut]:
     del state
-    return source.table(split)
+    left_out = LeftOut()
+    return source.table(split, left_out), left_out
 
 
 def read_picture(folders: Iterable[str], name: str) -> bytes:
@@ -169,20 +203,10 @@ def read_picture(folders: Iterable[str], name: str) -> bytes:
     raise FileNotFoundError(f"the picture {name} is not in {', '.join(folders)}")
 
 
-def corners(box: Sequence[float]) -> list[float]:
-    """x0, y0, x1, y1 of a box given as left, top, width, height.
-
-    Raises:
-      ValueError: not four numbers.
-    """
-    if len(box) != 4:
-        raise ValueError(f"the box {str(box)[:60]} is not left, top, width, height")
-    left, top, width, height = (float(value) for value in box)
-    return [left, top, left + width, top + height]
-
-
 def read_items(
-    path: str, readers: Mapping[str, Callable[[Any], None]] | Callable[[Any], None]
+    path: str,
+    readers: Mapping[str, Callable[[Any], None]] | Callable[[Any], None],
+    left_out: LeftOut,
 ) -> None:
     """Hands every entry of a JSON file to the function of its section.
 
@@ -190,35 +214,67 @@ def read_items(
       path: the file.
       readers: section to function; or one function, where the file is a list or a mapping, which
         receives an entry of a list, or key and value of a mapping's entry as a pair.
+      left_out: counts the entries in which a function does not find what it needs.
 
     Raises:
-      SourceError: not JSON, a section is missing, or a function does not find what it needs; the
-        message names file and entry.
+      SourceError: not JSON, or a section is missing.
     """
-    if callable(readers):
-        _read(path, json_items.items(path), lambda item: readers)
-        return
-    table = readers
-    found = _read(path, json_items.items(path, table), lambda item: table[item.section])
-    if missing := [section for section in table if section not in found]:
+    sections = None if callable(readers) else readers
+    found = set()
+    for item in json_items.items(path, sections):
+        found.add(item.section)
+        reader = readers if callable(readers) else readers[item.section]
+        try:
+            reader((item.key, item.value) if isinstance(item.key, str) else item.value)
+        except READING_ERRORS as error:
+            left_out.add_error(f"{path}, {item.place}", error)
+    if missing := [section for section in sections or () if section not in found]:
         raise SourceError(
             f"{path}: the section {', '.join(map(repr, missing))} is missing or empty"
         )
 
 
-def _read(
-    path: str,
-    entries: Iterable[json_items.Item],
-    reader_of: Callable[[json_items.Item], Callable[[Any], None]],
-) -> set[str]:
-    sections = set()
-    for item in entries:
-        sections.add(item.section)
-        keyed = isinstance(item.key, str)
+class Unique(Mapping[Any, Any]):
+    """Entries by their identifier; none for an identifier that two different entries have.
+
+    The last one of them would make wrong pairs, and so would the first.
+    """
+
+    def __init__(self, what: str):
+        """Args: what the entries are, for messages."""
+        self._what = what
+        self._entries: dict[Any, Any] = {}
+        self._twice: set[Any] = set()
+
+    def add(self, key: Any, entry: Any) -> None:
+        """Takes an entry; the same one again changes nothing."""
+        if self._entries.setdefault(key, entry) != entry:
+            self._twice.add(key)
+
+    def __getitem__(self, key: Any) -> Any:
+        """The entry.
+
+        Raises:
+          KeyError: there is none.
+          SourceError: there are several that differ.
+        """
+        if key in self._twice:
+            raise SourceError(f"{self._what} {key} is there twice", Reason.DUPLICATED_ID)
+        return self._entries[key]
+
+    def find(self, key: Any, reason: Reason) -> Any:
+        """The entry.
+
+        Raises:
+          SourceError: there is none, counted under `reason`; or there are several that differ.
+        """
         try:
-            reader_of(item)((item.key, item.value) if keyed else item.value)
+            return self[key]
         except KeyError as error:
-            raise SourceError(f"{path}, {item.place}: it lacks {error}") from error
-        except (ValueError, TypeError, AttributeError, IndexError) as error:
-            raise SourceError(f"{path}, {item.place}: {error}") from error
-    return sections
+            raise SourceError(f"there is no {self._what} {key}", reason) from error
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)

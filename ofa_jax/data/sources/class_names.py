@@ -30,5 +30,7 @@ def class_words(path: str, name: str) -> str:
 def _read(path: str) -> dict[str, str]:
     if not pathlib.Path(path).is_file():
         raise SourceError(f"{path} does not exist; it should hold a class and its words per line")
-    pairs = [line.split(maxsplit=1) for line in pathlib.Path(path).read_text("utf-8").splitlines()]
+    pairs = [
+        line.split(maxsplit=1) for line in pathlib.Path(path).read_text("utf-8-sig").splitlines()
+    ]
     return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}

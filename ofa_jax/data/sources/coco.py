@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import array
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import (
     AnnotatedPictures,
+    BoxedPictures,
     Row,
-    corners,
+    Unique,
     read_items,
 )
+from ofa_jax.data.sources.box_table import BoxCollector, Picture
+from ofa_jax.data.sources.box_units import corners
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.left_out import LeftOut
+from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.values import flag, identifier, text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,25 +33,30 @@ class CocoCaptions(AnnotatedPictures):
 
     annotations: split_paths.Paths
 
-    def table(self, split: str) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
         """Joins pictures and captions; pictures without caption are left out."""
         rows = []
         for path in split_paths.files(self.annotations, split, "COCO captions"):
-            names: dict[Any, str] = {}
+            pictures = Unique("image")
             captions: dict[Any, list[str]] = collections.defaultdict(list)
 
-            def read_image(entry: Any, names=names) -> None:
-                names[entry["id"]] = entry["file_name"]
-
             def read_caption(entry: Any, captions=captions) -> None:
-                captions[entry["image_id"]].append(str(entry["caption"]))
+                caption = text(entry["caption"], "the caption")
+                captions[identifier(entry["image_id"], "image_id")].append(caption)
 
-            read_items(path, {"images": read_image, "annotations": read_caption})
-            _refuse_strangers(path, captions, names)
-            for identifier, name in names.items():
-                if identifier in captions:
-                    fields = caption_fields(str(identifier), captions[identifier])
-                    rows.append(Row(f"{path}, image {identifier}", name, fields))
+            readers = {"images": picture_reader(pictures), "annotations": read_caption}
+            read_items(path, readers, left_out)
+            # In the order of 'images'; what is not listed there follows, and is left out.
+            for key in dict.fromkeys((*pictures, *captions)):
+                if not (found := captions.get(key)):
+                    continue
+                place = f"{path}, image {key}"
+                try:
+                    picture = pictures.find(key, Reason.UNLISTED_IMAGE)
+                except SourceError as error:
+                    left_out.add_error(f"{place}, captions", error, len(found))
+                    continue
+                rows.append(Row(place, picture.name, caption_fields(str(key), found)))
         return rows
 
 
@@ -64,7 +72,7 @@ class KarpathyCaptions(AnnotatedPictures):
     annotations: split_paths.Paths
     with_restval: bool = True
 
-    def table(self, split: str) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
         """The pictures of a split and their captions."""
         wanted = {split, "restval"} if split == "train" and self.with_restval else {split}
         rows: list[Row] = []
@@ -72,22 +80,26 @@ class KarpathyCaptions(AnnotatedPictures):
         found = set()
 
         def read(entry: Any) -> None:
-            found.add(entry["split"])
+            found.add(str(entry["split"]))
             if entry["split"] not in wanted:
                 return
-            identifier = str(entry.get("cocoid", entry["imgid"]))
-            name = "/".join(filter(None, (entry.get("filepath", ""), entry["filename"])))
-            fields = caption_fields(identifier, [str(one["raw"]) for one in entry["sentences"]])
-            rows.append(Row(f"{path}, image {identifier}", name, fields))
+            number = text(entry["cocoid"] if "cocoid" in entry else entry["imgid"], "the id")
+            name = "/".join(filter(None, (entry.get("filepath"), text(entry["filename"]))))
+            place = f"{path}, image {number}"
+            captions = left_out.read_each(
+                entry["sentences"], lambda one: text(one["raw"], "the caption"), place
+            )
+            if captions:
+                rows.append(Row(place, name, caption_fields(number, captions)))
 
-        read_items(path, {"images": read})
-        if not rows:
+        read_items(path, {"images": read}, left_out)
+        if not wanted & found:
             raise SourceError(f"{path} has no split {split!r}, only {', '.join(sorted(found))}")
         return rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CocoInstances(AnnotatedPictures):
+class CocoInstances(BoxedPictures):
     """`instances_train2014.json`, Objects365's `zhiyuan_objv2_train.json`, and the like.
 
     One example per picture that has boxes, these in the order of the file. Crowds, whose box
@@ -95,88 +107,60 @@ class CocoInstances(AnnotatedPictures):
 
     Attributes:
       annotations: the JSON file.
+      scale_boxes: whether boxes follow pictures that have another size than the file says.
     """
 
     annotations: split_paths.Paths
+    scale_boxes: bool = False
 
-    def table(self, split: str) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
         """Joins pictures, boxes and class names; boxes stay in arrays."""
         path = split_paths.file(self.annotations, split, "COCO instances")
-        names: dict[Any, str] = {}
-        classes: dict[Any, str] = {}
-        pictures, categories, boxes = array.array("q"), array.array("q"), array.array("f")
-
-        def read_image(entry: Any) -> None:
-            names[int(entry["id"])] = entry["file_name"]
+        pictures, classes = Unique("image"), Unique("category")
+        boxes = BoxCollector(path)
 
         def read_category(entry: Any) -> None:
-            classes[int(entry["id"])] = str(entry["name"]).strip()
+            classes.add(identifier(entry["id"]), text(entry["name"], "the name").strip())
 
         def read_box(entry: Any) -> None:
-            if not entry.get("iscrowd", 0):
-                box = corners(entry["bbox"])
-                pictures.append(int(entry["image_id"]))
-                categories.append(int(entry["category_id"]))
-                boxes.extend(box)
+            if not flag(entry.get("iscrowd"), "iscrowd"):
+                boxes.add(
+                    identifier(entry["image_id"], "image_id"),
+                    identifier(entry["category_id"], "category_id"),
+                    corners(entry.get("bbox")),
+                )
 
-        read_items(
-            path, {"images": read_image, "annotations": read_box, "categories": read_category}
-        )
-        picture_of = np.array(pictures, np.int64)
-        category_of = np.array(categories, np.int64)
-        _refuse_strangers(path, np.unique(picture_of).tolist(), names)
-        for category in np.unique(category_of).tolist():
-            if category not in classes:
-                raise SourceError(f"{path}: boxes of category {category}, which is not declared")
-        order = np.argsort(picture_of, kind="stable")
-        return _BoxTable(
-            path,
-            names,
-            classes,
-            *np.unique(picture_of[order], return_index=True),
-            category_of[order],
-            np.array(boxes, np.float32).reshape(-1, 4)[order],
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _BoxTable(Sequence):
-    """Rows made on demand: Python objects for tens of millions of boxes would not fit.
-
-    Attributes:
-      path: the annotation file.
-      names: picture to file name.
-      classes: category to name.
-      pictures: int64[rows] identifiers.
-      starts: int64[rows], the first box of each.
-      categories: int64[boxes].
-      boxes: float32[boxes, 4], grouped by picture.
-    """
-
-    path: str
-    names: dict[int, str]
-    classes: dict[int, str]
-    pictures: np.ndarray
-    starts: np.ndarray
-    categories: np.ndarray
-    boxes: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index):
-        identifier = int(self.pictures[index])
-        start = self.starts[index]
-        end = self.starts[index + 1] if index + 1 < len(self) else len(self.boxes)
-        labels = [self.classes[number] for number in self.categories[start:end].tolist()]
-        fields = {
-            "image_id": str(identifier),
-            "boxes": self.boxes[start:end].copy(),
-            "labels": labels,
-            "objects": list(dict.fromkeys(labels)),
-            "type": "detection",
+        readers = {
+            "images": picture_reader(pictures),
+            "annotations": read_box,
+            "categories": read_category,
         }
-        return Row(f"{self.path}, image {identifier}", self.names[identifier], fields)
+        read_items(path, readers, left_out)
+        return boxes.table(
+            lambda key: pictures.find(key, Reason.UNLISTED_IMAGE),
+            lambda key: classes.find(key, Reason.UNDECLARED_CLASS),
+            left_out,
+            ordered=True,
+            relative=self.boxes == "fractions",
+        )
+
+
+def picture_reader(pictures: Unique) -> Callable[[Any], None]:
+    """What reads an entry of the section 'images'."""
+
+    def read(entry: Any) -> None:
+        size = declared_size(entry)
+        pictures.add(identifier(entry["id"]), Picture(text(entry["file_name"], "file_name"), size))
+
+    return read
+
+
+def declared_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height of an entry of 'images' in pixels; None where it does not say them."""
+    sides = [entry.get(key) for key in ("width", "height")]
+    if all(isinstance(side, int | float) and side > 0 for side in sides):
+        return int(sides[0]), int(sides[1])
+    return None
 
 
 def caption_fields(identifier: str, captions: list[str]) -> dict[str, Any]:
@@ -197,11 +181,3 @@ def caption_fields(identifier: str, captions: list[str]) -> dict[str, Any]:
         "caption": captions[0],
         "type": "caption",
     }
-
-
-def _refuse_strangers(path: str, wanted: Any, known: Any) -> None:
-    for identifier in wanted:
-        if identifier not in known:
-            raise SourceError(
-                f"{path}: an annotation names the image {identifier}, which is not in 'images'"
-            )

@@ -12,6 +12,7 @@ from typing import Any
 
 from ofa_jax.data.sources import schema, split_paths
 from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.sources.box_units import BOX_UNITS
 from ofa_jax.data.sources.coco import CocoCaptions, CocoInstances, KarpathyCaptions
 from ofa_jax.data.sources.open_images import OpenImagesBoxes
 from ofa_jax.data.sources.parquet import BOX_FORMS, ParquetSource
@@ -91,6 +92,11 @@ def _paths(meaning: str, *, required: bool = True) -> Argument:
     return Argument(meaning, split_paths.parse, required)
 
 
+_BOXES = {"boxes": Argument(f"what coordinates are, one of {', '.join(BOX_UNITS)}; pixels")}
+_SCALED_BOXES = {
+    "scale_boxes": Argument("whether boxes follow resized pictures; false", _flag),
+    **_BOXES,
+}
 _DATASET = {"dataset": Argument("name of the data set, stored with every example")}
 _IMAGES = {"images": _paths("folder of the pictures; several are separated by commas"), **_DATASET}
 
@@ -111,6 +117,7 @@ FORMATS: Mapping[str, Format] = {
             "layout": Argument(f"one of {', '.join(LAYOUTS)}", required=True),
             "types": Argument(f"rows to keep of vision_language, of {', '.join(TYPES)}", _names),
             "columns": Argument("the file's columns, if not the official ones; _ skips", _names),
+            **_BOXES,
             **_DATASET,
         },
     ),
@@ -131,7 +138,7 @@ FORMATS: Mapping[str, Format] = {
     "coco_instances": Format(
         "boxes in COCO's form: instances_*.json, Objects365",
         CocoInstances,
-        {"annotations": _paths("the JSON file"), **_IMAGES},
+        {"annotations": _paths("the JSON file"), **_SCALED_BOXES, **_IMAGES},
     ),
     "vqa": Format(
         "VQAv2: v2_OpenEnded_mscoco_*_questions.json, v2_mscoco_*_annotations.json",
@@ -159,13 +166,14 @@ FORMATS: Mapping[str, Format] = {
         {
             "refs": _paths("the expressions, a pickle or JSON"),
             "instances": _paths("instances.json of the same folder"),
+            **_SCALED_BOXES,
             **_IMAGES,
         },
     ),
     "visual_genome_regions": Format(
         "Visual Genome: region_descriptions.json",
         VisualGenomeRegions,
-        {"annotations": _paths("the JSON file"), **_IMAGES},
+        {"annotations": _paths("the JSON file"), **_BOXES, **_IMAGES},
     ),
     "visual_genome_questions": Format(
         "Visual Genome: question_answers.json",
@@ -175,7 +183,7 @@ FORMATS: Mapping[str, Format] = {
     "visual_genome_objects": Format(
         "Visual Genome: objects.json",
         VisualGenomeObjects,
-        {"annotations": _paths("the JSON file"), **_IMAGES},
+        {"annotations": _paths("the JSON file"), **_BOXES, **_IMAGES},
     ),
     "snli_ve": Format(
         "SNLI-VE: snli_ve_*.jsonl beside the pictures of Flickr30k",
@@ -217,12 +225,15 @@ FORMATS: Mapping[str, Format] = {
         {
             "paths": _paths("the files; * and commas are allowed"),
             "columns": Argument(
-                "field=column,...: image=image.bytes,captions=text", _pairs, required=True
+                "field=column,...: image=image.bytes,answers=answers[].answer",
+                _pairs,
+                required=True,
             ),
             "constants": Argument(
                 "field=text,... of every row: type=caption,dataset=sbu", _pairs, required=True
             ),
             "box_form": Argument(f"one of {', '.join(BOX_FORMS)}; xyxy"),
+            **_BOXES,
         },
     ),
     "tfds": Format(
@@ -237,7 +248,7 @@ FORMATS: Mapping[str, Format] = {
         },
     ),
     "text": Format(
-        "lines of text or JSON, also .gz and .zst",
+        "lines of text or JSON, also compressed",
         TextSource,
         {
             "paths": _paths("the files; * and commas are allowed"),

@@ -43,7 +43,7 @@ def items(path: str, sections: Collection[str] | None = None) -> Iterator[Item]:
     """Walks the entries of a file.
 
     Args:
-      path: a JSON file, UTF-8.
+      path: a JSON file, UTF-8, with or without a byte-order mark.
       sections: keys of the file's object whose entries are wanted, a list's or a mapping's; a
         section that holds a single value comes as one entry of key 0. None: the file itself is
         the list or mapping whose entries are wanted.
@@ -54,7 +54,7 @@ def items(path: str, sections: Collection[str] | None = None) -> Iterator[Item]:
     Raises:
       SourceError: not JSON, not UTF-8, or cut off; the message names the file and the place.
     """
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         text = _Text(path, file)
         if sections is None:
             yield from _entries(text, "")

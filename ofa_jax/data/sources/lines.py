@@ -1,8 +1,9 @@
 """Random access to the lines of a text file, by byte offset.
 
-A file is mapped into memory and scanned once for its line ends; reading a line slices it. TSV,
-CSV and JSON-lines sources share this. Open maps and offsets are kept per process, so records
-that name only their path pickle small.
+A file is mapped into memory and scanned once for its line ends; reading a line slices it. TSV and
+JSON-lines sources share this. A byte-order mark is no part of the first line, and a file without
+any newline has its lines between carriage returns. Open maps and offsets are kept per process, so
+records that name only their path pickle small.
 """
 
 from __future__ import annotations
@@ -14,9 +15,21 @@ import numpy as np
 
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import cached_by_file
+from ofa_jax.data.sources.reasons import Reason
 
 _CHUNK = 1 << 24
 _NEWLINE, _RETURN = ord("\n"), ord("\r")
+_MARK = b"\xef\xbb\xbf"
+# First bytes of what is no UTF-8 text, and what makes one of it.
+_OTHERS = {
+    b"\x1f\x8b": "compressed (gzip): unpack it with gunzip -k",
+    b"BZh": "compressed (bzip2): unpack it with bunzip2 -k",
+    b"\xfd7zXZ\x00": "compressed (xz): unpack it with unxz -k",
+    b"\x28\xb5\x2f\xfd": "compressed (Zstandard): unpack it with unzstd",
+    b"PK\x03\x04": "an archive (zip): unpack it with unzip",
+    b"\xff\xfe": "UTF-16, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "UTF-16, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8",
+}
 
 
 @cached_by_file(256)
@@ -31,18 +44,23 @@ def spans(path: str) -> np.ndarray:
     """int64[lines, 2]: begin and end byte of each line that is not blank, without its line end.
 
     Raises:
-      SourceError: the file is empty.
+      SourceError: the file is empty, compressed, or no UTF-8 by its first bytes.
     """
     size = pathlib.Path(path).stat().st_size
     if size == 0:
         raise SourceError(f"{path} is empty")
-    data = np.frombuffer(content(path), np.uint8)
+    memory = content(path)
+    for start, what in _OTHERS.items():
+        if memory[: len(start)] == start:
+            raise SourceError(f"{path} is {what}", Reason.UNREADABLE_RECORD)
+    data, newline = np.frombuffer(memory, np.uint8), _newline(memory)
     newlines = [
-        begin + np.flatnonzero(data[begin : begin + _CHUNK] == _NEWLINE)
+        begin + np.flatnonzero(data[begin : begin + _CHUNK] == newline)
         for begin in range(0, size, _CHUNK)
     ]
     ends = np.concatenate([*newlines, [size]]).astype(np.int64)
-    starts = np.concatenate([[0], ends[:-1] + 1])
+    first = len(_MARK) if memory[: len(_MARK)] == _MARK else 0
+    starts = np.concatenate([[first], ends[:-1] + 1])
     returns = (ends > starts) & (data[np.maximum(ends, 1) - 1] == _RETURN)
     ends = ends - returns
     return np.stack([starts, ends], axis=1)[ends > starts]
@@ -64,5 +82,9 @@ def line(path: str, index: int) -> bytes:
 def number(path: str, start: int) -> int:
     """Number, from 1, of the line that begins at byte `start`; for messages, since it counts."""
     memory = content(path)
-    begins = range(0, start, _CHUNK)
-    return 1 + sum(memory[begin : min(begin + _CHUNK, start)].count(b"\n") for begin in begins)
+    begins, newline = range(0, start, _CHUNK), bytes([_newline(memory)])
+    return 1 + sum(memory[begin : min(begin + _CHUNK, start)].count(newline) for begin in begins)
+
+
+def _newline(memory: mmap.mmap) -> int:
+    return _NEWLINE if memory.find(b"\n") >= 0 or memory.find(b"\r") < 0 else _RETURN

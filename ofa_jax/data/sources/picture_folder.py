@@ -16,6 +16,7 @@ from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, MadeRows,
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.coco import caption_fields
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.schema import nearest
 from ofa_jax.data.sources.webdataset import KINDS
 
@@ -37,8 +38,9 @@ class PictureFolder(AnnotatedPictures):
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind of picture {self.kind!r}{nearest(self.kind, KINDS)}")
 
-    def table(self, split: str) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
         """Lists the pictures."""
+        del left_out
         entries = [
             (folder, name)
             for folder in split_paths.folders(self.images, split, "the pictures")
@@ -61,6 +63,6 @@ class PictureFolder(AnnotatedPictures):
             label = path.parent.name
             fields["label"] = class_words(self.label_names, label) if self.label_names else label
         elif self.kind == "caption":
-            text = pathlib.Path(folder, f"{fields['image_id']}.txt").read_text("utf-8")
+            text = pathlib.Path(folder, f"{fields['image_id']}.txt").read_text("utf-8-sig")
             fields |= caption_fields(fields["image_id"], [text.strip()])
         return fields

@@ -10,8 +10,17 @@ from typing import Any, NamedTuple
 
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, MadeRows, Row, read_items
+from ofa_jax.data.sources.annotated_pictures import (
+    AnnotatedPictures,
+    MadeRows,
+    Row,
+    Unique,
+    read_items,
+)
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.left_out import LeftOut
+from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.values import flag, identifier, optional_text, text
 
 
 def answer_confidences(given: Sequence[str]) -> tuple[list[str], list[float]]:
@@ -56,34 +65,50 @@ class VqaV2(AnnotatedPictures):
     annotations: split_paths.Paths = ""
     image_name: str = "COCO_{subset}_{image_id:012d}.jpg"
 
-    def table(self, split: str) -> Sequence[Row]:
-        """Joins questions and answers."""
-        answers: dict[int | str, tuple[str, ...]] = {}
+    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+        """Joins questions and answers; questions that people did not answer are left out."""
+        answers = Unique("annotation of question")
 
         def read_answers(entry: Any) -> None:
-            given = (sys.intern(str(one["answer"])) for one in entry["answers"])
-            answers[entry["question_id"]] = tuple(given)
+            place = f"question {entry['question_id']}, answers"
+            given = left_out.read_each(
+                entry["answers"], lambda one: sys.intern(text(one["answer"], "the answer")), place
+            )
+            answers.add(identifier(entry["question_id"], "question_id"), tuple(given))
 
         if self.annotations:
             for path in split_paths.files(self.annotations, split, "VQAv2 annotations"):
-                read_items(path, {"annotations": read_answers})
-        entries: list[_Question] = []
+                read_items(path, {"annotations": read_answers}, left_out)
+        questions = Unique("question")
+        files: dict[int | str, str] = {}
         subsets: dict[str, str] = {}
         for path in split_paths.files(self.questions, split, "VQAv2 questions"):
             subsets[path] = _subset(path, split)
 
             def read_question(entry: Any, path=path) -> None:
-                identifier = entry["question_id"]
-                if self.annotations and identifier not in answers:
-                    raise ValueError(f"question {identifier} has no answers")
-                text = str(entry["question"])
-                entries.append(_Question(path, int(entry["image_id"]), identifier, text))
+                image = identifier(entry["image_id"], "image_id")
+                words = text(entry["question"], "the question")
+                shown = text(entry["question_id"], "question_id")
+                questions.add(key := identifier(shown), (image, shown, words))
+                files.setdefault(key, path)
 
-            read_items(path, {"questions": read_question})
+            read_items(path, {"questions": read_question}, left_out)
+        entries: list[tuple[_Question, tuple[str, ...]]] = []
+        for key in questions:
+            try:
+                question, given = _Question(files[key], *questions[key]), ()
+                if self.annotations:
+                    given = answers.find(key, Reason.NO_ANSWER)
+                    if not given:
+                        raise SourceError("there is no answer", Reason.NO_ANSWER)
+                entries.append((question, given))
+            except SourceError as error:
+                left_out.add_error(f"{files[key]}, question {key}", error)
 
-        def make(entry: _Question) -> Row:
-            name = self.image_name.format(subset=subsets[entry.path], image_id=entry.image)
-            return entry.row(name, answers.get(entry.identifier))
+        def make(entry: tuple[_Question, tuple[str, ...]]) -> Row:
+            question, given = entry
+            name = self.image_name.format(subset=subsets[question.path], image_id=question.image)
+            return question.row(name, given)
 
         return MadeRows(make, entries)
 
@@ -93,14 +118,14 @@ class _Question(NamedTuple):
 
     path: str
     image: int | str
-    identifier: int | str
+    identifier: str
     text: str
 
-    def row(self, name: str, given: Sequence[str] | None) -> Row:
+    def row(self, name: str, given: Sequence[str]) -> Row:
         """The row, with the answers that people gave."""
         fields: Example = {
             "image_id": str(self.image),
-            "example_id": str(self.identifier),
+            "example_id": self.identifier,
             "question": self.text,
             "type": "qa",
         }
@@ -113,7 +138,7 @@ def _subset(path: str, split: str) -> str:
     """The folder name in pictures' file names, such as train2014; test-dev has test's pictures."""
     found: list[str] = []
     try:
-        read_items(path, {"data_subtype": lambda value: found.append(str(value))})
+        read_items(path, {"data_subtype": lambda value: found.append(text(value))}, LeftOut())
     except SourceError:
         return split
     return found[0].replace("test-dev", "test") if found else split
@@ -133,24 +158,29 @@ class Gqa(AnnotatedPictures):
     full_answers: bool = False
     balanced_only: bool = False
 
-    def table(self, split: str) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
         """One row per question; test sets have no answers."""
-        entries: list[tuple[_Question, str | None]] = []
+        entries: list[tuple[_Question, tuple[str, ...]]] = []
         field = "fullAnswer" if self.full_answers else "answer"
         for path in split_paths.files(self.questions, split, "GQA questions"):
 
             def read(pair: Any, path=path) -> None:
-                identifier, entry = pair
-                if self.balanced_only and not entry["isBalanced"]:
+                shown, entry = pair
+                if self.balanced_only and not flag(entry["isBalanced"], "isBalanced"):
                     return
-                image, text = sys.intern(str(entry["imageId"])), str(entry["question"])
-                answer = sys.intern(str(entry[field])) if field in entry else None
-                entries.append((_Question(path, image, identifier, text), answer))
+                image = sys.intern(text(entry["imageId"], "imageId"))
+                words = text(entry["question"], "the question")
+                given: tuple[str, ...] = ()
+                if field in entry:
+                    if (answer := optional_text(entry[field], "the answer")) is None:
+                        raise SourceError("there is no answer", Reason.NO_ANSWER)
+                    given = (sys.intern(answer),)
+                entries.append((_Question(path, image, shown, words), given))
 
-            read_items(path, read)
+            read_items(path, read, left_out)
 
-        def make(entry: tuple[_Question, str | None]) -> Row:
-            question, answer = entry
-            return question.row(f"{question.image}.jpg", None if answer is None else [answer])
+        def make(entry: tuple[_Question, tuple[str, ...]]) -> Row:
+            question, given = entry
+            return question.row(f"{question.image}.jpg", given)
 
         return MadeRows(make, entries)

@@ -9,79 +9,110 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import (
-    AnnotatedPictures,
-    Row,
-    corners,
-    read_items,
-)
+from ofa_jax.data.sources.annotated_pictures import BoxedPictures, Row, Unique, read_items
+from ofa_jax.data.sources.box_units import corners
+from ofa_jax.data.sources.coco import picture_reader
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
+from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.values import identifier, text
 from ofa_jax.restricted_pickle import UnsafePickleError, load_restricted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RefCoco(AnnotatedPictures):
+class RefCoco(BoxedPictures):
     """One example per expression, as in the official TSV files; splits stand inside `refs`.
+
+    Expressions of gRefCOCO that mean no box or several are left out.
 
     Attributes:
       refs: `refs(unc).p`, `refs(google).p` or `refs(umd).p`; or the same list as JSON.
       instances: `instances.json` of the same folder.
+      scale_boxes: whether boxes follow pictures that have another size than `instances` says.
     """
 
     refs: split_paths.Paths
     instances: split_paths.Paths
+    scale_boxes: bool = False
 
-    def table(self, split: str) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
         """Joins expressions, boxes and pictures."""
-        names: dict[Any, str] = {}
-        boxes: dict[Any, list[float]] = {}
-
-        def read_image(entry: Any) -> None:
-            names[entry["id"]] = entry["file_name"]
+        pictures, boxes = Unique("image"), Unique("annotation")
 
         def read_box(entry: Any) -> None:
-            boxes[entry["id"]] = corners(entry["bbox"])
+            image = identifier(entry["image_id"]) if "image_id" in entry else None
+            boxes.add(identifier(entry["id"]), (image, corners(entry.get("bbox"))))
 
         instances = split_paths.file(self.instances, split, "RefCOCO's instances")
-        read_items(instances, {"images": read_image, "annotations": read_box})
+        readers = {"images": picture_reader(pictures), "annotations": read_box}
+        # Its faults count where an expression needs them: most boxes of COCO have none.
+        read_items(instances, readers, LeftOut())
         path = split_paths.file(self.refs, split, "RefCOCO's expressions")
-        rows, found = [], set()
+        rows: list[Row] = []
+        found = set()
         for number, entry in enumerate(_refs(path)):
+            place = f"{path}, ref {number}"
             try:
-                found.add(entry["split"])
-                if entry["split"] == split:
-                    box = np.array([boxes[entry["ann_id"]]], np.float32)
-                    name = names[entry["image_id"]]
-                    rows += _rows(f"{path}, ref {number}", entry, name, box)
-            except KeyError as error:
-                raise SourceError(f"{path}, ref {number}: there is no {error}") from error
-            except (TypeError, ValueError) as error:
-                raise SourceError(f"{path}, ref {number}: {error}") from error
-        if not rows:
-            raise SourceError(f"{path} has no split {split!r}, only {', '.join(sorted(found))}")
+                found.add(str(entry["split"]))
+                if str(entry["split"]).casefold() == split.casefold():
+                    rows += self._rows(place, entry, pictures, boxes, left_out)
+            except READING_ERRORS as error:
+                left_out.add_error(place, error)
+        if split.casefold() not in map(str.casefold, found):
+            known = f"only {', '.join(sorted(found))}" if found else f"left out: {left_out}"
+            raise SourceError(f"{path} has no split {split!r}, {known}")
         return rows
 
+    def _rows(
+        self,
+        place: str,
+        entry: Mapping[str, Any],
+        pictures: Unique,
+        boxes: Unique,
+        left_out: LeftOut,
+    ) -> Sequence[Row]:
+        image = identifier(entry["image_id"], "image_id")
+        owner, box = boxes.find(_target(entry["ann_id"]), Reason.MISSING_ANNOTATION)
+        if owner not in (None, image):
+            raise SourceError(
+                f"annotation {entry['ann_id']} is of image {owner}, not {image}",
+                Reason.MISSING_ANNOTATION,
+            )
+        picture = pictures.find(image, Reason.UNLISTED_IMAGE)
 
-def _rows(place: str, entry: Any, name: str, box: np.ndarray) -> Iterable[Row]:
-    for sentence in entry["sentences"]:
-        expression = str(sentence["sent"])
-        fields = {
-            "image_id": str(entry["image_id"]),
-            "example_id": str(sentence["sent_id"]),
-            "boxes": box,
-            "refexps": [expression],
-            "refexp_box_index": [0],
-            "region_captions": [expression],
-            "caption": expression,
-            "type": "visual_grounding",
-        }
-        yield Row(f"{place}, sentence {sentence['sent_id']}", name, fields)
+        def read(sentence: Mapping[str, Any]) -> Row:
+            expression = text(sentence["sent"], "the expression")
+            identity = text(sentence["sent_id"], "sent_id")
+            fields = {
+                "image_id": str(image),
+                "example_id": identity,
+                "boxes": np.array([box], np.float32),
+                "refexps": [expression],
+                "refexp_box_index": [0],
+                "region_captions": [expression],
+                "caption": expression,
+                "type": "visual_grounding",
+            }
+            relative = self.boxes == "fractions"
+            return Row(
+                f"{place}, sentence {identity}", picture.name, fields, relative, picture.size
+            )
+
+        return left_out.read_each(entry["sentences"], read, f"{place}, sentences")
+
+
+def _target(value: Any) -> int | str:
+    """The one annotation that an expression means; gRefCOCO gives lists, [-1] for none."""
+    targets = value if isinstance(value, list | tuple) else [value]
+    if len(targets) != 1 or targets[0] == -1:
+        raise SourceError(f"ann_id is {value!r}, not one annotation", Reason.NOT_ONE_TARGET)
+    return identifier(targets[0], "ann_id")
 
 
 def _refs(path: str) -> list[Any]:

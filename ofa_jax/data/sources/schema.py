@@ -110,6 +110,7 @@ FIELDS: Mapping[str, Field] = {
     "label": Field("text", "class of the whole example, as its data set writes it"),
     "dataset": Field("text", "name of the data set, such as cc12m"),
     "type": Field("text", "what kind of example it is: a key of `TYPES`"),
+    "notes": Field("texts", "what a source says about the record; counted, not stored"),
 }
 
 # Type of example -> fields that it must have. Annotations that test splits lack are not required.

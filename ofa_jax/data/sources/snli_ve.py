@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from ofa_jax.data.sources import lines, split_paths
 from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, Row
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.tsv_layouts import ENTAILMENT_LABELS
+from ofa_jax.data.sources.values import text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,8 +24,9 @@ class SnliVe(AnnotatedPictures):
 
     annotations: split_paths.Paths
 
-    def table(self, split: str) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
         """Rows made from their lines on demand."""
+        del left_out
         paths = split_paths.files(self.annotations, split, "SNLI-VE rows")
         return _Lines(tuple((path, line) for path in paths for line in range(_count(path))))
 
@@ -55,14 +58,14 @@ class _Lines(Sequence):
                 raise ValueError(
                     f"the class {label!r} is not one of {', '.join(ENTAILMENT_LABELS)}"
                 )
-            premise = str(entry["sentence1"])
-            name = str(entry["Flickr30K_ID"]).removesuffix(".jpg")
+            premise = text(entry["sentence1"], "sentence1")
+            name = text(entry["Flickr30K_ID"], "Flickr30K_ID").removesuffix(".jpg")
             fields = {
                 "image_id": name,
-                "example_id": str(entry["pairID"]),
+                "example_id": text(entry["pairID"], "pairID"),
                 "captions": [premise],
                 "caption": premise,
-                "hypothesis": str(entry["sentence2"]),
+                "hypothesis": text(entry["sentence2"], "sentence2"),
                 "label": label,
                 "type": "entailment",
             }

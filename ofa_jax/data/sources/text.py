@@ -1,4 +1,4 @@
-"""Plain text: JSON lines or lines of text, also compressed (.gz, .zst) as the Pile is.
+"""Plain text: JSON lines or lines of text, also compressed (gzip, bzip2, xz, Zstandard).
 
 Lines of a plain file are found by offset. A compressed file can only be read forward: reading in
 order, as `ofa_jax.prepare` does, passes it once; a step back begins again, so prepare compressed
@@ -8,10 +8,12 @@ text before training on it.
 from __future__ import annotations
 
 import bisect
+import bz2
 import dataclasses
 import gzip
 import io
 import json
+import lzma
 import os
 import threading
 from typing import Any
@@ -23,10 +25,13 @@ from ofa_jax.data.sources import lines, split_paths
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.schema import nearest
+from ofa_jax.data.sources.values import text
 
 FORMS = ("jsonl", "txt")
 
-_COMPRESSED = (".gz", ".zst")
+# Ending of a compressed file to its first bytes; either says that it is one.
+_COMPRESSED = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ", ".zst": b"\x28\xb5\x2f\xfd"}
+_MARK = "\ufeff".encode()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +58,17 @@ class TextSource:
         """Counts the lines of a split; compressed files are read through for that.
 
         Raises:
-          ValueError: a file is missing, empty or damaged.
+          ValueError: a file is missing, empty, damaged, or one JSON array.
         """
         paths = split_paths.files(self.paths, split, f"texts ({self.form})")
         counts = [_count(path) for path in paths]
+        if self.form == "jsonl":
+            for path, count in zip(paths, counts):
+                if count and _line(path, 0).lstrip().startswith(b"["):
+                    raise SourceError(
+                        f"{path} is one JSON array, not an object per line; "
+                        f"jq -c '.[]' {path} makes lines of it"
+                    )
         return TextRecords(self, paths, tuple(np.cumsum(counts, dtype=np.int64).tolist()))
 
 
@@ -85,29 +97,34 @@ class TextRecords:
         position = index - (self.ends[number - 1] if number else 0)
         line = _line(path, position)
         try:
-            text = line.decode("utf-8")
+            found = line.decode("utf-8")
             if self.source.form == "jsonl":
-                text = self._text(json.loads(text))
+                found = self._text(json.loads(found))
         except ValueError as error:
             raise SourceError(f"{path}, text {position + 1}: {error}") from error
         name = os.path.basename(path)
-        example = {"image_id": f"{name}:{position}", "text": text, "type": "text"}
+        example = {"image_id": f"{name}:{position}", "text": found, "type": "text"}
         return {**example, "dataset": self.source.dataset} if self.source.dataset else example
 
     def _text(self, entry: Any) -> str:
-        text = entry.get(self.source.key) if isinstance(entry, dict) else None
-        if not isinstance(text, str):
+        if not isinstance(entry, dict) or self.source.key not in entry:
             raise SourceError(f"the line is no object with a text under {self.source.key!r}")
-        return text
+        return text(entry[self.source.key], f"its {self.source.key!r}")
 
 
-def _is_compressed(path: str) -> bool:
-    return path.endswith(_COMPRESSED)
+@cached_by_file(256)
+def _compression(path: str) -> str | None:
+    """Ending that stands for how a file is compressed; None where it is not."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    by_head = (ending for ending, start in _COMPRESSED.items() if head.startswith(start))
+    by_name = (ending for ending in _COMPRESSED if path.lower().endswith(ending))
+    return next(by_head, None) or next(by_name, None)
 
 
 @cached_by_file(256)
 def _count(path: str) -> int:
-    if not _is_compressed(path):
+    if _compression(path) is None:
         return len(lines.spans(path))
     count = 0
     with _Cursor(path) as cursor:
@@ -119,7 +136,7 @@ def _count(path: str) -> int:
 
 
 def _line(path: str, position: int) -> bytes:
-    if not _is_compressed(path):
+    if _compression(path) is None:
         return lines.line(path, position)
     return _cursor(path, os.getpid()).line(position)
 
@@ -147,11 +164,12 @@ class _Cursor:
             self._file = io.BufferedReader(_decompressed(self._path), 1 << 20)
         try:
             for line in self._file:
+                line = line if self._position else line.removeprefix(_MARK)
                 if line := line.rstrip(b"\r\n"):
                     self._position += 1
                     self._last = line
                     return line
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, lzma.LZMAError) as error:
             raise SourceError(
                 f"{self._path}, text {self._position + 1}: the file is cut off or damaged: {error}"
             ) from error
@@ -177,8 +195,9 @@ def _cursor(path: str, process: int) -> _Cursor:
 
 
 def _decompressed(path: str) -> Any:
-    if path.endswith(".gz"):
-        return gzip.open(path, "rb")
+    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    if (ending := str(_compression(path))) in opened:
+        return opened[ending](path, "rb")
     import pyarrow
 
     # pyarrow brings the zstd decoder; gzip it would read as well, but stops at the first member.

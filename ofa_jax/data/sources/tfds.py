@@ -20,8 +20,8 @@ import numpy as np
 
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example
-from ofa_jax.data.ops.image_files import read_header
 from ofa_jax.data.sources import split_paths
+from ofa_jax.data.sources.box_units import fractions_to_pixels
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.schema import nearest
@@ -220,8 +220,7 @@ def _class_names(feature: Any, values: Iterable[Any]) -> list[str]:
 
 def _boxes(values: Any, image: bytes) -> np.ndarray:
     """Pixels x0, y0, x1, y1 of boxes in fractions."""
-    fractions = np.asarray(_list(values), np.float32).reshape(-1, 4)[:, _XYXY]
-    return fractions * np.array(read_header(image).size * 2, np.float32)
+    return fractions_to_pixels(np.reshape(_list(values), (-1, 4))[:, _XYXY], image)
 
 
 def _picture(record: Mapping[str, Any]) -> Example:

@@ -3,24 +3,34 @@
 Random access by byte offset: opening a file scans it once for line starts (and, for the
 vision-language file, the type in the last column), reading an example seeks to its line. What the
 columns mean stands in `tsv_layouts`.
+
+OFA-NOTE: SPEC 4.1. Cells that a CSV writer has put in quotes are read as it means them: "a ""red""
+bus" is a "red" bus, and a quoted cell may hold tabs and line ends. The official code keeps the
+quotes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import mmap
 
 import numpy as np
 
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import lines, split_paths
+from ofa_jax.data.sources.box_units import check_box_units, fractions_to_pixels
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import cached_by_file
+from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.tsv_layouts import LAYOUTS, TYPES, layout
 
 __all__ = ["LAYOUTS", "TYPES", "TsvFormatError", "TsvRecords", "TsvSource"]
 
 # A line that does not have the columns of its layout; names file and line.
 TsvFormatError = SourceError
+
+# Lines that one row may take, where a cell in quotes holds line ends.
+_LONGEST_ROW = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +46,7 @@ class TsvSource:
       columns: names of the file's columns, where they are not the official ones; `_` marks one
         that is not read.
       dataset: name of the data set, where the rows do not say it.
+      boxes: what coordinates are: `pixels`, or `fractions` of the picture's sides.
     """
 
     paths: split_paths.Paths
@@ -43,8 +54,10 @@ class TsvSource:
     types: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     dataset: str = ""
+    boxes: str = "pixels"
 
     def __post_init__(self) -> None:
+        check_box_units(self.boxes)
         columns = layout(self.layout, self.columns).columns
         if self.types and columns[-1] != "type":
             raise ValueError(f"layout {self.layout!r} has no column of types to choose by")
@@ -58,7 +71,7 @@ class TsvSource:
           ValueError: no such file; the message names it.
         """
         path = split_paths.file(self.paths, split, f"{self.layout} rows (SPEC 4.1, 8)")
-        return TsvRecords(path, self.layout, self.types, self.columns, self.dataset)
+        return TsvRecords(path, self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +80,11 @@ class TsvRecords:
 
     Attributes:
       path: the file.
-      layout: key of `LAYOUTS`.
-      types: rows of these types only.
-      columns: names of its columns, where they are not the official ones.
-      dataset: name of the data set, where the rows do not say it.
+      source: how its rows become examples.
     """
 
     path: str
-    layout: str
-    types: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    dataset: str = ""
+    source: TsvSource
 
     def __len__(self) -> int:
         return len(self._rows())
@@ -87,24 +94,73 @@ class TsvRecords:
         if not 0 <= index < len(rows):
             raise IndexError(f"{self.path} has {len(rows)} rows, there is no number {index}")
         start, end = rows[index]
-        row_layout = layout(self.layout, self.columns)
+        row_layout = layout(self.source.layout, self.source.columns)
         try:
-            cells = lines.content(self.path)[start:end].decode("utf-8").split("\t")
+            line = lines.content(self.path)[start:end].decode("utf-8")
+            cells = split_cells(line, len(row_layout.columns))
             if len(cells) != len(row_layout.columns):
-                raise TsvFormatError(
-                    f"{len(cells)} columns, layout {self.layout!r} has {len(row_layout.columns)}"
+                raise SourceError(
+                    f"{len(cells)} columns, layout {self.source.layout!r} has "
+                    f"{len(row_layout.columns)}",
+                    Reason.WRONG_COLUMN_COUNT,
                 )
             example = row_layout.read(dict(zip(row_layout.columns, cells)))
+            if self.source.boxes == "fractions" and "boxes" in example:
+                example["boxes"] = fractions_to_pixels(example["boxes"], example["image"])
         except ValueError as error:
             number = lines.number(self.path, int(start))
             raise TsvFormatError(f"{self.path}, line {number}: {error}") from error
         example.setdefault("image_id", example.get("example_id", str(index)))
-        if self.dataset:
-            example["dataset"] = self.dataset
+        if self.source.dataset:
+            example["dataset"] = self.source.dataset
         return example
 
     def _rows(self) -> np.ndarray:
-        return _spans(self.path, self.layout, self.types, self.columns)
+        return _spans(self.path, self.source.layout, self.source.types, self.source.columns)
+
+
+def split_cells(line: str, columns: int) -> list[str]:
+    """Cells of a row, without the quotes of a CSV writer.
+
+    Args:
+      line: the row, without its line end.
+      columns: how many the layout has; where there are more, tabs may stand inside quotes.
+
+    Returns:
+      The cells; within a quoted one, tabs and line ends become blanks.
+    """
+    cells = line.split("\t")
+    if not line.startswith('"') and '\t"' not in line:
+        return cells
+    while len(cells) > columns:
+        opened = next((n for n, cell in enumerate(cells[:-1]) if _is_open(cell)), None)
+        if opened is None:
+            break
+        cells[opened : opened + 2] = [f"{cells[opened]} {cells[opened + 1]}"]
+    every = all(_is_quoted(cell) for cell in cells if cell)
+    return [_unquoted(cell, always=every) for cell in cells]
+
+
+def _is_quoted(cell: str) -> bool:
+    """Whether a cell is what a CSV writer makes of one with quotes: all inner ones are doubled."""
+    inner = cell[1:-1]
+    return len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
+
+
+def _is_open(cell: str) -> bool:
+    """Whether a cell begins with a quote that does not end in it."""
+    return cell.startswith('"') and cell.count('"') % 2 == 1
+
+
+def _unquoted(cell: str, *, always: bool) -> str:
+    """A cell without the quotes of a CSV writer.
+
+    A caption that stands in quotes as a whole is none of its making, unless every cell does.
+    """
+    needed = always or any(mark in cell[1:-1] for mark in ('""', "\t", "\n", "\r"))
+    if not needed or not _is_quoted(cell):
+        return cell
+    return " ".join(cell[1:-1].replace('""', '"').splitlines()).replace("\t", " ")
 
 
 @cached_by_file(64)
@@ -113,12 +169,13 @@ def _spans(path: str, name: str, types: tuple[str, ...], columns: tuple[str, ...
 
     Lines whose type is unknown are among them.
     """
-    spans = lines.spans(path)
+    row_layout, spans = layout(name, columns), lines.spans(path)
     memory = lines.content(path)
+    spans = _with_quoted_line_ends(spans, memory, len(row_layout.columns))
     start, end = spans[0] if len(spans) else (0, 0)
     # A damaged first line is no header; reading it as a row will say what is wrong.
-    first = memory[start:end].decode("utf-8", "replace").split("\t")
-    if layout(name, columns).is_header(first):
+    first = memory[start:end].decode("utf-8", "replace")
+    if row_layout.is_header(split_cells(first, len(row_layout.columns))):
         spans = spans[1:]
     if not types:
         return spans
@@ -128,6 +185,33 @@ def _spans(path: str, name: str, types: tuple[str, ...], columns: tuple[str, ...
     chosen = [
         row
         for row, (start, end) in enumerate(spans.tolist())
-        if memory[memory.rfind(b"\t", start, end) + 1 : end] not in others
+        if memory[memory.rfind(b"\t", start, end) + 1 : end].strip(b'"') not in others
     ]
     return spans[chosen]
+
+
+def _with_quoted_line_ends(spans: np.ndarray, memory: mmap.mmap, columns: int) -> np.ndarray:
+    """Spans of rows, where a quoted cell may go on in the next lines.
+
+    A line that has too few columns and ends inside quotes is joined with those that follow, if they
+    close the quotes and complete the columns. Everything else stays as it is.
+    """
+    place = memory.find(b'\t"')
+    if place < 0:
+        return spans
+    spans, joined = spans.copy(), np.zeros(len(spans), bool)
+    starts = spans[:, 0]
+    while place >= 0:
+        row = int(np.searchsorted(starts, place, side="right")) - 1
+        last = row
+        while last + 1 < min(row + _LONGEST_ROW, len(spans)):
+            text = memory[int(spans[row, 0]) : int(spans[last, 1])]
+            if text.count(b"\t") >= columns - 1 or text[text.rfind(b"\t") :].count(b'"') % 2 == 0:
+                break
+            last += 1
+        text = memory[int(spans[row, 0]) : int(spans[last, 1])]
+        if last > row and len(split_cells(text.decode("utf-8", "replace"), columns)) == columns:
+            spans[row, 1] = spans[last, 1]
+            joined[row + 1 : last + 1] = True
+        place = memory.find(b'\t"', int(spans[max(row, last), 1]))
+    return spans[~joined]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -18,6 +19,8 @@ from ofa_jax.data.sources.glue_labels import GLUE_LABELS, glue_label
 from ofa_jax.data.sources.schema import nearest
 
 Columns = Mapping[str, str]
+
+_BETWEEN_NUMBERS = re.compile(r"[\s,;]+")
 
 # A column of this name is not read.
 IGNORED = "_"
@@ -101,7 +104,7 @@ def _names(cell: str) -> list[str]:
 def _answers(cell: str) -> Example:
     if not cell.strip():
         return {}
-    pairs = [item.partition("|!+") for item in cell.split("&&")]
+    pairs = [item.partition("|!+") for item in cell.split("&&") if item.strip()]
     if not all(separator for _, separator, _ in pairs):
         raise ValueError(f"the answers are {cell[:60]!r}, not 'confidence|!+answer' joined by &&")
     return {
@@ -113,7 +116,7 @@ def _answers(cell: str) -> Example:
 def _region(cell: str, expression: str) -> Example:
     if not cell.strip():
         return {"refexps": [expression]}
-    box = cell.split(",")
+    box = [number for number in _BETWEEN_NUMBERS.split(cell.strip("[]() \t")) if number]
     if len(box) != 4:
         raise ValueError(f"the region is {cell[:60]!r}, not 'x0,y0,x1,y1'")
     return {

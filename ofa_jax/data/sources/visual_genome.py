@@ -16,11 +16,16 @@ import numpy as np
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import (
     AnnotatedPictures,
+    BoxedPictures,
     MadeRows,
     Row,
-    corners,
     read_items,
 )
+from ofa_jax.data.sources.box_units import corners
+from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.left_out import LeftOut
+from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.values import identifier, optional_text, text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,45 +39,51 @@ class _VisualGenome(AnnotatedPictures):
     annotations: split_paths.Paths
 
     @abc.abstractmethod
-    def examples(self, entry: Any) -> Iterable[Any]:
+    def examples(self, entry: Any, place: str, left_out: LeftOut) -> Iterable[Any]:
         """What is kept of the examples of one picture."""
 
     def fields(self, kept: Any) -> dict[str, Any]:
         """Fields of one example."""
         return kept
 
-    def table(self, split: str) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
         """Rows in the order of the file."""
-        entries: list[tuple[str, int, Any]] = []
+        entries: list[tuple[str, int | str, Any]] = []
+        relative = getattr(self, "boxes", "") == "fractions"
         for path in split_paths.files(self.annotations, split, "Visual Genome annotations"):
 
             def read(entry: Any, path=path) -> None:
-                number = int(entry["image_id"] if "image_id" in entry else entry["id"])
-                entries.extend((path, number, kept) for kept in self.examples(entry))
+                number = identifier(entry["image_id"] if "image_id" in entry else entry["id"])
+                found = self.examples(entry, f"{path}, image {number}", left_out)
+                entries.extend((path, number, kept) for kept in found)
 
-            read_items(path, read)
+            read_items(path, read, left_out)
 
-        def make(entry: tuple[str, int, Any]) -> Row:
+        def make(entry: tuple[str, int | str, Any]) -> Row:
             path, number, kept = entry
             fields = {"image_id": str(number), **self.fields(kept)}
             question = f", question {fields['example_id']}" if "example_id" in fields else ""
-            return Row(f"{path}, image {number}{question}", f"{number}.jpg", fields)
+            place = f"{path}, image {number}{question}"
+            return Row(place, f"{number}.jpg", fields, relative)
 
         return MadeRows(make, entries)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VisualGenomeRegions(_VisualGenome):
+class VisualGenomeRegions(_VisualGenome, BoxedPictures):
     """`region_descriptions.json`: one example per picture, a phrase for each of its boxes."""
 
-    def examples(self, entry: Any) -> Iterable[dict[str, Any]]:
+    def examples(self, entry: Any, place: str, left_out: LeftOut) -> Iterable[dict[str, Any]]:
         """Phrases of one picture; blank ones, of which the files have some, are left out."""
-        regions = [region for region in entry["regions"] if str(region["phrase"]).strip()]
-        if regions:
-            phrases = [str(region["phrase"]).strip() for region in regions]
-            boxes = [corners([region[key] for key in _REGION]) for region in regions]
+
+        def read(region: Any) -> tuple[str, list[float]]:
+            phrase = text(region["phrase"], "the phrase").strip()
+            return phrase, corners([region[key] for key in _REGION])
+
+        if regions := left_out.read_each(entry["regions"], read, f"{place}, regions"):
+            phrases = [phrase for phrase, _ in regions]
             yield {
-                "boxes": np.array(boxes, np.float32),
+                "boxes": np.array([box for _, box in regions], np.float32),
                 "region_captions": phrases,
                 "refexps": phrases,
                 "refexp_box_index": list(range(len(phrases))),
@@ -84,16 +95,23 @@ class VisualGenomeRegions(_VisualGenome):
 class VisualGenomeQuestions(_VisualGenome):
     """`question_answers.json`: one example per question, with its one answer."""
 
-    def examples(self, entry: Any) -> Iterable[tuple[int, str, str]]:
+    def examples(self, entry: Any, place: str, left_out: LeftOut) -> Iterable[tuple[str, str, str]]:
         """Identifier, question and answer of one picture's pairs."""
-        for pair in entry["qas"]:
-            yield pair["qa_id"], str(pair["question"]), sys.intern(str(pair["answer"]))
 
-    def fields(self, kept: tuple[int, str, str]) -> dict[str, Any]:
+        def read(pair: Any) -> tuple[str, str, str]:
+            answer = optional_text(pair["answer"], "the answer")
+            if answer is None:
+                raise SourceError("there is no answer", Reason.NO_ANSWER)
+            question = text(pair["question"], "the question")
+            return text(pair["qa_id"], "qa_id"), question, sys.intern(answer)
+
+        return left_out.read_each(entry["qas"], read, f"{place}, qas")
+
+    def fields(self, kept: tuple[str, str, str]) -> dict[str, Any]:
         """Fields of one question."""
-        identifier, question, answer = kept
+        number, question, answer = kept
         return {
-            "example_id": str(identifier),
+            "example_id": number,
             "question": question,
             "answers": [answer],
             "answer_conf": [1.0],
@@ -102,17 +120,20 @@ class VisualGenomeQuestions(_VisualGenome):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VisualGenomeObjects(_VisualGenome):
+class VisualGenomeObjects(_VisualGenome, BoxedPictures):
     """`objects.json`: one example per picture; the first of an object's names is its label."""
 
-    def examples(self, entry: Any) -> Iterable[dict[str, Any]]:
+    def examples(self, entry: Any, place: str, left_out: LeftOut) -> Iterable[dict[str, Any]]:
         """Objects of one picture; those without name are left out."""
-        objects = [one for one in entry["objects"] if one["names"] and one["names"][0].strip()]
-        if objects:
-            labels = [one["names"][0].strip() for one in objects]
-            boxes = [corners([one[key] for key in _OBJECT]) for one in objects]
+
+        def read(one: Any) -> tuple[str, list[float]]:
+            name = text(next(iter(one["names"]), None), "the name").strip()
+            return name, corners([one[key] for key in _OBJECT])
+
+        if objects := left_out.read_each(entry["objects"], read, f"{place}, objects"):
+            labels = [name for name, _ in objects]
             yield {
-                "boxes": np.array(boxes, np.float32),
+                "boxes": np.array([box for _, box in objects], np.float32),
                 "labels": labels,
                 "objects": list(dict.fromkeys(labels)),
                 "type": "detection",

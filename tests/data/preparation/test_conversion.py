@@ -88,10 +88,11 @@ BAD = {
     "no area": (boxed(30, 6, 30, 30), Reason.BOX_DEGENERATE),
     "right of it": (boxed(70, 6, 90, 30), Reason.BOX_OUTSIDE),
     "sticks out": (boxed(4, 6, 40, 50), Reason.BOX_OUTSIDE),
-    "second box": (
-        DETECTION | {"boxes": np.array([[0, 0, 9, 9], [5, 5, 2, 2]], np.float32)},
+    "every box": (
+        DETECTION | {"boxes": np.array([[9, 9, 0, 0], [5, 5, 2, 2]], np.float32)},
         Reason.BOX_INVERTED,
     ),
+    "fractions": (boxed(0.1, 0.2, 0.6, 0.6), Reason.BOX_IN_FIRST_PIXEL),
     "blank caption": (CAPTION | {"captions": [" "]}, Reason.EMPTY_TEXT),
     "no caption": (CAPTION | {"captions": []}, Reason.EMPTY_TEXT),
     "blank question": (QUESTION | {"question": ""}, Reason.EMPTY_TEXT),
@@ -229,7 +230,7 @@ def test_bad_boxes_alone_can_be_dropped():
         "refexps": ["first", "second", "fourth", "again second"],
         "refexp_box_index": [0, 1, 3, 1],
     }
-    settings = ConversionSettings(bad_boxes="drop_box")
+    settings = ConversionSettings()
     converted = convert(example, settings)
     np.testing.assert_array_equal(converted.example["boxes"], boxes[[1, 3]])
     assert converted.example["labels"] == ["b", "d"]

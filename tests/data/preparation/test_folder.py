@@ -205,7 +205,25 @@ def test_verify_finds_damage(texts, capsys):
 
 
 def test_nothing_kept_is_an_error(texts, capsys):
-    assert "every train example was dropped" in error_of(capsys, run(texts, "--min_words=9"))
+    message = error_of(capsys, run(texts, "--min_words=9"))
+    assert message == (
+        "error: all 24 records that were looked at would be dropped (text_too_short 24), such as "
+        "text has 3 words, fewer than 9; --go_on prepares what there is"
+    )
+    assert not (texts.parent / "out").exists()
+    message = error_of(capsys, run(texts, "--min_words=9", "--go_on"))
+    assert "every train example was dropped" in message
+
+
+def test_a_bad_half_is_told_at_the_start(texts, caplog):
+    rows = [f"{number}\t{'' if number % 2 else 'good'}\n" for number in range(40)]
+    texts.write_text("".join(rows))
+    with caplog.at_level(logging.INFO, logger="ofa_jax"):
+        assert run(texts) == 0
+    lines = [record.getMessage() for record in caplog.records]
+    told = next(n for n, line in enumerate(lines) if "would be dropped" in line)
+    assert lines[told].startswith("train: of 24 records that were looked at, 13 (empty_text 13)")
+    assert told < next(n for n, line in enumerate(lines) if "train: kept 20" in line)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,10 @@ def coco_instances(folder):
     return "coco_instances", {"annotations": path, "images": images}, "box_outside"
 
 
+# Where only the bad box would go, and the record stay.
+WHOLE = {coco_instances: ["--bad_boxes=drop_example"]}
+
+
 def parquet(folder):
     """The second caption is blank."""
     rows = [test_parquet.row(one) for one in annotated()]
@@ -61,6 +65,7 @@ def test_sources_are_prepared_without_their_broken_record(tmp_path, make):
     out = tmp_path / "out"
     command = [f"--source={name}", f"--out={out}", "--processes=1", "--resize_short_side=64"]
     command += [f"--{argument}={value}" for argument, value in arguments.items()]
+    command += WHOLE.get(make, [])
     assert run_prepare(command) == 0
 
     entry = json.loads((out / "manifest.json").read_text())["splits"]["train"]

@@ -37,7 +37,8 @@ def texts(folder):
 
 
 def test_a_repaired_file_is_not_taken_for_the_old_one(rows, capsys):
-    assert run(rows, "--num_shards=4") == 2
+    assert "wrong_column_count 24" in error_of(capsys, run(rows, "--num_shards=4"))
+    assert run(rows, "--num_shards=4", "--go_on") == 2
     capsys.readouterr()
     repair(rows)
     message = error_of(capsys, run(rows, "--num_shards=4"))

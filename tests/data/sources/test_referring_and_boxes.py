@@ -88,8 +88,8 @@ def test_damaged_expressions_are_named(tmp_path):
     for content, message in (
         (data[: len(data) // 2], r"\.p cannot be read: the pickle is cut off"),
         (pickle.dumps({"a": 1}), "does not hold a list of expressions"),
-        (pickle.dumps([good[0], good[1] | {"ann_id": 7}]), "ref 1: there is no 7"),
-        (pickle.dumps([good[0] | {"sentences": [{}]}]), "ref 0: there is no 'sent'"),
+        (pickle.dumps([good[0] | {"ann_id": 7}]), "ref 0: there is no annotation 7"),
+        (pickle.dumps([good[0] | {"sentences": [{}]}]), r"ref 0, sentences\[0\]: it lacks 'sent'"),
         (pickle.dumps([3]), "ref 0: 'int' object"),
     ):
         path = tmp_path / f"{len(content)}.p"
@@ -195,18 +195,44 @@ def test_open_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("row", "reason", "message"),
     [
-        ("9,xclick,/m/77,1,0,1,0,1,0,0,0,0,0", "line 15: the class '/m/77' has no name"),
-        ("9,xclick,/m/1,1,0,1,0,x,0,0,0,0,0", "line 15: could not convert string to float"),
-        ("9,xclick,/m/1,1,0", "line 15: 5 columns, the header has 13"),
+        (
+            "101,xclick,/m/77,1,0,1,0,1,0,0,0,0,0",
+            "undeclared_class",
+            "class /m/77: the class '/m/77' has no name",
+        ),
+        (
+            "101,xclick,/m/1,1,0,1,0,x,0,0,0,0,0",
+            "bad_fields",
+            "line 15: could not convert string to float: 'x'",
+        ),
+        (
+            "101,xclick,/m/1,1,0",
+            "wrong_column_count",
+            "line 15: 5 columns, the header has 13",
+        ),
+        (
+            "101,xclick,/m/1,1,0,1,0,1,0,0,maybe,0,0",
+            "bad_fields",
+            "line 15: IsGroupOf is 'maybe', neither true nor false",
+        ),
     ],
 )
-def test_damaged_tables_are_named(tmp_path, row, message):
+def test_a_damaged_line_is_a_box_less(tmp_path, row, reason, message):
     records = OpenImagesBoxes(**open_images_files(tmp_path, row)).open("train")
-    with pytest.raises(SourceError, match=message) as error:
-        records[4]
-    assert str(error.value).startswith(str(tmp_path / "boxes.csv"))
+    assert [len(records[index]["boxes"]) for index in range(len(records))] == [2, 2, 2, 2]
+    [found] = records.left_out.named[reason]
+    assert found.startswith(str(tmp_path / "boxes.csv"))
+    assert found.endswith(message)
+
+
+@pytest.mark.parametrize("yes", ["1", "True", "true", "yes"])
+def test_groups_are_known_however_the_file_says_it(tmp_path, yes):
+    row = f"101,xclick,/m/1,1,0,1,0,1,0,0,{yes},0,0"
+    records = OpenImagesBoxes(**open_images_files(tmp_path, row)).open("train")
+    assert [len(records[index]["boxes"]) for index in range(len(records))] == [2, 2, 2, 2]
+    assert not records.left_out.total
 
 
 def test_damaged_headers_and_pictures_are_named(tmp_path):

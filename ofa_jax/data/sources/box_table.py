@@ -1,0 +1,151 @@
+"""Rows of pictures with boxes, made on demand from arrays.
+
+Python objects for tens of millions of boxes would not fit, so annotation files with a line or an
+entry per box are kept as arrays, grouped by picture.
+"""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ofa_jax.data.sources.annotated_pictures import Row
+from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.left_out import LeftOut
+
+
+class Picture(NamedTuple):
+    """What is known of a picture: its file's name, and its size where the annotations say it."""
+
+    name: str
+    size: tuple[int, int] | None = None
+
+
+class BoxCollector:
+    """Takes boxes in the order of a file.
+
+    Attributes:
+      path: the annotation file, for messages.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self._pictures: dict[Hashable, int] = {}
+        self._classes: dict[Hashable, int] = {}
+        self._picture_of = array.array("q")
+        self._class_of = array.array("q")
+        self._boxes = array.array("f")
+
+    def add(self, picture: Hashable, category: Hashable, box: Sequence[float]) -> None:
+        """Takes a box: identifiers of its picture and class, x0, y0, x1, y1."""
+        self._picture_of.append(self._pictures.setdefault(picture, len(self._pictures)))
+        self._class_of.append(self._classes.setdefault(category, len(self._classes)))
+        self._boxes.extend(box)
+
+    def table(
+        self,
+        picture: Callable[[Any], Picture],
+        class_name: Callable[[Any], str],
+        left_out: LeftOut,
+        *,
+        ordered: bool = False,
+        relative: bool = False,
+    ) -> BoxTable:
+        """Rows of the pictures that have boxes.
+
+        Args:
+          picture: identifier to what is known of it; raises SourceError where that is nothing.
+          class_name: identifier to the name of the class; likewise.
+          left_out: counts the boxes of pictures and classes that are not known.
+          ordered: whether rows stand by identifier, not as the file names them first.
+          relative: whether boxes are fractions of the picture's sides.
+        """
+        picture_of = np.array(self._picture_of, np.int64)
+        class_of = np.array(self._class_of, np.int64)
+        pictures, good_pictures = self._known(
+            self._pictures, picture_of, picture, "image", left_out
+        )
+        names, good_classes = self._known(self._classes, class_of, class_name, "class", left_out)
+        kept = good_pictures[picture_of] & good_classes[class_of]
+        keys = list(self._pictures)
+        rank = np.arange(len(keys))
+        if ordered:
+            texts = [(isinstance(key, str), key) for key in keys]
+            rank[sorted(range(len(keys)), key=texts.__getitem__)] = np.arange(len(keys))
+        order = np.flatnonzero(kept)[np.argsort(rank[picture_of[kept]], kind="stable")]
+        _, starts = np.unique(rank[picture_of[order]], return_index=True)
+        return BoxTable(
+            self.path,
+            [(keys[number], pictures[number]) for number in picture_of[order][starts].tolist()],
+            names,
+            starts,
+            class_of[order],
+            np.array(self._boxes, np.float32).reshape(-1, 4)[order],
+            relative,
+        )
+
+    def _known(
+        self,
+        numbers: dict[Hashable, int],
+        of_box: np.ndarray,
+        look_up: Callable[[Any], Any],
+        what: str,
+        left_out: LeftOut,
+    ) -> tuple[list[Any], np.ndarray]:
+        """What is known of each identifier, and bool[identifiers] whether it is."""
+        found: list[Any] = []
+        good = np.ones(len(numbers), bool)
+        boxes = np.bincount(of_box, minlength=len(numbers))
+        for key, number in numbers.items():
+            try:
+                found.append(look_up(key))
+            except SourceError as error:
+                found.append(None)
+                good[number] = False
+                left_out.add_error(f"{self.path}, {what} {key}", error, int(boxes[number]))
+        return found, good
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxTable(Sequence):
+    """One row per picture.
+
+    Attributes:
+      path: the annotation file.
+      pictures: identifier and what is known of the picture, for each row.
+      names: names of the classes.
+      starts: int64[rows], the first box of each.
+      classes: int64[boxes], an index of `names`.
+      boxes: float32[boxes, 4], grouped by picture.
+      relative: whether they are fractions of the picture's sides.
+    """
+
+    path: str
+    pictures: list[tuple[Hashable, Picture]]
+    names: list[str]
+    starts: np.ndarray
+    classes: np.ndarray
+    boxes: np.ndarray
+    relative: bool
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        identifier, picture = self.pictures[index]
+        start = self.starts[index]
+        end = self.starts[index + 1] if index + 1 < len(self) else len(self.boxes)
+        labels = [self.names[number] for number in self.classes[start:end].tolist()]
+        fields = {
+            "image_id": str(identifier),
+            "boxes": self.boxes[start:end].copy(),
+            "labels": labels,
+            "objects": list(dict.fromkeys(labels)),
+            "type": "detection",
+        }
+        place = f"{self.path}, image {identifier}"
+        return Row(place, picture.name, fields, self.relative, picture.size)

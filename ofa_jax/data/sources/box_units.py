@@ -1,0 +1,114 @@
+"""Boxes as annotation files write them, in pixels of the picture that is there.
+
+Files give left, top, width and height or two corners, in pixels or in fractions of the sides, of
+the picture itself or of a larger one that it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ofa_jax.data.ops import boxes as box_ops
+from ofa_jax.data.ops.image_files import read_header
+from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.schema import nearest
+
+BOX_UNITS = ("pixels", "fractions")
+
+# What is said about a picture by the size that its annotations give it.
+UPRIGHT_BOXES, STORED_BOXES, OTHER_SHAPE = "upright_boxes", "stored_boxes", "other_shape"
+
+# Pixels by which a side may differ, since sizes are rounded.
+_ROUNDING = 1.5
+
+
+def check_box_units(units: str) -> None:
+    """Fails on a unit that is not in `BOX_UNITS`.
+
+    Raises:
+      ValueError: with the known ones.
+    """
+    if units not in BOX_UNITS:
+        raise ValueError(f"unknown unit of boxes {units!r}{nearest(units, BOX_UNITS)}")
+
+
+def corners(box: Sequence[Any] | None) -> list[float]:
+    """x0, y0, x1, y1 of a box given as left, top, width, height.
+
+    Raises:
+      SourceError: no box, or not four numbers.
+      ValueError: a text that is no number.
+    """
+    if not isinstance(box, list | tuple) or len(box) != 4 or None in box:
+        reason = Reason.BAD_FIELDS if box else Reason.NO_BOX
+        raise SourceError(f"the box {str(box)[:60]} is not left, top, width, height", reason)
+    left, top, width, height = (float(value) for value in box)
+    return [left, top, left + width, top + height]
+
+
+def fractions_to_pixels(boxes: Any, image: bytes) -> np.ndarray:
+    """Boxes in pixels.
+
+    Args:
+      boxes: float[n, 4] in fractions of the picture's sides.
+      image: the picture's file.
+
+    Returns:
+      float32[n, 4].
+
+    Raises:
+      BadImageError: not a picture.
+    """
+    return box_ops.scale_boxes(box_ops.as_boxes(boxes), (1, 1), read_header(image).size)
+
+
+def placed_boxes(
+    boxes: np.ndarray, image: bytes, declared: tuple[int, int], *, follow: bool
+) -> tuple[np.ndarray, str]:
+    """Boxes in pixels of a picture whose annotations may be of another size of it.
+
+    Args:
+      boxes: float[n, 4] in pixels of a picture of the declared size.
+      image: the picture's file.
+      declared: width and height that the annotations give, in pixels.
+      follow: whether boxes follow where the picture was resized.
+
+    Returns:
+      float32[n, 4]; and what is to be said: `UPRIGHT_BOXES` or `STORED_BOXES`, where a rotation tag
+      makes these two, `OTHER_SHAPE`, or "".
+
+    Raises:
+      SourceError: the picture was resized, and boxes do not follow; or it was turned.
+      BadImageError: not a picture.
+    """
+    header = read_header(image)
+    turned = header.orientation >= 5
+    if _same_size(declared, header.size):
+        return boxes, STORED_BOXES if turned else ""
+    if turned and _same_size(declared, header.upright_size):
+        return boxes, UPRIGHT_BOXES
+    told = f"the annotations give the picture {declared[0]} x {declared[1]} pixels, it has "
+    told += f"{header.width} x {header.height}"
+    if _same_size(declared, header.size[::-1]):
+        raise SourceError(f"{told}: it was turned", Reason.OTHER_SIZE)
+    if follow:
+        return box_ops.scale_boxes(boxes, declared, header.size), ""
+    if _same_shape(declared, header.size):
+        raise SourceError(f"{told}: --scale_boxes=true lets its boxes follow", Reason.OTHER_SIZE)
+    # It may have been cut, or the annotations are wrong about it: nobody knows.
+    return boxes, OTHER_SHAPE
+
+
+def _same_size(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return all(abs(mine - theirs) <= 1 for mine, theirs in zip(one, other))
+
+
+def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return (
+        abs(one[0] * other[1] / one[1] - other[0]) <= _ROUNDING
+        or abs(one[1] * other[0] / one[0] - other[1]) <= _ROUNDING
+    )

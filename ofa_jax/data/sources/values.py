@@ -1,0 +1,93 @@
+"""What a field of an annotation file holds: a text, an identifier, a flag; or that it is missing.
+
+JSON, CSV and parquet say "nothing" in many ways, and `str` turns all of them into words. Every
+source reads its fields here.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from typing import Any
+
+from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.reasons import Reason
+
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+# Python refuses to convert longer ones, which no data set counts up to.
+_LONGEST_NUMBER = 4_000
+_FLAGS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
+
+
+def optional_text(value: Any, what: str = "the text") -> str | None:
+    """The text of a field.
+
+    Args:
+      value: as the file's reader gives it.
+      what: the field, for messages.
+
+    Returns:
+      The text; of a number its digits (3, not 3.0). None for what says nothing: null, NaN, blank.
+
+    Raises:
+      SourceError: a truth value, a list, an object or another value that is no text.
+      UnicodeDecodeError: bytes that are not UTF-8.
+    """
+    if value is None or (isinstance(value, numbers.Real) and not math.isfinite(value)):
+        return None
+    if isinstance(value, bytes):
+        value = value.decode("utf-8-sig")
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return str(int(value) if value == int(value) else value)
+    kinds = {bool: "a truth value", dict: "an object", list: "a list", tuple: "a list"}
+    kind = kinds.get(type(value), f"a {type(value).__name__}")
+    hint = f"; its parts are {', '.join(map(str, value))}" if isinstance(value, dict) else ""
+    raise SourceError(f"{what} is {kind}, not a text{hint}", Reason.BAD_FIELDS)
+
+
+def text(value: Any, what: str = "the text") -> str:
+    """The text of a field that must have one; see `optional_text`.
+
+    Raises:
+      SourceError: it is missing or no text.
+    """
+    found = optional_text(value, what)
+    if found is None:
+        raise SourceError(f"{what} is missing", Reason.EMPTY_TEXT)
+    return found
+
+
+def identifier(value: Any, what: str = "the id") -> int | str:
+    """An identifier by its value: "1", "01", 1 and 1.0 are one, 1.2 and 1.7 are two.
+
+    Args:
+      value: as the file's reader gives it.
+      what: the field, for messages.
+
+    Returns:
+      A number of any length, or the text.
+
+    Raises:
+      SourceError: it is missing or no identifier.
+    """
+    found = text(value, what).strip()
+    if _WHOLE.fullmatch(found) and len(found) < _LONGEST_NUMBER:
+        return int(found)
+    return found
+
+
+def flag(value: Any, what: str = "the flag") -> bool:
+    """A truth value, however a file writes it; what is missing is false.
+
+    Raises:
+      SourceError: it is something else.
+    """
+    if isinstance(value, bool):
+        return value
+    found = (optional_text(value, what) or "0").strip().lower()
+    if found not in _FLAGS:
+        raise SourceError(f"{what} is {found[:20]!r}, neither true nor false", Reason.BAD_FIELDS)
+    return _FLAGS[found]
