@@ -170,6 +170,12 @@ def test_boxes_that_are_none_are_refused():
     for box in ([5, 0, 5, 6], [4, 0, 2, 6], [0, 0, 30, 6], [0, 0, 9, np.nan], [-5, 0, 9, 6]):
         with pytest.raises(InstructionError, match=r"'photo' is not a box .* its 9x6 picture"):
             check(example | {"boxes": [box]}, rng)
+    for box in ([0.1, 0.2, 0.6, 0.6], [0, 0, 1, 1], [-0.1, 0.2, 0.9, 1]):
+        with pytest.raises(
+            InstructionError, match="'photo' lie within the first pixel, such as fr"
+        ):
+            check(example | {"boxes": [box]}, rng)
+    assert check(example | {"boxes": [[0, 0, 1, 1], [2, 2, 4, 4]]}, rng)
 
 
 # Right and wrong pairs of official files.

@@ -1,7 +1,11 @@
 """Official TSV files: the writer's rows come back from the reader, damaged rows are named."""
 
 import base64
+import bz2
+import csv
+import gzip
 import io
+import lzma
 import pickle
 
 import numpy as np
@@ -240,3 +244,91 @@ def test_splits_and_folders(tmp_path, monkeypatch):
         both.open("test")
     again = pickle.loads(pickle.dumps(both.open("validation")))
     assert again[0]["text"] == "held out"
+
+
+QUOTED = [
+    'a "red" bus, says "hi"',
+    "a caption\twith a tab",
+    "line one\nline two",
+    "plain",
+    '"half a quotation',
+    'an "inner" quotation',
+]
+
+
+def quoted_rows(quoting):
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=quoting)
+    data = base64.b64encode(picture()).decode()
+    for number, caption in enumerate(QUOTED):
+        writer.writerow([number, data, caption, "", "", "sky&&tree", "cc12m", "caption"])
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+@pytest.mark.parametrize("types", [(), ("caption",)])
+def test_rows_of_a_csv_writer(tmp_path, quoting, types):
+    records = written(tmp_path, quoted_rows(quoting), "vision_language", *types)
+    found = [records[index] for index in range(len(records))]
+    expected = [" ".join(caption.split()) for caption in QUOTED]
+    assert [one["captions"] for one in found] == [[caption] for caption in expected]
+    assert {one["image"] for one in found} == {picture()}
+    assert [one["image_id"] for one in found] == [str(number) for number in range(len(QUOTED))]
+    assert len(written(tmp_path, quoted_rows(quoting), "vision_language", "qa")) == 0
+
+
+def test_quotation_marks_that_no_writer_made_stay(tmp_path):
+    texts = ['"stop"', '"stop" it says', 'it says "stop"', '"a" and "b"', '"', '""', 'one " only']
+    rows = [
+        tsv_writer.vision_language_row({**CAPTION, "captions": [text], "image_id": str(number)})
+        for number, text in enumerate(texts)
+    ]
+    records = written(tmp_path, "\n".join(rows), "vision_language")
+    assert [records[index]["captions"] for index in range(len(texts))] == [[one] for one in texts]
+    # An open quote does not swallow rows that are whole, nor one with too few columns.
+    records = written(tmp_path, f'{rows[6]}\n9\tQUJD\t"open\n{rows[0]}', "vision_language")
+    assert len(records) == 3
+    assert records[2]["captions"] == [texts[0]]
+    with pytest.raises(TsvFormatError, match="line 2: 3 columns"):
+        records[1]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_byte_order_mark_and_any_line_end(tmp_path, end):
+    rows = [tsv_writer.vision_language_row(one) for one in (CAPTION, QUESTION)]
+    records = written(tmp_path, end.join(rows).encode("utf-8-sig"), "vision_language")
+    assert [records[index]["image_id"] for index in range(len(records))] == ["a-1", "b|2"]
+    glue = written(tmp_path, f"sentence{end}".encode("utf-8-sig"), "sst2")
+    assert len(glue) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (gzip.compress, r"examples\.tsv is compressed \(gzip\): unpack it"),
+        (bz2.compress, r"compressed \(bzip2\)"),
+        (lzma.compress, r"compressed \(xz\)"),
+        (lambda data: data.decode().encode("utf-16"), "UTF-16, not UTF-8: convert it with iconv"),
+    ],
+)
+def test_files_that_are_no_text_are_named(tmp_path, change, message):
+    rows = tsv_writer.vision_language_row(CAPTION).encode()
+    records = written(tmp_path, change(rows), "vision_language")
+    with pytest.raises(TsvFormatError, match=message):
+        len(records)
+
+
+def test_regions_as_people_write_them(tmp_path):
+    data = base64.b64encode(picture()).decode()
+    regions = ["1,2,6,5", "[1, 2, 6, 5]", " 1 2 6 5 ", "(1;2;6;5)"]
+    rows = [f"{n}\t{n}\tthe dog\t{region}\t{data}" for n, region in enumerate(regions)]
+    records = written(tmp_path, "\n".join(rows), "refcoco")
+    for index in range(len(regions)):
+        np.testing.assert_array_equal(records[index]["boxes"], [[1, 2, 6, 5]])
+    fractions = TsvSource(str(tmp_path / "f.tsv"), "refcoco", boxes="fractions")
+    (tmp_path / "f.tsv").write_text(f"0\t0\tthe dog\t0.25,0.5,0.75,1\t{data}")
+    expected = [[9 / 4, 3, 27 / 4, 6]]
+    np.testing.assert_allclose(fractions.open("train")[0]["boxes"], expected)
+    answers = f"0\t0\twhat?\t0.6|!+no&&\t\t{data}"
+    found = written(tmp_path, answers, "vqa")[0]
+    assert (found["answers"], found["answer_conf"]) == (["no"], [0.6])

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import textwrap
 import zlib
 
 import numpy as np
@@ -15,6 +16,7 @@ from ofa_jax.data.ops.image import (
     IMAGENET_STD,
     as_pillow,
     as_rgb,
+    decode_base64,
     decode_base64_image,
     decode_image,
     decode_picture,
@@ -426,6 +428,31 @@ def test_base64_of_both_alphabets():
     assert set(standard) & set(b"+/")
     for text in (standard, url_safe, standard.decode(), url_safe.rstrip(b"="), url_safe + b"\n"):
         np.testing.assert_array_equal(decode_base64_image(text), image)
+
+
+BASE64_FORMS = {
+    "as bytes in Python": lambda text: f"b'{text}'",
+    "in quotes": lambda text: f'"{text}"',
+    "data URI": lambda text: f"data:image/png;base64,{text}",
+    "lines": lambda text: "\n".join(textwrap.wrap(text, 76)),
+    "lines turned into blanks": lambda text: " ".join(textwrap.wrap(text, 64)) + " ",
+    "lines, escaped": lambda text: "\\n".join(textwrap.wrap(text, 76)) + "\\n",
+    "blanks for +": lambda text: text.replace("+", " "),
+    "without padding": lambda text: text.rstrip("="),
+    "hexadecimal": lambda text: base64.b64decode(text).hex(),
+    "capital hexadecimal": lambda text: base64.b64decode(text).hex().upper(),
+}
+
+
+@pytest.mark.parametrize("form", BASE64_FORMS)
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_base64_as_people_write_it(form, size):
+    pixels = np.random.default_rng(size).integers(0, 256, (size, size, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    assert decode_base64(BASE64_FORMS[form](text)) == buffer.getvalue()
+    assert decode_base64(BASE64_FORMS[form](text).encode()) == buffer.getvalue()
 
 
 @pytest.mark.parametrize("data", ["", "????", "abcde", "日本", base64.b64encode(b"no picture")])

@@ -145,7 +145,7 @@ class PictureRecords:
         try:
             folders = (row.folder,) if row.folder else self.folders
             image = read_picture(folders, row.picture)
-            example = {"image": image, **row.fields}
+            example: Example = {"image": image, **row.fields}
             if row.relative:
                 example["boxes"] = fractions_to_pixels(example["boxes"], image)
             elif row.size is not None:

@@ -157,9 +157,9 @@ def picture_reader(pictures: Unique) -> Callable[[Any], None]:
 
 def declared_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     """Width and height of an entry of 'images' in pixels; None where it does not say them."""
-    sides = [entry.get(key) for key in ("width", "height")]
-    if all(isinstance(side, int | float) and side > 0 for side in sides):
-        return int(sides[0]), int(sides[1])
+    width, height = entry.get("width"), entry.get("height")
+    if isinstance(width, int | float) and isinstance(height, int | float):
+        return (int(width), int(height)) if width > 0 and height > 0 else None
     return None
 
 

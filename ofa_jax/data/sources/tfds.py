@@ -13,6 +13,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,9 +26,11 @@ from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.box_units import fractions_to_pixels
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import nearest
 
 _BLOCK = 256
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
 # Order of TFDS's boxes: ymin, xmin, ymax, xmax, in fractions of the picture's sides.
 _XYXY = [1, 0, 3, 2]
 
@@ -141,7 +145,8 @@ def _open(name: str, data_dir: str, split: str, process: int) -> tuple[Any, Any,
         builder: Any = tfds.builder(name, data_dir=folder)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         first = str(error).strip().splitlines()[0]
-        raise SourceError(f"TFDS has no data set {name!r}: {first}") from error
+        there = _versions_there(name, folder)
+        raise SourceError(f"TFDS has no data set {name!r}: {first}{there}") from error
     features, place = builder.info.features, str(builder.data_path)
     decoders: dict[str, Any] = {}
     if "image" in features:
@@ -151,19 +156,29 @@ def _open(name: str, data_dir: str, split: str, process: int) -> tuple[Any, Any,
     try:
         return features, builder.as_data_source(split, decoders=decoders or None), place
     except NotImplementedError:
-        return features, _Blocks(tfds, builder, split, decoders), place
+        others = _versions_there(name, folder)
+        return features, _Blocks(tfds, builder, split, decoders, others), place
     except (ValueError, KeyError) as error:
         raise SourceError(f"{name} has no split {split!r}: {error}") from error
+
+
+def _versions_there(name: str, folder: str | None) -> str:
+    """A clause about the versions of a data set that are prepared; "" where there is none."""
+    plain = name.partition(":")[0]
+    place = pathlib.Path(folder or "~/tensorflow_datasets").expanduser() / plain
+    found = sorted(path.name for path in place.glob("*") if _VERSION.fullmatch(path.name))
+    names = " or ".join(f"{plain}:{version}" for version in found)
+    return f"; another version is prepared there, to be named {names}" if found else ""
 
 
 class _Blocks:
     """Examples of a data set without random access; the last block stays in memory."""
 
-    def __init__(self, tfds: Any, builder: Any, split: str, decoders: dict[str, Any]):
+    def __init__(self, tfds: Any, builder: Any, split: str, decoders: dict[str, Any], others: str):
         if not builder.info.splits:
             raise SourceError(
-                f"{builder.info.full_name} is not prepared in {builder.data_dir}; run: tfds build "
-                f"{builder.name} --file_format=array_record"
+                f"{builder.info.full_name} is not prepared in {builder.data_dir}{others}; run: "
+                f"tfds build {builder.name} --file_format=array_record"
             )
         if split not in builder.info.splits:
             raise SourceError(
@@ -211,6 +226,8 @@ def _texts(values: Any) -> list[str]:
 
 def _class_name(feature: Any, value: Any) -> str:
     names = getattr(feature, "names", None)
+    if names and not 0 <= int(value) < len(names):
+        raise SourceError(f"there is no class {value}, only {len(names)}", Reason.UNDECLARED_CLASS)
     return names[int(value)] if names else str(int(value))
 
 

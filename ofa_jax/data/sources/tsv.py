@@ -30,7 +30,7 @@ __all__ = ["LAYOUTS", "TYPES", "TsvFormatError", "TsvRecords", "TsvSource"]
 TsvFormatError = SourceError
 
 # Lines that one row may take, where a cell in quotes holds line ends.
-_LONGEST_ROW = 100
+_LONGEST_ROW = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,13 +132,20 @@ def split_cells(line: str, columns: int) -> list[str]:
     cells = line.split("\t")
     if not line.startswith('"') and '\t"' not in line:
         return cells
-    while len(cells) > columns:
-        opened = next((n for n, cell in enumerate(cells[:-1]) if _is_open(cell)), None)
-        if opened is None:
-            break
-        cells[opened : opened + 2] = [f"{cells[opened]} {cells[opened + 1]}"]
-    every = all(_is_quoted(cell) for cell in cells if cell)
+    cells = _with_tabs_inside(cells, columns)
+    quoted = sum(map(_is_quoted, cells))
+    plain = [cell for cell in cells if cell and not _is_quoted(cell)]
+    # Writers put every cell in quotes, or every one that is no number.
+    every = quoted > 1 and (not plain or (quoted > 2 and all(map(_is_number, plain))))
     return [_unquoted(cell, always=every) for cell in cells]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_quoted(cell: str) -> bool:
@@ -147,9 +154,16 @@ def _is_quoted(cell: str) -> bool:
     return len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
 
 
-def _is_open(cell: str) -> bool:
-    """Whether a cell begins with a quote that does not end in it."""
-    return cell.startswith('"') and cell.count('"') % 2 == 1
+def _with_tabs_inside(cells: list[str], columns: int) -> list[str]:
+    """Joins the parts of quoted cells that a tab inside them has parted."""
+    if len(cells) <= columns:
+        return cells
+    for first, cell in enumerate(cells):
+        if cell.startswith('"') and not _is_quoted(cell):
+            for end in range(first + 2, len(cells) + 1):
+                if _is_quoted(whole := "\t".join(cells[first:end])):
+                    return _with_tabs_inside([*cells[:first], whole, *cells[end:]], columns)
+    return cells
 
 
 def _unquoted(cell: str, *, always: bool) -> str:
@@ -209,9 +223,14 @@ def _with_quoted_line_ends(spans: np.ndarray, memory: mmap.mmap, columns: int) -
             if text.count(b"\t") >= columns - 1 or text[text.rfind(b"\t") :].count(b'"') % 2 == 0:
                 break
             last += 1
-        text = memory[int(spans[row, 0]) : int(spans[last, 1])]
-        if last > row and len(split_cells(text.decode("utf-8", "replace"), columns)) == columns:
+        if last > row and _is_one_row(memory[int(spans[row, 0]) : int(spans[last, 1])], columns):
             spans[row, 1] = spans[last, 1]
             joined[row + 1 : last + 1] = True
-        place = memory.find(b'\t"', int(spans[max(row, last), 1]))
+        place = memory.find(b'\t"', int(spans[row, 1]))
     return spans[~joined]
+
+
+def _is_one_row(lines_joined: bytes, columns: int) -> bool:
+    """Whether lines make a whole row, in which every line end stands inside quotes."""
+    cells = _with_tabs_inside(lines_joined.decode("utf-8", "replace").split("\t"), columns)
+    return len(cells) == columns and all(_is_quoted(cell) for cell in cells if "\n" in cell)

@@ -11,6 +11,8 @@ import numbers
 import re
 from typing import Any
 
+import numpy as np
+
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.reasons import Reason
 
@@ -40,8 +42,9 @@ def optional_text(value: Any, what: str = "the text") -> str | None:
         value = value.decode("utf-8-sig")
     if isinstance(value, str):
         return value if value.strip() else None
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return str(int(value) if value == int(value) else value)
+    if isinstance(value, numbers.Integral | float | np.floating) and not isinstance(value, bool):
+        whole = isinstance(value, numbers.Integral) or float(value).is_integer()
+        return str(int(value)) if whole else str(value)
     kinds = {bool: "a truth value", dict: "an object", list: "a list", tuple: "a list"}
     kind = kinds.get(type(value), f"a {type(value).__name__}")
     hint = f"; its parts are {', '.join(map(str, value))}" if isinstance(value, dict) else ""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ofa_jax.data.image_steps import CheckBoxes
 from ofa_jax.data.image_tokenizer import PatchCodebook, load_image_tokenizer
 from ofa_jax.data.ops.image import decode_image
 from ofa_jax.data.preparation.conversion import convert, read_record
@@ -350,3 +351,22 @@ def test_failures_of_the_disk_are_nobodys_fault():
             read_record(Failing(error), 0)
         assert caught.value.reason == reason
     assert reading_rejection(TypeError("no len at 0x7f00aa")).detail == "no len"
+
+
+@pytest.mark.parametrize("tolerance", [1, 5])
+def test_what_preparation_keeps_trains(tolerance):
+    """Within the tolerance boxes stay, as far as training takes them."""
+    settings = ConversionSettings(box_tolerance=tolerance)
+    width = decode_image(JPEG).shape[1]
+    box = [-tolerance, 6, width + tolerance, 30]
+    kept = convert(boxed(*box), settings).example
+    expected = box if tolerance == 1 else [0, 6, width, 30]
+    np.testing.assert_array_equal(kept["boxes"], [expected])
+    example = {**kept, "image": decode_image(kept["image"])}
+    assert CheckBoxes()(example, np.random.default_rng(0)) is example
+    beyond = boxed(-tolerance - 1, 6, 40, 30)
+    with pytest.raises(RejectedExample, match="box_outside"):
+        convert(beyond, settings)
+    # All of it may lie in the tolerated margin.
+    with pytest.raises(RejectedExample, match="box_degenerate"):
+        convert(boxed(-tolerance, 6, -0.5 if tolerance == 5 else -1, 30), settings)

@@ -33,6 +33,23 @@ def test_files_of_blank_lines_and_none(tmp_path):
         lines.spans(str(empty))
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_mark_at_the_beginning_is_no_text(tmp_path, end):
+    path = tmp_path / "lines"
+    path.write_bytes(b"\xef\xbb\xbf" + end.join((b"one", b"", b"two")) + end)
+    assert [lines.line(str(path), number) for number in range(2)] == [b"one", b"two"]
+    starts = [int(start) for start, _ in lines.spans(str(path))]
+    assert [lines.number(str(path), start) for start in starts] == [1, 3]
+
+
+def test_another_state_of_a_file_is_read_anew(tmp_path):
+    path = tmp_path / "lines"
+    for text in (b"one\n", b"two\nthree\n"):
+        path.write_bytes(text)
+        assert len(lines.spans(str(path))) == text.count(b"\n")
+        assert lines.line(str(path), 0) == text[:3]
+
+
 DOCUMENT = {
     "info": {"skipped": [1, 2]},
     "images": [{"id": n, "name": "é" * n} for n in range(5)],

@@ -1,5 +1,6 @@
 """Parquet files written with pyarrow, flat and as hubs export them."""
 
+import base64
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.parquet import ParquetSource
+from ofa_jax.data.sources.schema import check_example
 from tests.data.sources.checks import examples_of, same
 from tests.data.sources.photographs import annotated
 
@@ -118,3 +120,111 @@ def test_declarations_are_checked():
         ParquetSource("x", CAPTIONS, ())
     with pytest.raises(ValueError, match="boxes are one of xyxy, xywh, not 'yxyx'"):
         ParquetSource("x", CAPTIONS, CONSTANTS, "yxyx")
+
+
+CATEGORIES = ["bus", "person", "dog"]
+CLASSES = {"names": CATEGORIES, "_type": "ClassLabel"}
+NUMBERS = {"dtype": "float32", "_type": "Value"}
+# How versions of the `datasets` library write a list of structures in the footer.
+LISTS = {
+    "a structure of lists": lambda: {
+        "bbox": {"feature": NUMBERS, "_type": "Sequence"},
+        "category": {"feature": CLASSES, "_type": "Sequence"},
+    },
+    "Sequence": lambda: {"feature": {"bbox": NUMBERS, "category": CLASSES}, "_type": "Sequence"},
+    "List": lambda: {"feature": {"bbox": NUMBERS, "category": CLASSES}, "_type": "List"},
+    "brackets": lambda: [{"bbox": NUMBERS, "category": CLASSES}],
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("brackets", ["", "[]"])
+def test_parts_of_structures_and_of_lists(tmp_path, kind, brackets):
+    one = annotated()[0]
+    boxes, numbers = [list(one.left_top_size), [0, 0, 5, 6]], [2, 0]
+    objects = {"bbox": boxes, "category": numbers}
+    if kind != "a structure of lists":
+        objects = [{"bbox": box, "category": number} for box, number in zip(boxes, numbers)]
+    features = {"info": {"features": {"objects": LISTS[kind]()}}}
+    path = write(tmp_path / "a.parquet", [row(one, objects=objects)], features)
+    columns = (
+        ("image", "image"),
+        ("boxes", f"objects{brackets}.bbox"),
+        ("labels", f"objects{brackets}.category"),
+    )
+    [found] = examples_of(ParquetSource(path, columns, (("type", "detection"),), "xywh"))
+    assert found["labels"] == ["dog", "bus"]
+    np.testing.assert_array_equal(found["boxes"], np.float32([one.box, [0, 0, 5, 6]]))
+    assert found["image"] == one.image
+    records = ParquetSource(path, (("labels", "objects.name"),), CONSTANTS).open("train")
+    with pytest.raises(SourceError, match="column 'objects' has no part 'name', only bbox, categ"):
+        records[0]
+
+
+def test_answers_of_structures(tmp_path):
+    given = ["yes"] * 8 + ["no"] * 2
+    answers = [{"answer": one, "answer_id": number} for number, one in enumerate(given)]
+    path = write(tmp_path / "a.parquet", [row(annotated()[0], question="what?", answers=answers)])
+    base = (("image", "image.bytes"), ("question", "question"))
+    constants = (("type", "qa"),)
+    [found] = examples_of(ParquetSource(path, (*base, ("answers", "answers[].answer")), constants))
+    assert (found["answers"], found["answer_conf"]) == (["yes", "no"], [1.0, 0.6])
+    records = ParquetSource(path, (*base, ("answers", "answers")), constants).open("train")
+    with pytest.raises(
+        SourceError, match="is an object, not a text; its parts are answer, answer_"
+    ):
+        records[0]
+
+
+def test_null_is_no_text(tmp_path):
+    one = annotated()[0]
+    rows = [row(one, many=["a bus", None, ""], labels=["x", None]), row(one, many=None), row(one)]
+    rows[2] |= {"many": [None], "text": None}
+    path = write(tmp_path / "a.parquet", rows)
+    records = ParquetSource(path, (("captions", "many"),), CONSTANTS).open("train")
+    assert records[0]["captions"] == ["a bus"]
+    assert [records[index].get("captions") for index in (1, 2)] == [None, []]
+    # A missing label would move the others to wrong boxes.
+    with pytest.raises(SourceError, match="column 'labels' is missing"):
+        ParquetSource(path, (("labels", "labels"),), CONSTANTS).open("train")[0]
+
+
+@pytest.mark.parametrize("form", ["bytes", "structure", "list", "base64"])
+def test_forms_of_pictures(tmp_path, form):
+    one = annotated()[0]
+    picture = {
+        "bytes": one.image,
+        "structure": {"bytes": one.image, "path": None},
+        "list": [{"bytes": one.image, "path": "x.jpg"}],
+        "base64": base64.b64encode(one.image).decode(),
+    }[form]
+    path = write(tmp_path / "a.parquet", [{"picture": picture}])
+    records = ParquetSource(path, (("image", "picture"),), (("type", "image"),)).open("train")
+    assert records[0]["image"] == one.image
+
+
+def test_pictures_that_are_only_named(tmp_path):
+    path = write(tmp_path / "a.parquet", [{"picture": {"bytes": None, "path": "x.jpg"}}])
+    records = ParquetSource(path, (("image", "picture"),), (("type", "image"),)).open("train")
+    with pytest.raises(SourceError, match=r"holds only a path, 'x\.jpg', no bytes"):
+        records[0]
+
+
+def test_one_box_and_its_expression(tmp_path):
+    one = annotated()[0]
+    rows = [row(one, box=box, words="the bus") for box in (one.box, None, (1, 2, 3, None))]
+    path = write(tmp_path / "a.parquet", rows)
+    columns = (("image", "image"), ("boxes", "box"), ("refexps", "words"))
+    source = ParquetSource(path, columns, (("type", "visual_grounding"),))
+    records = source.open("train")
+    check_example(records[0], "the first")
+    assert records[0]["refexp_box_index"] == [0]
+    assert records[0]["region_captions"] == ["the bus"]
+    assert "boxes" not in records[1]
+    with pytest.raises(SourceError, match="column 'box' holds a box without numbers"):
+        records[2]
+    halves = [row(one, box=(0.25, 0.5, 0.75, 1.0), words="the bus")]
+    path = write(tmp_path / "b.parquet", halves)
+    source = ParquetSource(path, columns, (("type", "visual_grounding"),), boxes="fractions")
+    expected = [[one.width / 4, one.height / 2, one.width * 3 / 4, one.height]]
+    np.testing.assert_allclose(source.open("train")[0]["boxes"], expected)

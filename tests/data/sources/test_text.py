@@ -1,12 +1,15 @@
 """Plain and compressed text, forward and back."""
 
+import bz2
 import gzip
 import json
+import lzma
 
 import pyarrow
 import pytest
 
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import SourceError, reason_of
+from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.text import TextSource
 from tests.data.sources.checks import examples_of, same
 
@@ -23,13 +26,16 @@ def compressed(data, suffix):
         # Two members, as `cat a.gz b.gz` makes them.
         half = data.index(b"\n", len(data) // 2) + 1
         return gzip.compress(data[:half]) + gzip.compress(data[half:])
-    return bytes(pyarrow.compress(data, "zstd", asbytes=True)) if suffix == ".zst" else data
+    if suffix == ".zst":
+        return bytes(pyarrow.compress(data, "zstd", asbytes=True))
+    return {".bz2": bz2.compress, ".xz": lzma.compress}.get(suffix, bytes)(data)
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
-def test_json_lines(tmp_path, suffix):
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz", ".zst"])
+def test_json_lines(tmp_path, suffix, mark):
     path = tmp_path / f"00.jsonl{suffix}"
-    path.write_bytes(compressed(objects(), suffix))
+    path.write_bytes(compressed(mark + objects(), suffix))
     examples = examples_of(TextSource(str(path), dataset="pile"))
     for number, (found, text) in enumerate(zip(examples, TEXTS, strict=True)):
         identifier = f"{path.name}:{number}"
@@ -68,7 +74,38 @@ def test_other_keys_and_mistakes(tmp_path):
         TextSource("x", form="json")
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("name", ["a.JSONL.GZ", "a.jsonl"])
+def test_compression_is_known_by_the_first_bytes(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(objects()))
+    assert len(examples_of(TextSource(str(path)))) == len(TEXTS)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_an_array_is_named_at_once(tmp_path, indent, suffix):
+    path = tmp_path / f"a.json{suffix}"
+    path.write_bytes(
+        compressed(
+            json.dumps([{"text": "a"}, {"text": "b"}], indent=indent).encode() + b"\n", suffix
+        )
+    )
+    with pytest.raises(SourceError, match="is one JSON array, not an object per line; jq -c"):
+        TextSource(str(path)).open("train")
+
+
+def test_null_is_no_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "good"}\n{"text": null}\n{"text": ["a"]}\n{"text": 5}\n')
+    records = TextSource(str(path)).open("train")
+    for index, reason in ((1, "empty_text"), (2, "bad_fields")):
+        with pytest.raises(SourceError) as error:
+            records[index]
+        assert reason_of(error.value, Reason.UNREADABLE_RECORD).value == reason
+    assert [records[index]["text"] for index in (0, 3)] == ["good", "5"]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
 def test_damaged_streams_are_named(tmp_path, suffix):
     path = tmp_path / f"a.txt{suffix}"
     data = compressed(objects(), suffix)

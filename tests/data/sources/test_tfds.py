@@ -214,6 +214,15 @@ def test_what_is_not_there_is_named(tfds, tmp_path):
     message = r"gigaword/1\.2\.0 is not prepared in .*; run: tfds build gigaword --file_format=arr"
     with pytest.raises(SourceError, match=message):
         TfdsSource("gigaword", str(tmp_path)).open("train")
+    (tmp_path / "gigaword" / "1.1.0").mkdir(parents=True)
+    message = (
+        r"is not prepared in .*; another version is prepared there, to be named gigaword:1\.1\.0"
+    )
+    with pytest.raises(SourceError, match=message):
+        TfdsSource("gigaword", str(tmp_path), dataset="again").open("validation")
+    message = r"no data set 'gigaword:9\.9\.9': .*; another version .* named gigaword:1\.1\.0"
+    with pytest.raises(SourceError, match=message):
+        TfdsSource("gigaword:9.9.9", str(tmp_path)).open("train")
 
 
 def test_declarations_are_checked():

@@ -96,3 +96,66 @@ def test_damaged_tars_are_named(tmp_path):
         WebdatasetSource(path).open("train")[1]
     with pytest.raises(ValueError, match="unknown kind of sample 'captions'; did you mean 'capt"):
         WebdatasetSource(whole, kind="captions")
+
+
+def named(*names):
+    """Files of these names, each picture and text of its own."""
+    files = {}
+    for number, name in enumerate(names):
+        picture = name.lower().endswith((".jpg", ".png"))
+        files[name] = annotated()[number // 2 % 4].image if picture else name.encode()
+    return files
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "left_out"),
+    [
+        (("a.jpg", "a.txt", "b.JPG", "b.TXT"), {"a": "a.txt", "b": "b.TXT"}, {}),
+        (("22.00.jpg", "22.00.txt", "22.01.jpg", "22.01.txt"),
+         {"22.00": "22.00.txt", "22.01": "22.01.txt"}, {}),
+        (("i.final.jpg", "i.final.txt"), {"i.final": "i.final.txt"}, {}),
+        (("s.input.jpg", "s.output.txt"), {"s": "s.output.txt"}, {}),
+        (("v1.0/a.jpg", "v1.0/a.txt"), {"v1.0/a": "v1.0/a.txt"}, {}),
+        (("a.jpg", "a.txt", "a.1.jpg", "a.1.txt"), {"a": "a.txt", "a.1": "a.1.txt"}, {}),
+        (("a.jpg", "a.txt", "a.seg.png"), {"a": "a.txt"}, {"unread_file": 1}),
+        (("a.jpg", "a.txt", "a.npy"), {"a": "a.txt"}, {"unread_file": 1}),
+        (("a.jpg", "a.png", "a.txt"), {"a": "a.txt"}, {"unread_file": 1}),
+        (("a.jpg", "a.txt", "b.txt", "b.json"), {"a": "a.txt"}, {"no_image": 1}),
+        (("a.jpg", "a.txt", "1.x.jpg", "1.x.txt", "1.y.txt", "1.z.jpg"),
+         {"a": "a.txt", "1.x": "1.x.txt", "1.z": None}, {"no_image": 1}),
+        (("a.jpg", "a.txt", "._a.jpg", "__MACOSX/._a.jpg", ".DS_Store", "README"),
+         {"a": "a.txt"}, {"unread_file": 4}),
+    ],
+)  # fmt: skip
+def test_names_with_dots(tmp_path, names, expected, left_out):
+    records = WebdatasetSource(write_tar(tmp_path / "a.tar", named(*names))).open("train")
+    assert len(records) == len(expected)
+    for index, (key, caption) in enumerate(expected.items()):
+        if caption is None:
+            with pytest.raises(SourceError, match=f"sample {key}: there is no caption beside"):
+                records[index]
+        else:
+            assert (records[index]["image_id"], records[index]["caption"]) == (key, caption)
+    assert records.left_out.counts == left_out
+
+
+def test_a_key_twice_makes_no_pair(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, key in enumerate(("a", "b", "a")):
+            for name, data in sample(annotated()[number], txt=f"caption {number}").items():
+                info = tarfile.TarInfo(f"{key}.{name.partition('.')[2]}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    records = WebdatasetSource(str(tmp_path / "a.tar")).open("train")
+    assert [records[index]["caption"] for index in range(len(records))] == ["caption 1"]
+    assert records.left_out.counts == {"duplicated_id": 1}
+
+
+def test_captions_that_say_nothing(tmp_path):
+    first, second = annotated()[:2]
+    files = {"a.jpg": first.image, "a.json": b'{"caption": null}'}
+    files |= {"b.jpg": second.image, "b.txt": "\ufeffa bus".encode()}
+    records = WebdatasetSource(write_tar(tmp_path / "a.tar", files)).open("train")
+    with pytest.raises(SourceError, match="'caption' of its JSON file is missing"):
+        records[0]
+    assert records[1]["caption"] == "a bus"
