@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from ofa_jax.checkpoint.bucket import local_folder
 from ofa_jax.checkpoint.exports import EXPORT_DTYPES, TARGET_FORMATS, export_checkpoint
+from ofa_jax.checkpoint.fairseq_cfg import OFFICIAL_TASKS
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.vocabulary import open_vocabulary
 from ofa_jax.model.config import SIZES
@@ -68,6 +69,14 @@ def _arguments() -> argparse.ArgumentParser:
         help="the embedding has up to 1,023 rows more than the vocabulary, as padding: cut them",
     )
     add("--legacy", action="store_true", help="fairseq: the file format of torch before 1.6")
+    add(
+        "--task",
+        default="",
+        choices=tuple(OFFICIAL_TASKS),
+        metavar="NAME",
+        help="fairseq: official task that the file is for; by default what the source says. One of "
+        + ", ".join(OFFICIAL_TASKS),
+    )
     add("--seed", type=int, default=0, help="of whatever is initialised")
     return parser
 
@@ -122,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.target_format,
             dtype=args.dtype,
             legacy=args.legacy,
+            task=args.task,
             progress=progress,
         )
         written = tokenizer is not None and args.target_format != "fairseq"

@@ -22,6 +22,8 @@ UNK_ID = 3
 NUM_SPECIALS = 4
 
 SPECIAL_SYMBOLS = ("<pad>", "<s>", "</s>", "<unk>")
+# The same in the order of official ids.
+OFFICIAL_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 
 
 def swap_official_ids(ids: np.ndarray) -> np.ndarray:

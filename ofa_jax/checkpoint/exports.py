@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.checkpoint import orbax_weights
+from ofa_jax.checkpoint.fairseq_cfg import fairseq_cfg
 from ofa_jax.checkpoint.finite import check_range
 from ofa_jax.checkpoint.huggingface import (
     SAFETENSORS_FILE,
@@ -23,12 +24,12 @@ from ofa_jax.checkpoint.huggingface import (
     write_huggingface_folder,
 )
 from ofa_jax.checkpoint.imports import ImportedCheckpoint
-from ofa_jax.checkpoint.layout import SHARED_EMBEDDING, vocabulary_parts
+from ofa_jax.checkpoint.layout import SHARED_EMBEDDING
 from ofa_jax.checkpoint.names import to_state_dict
+from ofa_jax.checkpoint.task_facts import AVERAGED
 from ofa_jax.checkpoint.torch_archive import numpy_dtype
 from ofa_jax.checkpoint.torch_reader import StateDict
 from ofa_jax.checkpoint.torch_writer import write_fairseq_checkpoint
-from ofa_jax.model.config import OFAConfig
 
 TARGET_FORMATS = ("orbax", "fairseq", "huggingface")
 EXPORT_DTYPES = ("source", "float32", "float16", "bfloat16")
@@ -94,63 +95,6 @@ def official_state_dict(imported: ImportedCheckpoint, dtype: str = "source") -> 
     return StateDict(tensors)
 
 
-def fairseq_arguments(config: OFAConfig) -> dict[str, Any]:
-    """The `cfg` of an exported fairseq file: plain dicts with the official argument names.
-
-    Args:
-      config: the model.
-
-    Returns:
-      {"model": ..., "task": ...}; `arch` is that of the official size with the same stem and
-      width, the sizes themselves are spelt out.
-    """
-    arch = {256: "tiny", 512: "medium", 768: "base", 1024: "large", 1280: "huge"}
-    stems: dict[tuple[int, ...], str] = {
-        (2, 2, 2): "resnet18",
-        (3, 4, 6): "resnet50",
-        (3, 4, 23): "resnet101",
-        (3, 8, 36): "resnet152",
-    }
-    codes, bins = vocabulary_parts(config.vocab_size, {"code_dict_size": config.num_codes})
-    task = {"code_dict_size": codes, **({"num_bins": bins} if bins else {})}
-    sides: dict[str, Any] = {}
-    for side in ("encoder", "decoder"):
-        sides |= {
-            f"{side}_embed_dim": config.width,
-            f"{side}_ffn_embed_dim": config.ffn_width(side),
-            f"{side}_attention_heads": config.num_heads,
-            f"{side}_layers": getattr(config, f"{side}_layers"),
-            f"{side}_drop_path_rate": getattr(config, f"{side}_drop_path"),
-            f"{side}_normalize_before": True,
-        }
-    flags = (
-        *("share_all_embeddings", "layernorm_embedding", "patch_layernorm_embedding"),
-        *("code_layernorm_embedding", "add_type_embedding", "scale_attn", "scale_fc"),
-        *("scale_heads", "disable_entangle"),
-    )
-    model = {
-        "_name": f"ofa_{arch.get(config.width, 'base')}",
-        "arch": f"ofa_{arch.get(config.width, 'base')}",
-        **sides,
-        **dict.fromkeys(flags, True),
-        "scale_resids": config.scale_resids,
-        "resnet_type": stems.get(config.resnet.stage_blocks),
-        "resnet_drop_path_rate": config.resnet_drop_path,
-        "token_bucket_size": config.token_bucket_size,
-        "image_bucket_size": config.image_bucket_size,
-        "max_source_positions": config.max_positions,
-        "max_target_positions": config.max_positions,
-        "attn_scale_factor": 2,
-        "code_image_size": config.code_image_size,
-        "orig_patch_image_size": config.orig_patch_image_size,
-        "interpolate_position": config.interpolate_position,
-        "dropout": config.dropout,
-        "attention_dropout": config.attention_dropout,
-        "activation_dropout": config.activation_dropout,
-    }
-    return {"model": model, "task": task}
-
-
 def export_checkpoint(
     imported: ImportedCheckpoint,
     target: str | os.PathLike,
@@ -160,6 +104,7 @@ def export_checkpoint(
     vocabulary_files: Iterable[str | os.PathLike] | None = None,
     hub_weights: Iterable[str] = (SAFETENSORS_FILE, TORCH_FILE),
     legacy: bool = False,
+    task: str = "",
     progress: Progress = _silent,
 ) -> None:
     """Writes weights in one of the three formats.
@@ -172,11 +117,13 @@ def export_checkpoint(
       vocabulary_files: copied into folders; None takes those that lay beside the source.
       hub_weights: weight files of a HuggingFace folder.
       legacy: write the fairseq file in the format of torch before 1.6.
+      task: official task of the fairseq file (`fairseq_cfg.OFFICIAL_TASKS`); "" is what the source
+        says, else pretraining.
       progress: called with one line per stage.
 
     Raises:
       FileExistsError: the target exists.
-      ValueError: an unknown format or dtype.
+      ValueError: an unknown format, dtype or task, or a value that the dtype cannot hold.
     """
     target = pathlib.Path(target)
     if target_format not in TARGET_FORMATS:
@@ -189,6 +136,7 @@ def export_checkpoint(
     if weights.exists():
         raise FileExistsError(f"{weights} exists; give another target or remove it first")
     vocabulary = tuple(imported.vocabulary_files if vocabulary_files is None else vocabulary_files)
+    cfg = fairseq_cfg(imported.config, imported.task, imported.cfg, task)
     progress(f"writing {target} ({target_format})")
     if target_format == "orbax":
         orbax_weights.write_weights(target, imported.variables, imported.config, imported.record)
@@ -196,8 +144,12 @@ def export_checkpoint(
         return
     state_dict = official_state_dict(imported, dtype)
     if target_format == "fairseq":
-        cfg = fairseq_arguments(imported.config)
-        write_fairseq_checkpoint(target, state_dict.tensors, cfg=cfg, legacy=legacy)
+        name, tensors = cfg["task"]["_name"], state_dict.tensors
+        known = task or imported.task.name
+        progress(f"  for the official task {name}" + ("" if known else "; --task says another"))
+        # The official scripts of this task evaluate the average and fail where a file has none.
+        ema = tensors if name == AVERAGED else None
+        write_fairseq_checkpoint(target, tensors, cfg=cfg, ema=ema, legacy=legacy)
     else:
         write_huggingface_folder(
             target, state_dict, imported.config, weights=hub_weights, vocabulary_files=vocabulary

@@ -7,6 +7,7 @@ import is the same as for fairseq files; no torch and no transformers are needed
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -14,6 +15,7 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,12 +32,14 @@ from ofa_jax.checkpoint.huggingface_names import (
     from_huggingface_name,
     to_huggingface_name,
 )
-from ofa_jax.checkpoint.layout import config_from_state_dict
+from ofa_jax.checkpoint.layout import POSITION_INDEX, config_from_state_dict
 from ofa_jax.checkpoint.repairs import CheckpointMismatchError
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint, without_wrappers
 from ofa_jax.checkpoint.torch_writer import write_torch_file
 from ofa_jax.model.config import OFAConfig
+from ofa_jax.text.gpt2_bpe import FAIRSEQ_FILES
+from ofa_jax.text.tokenizer import load_tokenizer
 
 CONFIG_FILE = "config.json"
 SAFETENSORS_FILE = "model.safetensors"
@@ -58,6 +62,7 @@ VOCABULARY_FILES = (
     "trained_bpe.json",
     "vocab_layout.json",
 )
+_TOKENIZER_SETTINGS = ("added_tokens.json", "tokenizer_config.json")
 _REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # What ends like this is a file; a dot alone is not enough, since names have versions.
 _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json", ".txt", ".gin", ".tar")
@@ -238,6 +243,26 @@ def copy_vocabulary(files: Iterable[str | os.PathLike], folder: str | os.PathLik
             shutil.copyfile(path, folder / path.name)
 
 
+def _write_vocabulary(
+    files: Iterable[str | os.PathLike], folder: pathlib.Path, max_positions: int
+) -> None:
+    """Vocabulary files in HuggingFace's layout, where there is one for them; else as they are."""
+    with tempfile.TemporaryDirectory() as temporary:
+        found = pathlib.Path(temporary)
+        copy_vocabulary(files, found)
+        written: dict[str, str] = {}
+        # Without the rest of its set, a file is copied.
+        with contextlib.suppress(FileNotFoundError):
+            written = load_tokenizer(found).huggingface_files(max_positions)
+        for name, content in written.items():
+            # What another folder of HuggingFace's says about its tokenizer stays.
+            if name not in _TOKENIZER_SETTINGS or not (found / name).exists():
+                (found / name).write_text(content, encoding="utf-8")
+        for name in FAIRSEQ_FILES if written else ():
+            (found / name).unlink(missing_ok=True)
+        copy_vocabulary(found.iterdir(), folder)
+
+
 def write_huggingface_folder(
     folder: str | os.PathLike,
     state_dict: Mapping[str, Any],
@@ -254,23 +279,27 @@ def write_huggingface_folder(
       config: the model.
       weights: which weight files to write, of "model.safetensors" and "pytorch_model.bin". Tied
         embeddings share one storage in the latter and are repeated in the former.
-      vocabulary_files: copied into the folder.
+      vocabulary_files: go into the folder, in HuggingFace's layout: `vocab.json` and `merges.txt`
+        instead of fairseq's files, `vocab.txt` with the specials in front.
 
     Raises:
-      ValueError: an unknown weight file.
+      ValueError: an unknown weight file, or a damaged vocabulary.
       FileNotFoundError: a vocabulary file is missing.
     """
     folder = pathlib.Path(folder)
     weights = tuple(weights)
     if unknown := set(weights) - {SAFETENSORS_FILE, TORCH_FILE}:
         raise ValueError(f"weights may name {SAFETENSORS_FILE} and {TORCH_FILE}, not {unknown}")
-    copy_vocabulary(vocabulary_files, folder)
+    _write_vocabulary(vocabulary_files, folder, config.max_positions)
     source = getattr(state_dict, "tensors", state_dict)
     renamed = {
         to_huggingface_name(name): tensor
         for name, tensor in source.items()
         if not name.endswith(".version")
     }
+    if (index := renamed.get(POSITION_INDEX)) is not None:
+        # HuggingFace's class has one filler less behind the window, and loads no other length.
+        renamed[POSITION_INDEX] = np.asarray(index)[:-1]
     if TORCH_FILE in weights:
         write_torch_file(folder / TORCH_FILE, renamed)
     if SAFETENSORS_FILE in weights:

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ofa_jax.checkpoint.layout import RESNET_BLOCKS, resnet_name
 from ofa_jax.model.config import OFAConfig, ResNetConfig
 
 # Whole parts of a dotted name. Renaming parts instead of substrings avoids the trap of SPEC 2.5,
@@ -22,14 +23,6 @@ _PARTS = {
 _NORM_AFTER_ATTENTION = {"encoder": "attn_ln", "decoder": "self_attn_ln"}
 _HF_NORM_AFTER_ATTENTION = "self_attn_mid_layer_norm"
 
-_RESNET_BLOCKS = {
-    "resnet50": (3, 4, 6),
-    "resnet101": (3, 4, 23),
-    "resnet152": (3, 8, 36),
-    "resnet18": (2, 2, 2),
-    # Bottleneck blocks too (SPEC 1.3), hence the same network as resnet50.
-    "resnet34": (3, 4, 6),
-}
 # OFAConfig field -> config.json fields; the first is read, all are written.
 CONFIG_FIELDS = {
     "vocab_size": ("vocab_size",),
@@ -155,11 +148,11 @@ def config_from_huggingface(fields: Mapping[str, Any]) -> OFAConfig:
             raise ValueError(f"config.json: the field {theirs} is missing")
     resnet = fields.get("resnet_type")
     if resnet is not None:
-        if resnet not in _RESNET_BLOCKS:
+        if resnet not in RESNET_BLOCKS:
             raise ValueError(
-                f"config.json: resnet_type is {resnet!r}, known are {', '.join(_RESNET_BLOCKS)}"
+                f"config.json: resnet_type is {resnet!r}, known are {', '.join(RESNET_BLOCKS)}"
             )
-        values["resnet"] = ResNetConfig(stage_blocks=_RESNET_BLOCKS[resnet])
+        values["resnet"] = ResNetConfig(stage_blocks=RESNET_BLOCKS[resnet])
     own = fields.get(_OWN_SECTION)
     if isinstance(own, Mapping):
         for field in _OWN_FIELDS:
@@ -187,14 +180,7 @@ def config_to_huggingface(config: OFAConfig) -> dict[str, Any]:
     for ours, theirs in CONFIG_FIELDS.items():
         fields.update(dict.fromkeys(theirs, getattr(config, ours)))
     fields["decoder_ffn_dim"] = config.ffn_width("decoder")
-    fields["resnet_type"] = next(
-        (
-            name
-            for name, blocks in _RESNET_BLOCKS.items()
-            if config.resnet == ResNetConfig(stage_blocks=blocks)
-        ),
-        None,
-    )
+    fields["resnet_type"] = resnet_name(config.resnet)
     if config.tuning.is_on:
         raise ValueError(
             "a HuggingFace folder has no place for prefixes, adapters or LoRA; write "

@@ -22,6 +22,16 @@ SHARED_EMBEDDING = (
     "decoder.output_projection.weight",
 )
 RESNET_PREFIX = "encoder.embed_images."
+# Official name of a stem -> its blocks.
+RESNET_BLOCKS = {
+    "resnet50": (3, 4, 6),
+    "resnet101": (3, 4, 23),
+    "resnet152": (3, 8, 36),
+    "resnet18": (2, 2, 2),
+    # Bottleneck blocks too (SPEC 1.3), hence the same network as resnet50.
+    "resnet34": (3, 4, 6),
+}
+POSITION_INDEX = "decoder.image_position_idx"
 # The official image_position_idx ends with this many fillers (SPEC 1.9).
 _POSITION_FILLERS = 769
 _IGNORED = re.compile(
@@ -48,6 +58,12 @@ def _linear(shapes: dict[str, tuple[int, ...]], name: str, out: int, into: int) 
 def _batch_norm(shapes: dict[str, tuple[int, ...]], name: str, width: int) -> None:
     for part in ("weight", "bias", "running_mean", "running_var"):
         shapes[f"{name}.{part}"] = (width,)
+
+
+def resnet_name(resnet: ResNetConfig) -> str | None:
+    """The official name of a stem, or None where it has none."""
+    blocks = RESNET_BLOCKS.items()
+    return next((n for n, b in blocks if resnet == ResNetConfig(stage_blocks=b)), None)
 
 
 def resnet_shapes(resnet: ResNetConfig) -> dict[str, tuple[int, ...]]:
@@ -269,7 +285,7 @@ def config_from_state_dict(
     # The official 128 pixels, unless the position grid is too small for them.
     side = OFAConfig.code_stride * fields["image_bucket_size"]
     fields.setdefault("code_image_size", min(OFAConfig.code_image_size, side))
-    index = shapes.get("decoder.image_position_idx")
+    index = shapes.get(POSITION_INDEX)
     if index and index[0] > 1 + _POSITION_FILLERS:
         window = round((index[0] - 1 - _POSITION_FILLERS) ** 0.5)
         fields["code_image_size"] = window * fields.get("code_stride", 8)

@@ -40,7 +40,7 @@ class SourceRecord:
     """Where weights came from and how they were stored there.
 
     Attributes:
-      format: "fairseq", "state_dict", "huggingface" or "initialised".
+      format: "fairseq", "state_dict", "huggingface", "initialised", or "trained" in a run of ours.
       name: name of the file, folder or repository (no local path).
       dtypes: official tensor name -> dtype name in the source.
       batches_tracked: BatchNorm counters of the source.
@@ -217,7 +217,7 @@ def write_weights(
         manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))
         manager.wait_until_finished()
     write_model_config(folder, config)
-    _write_json(folder / RECORD_FILE, record.to_json())
+    write_source_record(folder, record)
     return folder / f"checkpoint_{step}"
 
 
@@ -277,7 +277,12 @@ def read_weights(
     }
 
 
+def write_source_record(folder: str | os.PathLike, record: SourceRecord) -> None:
+    """Writes `source.json` beside checkpoints."""
+    _write_json(pathlib.Path(folder) / RECORD_FILE, record.to_json())
+
+
 def read_source_record(folder: str | os.PathLike) -> SourceRecord | None:
-    """Reads `source.json`, or None where the weights were trained here."""
+    """Reads `source.json`, or None where there is none."""
     path = pathlib.Path(folder) / RECORD_FILE
     return SourceRecord.from_json(_read_json(path)) if path.is_file() else None

@@ -15,9 +15,9 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Official `prompt_type` -> the decoder prompt of `ofa_jax.data.answering`.
 _DECODER_PROMPTS = {"none": "none", "prev_output": "source", "src": "source_and_eos"}
 # All official scripts that evaluate this task pass --ema-eval, and no other script does.
-_AVERAGED = "vqa_gen"
+AVERAGED = "vqa_gen"
 # Its pictures are crops of two sizes, neither of which is a size to ask questions at.
-_PRETRAINING = "unify_task"
+PRETRAINING = "unify_task"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +72,10 @@ class TaskFacts:
             return found if type(found) is kind else None
 
         name = arguments.get("task_name")
-        imagenet = arguments.get("imagenet_default_mean_and_std") is True and name != _PRETRAINING
+        imagenet = arguments.get("imagenet_default_mean_and_std") is True and name != PRETRAINING
         return cls(
             name=name,
-            image_size=None if name == _PRETRAINING else value("patch_image_size", int),
+            image_size=None if name == PRETRAINING else value("patch_image_size", int),
             max_image_size=value("max_image_size", int),
             image_mean=_IMAGENET_MEAN if imagenet else None,
             image_std=_IMAGENET_STD if imagenet else None,
@@ -89,10 +89,26 @@ class TaskFacts:
             **known,
         )
 
+    def to_arguments(self) -> dict[str, Any]:
+        """Official arguments of what is known, but for the task's name and its pixels' mean."""
+        prompts = {ours: theirs for theirs, ours in _DECODER_PROMPTS.items()}
+        found = {
+            "patch_image_size": self.image_size,
+            "max_image_size": self.max_image_size,
+            "prompt_type": prompts.get(str(self.decoder_prompt)),
+            "max_src_length": self.max_source_length,
+            "max_tgt_length": self.max_target_length,
+            "code_dict_size": self.num_codes,
+            "num_bins": self.num_bins,
+            "add_object": self.add_object,
+            "add_caption": self.add_caption,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
     @property
     def is_evaluated_by_average(self) -> bool:
         """Whether the official scripts evaluate the moving average of this file."""
-        return self.has_ema and self.name == _AVERAGED
+        return self.has_ema and self.name == AVERAGED
 
     @property
     def normalization(self) -> dict[str, tuple[float, float, float]]:

@@ -18,7 +18,11 @@ import numpy as np
 from ofa_jax.checkpoint.bucket import Mirror, check_address, is_remote
 from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.checkpoint.manager import CheckpointManager, readable_size, tree_bytes
-from ofa_jax.checkpoint.orbax_weights import write_model_config
+from ofa_jax.checkpoint.orbax_weights import (
+    SourceRecord,
+    write_model_config,
+    write_source_record,
+)
 from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
 from ofa_jax.data.task import TaskSet
 from ofa_jax.runs import tasks as run_tasks
@@ -165,7 +169,7 @@ def write_trained(run: RunFolder, engine: Engine, variables: Any, initial_path: 
 
 
 def write_settings(run_dir: pathlib.Path, engine: Engine, mixture: str, config: str) -> None:
-    """Writes what the checkpoints need to be read: configuration, vocabulary, model.
+    """Writes what the checkpoints need to be read: configuration, vocabulary, model, task.
 
     Args:
       run_dir: folder of the run.
@@ -176,6 +180,8 @@ def write_settings(run_dir: pathlib.Path, engine: Engine, mixture: str, config: 
     run_tasks.save_vocabulary(run_dir, engine.tasks.tokenizer)
     run_tasks.save_cards(run_dir, engine.tasks, mixture)
     write_model_config(run_dir, engine.config)
+    facts = run_tasks.task_facts(engine.tasks)
+    write_source_record(run_dir, SourceRecord("trained", run_dir.name, task=facts))
     (run_dir / "config.gin").write_text(config, encoding="utf-8")
 
 

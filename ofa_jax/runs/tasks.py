@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import pathlib
 
+from ofa_jax.checkpoint.fairseq_cfg import official_task
+from ofa_jax.checkpoint.task_facts import TaskFacts
+from ofa_jax.data.instruction import Slot
 from ofa_jax.data.registration import import_modules, lookup
 from ofa_jax.data.steps import image_tokenizer_of
 from ofa_jax.data.task import OFATask, TaskSet, check_lengths
@@ -90,6 +93,28 @@ def _check_split(task: OFATask, split: str, setting: str) -> None:
         task.source.open(split)
     except ValueError as error:
         raise ValueError(f"task {task.name!r}, split {split!r} ({setting}): {error}") from error
+
+
+def task_facts(tasks: TaskSet) -> TaskFacts:
+    """What the checkpoints of a run say about its task, as an official file does.
+
+    Args:
+      tasks: of the run.
+    """
+    layout = tasks.tokenizer.layout
+    prompts = {task.answering.decoder_prompt for task in tasks.tasks}
+    name = official_task(task.family for task in tasks.tasks)
+    pieces = tasks.tasks[0].instructions[0].source
+    fields = {piece.field for piece in pieces if isinstance(piece, Slot)}
+    return TaskFacts(
+        name=name,
+        image_size=tasks.lengths.get("image"),
+        max_image_size=layout.max_image_size,
+        decoder_prompt=prompts.pop() if len(prompts) == 1 else None,
+        num_codes=layout.num_codes,
+        num_bins=layout.num_bins,
+        add_caption="caption" in fields if name == "snli_ve" else None,
+    )
 
 
 def save_vocabulary(run_dir: str | pathlib.Path, tokenizer: Tokenizer) -> None:

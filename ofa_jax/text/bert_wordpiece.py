@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ofa_jax.text.gpt2_bpe import read_dictionary
-from ofa_jax.vocab import NUM_SPECIALS, UNK_ID
+from ofa_jax.vocab import NUM_SPECIALS, OFFICIAL_SPECIALS, UNK_ID
 
 VOCABULARY_FILE = "vocab.txt"
 # fairseq's order of the ids; without it they follow the rows of the vocabulary file.
@@ -25,9 +25,6 @@ MAX_WORD_CHARACTERS = 100
 
 # BERT's own specials; written in a text they are kept as one piece, in upper case.
 _BERT_SPECIALS = re.compile(r"(\[UNK\]|\[SEP\]|\[PAD\]|\[CLS\]|\[MASK\])")
-
-# Rows in front of the text in HuggingFace's vocabulary file.
-_OFFICIAL_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 
 _CHINESE_RANGES = (
     (0x4E00, 0x9FFF),
@@ -140,6 +137,13 @@ class BertWordpiece:
             if source.is_file() and not (target.exists() and target.samefile(source)):
                 shutil.copyfile(source, target)
 
+    def huggingface_files(self) -> dict[str, str]:
+        """Content of HuggingFace's `vocab.txt`: the specials in front, a row for each id."""
+        # fairseq's dictionary cannot spell pieces that are white space.
+        spelt = zip(self.symbols, self._rows)
+        rows = [symbol if symbol in self._pieces else row for symbol, row in spelt]
+        return {VOCABULARY_FILE: "".join(f"{row}\n" for row in (*OFFICIAL_SPECIALS, *rows))}
+
     def _word_pieces(self, word: str) -> list[str]:
         """Longest pieces first, from the left; a word that cannot be covered is [UNK]."""
         if len(word) > MAX_WORD_CHARACTERS:
@@ -177,7 +181,7 @@ class BertWordpiece:
         """
         text = (self.directory / VOCABULARY_FILE).read_text(encoding="utf-8")
         rows = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-        if rows[:NUM_SPECIALS] == _OFFICIAL_SPECIALS:
+        if tuple(rows[:NUM_SPECIALS]) == OFFICIAL_SPECIALS:
             rows = rows[NUM_SPECIALS:]
         return rows[: rows.index("<mask>")] if "<mask>" in rows else rows
 

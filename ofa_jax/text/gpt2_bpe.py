@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ofa_jax.text.byte_bpe import ByteBPE, byte_alphabet
-from ofa_jax.vocab import NUM_SPECIALS, UNK_ID
+from ofa_jax.vocab import NUM_SPECIALS, OFFICIAL_SPECIALS, UNK_ID
 
 FAIRSEQ_FILES = ("encoder.json", "vocab.bpe", "dict.txt")
 HUGGINGFACE_FILES = ("vocab.json", "merges.txt")
@@ -115,6 +115,19 @@ class GPT2BPE:
             if not (target.exists() and target.samefile(self.directory / name)):
                 shutil.copyfile(self.directory / name, target)
 
+    def huggingface_files(self) -> dict[str, str]:
+        """Content of `vocab.json` and `merges.txt`, whatever layout the folder has."""
+        vocabulary_file, merges_file = (self.directory / name for name in self.files[:2])
+        vocabulary = vocabulary_file.read_text(encoding="utf-8")
+        if self.files == FAIRSEQ_FILES:
+            names = {str(number): token for token, number in json.loads(vocabulary).items()}
+            tokens = [names.get(symbol, symbol) for symbol in self.symbols]
+            ids = {token: row for row, token in enumerate((*OFFICIAL_SPECIALS, *tokens, "<mask>"))}
+            vocabulary = json.dumps(ids, ensure_ascii=False)
+        # HuggingFace skips the first line and what follows the last line feed.
+        merges = "".join(f"{merge}\n" for merge in ("#version: 0.2", *_merges(merges_file)))
+        return dict(zip(HUGGINGFACE_FILES, (vocabulary, merges)))
+
     @property
     def _bpe(self) -> ByteBPE:
         return self._tables[0]
@@ -155,7 +168,7 @@ class GPT2BPE:
         return engine, tuple(symbols)
 
     def _huggingface_num_text(self, vocabulary: dict[str, int]) -> int:
-        specials = [vocabulary.get(symbol) for symbol in ("<s>", "<pad>", "</s>", "<unk>")]
+        specials = [vocabulary.get(symbol) for symbol in OFFICIAL_SPECIALS]
         if specials != [0, 1, 2, 3]:
             raise ValueError(
                 f"{self.directory / 'vocab.json'}: <s>, <pad>, </s>, <unk> must have the ids "
@@ -171,14 +184,18 @@ class GPT2BPE:
 
 def _ranked_symbols(path: pathlib.Path) -> list[str]:
     """The 256 byte symbols, then the result of each merge of the file, in merge order."""
-    ranked = list(byte_alphabet().values())
+    return [*byte_alphabet().values(), *(merge.replace(" ", "") for merge in _merges(path))]
+
+
+def _merges(path: pathlib.Path) -> list[str]:
+    """The merges of a file, as "left right"."""
+    merges = []
     # No merge contains a line separator, but some contain characters that splitlines cuts at.
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         line = line.removesuffix("\r")
         if not line or line.startswith("#version"):
             continue
-        parts = line.split(" ")
-        if len(parts) != 2:
+        if len(line.split(" ")) != 2:
             raise ValueError(f"{path}, line {number}: expected two symbols, found {line!r}")
-        ranked.append("".join(parts))
-    return ranked
+        merges.append(line)
+    return merges

@@ -8,10 +8,11 @@ gives their ids.
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -57,6 +58,10 @@ class TextTokenizer(Protocol):
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes the vocabulary files to a folder."""
+        ...
+
+    def huggingface_files(self) -> dict[str, str]:
+        """Content of the files of HuggingFace's layout by name; {} where it has none."""
         ...
 
 
@@ -325,6 +330,31 @@ class Tokenizer:
         directory = pathlib.Path(directory)
         self.text_tokenizer.save(directory)
         write_layout(directory, self.layout)
+
+    def huggingface_files(self, max_positions: int) -> dict[str, str]:
+        """The files that HuggingFace's tokenizer of OFA opens, with official ids.
+
+        Args:
+          max_positions: longest text of the model.
+
+        Returns:
+          File name -> content: `vocab.json` and `merges.txt` in English, `vocab.txt` and
+          `added_tokens.json` in Chinese, and `tokenizer_config.json`; {} for `TrainedBPE`.
+        """
+        files = self.text_tokenizer.huggingface_files()
+        if not files:
+            return {}
+        settings: dict[str, Any] = {"tokenizer_class": "OFATokenizer"}
+        if isinstance(self.text_tokenizer, BertWordpiece):
+            # English: `OFATokenizer` itself adds the official codes and bins behind vocab.json.
+            added = {self.symbol(i): i for i in range(self.layout.mask_id, self.layout.size)}
+            files["added_tokens.json"] = json.dumps(added)
+            settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+        unknown = "[UNK]" if "added_tokens.json" in files else "<unk>"
+        settings |= {"model_max_length": max_positions, "unk_token": unknown, "pad_token": "<pad>"}
+        settings |= dict.fromkeys(("bos_token", "cls_token"), "<s>")
+        settings |= dict.fromkeys(("eos_token", "sep_token"), "</s>") | {"mask_token": "<mask>"}
+        return {**files, "tokenizer_config.json": json.dumps(settings, indent=1)}
 
     def _run_text(self, run: list[int], before: list[str]) -> str:
         """Text between whole tokens; vocabularies that trim spaces get one back."""

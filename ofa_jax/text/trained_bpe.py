@@ -123,6 +123,10 @@ class TrainedBPE:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / FILE_NAME).write_text(self.to_json(), encoding="utf-8")
 
+    def huggingface_files(self) -> dict[str, str]:
+        """{}: HuggingFace merges pairs, which the joined tokens do not tell."""
+        return {}
+
     def __getstate__(self) -> dict:
         return {"merged_tokens": self.merged_tokens}
 
