@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from ofa_jax.decoding.beam import BeamConfig, beam_search
 from ofa_jax.decoding.constraints import Constraint
@@ -22,6 +23,7 @@ from ofa_jax.model.encoder import EncoderOutput
 from ofa_jax.model.ofa import OFA
 
 Batch = Mapping[str, jax.Array]
+Rules = tuple[tuple[str, Any], ...]
 
 ENCODER_KEYS = (
     "encoder_input_tokens",
@@ -66,7 +68,16 @@ def generate(
     encoder_output, code_masks = encode(model, variables, batch, gen_code=config.gen_code)
     source_length = batch["encoder_input_tokens"].shape[1]
     return _generate(
-        model, config, source_length, variables, encoder_output, code_masks, constraint, prefix, rng
+        model,
+        config,
+        source_length,
+        sharding_rules(),
+        variables,
+        encoder_output,
+        code_masks,
+        constraint,
+        prefix,
+        rng,
     )
 
 
@@ -91,7 +102,7 @@ def encode(
     if code_masks is None:
         code_masks = jnp.full(batch["encoder_input_tokens"].shape[0], gen_code)
     inputs = {key: batch[key] for key in ENCODER_KEYS if key in batch}
-    return _encode(model, variables, inputs), code_masks
+    return _encode(model, variables, inputs, sharding_rules()), code_masks
 
 
 def start(
@@ -126,16 +137,26 @@ def start(
     return step_fn, cast(Cache, cache)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _encode(model: OFA, variables: Mapping[str, Any], batch: Batch) -> EncoderOutput:
+def sharding_rules() -> Rules:
+    """The logical axis rules around a call; compiled programs are kept apart by them.
+
+    JAX tells programs apart by the mesh, but Flax's rules are no part of its key.
+    """
+    return tuple((name, axes) for name, axes in nn.get_logical_axis_rules())
+
+
+@functools.partial(jax.jit, static_argnames=("model", "rules"))
+def _encode(model: OFA, variables: Mapping[str, Any], batch: Batch, rules: Rules) -> EncoderOutput:
+    del rules
     return cast(EncoderOutput, model.apply(variables, batch, method="encode"))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config", "source_length"))
+@functools.partial(jax.jit, static_argnames=("model", "config", "source_length", "rules"))
 def _generate(
     model: OFA,
     config: BeamConfig | SamplingConfig,
     source_length: int,
+    rules: Rules,
     variables: Mapping[str, Any],
     encoder_output: EncoderOutput,
     code_masks: jax.Array,
@@ -143,6 +164,7 @@ def _generate(
     prefix: jax.Array | None,
     rng: jax.Array | None,
 ) -> Hypotheses:
+    del rules
     max_length = config.max_length(source_length)
     places = max_length + 1 + (0 if prefix is None else prefix.shape[1])
     beams = config.samples if isinstance(config, SamplingConfig) else config.beam

@@ -20,7 +20,7 @@ from flax import struct
 
 from ofa_jax import vocab
 from ofa_jax.decoding.constraints import Trie
-from ofa_jax.decoding.generate import Batch, encode, start
+from ofa_jax.decoding.generate import Batch, Rules, encode, sharding_rules, start
 from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, Prompt, StepFn
 from ofa_jax.model.encoder import EncoderOutput
 from ofa_jax.model.ofa import OFA
@@ -230,18 +230,21 @@ def rank(
       float32[b, candidates] log-probabilities; `Candidates.best` picks the answers.
     """
     encoder_output, code_masks = encode(model, variables, batch)
-    return _rank(model, variables, encoder_output, code_masks, candidates, prefix)
+    rules = sharding_rules()
+    return _rank(model, rules, variables, encoder_output, code_masks, candidates, prefix)
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@functools.partial(jax.jit, static_argnames=("model", "rules"))
 def _rank(
     model: OFA,
+    rules: Rules,
     variables: Mapping[str, Any],
     encoder_output: EncoderOutput,
     code_masks: jax.Array,
     candidates: Candidates,
     prefix: jax.Array | None,
 ) -> jax.Array:
+    del rules
     places = 1 + (0 if prefix is None else prefix.shape[1]) + candidates.tokens.shape[2]
     step_fn, cache = start(model, variables, encoder_output, code_masks, beams=1, places=places)
     return rank_candidates(step_fn, cache, candidates, batch=code_masks.shape[0], prefix=prefix)

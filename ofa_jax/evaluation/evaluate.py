@@ -153,7 +153,7 @@ def evaluate(
 
     root = local_folder(output_dir, "OUTPUT_DIR")
     root.mkdir(parents=True, exist_ok=True)
-    variables = layout.place_weights(imported.variables)
+    variables = layout.replicate(imported.variables)
     answerer = Answerer(
         OFA(imported.config),
         tasks[0].tokenizer(),

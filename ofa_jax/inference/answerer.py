@@ -187,15 +187,14 @@ class Answerer:
     ) -> tuple[Any, ...]:
         settings = recipe.settings(self.model.config, self.beam_size)
         sampled = isinstance(settings, SamplingConfig)
-        key = jax.random.fold_in(jax.random.key(self.seed), number) if sampled else None
         found = generate(
             self.model,
             variables,
             placed,
             settings,
-            constraint=recipe.allowed(self.tokenizer.layout),
+            constraint=self.layout.replicate(recipe.allowed(self.tokenizer.layout)),
             prefix=prefix,
-            rng=key,
+            rng=self.layout.key(self.seed, number) if sampled else None,
         )
         return self._fetched(found, best)
 
@@ -209,7 +208,9 @@ class Answerer:
         del number
         ids, answering = recipe.candidates, recipe.answering
         assert ids is not None, "Answering refuses to rank without a closed set"
-        candidates = _candidates(ids, self.chunk, answering.renormalise, answering.ends_with_eos)
+        candidates = self.layout.replicate(
+            _candidates(ids, self.chunk, answering.renormalise, answering.ends_with_eos)
+        )
         scores = rank(self.model, variables, placed, candidates, prefix=prefix)
         return self._fetched(candidates.best(scores, best), best)
 

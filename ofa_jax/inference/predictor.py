@@ -170,7 +170,7 @@ class OFAPredictor:
         prompts = {card.answering.decoder_prompt for card in self.cards}
         self.decoder_prompt = decoder_prompt or (prompts.pop() if len(prompts) == 1 else "none")
         self._layout = layout or MeshLayout.local(1)
-        self._variables = self._layout.place_weights(dict(variables))
+        self._variables = self._layout.replicate(dict(variables))
 
     def check_batch(self, batch_size: int, setting: str) -> None:
         """Fails where a batch does not divide over the devices.

@@ -70,9 +70,14 @@ class MeshLayout:
             }
         return jax.device_put(dict(batch), sharding)
 
-    def place_weights(self, weights: Any) -> Any:
-        """Puts whole arrays of this process onto every device."""
-        return jax.device_put(weights, NamedSharding(self.mesh, PartitionSpec()))
+    def replicate(self, arrays: Any) -> Any:
+        """Puts arrays, the same on every process, whole onto every device."""
+        return jax.device_put(jax.device_get(arrays), NamedSharding(self.mesh, PartitionSpec()))
+
+    def key(self, seed: int, number: int) -> jax.Array:
+        """A random key on every device, a function of the two numbers."""
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        return jax.random.wrap_key_data(self.replicate(jax.random.key_data(key)))
 
     def fetch(self, arrays: Any) -> Any:
         """Results as numpy arrays, whole on every process of the mesh."""
