@@ -127,11 +127,15 @@ def test_overrides_name_macros_or_settings(page):
     import inspect
 
     from ofa_jax.cli.bindings import registered
+    from ofa_jax.evaluation.evaluate import evaluate
+    from ofa_jax.inference.infer import infer
     from ofa_jax.runs.story import train
 
+    functions = registered(train)
+    functions |= {"eval_script.evaluate": evaluate, "infer_script.infer": infer}
     configs = [path.read_text(encoding="utf-8") for path in (ROOT / "gin_configs").rglob("*.gin")]
     macros = {m for text in configs for m in re.findall(r"^([A-Z][A-Z_]+) =", text, re.MULTILINE)}
-    settings = {name: set(inspect.signature(f).parameters) for name, f in registered(train).items()}
+    settings = {name: set(inspect.signature(f).parameters) for name, f in functions.items()}
     for name in set(OVERRIDE.findall(text_of(page))) - {"NAME"}:
         if "." not in name:
             assert name in macros, f"{page.name}: no gin file defines {name}"
