@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import glob
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,8 @@ import numpy as np
 from ofa_jax.data.ops.image import decode_image, read_image
 from ofa_jax.data.ops.image_files import SUFFIXES, images_below
 from ofa_jax.data.sources.array_record import PreparedSource
+
+logger = logging.getLogger("ofa_jax")
 
 
 def find_images(names: Sequence[str]) -> list[str]:
@@ -30,7 +33,12 @@ def find_images(names: Sequence[str]) -> list[str]:
     for name in [names] if isinstance(names, str) else names:
         path = pathlib.Path(name)
         if path.is_dir():
-            inside = images_below(path)
+            inside, others = images_below(path)
+            if others:
+                logger.warning(
+                    "%s: %d files are no images and are left out, %s for example",
+                    *(name, len(others), others[0]),
+                )
             if not inside:
                 raise ValueError(
                     f"--image {name}: the folder has no pictures ({', '.join(sorted(SUFFIXES))})"

@@ -139,7 +139,7 @@ def test_a_missing_decoder_is_said(monkeypatch):
     assert reason_of(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic") == Reason.MISSING_DECODER
 
 
-def test_folders_are_listed_by_one_list_of_names_and_by_content(tmp_path, caplog):
+def test_folders_are_listed_by_one_list_of_names_and_by_content(tmp_path):
     image = pictures.pixels(9, 9)
     named = "a.jpg b.JPEG c.jpe d.jfif e.png f.webp g.gif h.bmp i.tif j.TIFF k.ppm l.avif m.mpo"
     for name in named.split():
@@ -152,12 +152,10 @@ def test_folders_are_listed_by_one_list_of_names_and_by_content(tmp_path, caplog
         (tmp_path / other).write_bytes(b"no image")
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "b.jpg").write_bytes(b"")
-    found = images_below(tmp_path)
+    found, others = images_below(tmp_path)
     assert found == sorted([*named.split(), "deep/er/IMG_0001", "deep/x.jpg_large", "n.heic"])
-    assert "3 files are no images and are left out, README for example" in caplog.text
-    caplog.clear()
-    assert images_below(tmp_path, beside=["txt"]) == found
-    assert "2 files are no images" in caplog.text
+    assert others == ["README", "a.txt", "notes.docx"]
+    assert images_below(tmp_path, beside=["txt"]) == (found, ["README", "notes.docx"])
     assert not is_image_file(tmp_path / "nowhere")
     assert stem_of("a.b.JPG") == "a.b"
     assert stem_of("IMG_0001") == "IMG_0001"

@@ -15,7 +15,7 @@ from ofa_jax.checkpoint.orbax_weights import SourceRecord
 from ofa_jax.cli import inference as inference_entry
 from ofa_jax.data.ops.image import decode_base64
 from ofa_jax.decoding.beam import BeamConfig
-from ofa_jax.inference.infer import find_pictures
+from ofa_jax.inference.images import find_images
 from ofa_jax.inference.predictor import load
 from tests.integration import finetuning_files
 
@@ -94,7 +94,7 @@ def test_a_folder_is_read_whole_and_the_rest_is_counted(command, model, tmp_path
     paths = forms_of_one_image(folder)
     (folder / "b.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
     (folder / "notes.txt").write_text("no image")
-    assert find_pictures([str(folder)]) == sorted(map(str, [*paths, folder / "b.heic"]))
+    assert find_images([str(folder)]) == sorted(map(str, [*paths, folder / "b.heic"]))
     assert "1 files are no images and are left out, notes.txt for example" in caplog.text
     out = tmp_path / "out"
     arguments = [f"--image={folder}", f"--checkpoint={model}", f"--output={out}", SMALL]

@@ -11,16 +11,12 @@ import dataclasses
 import functools
 import importlib
 import io
-import logging
-import multiprocessing
 import os
 import pathlib
 import warnings
 from collections.abc import Collection, Iterator
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
-
-logger = logging.getLogger("ofa_jax")
 
 # Pillow's own warning level: an image of this size takes 256 MB. Ours is a limit, so that its
 # warning says nothing new.
@@ -115,9 +111,14 @@ class Header:
         return self.width, self.height
 
     @property
+    def swaps_sides(self) -> bool:
+        """Whether the upright image is as wide as the stored one is high."""
+        return self.orientation >= 5
+
+    @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height in pixels of the upright image."""
-        return self.size[::-1] if self.orientation >= 5 else self.size
+        return self.size[::-1] if self.swaps_sides else self.size
 
 
 def format_of(data: bytes) -> str | None:
@@ -162,16 +163,18 @@ def stem_of(name: str) -> str:
     return name.rpartition(".")[0] if has_image_name(name) else name
 
 
-def images_below(folder: str | os.PathLike, beside: Collection[str] = ()) -> list[str]:
-    """Names of the images in a folder and below it; what is left out is counted in the log.
+def images_below(
+    folder: str | os.PathLike, beside: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
+    """The images in a folder and below it, and the files that nothing reads.
 
     Args:
       folder: searched to any depth, links included; hidden files and folders are passed over.
       beside: endings of files that someone else reads, such as "txt" for captions.
 
     Returns:
-      Names relative to the folder, with "/", sorted. Images that nothing here can decode are
-      among them: they fail when they are read, one by one.
+      (images, other files): names relative to the folder, with "/", sorted. Images that nothing
+      here can decode are among the first: they fail when they are read, one by one.
     """
     found, others = [], []
     for parent, folders, names in os.walk(folder, followlinks=True):
@@ -181,12 +184,7 @@ def images_below(folder: str | os.PathLike, beside: Collection[str] = ()) -> lis
             if name.startswith(".") or path.suffix[1:].lower() in beside:
                 continue
             (found if is_image_file(path) else others).append(path.relative_to(folder).as_posix())
-    if others and multiprocessing.parent_process() is None:  # once, not in every worker
-        logger.warning(
-            "%s: %d files are no images and are left out, %s for example",
-            folder, len(others), min(others),
-        )  # fmt: skip
-    return sorted(found)
+    return sorted(found), sorted(others)
 
 
 @contextlib.contextmanager

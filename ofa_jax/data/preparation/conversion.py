@@ -13,7 +13,7 @@ from ofa_jax.data.preparation import checks, pictures
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample, reading_rejection
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.preparation.tally import NOTES
-from ofa_jax.data.sources.box_units import STORED_BOXES, UPRIGHT_BOXES
+from ofa_jax.data.sources.box_units import STORED_BOXES, TURNED_FRACTIONS, UPRIGHT_BOXES
 from ofa_jax.data.task import Records
 
 
@@ -131,6 +131,10 @@ def convert_without_codes(example: Example, settings: ConversionSettings) -> Con
                 f"its annotations are of the {kind} picture, and it has a rotation tag: {remedy} "
                 "give --upright",
             )
+        if TURNED_FRACTIONS in told and settings.upright:
+            stored = picture.original[::-1]
+            boxes = box_ops.scale_boxes(example["boxes"], stored, picture.original)
+            example = {**example, "boxes": boxes}
         example, removed = checks.check_boxes(example, picture.original, settings)
         example = {**example, "image": picture.data}
         if len(example.get("boxes", ())):

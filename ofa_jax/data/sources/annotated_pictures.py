@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import json_items, split_paths
-from ofa_jax.data.sources.box_units import check_box_units, fractions_to_pixels, placed_boxes
+from ofa_jax.data.sources.box_units import check_box_units, placed_boxes, with_pixel_boxes
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import stamp
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
@@ -147,7 +147,7 @@ class PictureRecords:
             image = read_picture(folders, row.picture)
             example: Example = {"image": image, **row.fields}
             if row.relative:
-                example["boxes"] = fractions_to_pixels(example["boxes"], image)
+                example = with_pixel_boxes(example)
             elif row.size is not None:
                 follow = getattr(self.source, "scale_boxes", False)
                 boxes, note = placed_boxes(example["boxes"], image, row.size, follow=follow)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.ops.image_files import read_header
 from ofa_jax.data.sources.errors import SourceError
@@ -21,6 +22,7 @@ BOX_UNITS = ("pixels", "fractions")
 
 # What is said about a picture by the size that its annotations give it.
 UPRIGHT_BOXES, STORED_BOXES, OTHER_SHAPE = "upright_boxes", "stored_boxes", "other_shape"
+TURNED_FRACTIONS = "turned_fractions"
 
 # Pixels by which a side may differ, since sizes are rounded.
 _ROUNDING = 1.5
@@ -50,20 +52,23 @@ def corners(box: Sequence[Any] | None) -> list[float]:
     return [left, top, left + width, top + height]
 
 
-def fractions_to_pixels(boxes: Any, image: bytes) -> np.ndarray:
-    """Boxes in pixels.
+def with_pixel_boxes(example: Example) -> Example:
+    """An example whose boxes are fractions of its picture's sides, with boxes in pixels.
 
     Args:
-      boxes: float[n, 4] in fractions of the picture's sides.
-      image: the picture's file.
+      example: with `image` and float[n, 4] `boxes`.
 
     Returns:
-      float32[n, 4].
+      The example; boxes are float32[n, 4] in pixels of the stored picture, and where a rotation tag
+      exchanges its sides the notes say that they were fractions.
 
     Raises:
       BadImageError: not a picture.
     """
-    return box_ops.scale_boxes(box_ops.as_boxes(boxes), (1, 1), read_header(image).size)
+    header = read_header(example["image"])
+    boxes = box_ops.scale_boxes(box_ops.as_boxes(example["boxes"]), (1, 1), header.size)
+    told = {"notes": [*example.get("notes", ()), TURNED_FRACTIONS]} if header.swaps_sides else {}
+    return {**example, "boxes": boxes, **told}
 
 
 def placed_boxes(
@@ -86,7 +91,7 @@ def placed_boxes(
       BadImageError: not a picture.
     """
     header = read_header(image)
-    turned = header.orientation >= 5
+    turned = header.swaps_sides
     if _same_size(declared, header.size):
         return boxes, STORED_BOXES if turned else ""
     if turned and _same_size(declared, header.upright_size):
@@ -96,7 +101,10 @@ def placed_boxes(
     if _same_size(declared, header.size[::-1]):
         raise SourceError(f"{told}: it was turned", Reason.OTHER_SIZE)
     if follow:
-        return box_ops.scale_boxes(boxes, declared, header.size), ""
+        upright = turned and _same_shape(declared, header.upright_size)
+        size = header.upright_size if upright else header.size
+        note = UPRIGHT_BOXES if upright else STORED_BOXES if turned else ""
+        return box_ops.scale_boxes(boxes, declared, size), note
     if _same_shape(declared, header.size):
         raise SourceError(f"{told}: --scale_boxes=true lets its boxes follow", Reason.OTHER_SIZE)
     # It may have been cut, or the annotations are wrong about it: nobody knows.

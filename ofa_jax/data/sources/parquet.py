@@ -21,7 +21,7 @@ from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.ops import image as image_ops
 from ofa_jax.data.sources import schema, split_paths
-from ofa_jax.data.sources.box_units import check_box_units, corners, fractions_to_pixels
+from ofa_jax.data.sources.box_units import check_box_units, corners, with_pixel_boxes
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import cached_by_file, stamp
 from ofa_jax.data.sources.questions import answer_confidences
@@ -160,7 +160,7 @@ class ParquetRecords:
     def _completed(self, example: Example) -> Example:
         """Adds what follows from the columns that are there."""
         if self.source.boxes == "fractions" and "boxes" in example:
-            example["boxes"] = fractions_to_pixels(example["boxes"], example["image"])
+            example = with_pixel_boxes(example)
         if example.get("captions"):
             example.setdefault("caption", example["captions"][0])
         if "answers" in example and "answer_conf" not in example:

@@ -17,6 +17,7 @@ from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.coco import caption_fields
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import LeftOut
+from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import nearest
 from ofa_jax.data.sources.webdataset import KINDS
 
@@ -40,12 +41,12 @@ class PictureFolder(AnnotatedPictures):
 
     def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
         """Lists the pictures."""
-        del left_out
-        entries = [
-            (folder, name)
-            for folder in split_paths.folders(self.images, split, "the pictures")
-            for name in images_below(folder, ("txt",) if self.kind == "caption" else ())
-        ]
+        entries = []
+        for folder in split_paths.folders(self.images, split, "the pictures"):
+            images, others = images_below(folder, ("txt",) if self.kind == "caption" else ())
+            entries += [(folder, name) for name in images]
+            for name in others:
+                left_out.add(Reason.UNREAD_FILE, f"{folder}/{name}")
 
         def make(entry: tuple[str, str]) -> Row:
             folder, name = entry

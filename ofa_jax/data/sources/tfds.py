@@ -23,7 +23,7 @@ import numpy as np
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.box_units import fractions_to_pixels
+from ofa_jax.data.sources.box_units import with_pixel_boxes
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.reasons import Reason
@@ -235,9 +235,9 @@ def _class_names(feature: Any, values: Iterable[Any]) -> list[str]:
     return [_class_name(feature, value) for value in values]
 
 
-def _boxes(values: Any, image: bytes) -> np.ndarray:
-    """Pixels x0, y0, x1, y1 of boxes in fractions."""
-    return fractions_to_pixels(np.reshape(_list(values), (-1, 4))[:, _XYXY], image)
+def _boxes(values: Any) -> np.ndarray:
+    """x0, y0, x1, y1 of boxes, in fractions."""
+    return np.reshape(_list(values), (-1, 4))[:, _XYXY]
 
 
 def _picture(record: Mapping[str, Any]) -> Example:
@@ -267,24 +267,25 @@ def _detection(record: Mapping[str, Any], features: Any) -> Example:
     crowds = _list(objects["is_crowd"]) if "is_crowd" in objects else []
     kept = [number for number, crowd in enumerate(crowds) if not crowd]
     labels = _class_names(features[key]["label"], _list(objects["label"]))
-    boxes = _boxes(objects["bbox"], example["image"])
+    boxes = _boxes(objects["bbox"])
     if crowds:
         labels, boxes = [labels[number] for number in kept], boxes[kept]
     names = list(dict.fromkeys(labels))
-    return {**example, "boxes": boxes, "labels": labels, "objects": names, "type": "detection"}
+    fields = {"boxes": boxes, "labels": labels, "objects": names, "type": "detection"}
+    return with_pixel_boxes({**example, **fields})
 
 
 def _referring(record: Mapping[str, Any], features: Any) -> Example:
     del features
     example, objects = _picture(record), record["objects"]
     expressions = [_texts(group) for group in _list(objects["refexp"]["raw"])]
-    return {
-        **example,
-        "boxes": _boxes(objects["bbox"], example["image"]),
+    fields = {
+        "boxes": _boxes(objects["bbox"]),
         "refexps": [one for group in expressions for one in group],
         "refexp_box_index": [number for number, group in enumerate(expressions) for _ in group],
         "type": "visual_grounding",
     }
+    return with_pixel_boxes({**example, **fields})
 
 
 def _classification(record: Mapping[str, Any], features: Any) -> Example:

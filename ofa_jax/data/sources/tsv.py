@@ -18,7 +18,7 @@ import numpy as np
 
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import lines, split_paths
-from ofa_jax.data.sources.box_units import check_box_units, fractions_to_pixels
+from ofa_jax.data.sources.box_units import check_box_units, with_pixel_boxes
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.reasons import Reason
@@ -106,7 +106,7 @@ class TsvRecords:
                 )
             example = row_layout.read(dict(zip(row_layout.columns, cells)))
             if self.source.boxes == "fractions" and "boxes" in example:
-                example["boxes"] = fractions_to_pixels(example["boxes"], example["image"])
+                example = with_pixel_boxes(example)
         except ValueError as error:
             number = lines.number(self.path, int(start))
             raise TsvFormatError(f"{self.path}, line {number}: {error}") from error

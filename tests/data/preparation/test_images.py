@@ -12,6 +12,7 @@ from ofa_jax.data.ops.image import decode_image, decode_picture
 from ofa_jax.data.ops.image_files import read_header
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.sources.box_units import placed_boxes
 from ofa_jax.inspect import main as inspect
 from tests.data.preparation import pictures
 from tests.shared import requires_cases, shared_dir
@@ -74,6 +75,30 @@ def test_boxes_of_upright_images_by_option(tmp_path, caplog, form):
         assert np.abs(found - decode_image(phone(1))).mean() < 4
     assert len(examples) == 3
     assert examples[0]["image"] == phone(1, form)
+
+
+def test_fractions_are_those_of_the_upright_image_by_option(tmp_path):
+    path = write_tsv(tmp_path, [phone(6)], box="0.25,0.5,0.75,1")
+    _, [example] = prepare(path, tmp_path / "stored", "--boxes=fractions")
+    np.testing.assert_allclose(example["boxes"], [[12, 32, 36, 64]])  # of 48 x 64 pixels
+    _, [example] = prepare(path, tmp_path / "upright", "--boxes=fractions", "--upright")
+    np.testing.assert_allclose(example["boxes"], [[16, 24, 48, 48]])  # of 64 x 48 pixels
+    _, [example] = prepare(
+        path, tmp_path / "small", "--boxes=fractions", "--upright", "--resize_short_side=24"
+    )
+    np.testing.assert_allclose(example["boxes"], [[8, 12, 24, 24]])
+
+
+def test_boxes_follow_turned_images_that_were_resized():
+    boxes = np.array([[10, 20, 100, 200]], np.float32)
+    image = phone(6)  # 48 x 64 as it is stored, 64 x 48 upright
+    for declared, expected, note in (
+        ((640, 480), [1, 2, 10, 20], "upright_boxes"),
+        ((480, 640), [1, 2, 10, 20], "stored_boxes"),
+    ):
+        found, told = placed_boxes(boxes, image, declared, follow=True)
+        np.testing.assert_allclose(found, [expected])
+        assert told == note
 
 
 def test_turned_images_are_made_smaller_upright(tmp_path):

@@ -17,20 +17,21 @@ def test_pictures_alone(tmp_path):
         same(found, {"image": one.image, "image_id": name, "dataset": "yfcc", "type": "image"})
 
 
-def test_names_and_contents_that_tell_an_image(tmp_path, caplog):
+def test_names_and_contents_that_tell_an_image(tmp_path):
     first, second, third, _ = annotated()
     for name, one in (("a.jfif", first), ("IMG_0002", second), ("c.jpg_large", third)):
         (tmp_path / name).write_bytes(one.image)
         (tmp_path / f"{name.removesuffix('.jfif')}.txt").write_text(one.captions[0])
     (tmp_path / "thesis.pdf").write_bytes(b"%PDF")
     (tmp_path / ".hidden.jpg").write_bytes(b"no image")
-    found = examples_of(PictureFolder(images=str(tmp_path), kind="caption"))
+    source = PictureFolder(images=str(tmp_path), kind="caption")
+    found = examples_of(source)
     assert [one["image_id"] for one in found] == ["IMG_0002", "a", "c.jpg_large"]
     assert [one["caption"] for one in found] == [one.captions[0] for one in (second, first, third)]
-    assert "1 files are no images and are left out, thesis.pdf for example" in caplog.text
-    caplog.clear()
-    PictureFolder(images=str(tmp_path)).open("train")
-    assert "4 files are no images" in caplog.text
+    left_out = source.open("train").left_out
+    assert left_out.counts == {"unread_file": 1}
+    assert left_out.named["unread_file"] == [f"{tmp_path}/thesis.pdf"]
+    assert PictureFolder(images=str(tmp_path)).open("train").left_out.total == 4
 
 
 def test_pictures_in_folders_of_classes(tmp_path):
