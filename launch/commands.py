@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 # Where scripts and manifests are written; git ignores it.
 SCRIPTS = pathlib.PurePosixPath("runs/launch")
-# As `ofa_jax.runs.hosts` ends a process that lost another one, and `restart.py` one that
-# stopped early: the same command may be given again.
-AGAIN = 75
+# Exit statuses of `ofa_jax.errors.Status` that decide here: finished, a mistake in the settings
+# (the same command fails again), stopped early (the same command goes on).
+DONE, SETTINGS_MISTAKE, AGAIN = 0, 2, 75
 
 _BATCH_SIZE = re.compile(r"^BATCH_SIZE\s*=\s*(\d+)", re.MULTILINE)
 _MESH = re.compile(r"^(?:partitioning\.)?Partitioner\.(dcn_)?mesh\s*=\s*(.+)$", re.MULTILINE)
@@ -281,4 +281,4 @@ def main(launch: Callable[[list[str], list[str]], int]) -> int:
         return launch(*split_arguments(sys.argv[1:]))
     except (LaunchError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return SETTINGS_MISTAKE

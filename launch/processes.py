@@ -1,8 +1,7 @@
 """Processes of one machine: started together, stopped together, started again together.
 
 `restart.py` watches one process on each of several machines, `local.py` and `gpu_node.py` several
-on one. A training process that was stopped early ends with status 0 and says that the same command
-goes on; here that counts as `commands.AGAIN`, so that a scheduler can tell it from a finished run.
+on one. What a process's exit status means is in `commands`.
 """
 
 from __future__ import annotations
@@ -20,12 +19,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
-from commands import AGAIN, CHECKOUT
+from commands import AGAIN, CHECKOUT, DONE, SETTINGS_MISTAKE
 
-# What `ofa_jax.runs.story` says where it stopped before its last step.
-STOPPED_EARLY = b"give the same command again to go on"
-# Mistakes in the settings and losses that are no number: the same command fails again.
-SETTINGS_MISTAKE = 2
 # Seconds that the others get after one has ended in failure; a lost host is noticed in 30.
 PATIENCE = 90
 PAUSE = 10
@@ -52,11 +47,10 @@ class Process:
 
 
 class _Running:
-    """A started process; a thread copies its output and notices whether it stopped early."""
+    """A started process; a thread copies its output."""
 
     def __init__(self, process: Process) -> None:
         self._label = f"[{process.label}] ".encode() if process.label else b""
-        self.stopped_early = False
         # A session of its own: a signal to a whole process group (Ctrl-C, SLURM) would otherwise
         # come twice, and the second one ends a run at once.
         self.child = subprocess.Popen(
@@ -73,19 +67,17 @@ class _Running:
     def _copy(self) -> None:
         assert self.child.stdout is not None
         for line in self.child.stdout:
-            self.stopped_early |= STOPPED_EARLY in line
             # Without a reader, after a lost connection, the process must still not wait for one.
             with contextlib.suppress(OSError):
                 sys.stdout.buffer.write(self._label + line)
                 sys.stdout.buffer.flush()
 
     def status(self) -> int | None:
-        """Exit status, `AGAIN` where it stopped early, None while it runs."""
+        """Exit status, negative for a signal that ended it; None while it runs."""
         status = self.child.poll()
-        if status is None:
-            return None
-        self._copier.join(timeout=5)
-        return AGAIN if status == 0 and self.stopped_early else status
+        if status is not None:
+            self._copier.join(timeout=5)
+        return status
 
 
 def free_port() -> int:
@@ -165,7 +157,7 @@ def supervise(processes: Sequence[Process], max_restarts: int, pause: float = PA
     with _signals() as asked:
         for restart in range(max_restarts + 1):
             status = run_once(processes, asked)
-            if status in (0, SETTINGS_MISTAKE):
+            if status in (DONE, SETTINGS_MISTAKE):
                 return status
             if asked or restart == max_restarts:
                 break

@@ -239,7 +239,7 @@ def launch(own: list[str], gin: list[str]) -> int:
         tpu.ready()
         if not commands.carry_out(install, dry_run=False):
             trained = _run_on_slices(tpu.run("train.sh"))
-            if trained in (0, 2):
+            if trained in (commands.DONE, commands.SETTINGS_MISTAKE):
                 if not options.keep:
                     commands.carry_out([tpu.delete()], dry_run=False)
                 return trained

@@ -22,7 +22,9 @@ from ofa_jax.checkpoint.exports import EXPORT_DTYPES, TARGET_FORMATS, export_che
 from ofa_jax.checkpoint.fairseq_cfg import OFFICIAL_TASKS
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.vocabulary import open_vocabulary
+from ofa_jax.cli import shell
 from ofa_jax.model.config import SIZES
+from ofa_jax.sharding.mesh import require_devices
 from ofa_jax.text.layouts import write_layout
 from ofa_jax.text.tokenizer import load_tokenizer
 
@@ -88,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: command line without the program name; None = `sys.argv`.
 
     Returns:
-      Exit status: 0, or 1 after an error message.
+      Exit status, see `shell.run`.
     """
     parser = _arguments()
     args = parser.parse_args(arguments)
@@ -101,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def progress(line: str) -> None:
         print(f"[{time.monotonic() - start:6.1f} s] {line}", flush=True)
 
-    try:
+    def run() -> None:
+        require_devices()
         local_folder(args.target, "--target")
         imported = import_checkpoint(
             args.source,
@@ -138,11 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The files alone may not say how many codes and bins the weights have.
         if written and load_tokenizer(args.target).layout != tokenizer.layout:
             write_layout(args.target, tokenizer.layout)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    progress("done")
-    return 0
+        progress("done")
+
+    return shell.run(run)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ examples. PATH is a file or folder, raw or prepared, or `scenes`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+
+from ofa_jax.cli import shell
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if options.path is None:
         parser.error("give the PATH of a data set, or scenes")
-    try:
+
+    def run() -> None:
         arguments = formats.read_arguments(others)
         named = formats.FORMATS.get(options.source)
         if options.data_dir and named and "data_dir" in named.arguments:
@@ -88,20 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             split=options.split,
         )
         if build.has_vocabulary(opened, settings):
-            from ofa_jax.cli.entry import set_up_process
-
-            set_up_process()
+            shell.set_up_process()
         done = build.inspect_data(opened, options.out, settings)
-    except (ValueError, OSError) as error:
-        if os.environ.get("OFA_TRACEBACK"):
-            raise
-        print(f"error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
-        return 2
-    print(done.text)
-    print()
-    for path in done.files:
-        print(path)
-    return 0
+        print(done.text)
+        print()
+        for path in done.files:
+            print(path)
+
+    return shell.run(run)
 
 
 if __name__ == "__main__":

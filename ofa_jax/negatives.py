@@ -7,10 +7,12 @@ official release has one; this makes one of the data sets that lie prepared in `
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
+
+from ofa_jax.cli import shell
+from ofa_jax.errors import started
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,14 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--split", default="train", help="split to read (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace a folder that is there")
     options = parser.parse_args(argv)
-    try:
-        _collect(options)
-    except (ValueError, OSError) as error:
-        if os.environ.get("OFA_TRACEBACK"):
-            raise
-        print(f"error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
-        return 2
-    return 0
+    return shell.run(lambda: _collect(options))
 
 
 def _collect(options: argparse.Namespace) -> None:
@@ -57,10 +52,11 @@ def _collect(options: argparse.Namespace) -> None:
         if options.split in source.splits():
             taken = found.add_records(source.open(options.split), options.limit)
             print(f"{folder.name}: {taken:,} records")
-    written = found.write(data_dir)
-    if not written:
-        raise ValueError(f"the data sets in {data_dir} hold no captions, labels or answers")
     by_type = found.answers_by_type()
+    if not (found.captions or found.objects or by_type):
+        raise ValueError(f"the data sets in {data_dir} hold no captions, labels or answers")
+    started()
+    written = found.write(data_dir)
     print(
         f"{len(found.captions):,} captions, {len(found.objects):,} names of objects, "
         f"{sum(map(len, by_type.values())):,} answers of {len(by_type):,} types"

@@ -13,6 +13,8 @@ import re
 import sys
 from collections.abc import Sequence
 
+from ofa_jax.cli import shell
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--gin.NAME=VALUE` is taken out before."""
@@ -73,18 +75,17 @@ def simulate_devices(count: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, or 2 for a mistake in the settings."""
+    """Runs the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args([a for a in arguments if not a.startswith("--gin.")])
-    try:
-        count = 1 if options.topology else device_count(options)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    simulate_devices(count)
-    from ofa_jax.cli.entry import run_plan
 
-    return run_plan(options, [a for a in arguments if a.startswith("--gin.")])
+    def run() -> None:
+        simulate_devices(1 if options.topology else device_count(options))
+        from ofa_jax.cli.entry import run_plan
+
+        run_plan(options, [a for a in arguments if a.startswith("--gin.")])
+
+    return shell.run(run)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import sys
 from collections.abc import Iterable, Sequence
 
 import jax
 from flax import linen as nn
 from jax.sharding import AbstractMesh
 
+from ofa_jax.cli import shell
+from ofa_jax.errors import SettingsError
 from ofa_jax.model import flops
 from ofa_jax.model.config import SIZES, OFAConfig
-from ofa_jax.sharding.mesh import MESH_AXES, MeshError, parse_mesh
+from ofa_jax.sharding.mesh import MESH_AXES, parse_mesh, require_devices
 from ofa_jax.sharding.placement import array_sharding
 from ofa_jax.sharding.rules import RULES
 from ofa_jax.vocab import CHINESE
@@ -120,8 +123,8 @@ def memory_table(sizes: Sequence[str], mesh_sizes: dict[str, int]) -> str:
     return _table(("size", "Adam", "Adam + EMA"), (row(name) for name in sizes))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses the command line and prints the tables."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line and prints the tables; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ofa_jax.sizes", description=__doc__)
     parser.add_argument(
         "--mesh",
@@ -130,19 +133,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--size", action="append", choices=list(LISTED), help="only this size")
     options = parser.parse_args(arguments)
+    return shell.run(lambda: _print_tables(options.mesh, options.size or list(LISTED)))
+
+
+def _print_tables(mesh: str, sizes: Sequence[str]) -> None:
+    require_devices()
     try:
-        chips = math.prod(int(part.split("=")[1]) for part in options.mesh.split(","))
-        mesh_sizes = parse_mesh(options.mesh, chips)
-    except (MeshError, IndexError, ValueError) as error:
-        parser.error(f"--mesh {options.mesh}: {error}")
-    sizes = options.size or list(LISTED)
+        chips = math.prod(int(part.split("=")[1]) for part in mesh.split(","))
+        mesh_sizes = parse_mesh(mesh, chips)
+    except (IndexError, ValueError) as error:
+        raise SettingsError(f"--mesh {mesh}: {error}") from error
     print("Trainable parameters (padded vocabulary rows and batch-norm statistics not counted)")
     print(parameter_table(sizes))
     print(f"\n1e9 operations per example, forward / training, s={SOURCE_LENGTH}, t={TARGET_LENGTH}")
     print(flops_table(sizes))
-    print(f"\nGiB per chip of float32 weights and optimiser on {options.mesh} (FSDP over data)")
+    print(f"\nGiB per chip of float32 weights and optimiser on {mesh} (FSDP over data)")
     print(memory_table(sizes, mesh_sizes))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from ofa_jax.ablation.settings import Ablation, Row
+from ofa_jax.errors import Status
 
 # In a run's folder: the settings that it was started with.
 SETTINGS_FILE = "ablation.json"
@@ -148,17 +149,18 @@ def _handed_on(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def train(run: Run) -> bool:
+def train(run: Run) -> int:
     """Runs one run to its end, or further where it was stopped.
 
     Args:
       run: not finished.
 
     Returns:
-      Whether it is finished now; False where a signal stopped it.
+      Exit status: 0 where it is finished now, otherwise that of the command; where the system
+      killed it, that of a failure.
 
     Raises:
-      ValueError: it failed.
+      ValueError: it came to its end without scores.
     """
     run.remember_settings()
     # A session of its own: Ctrl-C reaches it once, through this process.
@@ -166,12 +168,12 @@ def train(run: Run) -> bool:
     with _handed_on(child) as asked:
         status = child.wait()
     if asked:
-        return False
+        return Status.UNFINISHED
     if status:
-        raise ValueError(f"the run of {run.folder} ended with exit status {status}; see above")
+        return max(status, Status.FAILED)
     if run.state() != "finished":
         raise ValueError(
             f"the run of {run.folder} ended without scores in its metrics.json; "
             "utils.EvaluationConfig.final_num_examples must not be 0"
         )
-    return True
+    return Status.DONE

@@ -30,6 +30,7 @@ from ofa_jax.checkpoint.task_facts import AVERAGED
 from ofa_jax.checkpoint.torch_archive import numpy_dtype
 from ofa_jax.checkpoint.torch_reader import StateDict
 from ofa_jax.checkpoint.torch_writer import write_fairseq_checkpoint
+from ofa_jax.errors import started
 
 TARGET_FORMATS = ("orbax", "fairseq", "huggingface")
 EXPORT_DTYPES = ("source", "float32", "float16", "bfloat16")
@@ -139,10 +140,12 @@ def export_checkpoint(
     cfg = fairseq_cfg(imported.config, imported.task, imported.cfg, task)
     progress(f"writing {target} ({target_format})")
     if target_format == "orbax":
+        started()
         orbax_weights.write_weights(target, imported.variables, imported.config, imported.record)
         copy_vocabulary(vocabulary, target)
         return
     state_dict = official_state_dict(imported, dtype)
+    started()
     if target_format == "fairseq":
         name, tensors = cfg["task"]["_name"], state_dict.tensors
         known = task or imported.task.name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
 import shlex
 import subprocess
@@ -17,7 +16,8 @@ import gin
 from ofa_jax.ablation.results import write_results
 from ofa_jax.ablation.runs import Run, plan, shell_line, train
 from ofa_jax.ablation.settings import Ablation
-from ofa_jax.cli import gin_files
+from ofa_jax.cli import gin_files, shell
+from ofa_jax.errors import Status, Unfinished, started
 from ofa_jax.report.labels import format_duration
 
 
@@ -68,63 +68,60 @@ def run_ablate(arguments: Sequence[str]) -> int:
       arguments: command line without the program's name.
 
     Returns:
-      Exit status: 0, or 2 for a mistake in the settings or a run that failed.
+      Exit status, see `shell.run`; that of the run or the launcher which did not end well.
     """
     others, overrides = gin_files.split_overrides(arguments)
     options = parser().parse_args(others)
-    try:
-        ablation = read_settings(options.gin_file, overrides)
-        _carry_out(ablation, options)
-    except (ValueError, TypeError, OSError) as error:
-        if os.environ.get("OFA_TRACEBACK"):
-            raise
-        print(f"error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
-        return 2
-    return 0
+    return shell.run(lambda: _carry_out(read_settings(options.gin_file, overrides), options))
 
 
-def _carry_out(ablation: Ablation, options: argparse.Namespace) -> None:
+def _carry_out(ablation: Ablation, options: argparse.Namespace) -> int:
     runs = plan(ablation)
     left = [run for run in runs if run.state() != "finished"]
     launcher = shlex.split(options.launcher)
     if options.print_commands:
         for run in left:
             print(shell_line(run, launcher))
-        return
+        return Status.DONE
     say = f"{len(runs) - len(left)} of {len(runs)} runs are finished"
     print(f"{ablation.title}: {say}", flush=True)
+    started()
     if options.table_only:
         left = []
-    if launcher:
-        _submit(left, launcher)
-    elif not _train_all(ablation, runs, left):
-        return
+    if status := _submit(left, launcher) if launcher else _train_all(ablation, runs, left):
+        return status
     if (path := write_results(ablation, runs)) is not None:
         print(path.read_text(encoding="utf-8"))
         print(f"table: {path}, chart: {path.with_name('chart.png')}")
+    return Status.DONE
 
 
-def _submit(left: Sequence[Run], launcher: Sequence[str]) -> None:
+def _submit(left: Sequence[Run], launcher: Sequence[str]) -> int:
     for run in left:
         run.remember_settings()
         print(f"+ {shell_line(run, launcher)}", flush=True)
-        status = subprocess.run(run.command(launcher), check=False).returncode
-        if status:
-            raise ValueError(f"the launcher ended with exit status {status}")
+        if status := subprocess.run(run.command(launcher), check=False).returncode:
+            print(f"error: the launcher ended with exit status {status}", file=sys.stderr)
+            return max(status, Status.FAILED)
+    return Status.DONE
 
 
-def _train_all(ablation: Ablation, runs: Sequence[Run], left: Sequence[Run]) -> bool:
-    """Trains one run after the other; False where a signal stopped it."""
-    started = time.monotonic()
+def _train_all(ablation: Ablation, runs: Sequence[Run], left: Sequence[Run]) -> int:
+    """Trains one run after the other, until one does not end well."""
+    begun = time.monotonic()
     for number, run in enumerate(left):
         print(f"run {number + 1} of {len(left)}: {run.folder} ({run.state()})", flush=True)
-        if not train(run):
-            print("stopped; give the same command again to go on", flush=True)
-            return False
+        status = train(run)
+        if status == Status.UNFINISHED:
+            raise Unfinished(f"stopped in {run.folder}")
+        if status:
+            say = f"the run of {run.folder} ended with exit status {status}; see above"
+            print(f"error: {say}", file=sys.stderr)
+            return status
         # After every run, so that there is something to look at.
         write_results(ablation, runs)
-        rest = (time.monotonic() - started) / (number + 1) * (len(left) - number - 1)
+        rest = (time.monotonic() - begun) / (number + 1) * (len(left) - number - 1)
         if rest:
             folder = pathlib.Path(ablation.folder)
             print(f"{folder / 'table.md'} is new; about {format_duration(rest)} left", flush=True)
-    return True
+    return Status.DONE

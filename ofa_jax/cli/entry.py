@@ -1,19 +1,12 @@
-"""From a command line to a configured entry point, with one-line errors.
-
-What a user can get wrong is reported as one line and exit status 2; everything else keeps its
-traceback.
-"""
+"""From a command line to training or its plan, configured by gin."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from ofa_jax.cli import shell
 
 if TYPE_CHECKING:
     from ofa_jax.cli.gin_files import MacroType
@@ -25,43 +18,6 @@ REQUIRED_MACROS = (
     "BATCH_SIZE",
     "MODEL_DIR",
 )
-
-logger = logging.getLogger("ofa_jax")
-
-
-@contextlib.contextmanager
-def _quiet_native_stderr() -> Iterator[None]:
-    """Sends what C++ libraries print to file descriptor 2 nowhere."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
-
-def set_up_process() -> None:
-    """Logging, quiet libraries, a compilation cache: once, before JAX and TensorFlow load."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logger.setLevel(logging.INFO)
-    # orbax and grain report on themselves through absl; what a user must know, ofa_jax says.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    import jax
-
-    with _quiet_native_stderr():
-        import tensorflow  # noqa: F401  (its C++ start-up chatter says nothing to a user)
-
-    cache = os.environ.get(
-        "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/ofa_jax/compiled")
-    )
-    jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
 
 
 def _macro_types() -> dict[str, MacroType]:
@@ -91,7 +47,7 @@ def run_train(arguments: Sequence[str]) -> int:
       arguments: `--gin_file=FILE` (repeatable) and `--gin.NAME=VALUE`.
 
     Returns:
-      Exit status: 0, or 2 for a mistake in the settings.
+      Exit status, see `shell.run`.
     """
     from ofa_jax.cli import gin_files
 
@@ -105,12 +61,13 @@ def run_train(arguments: Sequence[str]) -> int:
     parser.add_argument("--print_config", action="store_true", help="print the settings and stop")
     others, bindings = gin_files.split_overrides(arguments)
     options = parser.parse_args(others)
-    set_up_process()
-    from ofa_jax.cli import bindings as names
-    from ofa_jax.runs.hosts import initialize_distributed
-    from ofa_jax.runs.story import train
 
     def run() -> None:
+        shell.set_up_process()
+        from ofa_jax.cli import bindings as names
+        from ofa_jax.runs.hosts import initialize_distributed
+        from ofa_jax.runs.story import train
+
         configurables = names.register(train)
         gin_files.parse(
             options.gin_file,
@@ -125,20 +82,20 @@ def run_train(arguments: Sequence[str]) -> int:
         initialize_distributed()
         configurables["train_script.train"](config_text=gin_files.resolved())
 
-    return _status(run)
+    return shell.run(run)
 
 
-def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Parses gin files and overrides as training does, then plans instead.
 
     Args:
       options: of `python -m ofa_jax.plan`.
       overrides: `--gin.NAME=VALUE`.
-
-    Returns:
-      Exit status: 0, or 2 for a mistake in the settings.
     """
+    shell.set_up_process()
+    from ofa_jax.cli import bindings as names
     from ofa_jax.cli import gin_files
+    from ofa_jax.runs import plan
 
     _, bindings = gin_files.split_overrides(overrides)
     # What a plan does not depend on need not be given.
@@ -146,48 +103,18 @@ def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     for name in ("mesh", "dcn_mesh"):
         if getattr(options, name) is not None:
             bindings.append(f"partitioning.Partitioner.{name} = {getattr(options, name)!r}")
-    set_up_process()
-    from ofa_jax.cli import bindings as names
-    from ofa_jax.runs import plan
-
-    def run() -> None:
-        plan.check_options(options)
-        found: list[plan.Plan] = []
-        planner = plan.planner(options, found)
-        configurables = names.register(planner)
-        gin_files.parse(
-            options.gin_file,
-            bindings,
-            names.registered(planner),
-            required=REQUIRED_MACROS,
-            types=_macro_types(),
-        )
-        configurables["train_script.train"]()
-        print(plan.describe(found[0], options.chip, options.efficiency))
-        if options.json:
-            plan.write_json(found[0], options.json)
-
-    return _status(run)
-
-
-def _status(run: Callable[[], None]) -> int:
-    """Exit status of a command: 0, or 2 with one line on stderr for a mistake in the settings."""
-    from ofa_jax.checkpoint.errors import CheckpointError
-    from ofa_jax.training.loop import NonFiniteLossError
-
-    try:
-        run()
-    except (ValueError, TypeError, OSError, CheckpointError, NonFiniteLossError) as error:
-        # gin appends where in the configuration it was; the first line is the message.
-        message = str(error).strip().splitlines()[0]
-        if isinstance(error, TypeError):
-            # A setting of the wrong type fails where its dataclass is made; elsewhere it is a bug.
-            place = re.search(r"In call to configurable '(\w+)'", str(error))
-            if not place or place.group(1) == "train":
-                raise
-            message = f"{place.group(1)}: a value has the wrong type ({message})"
-        if os.environ.get("OFA_TRACEBACK"):
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    return 0
+    plan.check_options(options)
+    found: list[plan.Plan] = []
+    planner = plan.planner(options, found)
+    configurables = names.register(planner)
+    gin_files.parse(
+        options.gin_file,
+        bindings,
+        names.registered(planner),
+        required=REQUIRED_MACROS,
+        types=_macro_types(),
+    )
+    configurables["train_script.train"]()
+    print(plan.describe(found[0], options.chip, options.efficiency))
+    if options.json:
+        plan.write_json(found[0], options.json)

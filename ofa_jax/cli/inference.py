@@ -7,12 +7,10 @@ configures, and any other setting can be given as `--gin.NAME=VALUE`.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ofa_jax.cli.entry import set_up_process
+from ofa_jax.cli import shell
 
 EVAL_FILE = "gin_configs/runs/eval.gin"
 INFER_FILE = "gin_configs/runs/infer.gin"
@@ -22,7 +20,7 @@ def run_eval(arguments: Sequence[str]) -> int:
     """Parses the command line of `python -m ofa_jax.eval` and evaluates.
 
     Returns:
-      Exit status: 0, or 2 for a mistake in the settings.
+      Exit status, see `shell.run`.
     """
     parser = _parser("eval", "Evaluates a checkpoint on the splits of a task or mixture.")
     parser.add_argument(
@@ -75,7 +73,7 @@ def run_infer(arguments: Sequence[str]) -> int:
     """Parses the command line of `python -m ofa_jax.infer` and answers.
 
     Returns:
-      Exit status: 0, or 2 for a mistake in the settings.
+      Exit status, see `shell.run`.
     """
     parser = _parser("infer", "Answers an instruction about pictures.")
     parser.add_argument("--image", action="append", help="file, folder or pattern; repeatable")
@@ -179,17 +177,15 @@ def _run(
     gin_file: str,
     required: Sequence[str],
 ) -> int:
-    set_up_process()
-    import gin
+    def run() -> None:
+        shell.set_up_process()
+        import gin
 
-    from ofa_jax.checkpoint.errors import CheckpointError
-    from ofa_jax.checkpoint.torch_archive import CheckpointFileError
-    from ofa_jax.cli import gin_files
+        from ofa_jax.cli import gin_files
 
-    function = load()
-    lines = [f"{key} = {value!r}" for key, value in chosen.items() if value is not None]
-    module, _, short = name.rpartition(".")
-    try:
+        function = load()
+        lines = [f"{key} = {value!r}" for key, value in chosen.items() if value is not None]
+        module, _, short = name.rpartition(".")
         gin.clear_config()
         configurable = gin.external_configurable(function, short, module=module)
         gin_files.parse(
@@ -200,12 +196,7 @@ def _run(
         )
         if options.print_config:
             print(gin_files.resolved())
-            return 0
+            return
         configurable()
-    except (ValueError, OSError, CheckpointError, CheckpointFileError) as error:
-        if os.environ.get("OFA_TRACEBACK"):
-            raise
-        # gin appends where in the configuration it was; the first line is the message.
-        print(f"error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
-        return 2
-    return 0
+
+    return shell.run(run)

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ofa_jax.cli import shell
 from ofa_jax.data.ops.image import TRUNCATED_IMAGES
 from ofa_jax.data.preparation import beam_pipeline, local_engine, manifest
 from ofa_jax.data.preparation.plan import TARGET_SHARD_BYTES, Estimate, Plan, make_plan
@@ -23,14 +24,13 @@ from ofa_jax.data.preparation.settings import (
     CODE_PARTS,
     ConversionSettings,
 )
-from ofa_jax.data.preparation.shards import PreparationError
 from ofa_jax.data.preparation.tally import NOTES
 from ofa_jax.data.sources import formats
 from ofa_jax.data.sources.left_out import LeftOut
+from ofa_jax.errors import Status
 
 logger = logging.getLogger("ofa_jax")
 
-_STOPPED = 130
 _LOG_SECONDS = 10.0
 
 
@@ -160,35 +160,25 @@ def run_prepare(arguments: Sequence[str]) -> int:
       arguments: command line without the program name.
 
     Returns:
-      Exit status: 0, 2 for a mistake in the arguments or a preparation that broke off, 130 when
-      the user stopped it.
+      Exit status, see `shell.run`.
     """
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logger.setLevel(logging.INFO)
-    parser = _parser()
-    options, words = parser.parse_known_args(arguments)
-    try:
+    shell.set_up_log()
+    options, words = _parser().parse_known_args(arguments)
+
+    def run() -> int:
         if options.verify:
             count = manifest.verify(options.verify)
             logger.info("%s: all %d shards are as the manifest says", options.verify, count)
-            return 0
+            return Status.DONE
         for name in ("source", "out"):
             if getattr(options, name) is None:
                 raise ValueError(f"--{name} is needed; --help lists the formats of sources")
-        _prepare(options, formats.read_arguments(words))
-    except KeyboardInterrupt:
-        print("stopped; give the same command again to go on", file=sys.stderr)
-        return _STOPPED
-    except (ValueError, OSError, ImportError, PreparationError) as error:
-        if os.environ.get("OFA_TRACEBACK"):
-            raise
-        message = str(error).strip().splitlines()
-        print(f"error: {message[0] if message else type(error).__name__}", file=sys.stderr)
-        return 2
-    return 0
+        return _prepare(options, formats.read_arguments(words))
+
+    return shell.run(run)
 
 
-def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> None:
+def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> int:
     if options.processes < 1:
         raise ValueError(f"--processes must be at least 1, got {options.processes}")
     names = [field.name for field in dataclasses.fields(ConversionSettings)]
@@ -213,7 +203,9 @@ def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> None:
             overwrite=options.overwrite,
             go_on=options.go_on,
         )
-        _run(engine, plan, estimate, options)
+        if status := _run(engine, plan, estimate, options):
+            return status
+    return Status.DONE
 
 
 def _share_devices() -> None:
@@ -231,7 +223,7 @@ def _run(
     plan: Plan,
     estimate: Estimate,
     options: argparse.Namespace,
-) -> None:
+) -> int:
     logger.info(
         "%s: %d records into %d shards of about %.1f MB",
         plan.split,
@@ -269,8 +261,11 @@ def _run(
         left_out = LeftOut.from_dict(entry["left_out"])
         logger.info("%s: left out of its files: %s", plan.split, left_out)
     logger.info("%s: see %s", plan.split, f"{options.out.rstrip('/')}/{manifest.NAME}")
-    if not entry["examples"]:
-        raise ValueError(f"{options.out}: every {plan.split} example was dropped, see the manifest")
+    if entry["examples"]:
+        return Status.DONE
+    say = f"{options.out}: every {plan.split} example was dropped, see the manifest"
+    print(f"error: {say}", file=sys.stderr)
+    return Status.SETTINGS
 
 
 def _warn(plan: Plan, estimate: Estimate) -> None:

@@ -345,9 +345,9 @@ def _encode_pieces(
                     f"{tokenizer.layout.num_codes}"
                 )
             ids.extend((codes + tokenizer.layout.code_start).tolist())
-        elif piece.modality == "MASKED_TEXT" and rng is None:
+        elif rng is None:  # a MASKED_TEXT that has its masks already
             ids.extend(clean[piece.field])
-        elif piece.modality == "MASKED_TEXT":
+        else:
             noised = text_noise.infill_noise(
                 np.array(clean[piece.field], np.int32),
                 tokenizer.word_starts(),

@@ -135,7 +135,7 @@ class RunEvaluation:
           `scoring.Result.entry`.
 
         Raises:
-          Stopped: `stop_requested` said so.
+          Unfinished: `stop_requested` said so.
         """
         config, evaluate = self.config, self._splits(inputs)
         work = None if run_dir is None else run_dir / WORK

@@ -130,7 +130,7 @@ class SplitEvaluation:
         Raises:
           OtherInputsError: `work` holds predictions of other inputs.
           ValueError: see `predict_split`.
-          Stopped: `stop_requested` said so.
+          Unfinished: `stop_requested` said so.
         """
         seed = self.seed if seed is None else seed
         works: list[Lines] = [MemoryLines()]

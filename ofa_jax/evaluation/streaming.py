@@ -26,6 +26,7 @@ from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Example, trim_at_eos
 from ofa_jax.data.pipeline import evaluation_row, fill_batch
 from ofa_jax.data.task import IS_TRUNCATED, Lengths, OFATask
+from ofa_jax.errors import Unfinished
 from ofa_jax.evaluation import scorers, scoring
 from ofa_jax.evaluation.rows import decoded, prediction_row, without_pixels, write_images
 from ofa_jax.evaluation.scoring import Result
@@ -169,7 +170,7 @@ def predict_split(
 
     Raises:
       ValueError: the split is empty or cannot be opened; a bad record, without `skip_bad`.
-      Stopped: `stop_requested` said so.
+      Unfinished: `stop_requested` said so.
     """
     records = task.source.open(split)
     total = len(records) if limit is None else min(limit, len(records))
@@ -183,7 +184,8 @@ def predict_split(
     progress(done, len(indices))
     for start in range(done, len(indices), batch_size):
         if stop_requested():
-            raise Stopped(f"{task.name}, {split}: stopped behind {done} of {len(indices)} examples")
+            place = f"behind {done} of {len(indices)} examples"
+            raise Unfinished(f"{task.name}, {split}: stopped {place}")
         chosen = indices[start : start + batch_size]
         prepared = _prepared(task, records, chosen, lengths, seed, skip_bad, truncated_images)
         rows = _answered(task, answer, prepared, batch_size, start // batch_size)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example
+from ofa_jax.errors import started
 from ofa_jax.inspection import charts, summary
 from ofa_jax.inspection.opening import OpenedData
 from ofa_jax.inspection.page import page_html
@@ -109,6 +110,7 @@ def inspect_data(
     )
     tiles = [tile(number, example) for number, example in kept.items()]
     shown, notice = _token_views(opened, kept, options)
+    started()
     return _write(opened, found, tiles, shown, notice, pathlib.Path(folder).expanduser())
 
 

@@ -10,8 +10,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ofa_jax.cli import shell
 from ofa_jax.report import build, paper_tables, tables
-from ofa_jax.report.collect import RecordError, collect
+from ofa_jax.report.collect import collect
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,13 +33,12 @@ def _tables(argv: Sequence[str]) -> int:
         "--output", default="runs/tables", metavar="DIR", help="folder (default: %(default)s)"
     )
     arguments = parser.parse_args(argv)
-    try:
+
+    def run() -> None:
         runs = arguments.run_dirs or paper_tables.find_runs()
         print(paper_tables.write_tables(runs, arguments.output))
-    except (RecordError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return shell.run(run)
 
 
 def _report(argv: Sequence[str]) -> int:
@@ -61,7 +61,8 @@ def _report(argv: Sequence[str]) -> int:
     parser.add_argument("--split", help="split that --compare looks at (default: main scores)")
     parser.add_argument("--reference", help="run name that --compare takes differences against")
     arguments = parser.parse_args(argv)
-    try:
+
+    def run() -> None:
         if arguments.compare:
             table = tables.runs_comparison(
                 [collect(path) for path in arguments.run_dirs],
@@ -70,13 +71,11 @@ def _report(argv: Sequence[str]) -> int:
             )
             text = table.to_csv() if arguments.compare == "csv" else table.to_markdown()
             sys.stdout.write(text)
-        else:
-            for path in arguments.run_dirs:
-                print(build.build_report(path, examples=arguments.examples))
-    except (RecordError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+            return
+        for path in arguments.run_dirs:
+            print(build.build_report(path, examples=arguments.examples))
+
+    return shell.run(run)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import numpy as np
 from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
+from ofa_jax.errors import SettingsError, Status
+from ofa_jax.sharding.mesh import require_devices
 from ofa_jax.training.preemption import PreemptionHandler
 
 logger = logging.getLogger("ofa_jax")
@@ -30,7 +32,6 @@ _SIGN_PERIOD = 3.0
 # Seconds for which the processes wait for each other while all of them give signs of life.
 _LONGEST_WAIT = 2 * 3600
 _PLACES = itertools.count()
-LOST_HOST_STATUS = 75  # EX_TEMPFAIL: the same command may be given again
 _PLAIN = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
 _SLURM = ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
@@ -117,19 +118,21 @@ def initialize_distributed(environment: Mapping[str, str] | None = None) -> None
       environment: see `host_settings`; None reads `os.environ`.
 
     Raises:
-      ValueError: see `host_settings`; or the others cannot be reached.
+      ValueError: see `host_settings`; or the others cannot be reached, or no device.
     """
     settings = host_settings(os.environ if environment is None else environment)
     if settings is None or settings.arguments.get("num_processes") == 1:
+        require_devices()
         return
     try:
         jax.distributed.initialize(
             **settings.arguments, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT
         )
     except RuntimeError as error:
-        raise ValueError(
+        raise SettingsError(
             f"the other processes (from {settings.source}) cannot be reached: {error}"
         ) from error
+    require_devices()
     logger.info(
         "process %d of %d (from %s), %d of %d devices",
         jax.process_index(),
@@ -219,18 +222,26 @@ def preemption_handler() -> PreemptionHandler:
     return PreemptionHandler() if jax.process_count() == 1 else PreemptionHandler(signals=())
 
 
-def stop_question(handler: PreemptionHandler) -> Callable[[int], bool]:
-    """The loop's question whether to stop after a step, answered alike on all processes.
+def stop_question(handler: PreemptionHandler) -> Callable[[], bool]:
+    """The question whether to stop, asked after every step and every batch of an evaluation.
 
     Args:
       handler: from `preemption_handler`, entered.
 
     Returns:
-      A function of the finished steps.
+      What is asked. All processes ask equally often and get the same answer, which stays.
     """
     if jax.process_count() == 1:
-        return lambda step: handler.requested
-    return multihost_utils.reached_preemption_sync_point
+        return lambda: handler.requested
+    questions, stopping = itertools.count(1), False
+
+    def ask() -> bool:
+        nonlocal stopping
+        # JAX answers yes at one question, the next that no process has come to yet.
+        stopping = stopping or multihost_utils.reached_preemption_sync_point(next(questions))
+        return stopping
+
+    return ask
 
 
 def on_every_host(variables: Any) -> Any:
@@ -293,4 +304,4 @@ def _end(reason: str) -> NoReturn:
         file=sys.stderr,
         flush=True,
     )
-    os._exit(LOST_HOST_STATUS)
+    os._exit(Status.UNFINISHED)

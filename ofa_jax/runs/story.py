@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import logging
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
-from ofa_jax import atomic
+from ofa_jax import atomic, errors
 from ofa_jax.data import locations as data_locations
+from ofa_jax.data.features import Row
 from ofa_jax.data.pipeline import MixturePipeline
 from ofa_jax.data.task import TaskSet
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
@@ -98,9 +100,11 @@ def train(
       The content of `metrics.json` ({} without evaluation).
 
     Raises:
-      ValueError: a setting that cannot work; the message names it and what would be right.
+      ValueError: before the run starts: a setting that cannot work; the message names it and what
+        would be right.
+      Unfinished: a signal asked to stop; what was done is saved.
     """
-    started = time.time()
+    began = time.monotonic()
     run_folder.check_model_dir(model_dir)
     for name, path in (locations or {}).items():
         data_locations.assign(name, path)
@@ -149,6 +153,11 @@ def train(
         )
         run_tasks.refuse_other_settings(run_dir, config_text, total_steps, start_step)
         hosts.wait_for_all("settings are compared")
+        batches = iter(())
+        if start_step < total_steps:
+            # Sources that cannot be read and lengths that do not fit show in the first batch.
+            rest = pipeline.iterate(start_step)
+            batches = itertools.chain([next(rest)], rest)
         log: RunLog | NoLog = NoLog()
         ledger = None
         if run_folder.is_primary():
@@ -163,8 +172,14 @@ def train(
                 settings=config_text,
             )
             if start_step < total_steps:
-                ledger = GoodputLedger(run_dir / "goodput.json", start_step, started=started)
+                ledger = GoodputLedger(
+                    run_dir / "goodput.json", start_step, before=time.monotonic() - began
+                )
         stack.callback(log.close)
+        errors.started()
+        stack.enter_context(hosts.lost_hosts_end_the_process())
+        preemption = stack.enter_context(hosts.preemption_handler())
+        stop_requested = hosts.stop_question(preemption)
         evaluation = None
         if infer_eval_dataset_cfg:
             evaluation = RunEvaluation(
@@ -173,6 +188,7 @@ def train(
                 infer_eval_dataset_cfg,
                 MeshLayout(engine.mesh, engine.rules),
                 seed=random_seed,
+                stop_requested=stop_requested,
                 agree=hosts.of_primary,
             )
         if start_step < total_steps:
@@ -181,6 +197,7 @@ def train(
                 state,
                 shardings,
                 pipeline,
+                batches,
                 base_key,
                 periods=loop.Periods(
                     total_steps,
@@ -196,14 +213,10 @@ def train(
                 evaluation=evaluation,
                 loss_evaluation_cfg=loss_evaluation_cfg,
                 best_metric=checkpoint_cfg.best_metric,
+                stop_requested=stop_requested,
             )
             if int(state.step) < total_steps:
-                logger.warning(
-                    "stopped at step %d of %d; give the same command again to go on",
-                    int(state.step),
-                    total_steps,
-                )
-                return {}
+                raise errors.Unfinished(f"stopped at step {int(state.step)} of {total_steps}")
         results = {}
         state = run_state.best(manager, state, shardings)
         if checkpoint_cfg.save_trained:
@@ -223,7 +236,7 @@ def train(
             if checkpoint_cfg.best_metric:
                 facts["best_step"] = int(state.step)
             results = _finish(run, evaluation, state, log, facts)
-    logger.info("done in %s", format_duration(time.time() - started))
+    logger.info("done in %s", format_duration(time.monotonic() - began))
     return results
 
 
@@ -260,6 +273,7 @@ def _train(
     state: TrainState,
     shardings: Any,
     pipeline: MixturePipeline,
+    batches: Iterator[Row],
     base_key: jax.Array,
     *,
     periods: loop.Periods,
@@ -270,6 +284,7 @@ def _train(
     evaluation: RunEvaluation | None,
     loss_evaluation_cfg: LossEvaluationConfig | None,
     best_metric: str,
+    stop_requested: Callable[[], bool],
 ) -> TrainState:
     """Runs the loop with everything that it calls; returns the last state."""
     start_step, batch_size = int(state.step), pipeline.batch_size
@@ -289,6 +304,10 @@ def _train(
             dataset_state=run_state.input_state(engine, step, batch_size),
             metrics=metrics,
         )
+
+    def rescue(step: int, state: TrainState) -> None:
+        logger.error("batch %d cannot be read; saving what is trained so far", step)
+        save(step, state)
 
     def evaluate(step: int, state: TrainState) -> None:
         if evaluation and (step < periods.total or best_metric):
@@ -323,33 +342,34 @@ def _train(
             run.files / "profile", engine.trainer.profile_start, engine.trainer.profile_steps
         )
     primary = run_folder.is_primary()
-    with hosts.preemption_handler() as preemption, hosts.lost_hosts_end_the_process():
-        try:
-            state = loop.run(
-                state,
-                train_step=engine.on_mesh(programs or step),
-                batches=pipeline.iterate(start_step),
-                place=lambda batch: placement.place_batch(batch, engine.mesh),
-                rng=base_key,
-                periods=periods,
-                batch_size=batch_size,
-                task_names=engine.tasks.names,
-                log=write,
-                evaluate=evaluate,
-                save=save,
-                measure=measure,
-                prepare=prepare if programs else None,
-                stop_requested=hosts.stop_question(preemption),
-                progress=ProgressBar(periods.total, start_step) if primary else NoProgress(),
-                watcher=watcher,
-                timers=timers,
-            )
-        except loop.NonFiniteLossError as error:
-            path = run_folder.dump_batch(
-                run.files, error.batch, pipeline.batch(error.batch), engine.tasks
-            )
-            raise loop.NonFiniteLossError(f"{error}: {run.shown(path)}", error.batch) from error
-        timers.measure("save", manager.wait)
+    try:
+        state = loop.run(
+            state,
+            train_step=engine.on_mesh(programs or step),
+            batches=batches,
+            place=lambda batch: placement.place_batch(batch, engine.mesh),
+            rng=base_key,
+            periods=periods,
+            batch_size=batch_size,
+            task_names=engine.tasks.names,
+            log=write,
+            evaluate=evaluate,
+            save=save,
+            measure=measure,
+            prepare=prepare if programs else None,
+            # Saving takes all hosts, and the others know nothing of what went wrong on this one.
+            rescue=rescue if jax.process_count() == 1 else None,
+            stop_requested=stop_requested,
+            progress=ProgressBar(periods.total, start_step) if primary else NoProgress(),
+            watcher=watcher,
+            timers=timers,
+        )
+    except loop.NonFiniteLossError as error:
+        path = run_folder.dump_batch(
+            run.files, error.batch, pipeline.batch(error.batch), engine.tasks
+        )
+        raise loop.NonFiniteLossError(f"{error}: {run.shown(path)}", error.batch) from error
+    timers.measure("save", manager.wait)
     if ledger:
         goodput = ledger.update(int(state.step), timers.total)
         logger.info("%s", goodput)

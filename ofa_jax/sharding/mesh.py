@@ -18,6 +18,7 @@ from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from ofa_jax.errors import SettingsError
 from ofa_jax.sharding.rules import MESH_AXES, LogicalRules
 
 FILL = -1
@@ -222,6 +223,23 @@ def mesh_context(mesh: Mesh, rules: LogicalRules) -> Iterator[None]:
     """
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
         yield
+
+
+def require_devices() -> None:
+    """Fails where JAX finds none of the devices that it was told to use.
+
+    Raises:
+      SettingsError: with what was asked for.
+    """
+    try:
+        jax.devices()
+    # JAX has an assertion for a platform that nothing installed knows.
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or ["nothing installed here drives them"])[0]
+        raise SettingsError(
+            f"JAX_PLATFORMS={jax.config.jax_platforms} asks for devices that cannot be used: "  # pyrefly: ignore[missing-attribute]
+            f"{reason}; install jax for them (see README), or set JAX_PLATFORMS=cpu"
+        ) from error
 
 
 def device_name() -> str:

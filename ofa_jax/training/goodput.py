@@ -60,26 +60,27 @@ class GoodputLedger:
         path: str | os.PathLike,
         step: int,
         *,
-        started: float | None = None,
-        clock: Callable[[], float] = time.time,
+        before: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """Opens the account and begins a session.
 
         Args:
           path: of the file; made where it is missing, and anew where it is damaged.
           step: finished steps at the start of this session.
-          started: when it began, in seconds since 1970; None is now.
-          clock: the time now.
+          before: seconds that the session has taken already.
+          clock: measures the session; it may not be set.
+          now: seconds since 1970, which set sessions apart.
         """
         self._path, self._clock = pathlib.Path(path), clock
         self._before = _read(self._path)
-        began = clock() if started is None else started
+        self._began = clock() - before
         self._session = {
-            "started": began,
-            "ended": clock(),
+            "started": now() - before,
             "first_step": step,
             "last_step": step,
-            "seconds": {"start": clock() - began},
+            "seconds": {"start": before},
         }
 
     def update(self, step: int, seconds: Mapping[str, float]) -> Goodput:
@@ -93,7 +94,8 @@ class GoodputLedger:
           The account of the whole run.
         """
         spent = {"start": self._session["seconds"]["start"], **seconds}
-        self._session |= {"ended": self._clock(), "last_step": step, "seconds": spent}
+        ended = self._session["started"] + self._clock() - self._began
+        self._session |= {"ended": ended, "last_step": step, "seconds": spent}
         sessions = [*self._before, self._session]
         unfinished = self._path.with_suffix(".unfinished")
         unfinished.write_text(json.dumps({"sessions": sessions}, indent=1) + "\n")
@@ -110,7 +112,7 @@ def account(sessions: list[dict[str, Any]]) -> Goodput:
     Returns:
       Where the time went.
     """
-    productive = lost = down = 0.0
+    productive = lost = down = wall = 0.0
     parts: dict[str, float] = {}
     for number, session in enumerate(sessions):
         later = sessions[number + 1 :]
@@ -124,9 +126,10 @@ def account(sessions: list[dict[str, Any]]) -> Goodput:
         for name, value in session["seconds"].items():
             if name != PRODUCTIVE:
                 parts[name] = parts.get(name, 0.0) + value
-        if later:
-            down += max(0.0, later[0]["started"] - session["ended"])
-    wall = sessions[-1]["ended"] - sessions[0]["started"]
+        # Between sessions the machine's clock may have been set, or be another machine's.
+        pause = max(0.0, later[0]["started"] - session["ended"]) if later else 0.0
+        down += pause
+        wall += max(session["ended"] - session["started"], sum(session["seconds"].values())) + pause
     parts["other"] = max(0.0, wall - productive - lost - down - sum(parts.values()))
     return Goodput(wall, productive, lost, down, parts, len(sessions))
 

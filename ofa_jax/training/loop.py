@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from ofa_jax.errors import Unfinished
+
 Metrics = Mapping[str, Any]
 
 # Time that is not training, left out of the rate.
@@ -171,7 +173,8 @@ def run(
     save: Callable[[int, Any], None],
     measure: Callable[[int, Any], None] | None = None,
     prepare: Callable[[Any, Any, jax.Array], None] | None = None,
-    stop_requested: Callable[[int], bool] = lambda step: False,
+    rescue: Callable[[int, Any], None] | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
     watcher: StepWatcher | None = None,
     timers: Timers | None = None,
@@ -189,12 +192,13 @@ def run(
       batch_size: global examples per step, for the rate.
       task_names: names behind the task axis of the metrics.
       log: receives (step, values).
-      evaluate: called with (step, state).
+      evaluate: called with (step, state); where it raises `Unfinished`, a stop was requested.
       save: called with (step, state).
       measure: called with (step, state) in periods of its own, before `evaluate`.
       prepare: called with the step's arguments before it, to compile where it must; its time is
         charged to "compile".
-      stop_requested: asked with each finished step; True saves and returns.
+      rescue: called with (step, state) where there is no next batch, before its error goes on.
+      stop_requested: asked after each step; True saves and returns.
       progress: shows the interval's values.
       watcher: told before every step.
       timers: where pauses are charged.
@@ -206,21 +210,27 @@ def run(
       NonFiniteLossError: a loss or gradient of the interval is NaN or infinite.
     """
     timers = timers or Timers()
-    step = int(state.step)
+    step = first = last_log = int(state.step)
     window = _Window(task_names, step)
-    last_log = step
     timers.interval()
     try:
         while step < periods.total:
             if watcher:
                 watcher.before(step, state)
-            batch = timers.measure("data", lambda: place(next(batches)))
+            try:
+                rows = timers.measure("data", lambda: next(batches))
+            except Exception:
+                if rescue and step > first:
+                    window.check()
+                    timers.measure("save", lambda: rescue(step, state))  # noqa: B023
+                raise
+            batch = timers.measure("data", lambda: place(rows))  # noqa: B023
             if prepare:
                 timers.measure("compile", lambda: prepare(state, batch, rng))  # noqa: B023
             state, metrics = timers.measure("step", lambda: train_step(state, batch, rng))  # noqa: B023
             window.pending.append(metrics)
             step += 1
-            stopping = stop_requested(step)
+            stopping = stop_requested()
             saving = periods.due(periods.save, step) or (stopping and step < periods.total)
 
             if periods.due(periods.log, step):
@@ -241,7 +251,10 @@ def run(
                 timers.measure("evaluate", lambda: measure(step, state))  # noqa: B023
             if periods.due(periods.evaluate, step) and not stopping:
                 window.check()
-                timers.measure("evaluate", lambda: evaluate(step, state))  # noqa: B023
+                try:
+                    timers.measure("evaluate", lambda: evaluate(step, state))  # noqa: B023
+                except Unfinished:
+                    stopping = saving = True
             if saving:
                 timers.measure("save", lambda: save(step, state))  # noqa: B023
             if stopping:

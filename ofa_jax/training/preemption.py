@@ -1,7 +1,7 @@
 """Asks the loop to stop when the machine is about to go away.
 
 Cluster managers send SIGTERM some seconds before they take a machine; Ctrl-C sends SIGINT. The
-first signal sets a flag that the loop reads after every step, so that it saves and returns.
+first signal sets a flag that is read after every step and batch of an evaluation.
 """
 
 from __future__ import annotations
@@ -55,4 +55,4 @@ class PreemptionHandler:
         if self.requested:
             raise KeyboardInterrupt(f"second signal ({name})")
         self.requested = True
-        logger.warning("%s: stopping after this step; the next signal stops at once", name)
+        logger.warning("%s: stopping at the next step or batch; another signal stops at once", name)

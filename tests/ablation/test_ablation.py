@@ -108,13 +108,13 @@ def test_finished_runs_are_not_repeated(tmp_path, monkeypatch, capsys):
     def train(run):
         trained.append(run.folder)
         if len(trained) == 2:
-            return False
+            return 75
         finish(run)
-        return True
+        return 0
 
     monkeypatch.setattr(command_line, "train", train)
     monkeypatch.setattr(command_line, "read_settings", lambda files, overrides: settings)
-    assert command_line.run_ablate(["--gin_file=x.gin"]) == 0
+    assert command_line.run_ablate(["--gin_file=x.gin"]) == 75
     assert "5 of 9 runs are finished" in capsys.readouterr().out
     assert command_line.run_ablate(["--gin_file=x.gin", "--print_commands"]) == 0
     assert capsys.readouterr().out.count("ofa_jax.train") == 3

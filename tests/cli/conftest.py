@@ -3,14 +3,14 @@
 import gin
 import pytest
 
-from ofa_jax.cli import entry
+from ofa_jax.cli import entry, shell
 from ofa_jax.sharding import placement
 
 QUICKSTART = "--gin_file=gin_configs/runs/quickstart.gin"
 
 
-class ComputationStarted(Exception):
-    """All settings were accepted."""
+class ComputationStarted(BaseException):
+    """All settings were accepted; nothing that a command ends with."""
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def command_line(monkeypatch):
     def start(*arguments, **options):
         raise ComputationStarted
 
-    monkeypatch.setattr(entry, "set_up_process", lambda: None)
+    monkeypatch.setattr(shell, "set_up_process", lambda: None)
     monkeypatch.setattr(placement, "create_sharded", start)
     monkeypatch.delenv("OFA_TRACEBACK", raising=False)
     yield entry.run_train

@@ -261,13 +261,17 @@ def test_the_command_prints_one_line_and_exits_with_2():
     ]
 
 
-def test_bugs_keep_their_traceback(command_line, monkeypatch, tmp_path):
+def test_bugs_keep_their_traceback(command_line, monkeypatch, tmp_path, capsys):
     def broken(*arguments, **options):
         raise TypeError("a bug")
 
     monkeypatch.setattr(placement, "create_sharded", broken)
-    with pytest.raises(TypeError, match="a bug"):
-        command_line([QUICKSTART, f"--gin.MODEL_DIR='{tmp_path / 'run'}'"])
+    assert command_line([QUICKSTART, f"--gin.MODEL_DIR='{tmp_path / 'run'}'"]) == 1
+    text = capsys.readouterr().err
+    assert "in broken" in text
+    assert text.endswith("TypeError: a bug\n")
     monkeypatch.setenv("OFA_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="TRAIN_STEPS"):
-        command_line([QUICKSTART, "--gin.TRAIN_STEPS=0"])
+    assert command_line([QUICKSTART, "--gin.TRAIN_STEPS=0"]) == 2
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert last == "error: TRAIN_STEPS must be a whole number of 1 or more, got 0"

@@ -93,7 +93,7 @@ def test_a_lost_host_ends_the_process_with_one_line(monkeypatch, capsys):
     monkeypatch.setattr(hosts.os, "_exit", leave)
     with pytest.raises(SystemExit), hosts.lost_hosts_end_the_process():
         raise jax.errors.JaxRuntimeError("Gloo all-reduce failed: Connection closed by peer\nmore")
-    assert statuses == [hosts.LOST_HOST_STATUS]
+    assert statuses == [75]
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: process 0 of 2 lost another host and ends (Gloo all-reduce fai")
     assert "start all of them again with the same command" in line
@@ -170,3 +170,18 @@ def test_waiting_asks_the_coordinator_at_a_place_of_its_own(monkeypatch):
         hosts.wait_for_all("the step is compiled")
     assert len(set(places)) == 2
     assert all(place.endswith("_the_step_is_compiled") for place in places)
+
+
+def test_all_processes_get_the_same_answer_at_the_same_question(monkeypatch):
+    """JAX answers at one number only, and wants the same numbers everywhere."""
+    asked = []
+
+    def reached(number):
+        asked.append(number)
+        return number == 3
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts.multihost_utils, "reached_preemption_sync_point", reached)
+    stop_requested = hosts.stop_question(hosts.preemption_handler())
+    assert [stop_requested() for _ in range(5)] == [False, False, True, True, True]
+    assert asked == [1, 2, 3]

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from ofa_jax.cli import entry
+from ofa_jax.cli import entry, shell
 
 SIGNALS = {"OFA_TEST_KILL_STEP": signal.SIGKILL, "OFA_TEST_STOP_STEP": signal.SIGTERM}
 
@@ -29,6 +29,6 @@ def send_signals():
 
 
 if __name__ == "__main__":
-    entry.set_up_process()
+    shell.set_up_process()
     send_signals()
     sys.exit(entry.run_train(sys.argv[1:]))

@@ -8,12 +8,12 @@ import pytest
 import mixtures.scenes  # noqa: F401  (registers the tasks)
 from ofa_jax.data.registration import lookup
 from ofa_jax.data.task import OFATask
+from ofa_jax.errors import Unfinished
 from ofa_jax.evaluation import streaming
 from ofa_jax.evaluation.shown import IMAGES
 from ofa_jax.evaluation.streaming import (
     FileLines,
     Shard,
-    Stopped,
     predict_split,
     score_split,
     write_split,
@@ -208,6 +208,6 @@ def test_fewer_examples_than_were_predicted(tmp_path):
 
 def test_a_request_to_stop_is_heard_between_batches(tmp_path):
     task, answer = scenes_task("vqa"), Oracle()
-    with pytest.raises(Stopped, match="stopped behind 8 of 13 examples"):
+    with pytest.raises(Unfinished, match="stopped behind 8 of 13 examples"):
         run(task, answer, tmp_path, stop_requested=lambda: answer.batches == 2)
     assert run(task, answer, tmp_path).resumed == 8

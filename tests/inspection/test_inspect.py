@@ -9,7 +9,7 @@ from PIL import Image
 
 from ofa_jax import inspect as command
 from ofa_jax import vocab
-from ofa_jax.cli import entry
+from ofa_jax.cli import shell
 from ofa_jax.data.registration import lookup
 from ofa_jax.data.sources.array_record import shard_name, write_shard
 from ofa_jax.inspection import sheet, tokens
@@ -22,7 +22,7 @@ LENGTHS = {"inputs": 64, "targets": 64, "image": 32}
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    monkeypatch.setattr(entry, "set_up_process", lambda: None)
+    monkeypatch.setattr(shell, "set_up_process", lambda: None)
     for name in ("VOCAB_DIR", "DATA_DIR"):
         monkeypatch.setenv(f"OFA_{name}", "")  # as good as unset, and restored at the end
 

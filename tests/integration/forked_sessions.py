@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 
-from ofa_jax.cli import entry
+from ofa_jax.cli import entry, shell
 
 
 def kill_after_step(number, delay):
@@ -72,7 +72,7 @@ def session(request):
 
 
 def main():
-    entry.set_up_process()
+    shell.set_up_process()
     import mixtures.scenes  # noqa: F401
     import ofa_jax.runs.story  # noqa: F401
 

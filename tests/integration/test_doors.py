@@ -6,7 +6,6 @@ quickstart is asked as well, by `load` and `eval`.
 """
 
 import json
-import logging
 import os
 import pathlib
 
@@ -17,7 +16,7 @@ from PIL import Image
 
 import mixtures.scenes  # noqa: F401  (registers the tasks)
 import ofa_jax
-from ofa_jax.cli import entry
+from ofa_jax.cli import entry, shell
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import IdRanges
 from ofa_jax.evaluation.evaluate import evaluate
@@ -46,7 +45,7 @@ def run(tmp_path_factory):
         "utils.EvaluationConfig.unseen_task_seeds": 1,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(entry, "set_up_process", lambda: logging.getLogger("ofa_jax"))
+        patch.setattr(shell, "set_up_process", lambda: None)
         arguments = [f"--gin.{name}={value}" for name, value in settings.items()]
         status = entry.run_train(["--gin_file=gin_configs/runs/quickstart.gin", *arguments])
     gin.clear_config()

@@ -15,7 +15,7 @@ from flax import traverse_util
 from jax.experimental.compilation_cache import compilation_cache
 
 from ofa_jax.checkpoint.imports import import_checkpoint
-from ofa_jax.cli import entry
+from ofa_jax.cli import entry, shell
 from tests.integration import finetuning_files
 
 SMALL = "{'inputs': 64, 'targets': 80, 'image': 32}"
@@ -99,7 +99,7 @@ def cases():
 
 @pytest.fixture
 def train(monkeypatch):
-    monkeypatch.setattr(entry, "set_up_process", lambda: None)
+    monkeypatch.setattr(shell, "set_up_process", lambda: None)
     monkeypatch.setenv("OFA_TRACEBACK", "1")
     yield entry.run_train
     gin.clear_config()

@@ -13,6 +13,7 @@ from ofa_jax.checkpoint.exports import export_checkpoint
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, initial_variables
 from ofa_jax.checkpoint.orbax_weights import SourceRecord
 from ofa_jax.cli import inference as inference_entry
+from ofa_jax.cli import shell
 from ofa_jax.data.ops.image import decode_base64
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.inference.images import find_images
@@ -36,7 +37,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
-    monkeypatch.setattr(inference_entry, "set_up_process", lambda: None)
+    monkeypatch.setattr(shell, "set_up_process", lambda: None)
     for name in ("OFA_TRACEBACK", "OFA_VOCAB_DIR", "OFA_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

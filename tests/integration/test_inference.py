@@ -19,6 +19,7 @@ from ofa_jax.checkpoint.imports import ImportedCheckpoint, initial_variables
 from ofa_jax.checkpoint.orbax_weights import SourceRecord, step_folder
 from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
 from ofa_jax.cli import inference as inference_entry
+from ofa_jax.cli import shell
 from ofa_jax.data.registration import lookup
 from ofa_jax.data.task_card import TaskCard, write_cards
 from ofa_jax.inference.predictor import OFAPredictor, Prediction
@@ -55,7 +56,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
-    monkeypatch.setattr(inference_entry, "set_up_process", lambda: None)
+    monkeypatch.setattr(shell, "set_up_process", lambda: None)
     monkeypatch.delenv("OFA_TRACEBACK", raising=False)
     monkeypatch.delenv("OFA_VOCAB_DIR", raising=False)
     monkeypatch.delenv("OFA_DATA_DIR", raising=False)

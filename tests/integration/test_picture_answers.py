@@ -11,6 +11,7 @@ from PIL import Image
 from ofa_jax.checkpoint import orbax_weights
 from ofa_jax.checkpoint.names import to_params
 from ofa_jax.cli import inference as inference_entry
+from ofa_jax.cli import shell
 from ofa_jax.data.image_tokenizer import PatchCodebook
 from ofa_jax.metrics.generation import Extractors
 from ofa_jax.text.tokenizer import Tokenizer
@@ -47,7 +48,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def infer(monkeypatch, tmp_path, files):
-    monkeypatch.setattr(inference_entry, "set_up_process", lambda: None)
+    monkeypatch.setattr(shell, "set_up_process", lambda: None)
     monkeypatch.delenv("OFA_TRACEBACK", raising=False)
     monkeypatch.chdir(tmp_path)
 

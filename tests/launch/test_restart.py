@@ -9,9 +9,8 @@ import time
 
 import pytest
 
+from ofa_jax.errors import Status
 from tests.launch.launcher import ROOT
-
-STOPPED = "print('stopped at step 3 of 9; give the same command again to go on')"
 
 
 def restart(program, *arguments, max_restarts=2):
@@ -24,14 +23,28 @@ def restart(program, *arguments, max_restarts=2):
     )  # fmt: skip
 
 
+def test_the_launchers_know_the_statuses_of_the_library():
+    code = "import commands; print(commands.DONE, commands.SETTINGS_MISTAKE, commands.AGAIN)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "launch",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    known = (Status.DONE, Status.SETTINGS, Status.UNFINISHED)
+    assert done.stdout.split() == [str(int(status)) for status in known]
+
+
 @pytest.mark.parametrize(
     ("program", "status", "starts"),
     [
         ("print('done')", 0, 1),
+        ("print('give the same command again to go on')", 0, 1),
         ("raise SystemExit(2)", 2, 1),
+        ("raise ValueError('a bug')", 75, 3),
         ("raise SystemExit(75)", 75, 3),
         ("import os; os.kill(os.getpid(), 9)", 75, 3),
-        (STOPPED, 75, 3),
     ],
 )
 def test_statuses(program, status, starts):
@@ -58,8 +71,8 @@ def test_a_signal_is_handed_on_once_and_ends_it():
     program = (
         "import signal, time\n"
         "def stop(*_):\n"
-        f"    {STOPPED}\n"
-        "    raise SystemExit(0)\n"
+        "    print('stopped at step 3')\n"
+        "    raise SystemExit(75)\n"
         "signal.signal(signal.SIGTERM, stop)\n"
         "print('ready', flush=True)\n"
         "time.sleep(60)\n"

@@ -274,9 +274,9 @@ def test_command(run_dir, tmp_path, capsys):
     assert main(["--compare", "markdown", str(run_dir)]) == 0
     assert "| VQA | VQA accuracy | 79.0% |" in capsys.readouterr().out
     (tmp_path / "metrics.jsonl").write_text("{\n\n")
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert "metrics.jsonl, line 1" in capsys.readouterr().err
-    assert main([str(run_dir), "--examples", "0"]) == 1
+    assert main([str(run_dir), "--examples", "0"]) == 2
 
 
 def test_record_of_the_run_is_not_changed(run_dir):

@@ -146,5 +146,5 @@ def test_the_command_writes_markdown_csv_and_a_page(tmp_path, capsys):
         assert len({len(row) for row in rows}) == 1
     [own] = [row for row in csv.reader((tmp_path / "out" / "gigaword.csv").open()) if "†" in row[0]]
     assert float(own[3]) == pytest.approx(36)
-    assert main(["tables", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")]) == 1
+    assert main(["tables", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")]) == 2
     assert "nowhere" in capsys.readouterr().err

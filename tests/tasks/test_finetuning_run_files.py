@@ -7,7 +7,7 @@ import re
 import gin
 import pytest
 
-from ofa_jax.cli import entry
+from ofa_jax.cli import entry, shell
 from ofa_jax.data.registration import lookup
 from ofa_jax.model.tuning import TRAINED, frozen_except
 
@@ -88,7 +88,7 @@ EXTRAS = {
 @pytest.fixture
 def settings(monkeypatch, capsys):
     """Settings of a run file by name, as they are printed."""
-    monkeypatch.setattr(entry, "set_up_process", lambda: None)
+    monkeypatch.setattr(shell, "set_up_process", lambda: None)
 
     def read(*names):
         status = entry.run_train(

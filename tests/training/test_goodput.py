@@ -15,9 +15,13 @@ class Clock:
         return self.now
 
 
+def ledger_at(path, step, clock, before=0.0, now=None):
+    return GoodputLedger(path, step, before=before, clock=clock, now=now or clock)
+
+
 def test_restarts_lost_steps_and_down_time(tmp_path):
     clock, path = Clock(), tmp_path / "goodput.json"
-    first = GoodputLedger(path, 0, started=990.0, clock=clock)
+    first = ledger_at(path, 0, clock, before=10.0)
     clock.now = 1100.0
     # 100 steps in 80 s; the last checkpoint was at step 75.
     line = first.update(100, {"step": 80.0, "save": 5.0, "compile": 15.0})
@@ -26,7 +30,7 @@ def test_restarts_lost_steps_and_down_time(tmp_path):
     assert line.parts["other"] == 0.0
 
     clock.now = 1160.0
-    second = GoodputLedger(path, 75, started=1150.0, clock=clock)
+    second = ledger_at(path, 75, clock, before=10.0)
     clock.now = 1200.0
     run = second.update(125, {"step": 40.0})
     assert run.sessions == 2
@@ -46,7 +50,7 @@ def test_restarts_lost_steps_and_down_time(tmp_path):
 def test_a_damaged_account_begins_anew(tmp_path):
     clock, path = Clock(), tmp_path / "goodput.json"
     path.write_text('{"sessions": [')
-    ledger = GoodputLedger(path, 10, clock=clock)
+    ledger = ledger_at(path, 10, clock)
     clock.now += 5.0
     assert ledger.update(20, {"step": 4.0}).sessions == 1
     assert len(json.loads(path.read_text())["sessions"]) == 1
@@ -55,7 +59,7 @@ def test_a_damaged_account_begins_anew(tmp_path):
 def test_what_comes_before_the_first_checkpoint_is_lost(tmp_path):
     clock, path = Clock(), tmp_path / "goodput.json"
     for _ in range(2):
-        ledger = GoodputLedger(path, 0, clock=clock)
+        ledger = ledger_at(path, 0, clock)
         clock.now += 10.0
         run = ledger.update(5, {"step": 8.0})
     assert (run.sessions, run.wall, run.productive, run.lost) == (2, 20.0, 8.0, 8.0)
@@ -88,3 +92,31 @@ def test_a_session_without_a_step_counts_as_time_only():
     run = account([session])
     assert (run.productive, run.lost) == (0.0, 2.0)
     assert run.parts == {"start": 7.0, "other": 1.0}
+
+
+def test_a_clock_that_is_set_back_takes_no_time_away(tmp_path):
+    """Sessions are measured by a clock that nobody sets; only the pauses between them are not."""
+    clock, of_day, path = Clock(), Clock(), tmp_path / "goodput.json"
+    first = ledger_at(path, 0, clock, before=20.0, now=of_day)
+    clock.now, of_day.now = 1080.0, 1000.0 - 863_720.0
+    run = first.update(50, {"step": 60.0})
+    assert (run.wall, run.productive, run.share) == (100.0, 60.0, 0.6)
+    second = ledger_at(path, 50, clock, now=of_day)
+    clock.now += 40.0
+    run = second.update(100, {"step": 30.0})
+    assert (run.wall, run.down, run.productive) == (140.0, 0.0, 90.0)
+    assert all(value >= 0 for value in run.parts.values())
+
+
+def test_a_session_that_ended_before_it_began_counts_what_was_measured():
+    """As an older version wrote it down when the clock was set back."""
+    session = {
+        "started": 1_000_000.0,
+        "ended": 136_280.0,
+        "first_step": 0,
+        "last_step": 10,
+        "seconds": {"start": 5.0, "step": 20.0},
+    }
+    run = account([session])
+    assert (run.wall, run.productive, run.parts["other"]) == (25.0, 20.0, 0.0)
+    assert str(run).startswith("80% of 25 s in 1 start ")

@@ -22,15 +22,16 @@ from typing import Any, BinaryIO
 
 from ofa_jax.data.preparation.output_folder import OutputFolder, temporary_name
 from ofa_jax.data.preparation.plan import Estimate, Plan
-from ofa_jax.data.preparation.shards import PreparationError, write_shard
+from ofa_jax.data.preparation.shards import PreparationError, StrictError, write_shard
 from ofa_jax.data.preparation.storage import LocalStorage, Storage
+from ofa_jax.errors import SettingsError, started
 
 # What tells a bucket from a folder, for example gs://bucket/data.
 _SCHEME = "://"
 _COPIED_AT_ONCE = 1 << 20
 
 
-class MissingBeamError(ImportError):
+class MissingBeamError(SettingsError):
     """Apache Beam is not installed; the message says how to install it."""
 
 
@@ -145,7 +146,7 @@ def prepare(
       MissingBeamError: Beam is not installed.
       ValueError: other settings, or too little space.
       OSError: the folder cannot be written.
-      PreparationError: the pipeline failed.
+      PreparationError: the pipeline failed; a StrictError where the plan is strict.
     """
     beam = require_beam()
     storage = storage or storage_of(out)
@@ -164,6 +165,8 @@ def prepare(
             done = sum(result.size for result in results.values())
             storage.check_space(max(0, estimate.stored_bytes - done))
         folder.begin()
+        if not plan.strict:
+            started()
         missing = [shard for shard in range(plan.num_shards) if shard not in results]
         try:
             with beam.Pipeline(argv=list(options)) as pipeline:
@@ -174,7 +177,8 @@ def prepare(
                     | "WriteShards" >> beam.Map(write_one, folder, plan)
                 )
         except Exception as error:  # Runners wrap what happens on their workers in many ways.
-            raise PreparationError(f"the Beam pipeline failed: {_last_line(error)}") from error
+            kind = StrictError if plan.strict else PreparationError
+            raise kind(f"the Beam pipeline failed: {_last_line(error)}") from error
         results = folder.results()
         lost = [plan.shard_name(shard) for shard in missing if shard not in results]
         if lost:

@@ -25,6 +25,7 @@ from ofa_jax.data.preparation.shards import PreparationError, ShardResult, write
 from ofa_jax.data.preparation.storage import LocalStorage
 from ofa_jax.data.preparation.tally import Tally
 from ofa_jax.data.task import Records
+from ofa_jax.errors import started
 
 # Records done and examples kept, of all shards together.
 Progress = Callable[[int, int], None]
@@ -71,6 +72,8 @@ def prepare(
         done = sum(result.size for result in results.values())
         storage.check_space(max(0, estimate.stored_bytes - done))
         folder.begin()
+        if not plan.strict:  # Else the source is being checked to its end.
+            started()
         board = _ScoreBoard.of_size(plan.num_shards)
         for shard, result in results.items():
             board.post(shard, result.tally)

@@ -1,0 +1,146 @@
+"""Around every command: its process, and the exit status that it ends with.
+
+The statuses are `ofa_jax.errors.Status`. A mistake in the settings, found before the work starts,
+is one message; a failure during the work keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from ofa_jax.errors import Status, Unfinished, phases
+
+logger = logging.getLogger("ofa_jax")
+
+# What gin appends to a message: where in the configuration it was.
+_GIN_PLACE = re.compile(r"\n\s*In call to configurable '(\w+)'")
+
+
+def run(command: Callable[[], int | None]) -> int:
+    """Runs a command.
+
+    Args:
+      command: does everything after its arguments are parsed; returns a status, or None for done.
+        It calls `ofa_jax.errors.started` where its checks are over and its work starts.
+
+    Returns:
+      Exit status, see `Status`; what went wrong is on stderr.
+    """
+    with phases() as phase, _sigterm_ends():
+        try:
+            return int(command() or Status.DONE)
+        except (Unfinished, KeyboardInterrupt) as stop:
+            reason = _message(stop) if isinstance(stop, Unfinished) else "stopped"
+            print(f"{reason}; give the same command again to go on", file=sys.stderr)
+            return Status.UNFINISHED
+        except Exception as error:
+            mistake = None if phase.started else _mistake(error)
+            if mistake is None or os.environ.get("OFA_TRACEBACK"):
+                traceback.print_exception(_without_gin(error))
+            if mistake is None:
+                return Status.FAILED
+            print(f"error: {mistake}", file=sys.stderr)
+            return Status.SETTINGS
+
+
+def _mistake(error: Exception) -> str | None:
+    """The message of what the user can mend, None for a bug."""
+    from ofa_jax.checkpoint.errors import CheckpointError
+
+    if isinstance(error, TypeError):
+        # A setting of the wrong type fails where its dataclass is made; elsewhere it is a bug.
+        place = _GIN_PLACE.search(str(error))
+        if place is None or place[1] in ("train", "evaluate", "infer"):
+            return None
+        return f"{place[1]}: a value has the wrong type ({_message(error)})"
+    if isinstance(error, (ValueError, OSError, CheckpointError)):
+        return _message(error) or type(error).__name__
+    return None
+
+
+def _message(error: BaseException) -> str:
+    return _GIN_PLACE.split(str(error), maxsplit=1)[0].strip()
+
+
+def _without_gin(error: BaseException) -> BaseException:
+    """The exception that gin wrapped into one of the same name, which has lost its cause."""
+    while (inner := error.__context__) is not None:
+        kind, wrapped = type(error), type(inner)
+        if kind.__bases__ != (wrapped,) or kind.__qualname__ != wrapped.__qualname__:
+            break
+        error = inner
+    return error
+
+
+@contextlib.contextmanager
+def _sigterm_ends() -> Iterator[None]:
+    """SIGTERM ends a command with the status that says so; training has a better way of its own.
+
+    At once, as without a handler: an exception could be lost in a callback. What a command leaves
+    is fit for a kill.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            sys.stdout.flush()
+        os.write(2, b"SIGTERM; give the same command again to go on\n")
+        os._exit(Status.UNFINISHED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        # None where a library set it from C.
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _quiet_native_stderr() -> Iterator[None]:
+    """Sends what C++ libraries print to file descriptor 2 nowhere."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def set_up_log() -> None:
+    """What the library says goes to stderr with the time of day."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logger.setLevel(logging.INFO)
+
+
+def set_up_process() -> None:
+    """Log, quiet libraries, a compilation cache: once, before JAX and TensorFlow load."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    set_up_log()
+    # orbax and grain report on themselves through absl; what a user must know, ofa_jax says.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    import jax
+
+    with _quiet_native_stderr():
+        import tensorflow  # noqa: F401  (its C++ start-up chatter says nothing to a user)
+
+    cache = os.environ.get(
+        "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/ofa_jax/compiled")
+    )
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
