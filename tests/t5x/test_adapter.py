@@ -233,7 +233,7 @@ def test_code_rows_get_codes_and_then_the_end():
         scores, _ = step_scores(
             logits,
             BeamConfig(beam=1, min_len=0),
-            step=jnp.int32(step),
+            step=jnp.full(2, step, jnp.int32),
             max_length=5,
             history=jnp.zeros((2, 1, 6), jnp.int32),
             constraint=constraint,
