@@ -15,7 +15,7 @@ import numpy as np
 
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops import boxes as box_ops
-from ofa_jax.data.ops.image_files import BadImageError, read_header
+from ofa_jax.data.ops.image_files import BadImageError, is_cut_off, read_header
 from ofa_jax.data.sources import schema
 from ofa_jax.data.sources.box_units import OTHER_SHAPE, UPRIGHT_BOXES
 from ofa_jax.data.sources.left_out import LeftOut
@@ -258,6 +258,8 @@ def _add_picture(found: Survey, where: str, image: Any) -> tuple[int, int] | Non
             found.add_fault("unreadable picture", f"{where}: {error}")
             return None
         size, kind = header.size, header.form
+        if is_cut_off(image):
+            found.add_fault("picture file is cut off", f"{where}: {len(image):,} bytes")
         found.turned += header.orientation != 1
         found.picture_bytes.append(len(image))
     found.widths.append(size[0])

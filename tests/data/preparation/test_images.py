@@ -160,12 +160,13 @@ def test_settings_name_what_is_right():
         ConversionSettings(truncated_images="keep")
 
 
-def test_inspection_counts_rotation_tags(tmp_path, capsys):
-    path = write_tsv(tmp_path, [phone(1), phone(6), phone(3, "TIFF")])
+def test_inspection_counts_rotation_tags_and_cut_files(tmp_path, capsys):
+    path = write_tsv(tmp_path, [phone(1), phone(6), phone(3, "TIFF"), pictures.jpeg()[:-99]])
     assert inspect([path, f"--out={tmp_path / 'page'}", "--source=tsv", "--layout=refcoco"]) == 0
     printed = capsys.readouterr().out
     assert "rotation tag 2 pictures carry one" in printed
     assert "prepare --upright turns" in printed
+    assert "picture file is cut off: 1" in printed
 
 
 @requires_cases
