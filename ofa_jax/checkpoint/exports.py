@@ -155,5 +155,10 @@ def export_checkpoint(
         write_fairseq_checkpoint(target, tensors, cfg=cfg, ema=ema, legacy=legacy)
     else:
         write_huggingface_folder(
-            target, state_dict, imported.config, weights=hub_weights, vocabulary_files=vocabulary
+            target,
+            state_dict,
+            imported.config,
+            weights=hub_weights,
+            vocabulary_files=vocabulary,
+            task=imported.task,
         )

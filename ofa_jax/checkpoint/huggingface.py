@@ -30,10 +30,12 @@ from ofa_jax.checkpoint.huggingface_names import (
     config_from_huggingface,
     config_to_huggingface,
     from_huggingface_name,
+    task_from_huggingface,
     to_huggingface_name,
 )
 from ofa_jax.checkpoint.layout import POSITION_INDEX, config_from_state_dict
 from ofa_jax.checkpoint.repairs import CheckpointMismatchError
+from ofa_jax.checkpoint.task_facts import TaskFacts
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint, without_wrappers
 from ofa_jax.checkpoint.torch_writer import write_torch_file
@@ -178,12 +180,14 @@ class HuggingFaceCheckpoint:
       state_dict: official names; arrays are read when they are asked for.
       config: from config.json, checked against the weights; from the weights where it is absent.
       vocabulary_files: vocabulary files found in the folder.
+      task: what is known about its task, where the folder is an export of ours.
     """
 
     folder: pathlib.Path
     state_dict: StateDict
     config: OFAConfig
     vocabulary_files: tuple[pathlib.Path, ...]
+    task: TaskFacts = dataclasses.field(default_factory=TaskFacts)
 
 
 def read_huggingface_folder(folder: str | os.PathLike) -> HuggingFaceCheckpoint:
@@ -204,8 +208,10 @@ def read_huggingface_folder(folder: str | os.PathLike) -> HuggingFaceCheckpoint:
     weights = _read_weights(folder)
     tensors = {from_huggingface_name(name): t for name, t in weights.tensors.items()}
     state_dict = StateDict(tensors)
+    task = TaskFacts()
     if (folder / CONFIG_FILE).is_file():
         fields = _read_json(folder / CONFIG_FILE)
+        task = task_from_huggingface(fields)
         config = config_from_huggingface(fields)
         seen = config_from_state_dict(state_dict.shapes(), fields)
         for ours in INFERABLE_FIELDS:
@@ -220,7 +226,7 @@ def read_huggingface_folder(folder: str | os.PathLike) -> HuggingFaceCheckpoint:
     else:
         config = config_from_state_dict(state_dict.shapes())
     vocabulary = tuple(folder / name for name in VOCABULARY_FILES if (folder / name).is_file())
-    return HuggingFaceCheckpoint(folder, state_dict, config, vocabulary)
+    return HuggingFaceCheckpoint(folder, state_dict, config, vocabulary, task)
 
 
 def copy_vocabulary(files: Iterable[str | os.PathLike], folder: str | os.PathLike) -> None:
@@ -270,6 +276,7 @@ def write_huggingface_folder(
     *,
     weights: Iterable[str] = (SAFETENSORS_FILE, TORCH_FILE),
     vocabulary_files: Iterable[str | os.PathLike] = (),
+    task: TaskFacts | None = None,
 ) -> None:
     """Writes a folder that HuggingFace's OFA classes and `read_huggingface_folder` read.
 
@@ -281,6 +288,7 @@ def write_huggingface_folder(
         embeddings share one storage in the latter and are repeated in the former.
       vocabulary_files: go into the folder, in HuggingFace's layout: `vocab.json` and `merges.txt`
         instead of fairseq's files, `vocab.txt` with the specials in front.
+      task: what is known about the task, for `read_huggingface_folder`.
 
     Raises:
       ValueError: an unknown weight file, or a damaged vocabulary.
@@ -309,7 +317,7 @@ def write_huggingface_folder(
         arrays = {name: a.reshape(renamed[name].shape) for name, a in arrays.items()}
         safetensors.numpy.save_file(arrays, unfinished, metadata={"format": "pt"})
         unfinished.replace(folder / SAFETENSORS_FILE)
-    text = json.dumps(config_to_huggingface(config), indent=2, sort_keys=True)
+    text = json.dumps(config_to_huggingface(config, task), indent=2, sort_keys=True)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
 

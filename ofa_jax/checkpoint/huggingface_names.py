@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ofa_jax.checkpoint.layout import RESNET_BLOCKS, resnet_name
+from ofa_jax.checkpoint.task_facts import TaskFacts
 from ofa_jax.model.config import OFAConfig, ResNetConfig
 
 # Whole parts of a dotted name. Renaming parts instead of substrings avoids the trap of SPEC 2.5,
@@ -163,11 +164,23 @@ def config_from_huggingface(fields: Mapping[str, Any]) -> OFAConfig:
     return OFAConfig(**values)
 
 
-def config_to_huggingface(config: OFAConfig) -> dict[str, Any]:
+def task_from_huggingface(fields: Mapping[str, Any]) -> TaskFacts:
+    """What `config_to_huggingface` wrote about the task; nothing where another program wrote.
+
+    Args:
+      fields: the parsed config.json.
+    """
+    own = fields.get(_OWN_SECTION)
+    task = own.get("task") if isinstance(own, Mapping) else None
+    return TaskFacts.from_json(task) if isinstance(task, Mapping) else TaskFacts()
+
+
+def config_to_huggingface(config: OFAConfig, task: TaskFacts | None = None) -> dict[str, Any]:
     """Writes OFA's config.json fields; the inverse of `config_from_huggingface`.
 
     Args:
       config: the model.
+      task: what is known about its task.
 
     Returns:
       A JSON-able dict. `resnet_type` is None where HuggingFace has no name for the stem; only
@@ -188,4 +201,8 @@ def config_to_huggingface(config: OFAConfig) -> dict[str, Any]:
         )
     own = {name: getattr(config, name) for name in _OWN_FIELDS}
     fields[_OWN_SECTION] = {**own, "resnet": dataclasses.asdict(config.resnet)}
+    if task is not None:
+        # The folder has one set of weights.
+        alone = dataclasses.replace(task, has_ema=False, is_ema=False)
+        fields[_OWN_SECTION]["task"] = alone.to_json()
     return fields

@@ -132,7 +132,7 @@ def _read_foreign(path: pathlib.Path, ema: bool | None) -> _ForeignWeights:
             raise CheckpointFileError(f"{path}: HuggingFace folders have no moving average")
         folder = read_huggingface_folder(path)
         return _ForeignWeights(
-            folder.state_dict, "huggingface", folder.config, folder.vocabulary_files
+            folder.state_dict, "huggingface", folder.config, folder.vocabulary_files, folder.task
         )
     if path.suffix == ".safetensors":
         if ema:

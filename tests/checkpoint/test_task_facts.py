@@ -1,6 +1,7 @@
 """What a checkpoint says about its task: read without running code, kept, and used."""
 
 import argparse
+import dataclasses
 import enum
 import functools
 import json
@@ -73,6 +74,21 @@ def test_a_checkpoint_keeps_its_task_through_our_folder(tmp_path):
     assert again.config == imported.config
     saved = json.loads((tmp_path / "ours" / "source.json").read_text())
     assert saved["task"]["name"] == "image_classify"
+
+
+def test_the_task_goes_through_a_huggingface_folder(tmp_path):
+    cfg = {"task": {**TASK, "_name": "vqa_gen", "prompt_type": "prev_output"}, "model": MODEL}
+    source = written(tmp_path / "official.pt", cfg=cfg, ema=averaged())
+    imported = import_checkpoint(source, ema=None)
+    assert imported.task.is_ema
+    export_checkpoint(imported, tmp_path / "hub", "huggingface")
+    lines = []
+    again = import_checkpoint(tmp_path / "hub", ema=None, progress=lines.append)
+    # The folder has one set of weights.
+    assert again.task == dataclasses.replace(imported.task, has_ema=False, is_ema=False)
+    assert again.config == imported.config
+    assert again.config.image_mean == IMAGENET["image_mean"]
+    assert not any("average" in line for line in lines)
 
 
 def test_pixels_are_normalized_as_the_checkpoint_says(tmp_path):
