@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import io
 import os
 import pathlib
 import re
@@ -22,9 +23,13 @@ import gin
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
 _OVERRIDE = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
+_NAME_ALONE = re.compile(r"^--gin\.([^=]+)$")
+# t5x's other way to give bindings, each a line of gin.
+_BINDINGS = re.compile(r"^--gin_bindings=(.*)$", re.DOTALL)
 
-
-_INCLUDE = re.compile(r"""^include\s+['"](.+?)['"]""", re.MULTILINE)
+_INCLUDE = re.compile(r"""^(\s*include\s+)(['"])(.+?)\2""", re.MULTILINE)
+# Macros of these names are paths, in which `~` and `$NAME` stand for what they do in a shell.
+_PATHS = re.compile(r"\w*(_DIR|_PATH)")
 _GIN_ERRORS = (ValueError, SyntaxError, TypeError, AttributeError)
 
 
@@ -80,6 +85,8 @@ def text(example: str) -> MacroType:
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separates t5x-style `--gin.NAME=VALUE` from the other command-line arguments.
 
+    `--gin.NAME VALUE` and `--gin_bindings='NAME = VALUE'` are the same.
+
     Args:
       arguments: command line without the program's name.
 
@@ -87,9 +94,15 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
       (other arguments, gin bindings `NAME = VALUE`).
     """
     others, bindings = [], []
-    for argument in arguments:
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
         if match := _OVERRIDE.match(argument):
             bindings.append(f"{match.group(1)} = {match.group(2)}")
+        elif (match := _NAME_ALONE.match(argument)) and rest:
+            bindings.append(f"{match.group(1)} = {rest.pop(0)}")
+        elif match := _BINDINGS.match(argument):
+            bindings.append(match.group(1))
         else:
             others.append(argument)
     return others, bindings
@@ -117,13 +130,13 @@ def parse(
         without value, of another type, or read by nothing.
     """
     gin.clear_config()
-    # Whole paths, because gin takes a relative one for a package where it is not in the working
-    # directory, and fails on packages without a file of their own.
-    gin.config._LOCATION_PREFIXES[:] = [os.getcwd(), str(CHECKOUT)]
+    # Ours, which knows where included files lie; gin's own takes a relative path for a package.
+    gin.config._FILE_READERS[:] = [(_GinFile, os.path.isfile)]
     for file in files:
-        _check_files(file, asked_by="--gin_file")
         try:
-            gin.parse_config_file(file, skip_unknown=False)
+            gin.parse_config_file(_located(file, asked_by="--gin_file"), skip_unknown=False)
+        except ConfigError:
+            raise
         except _GIN_ERRORS as error:
             raise ConfigError(f"{file}: {_explain(str(error), known)}") from error
     for binding in overrides:
@@ -133,10 +146,15 @@ def parse(
         except _GIN_ERRORS as error:
             message = _explain(str(error), known)
             if "malformed node" in message or "Failed to parse token" in message:
-                message = f"{value} is no value of gin; texts need quotes, as in "
-                message += f"--gin.{name}='\"{value}\"'"
+                named = value.strip().capitalize()
+                right = f"--gin.{name}='\"{value}\"'"
+                message = f"{value} is no value of gin; texts need quotes, as in {right}"
+                if named in ("True", "False", "None"):
+                    message = f"{value} is no value of gin; write {named}"
             raise ConfigError(f"--gin.{name}={value}: {message}") from error
+    _expand_paths()
     _check_macros(required, types or {})
+    _check_scopes()
     try:
         gin.finalize()
     except _GIN_ERRORS as error:
@@ -148,21 +166,68 @@ def resolved() -> str:
     return gin.config_str(max_line_length=100)
 
 
-def _check_files(file: str, *, asked_by: str) -> None:
-    """Fails where a file or one that it includes does not exist; gin's own message is none."""
-    path = next((p for p in (pathlib.Path(file), CHECKOUT / file) if p.is_file()), None)
+class _GinFile(io.StringIO):
+    """The text of a gin file, whose includes are whole paths; a byte-order mark is left out."""
+
+    def __init__(self, path: str):
+        self.name = path
+
+        def whole(match: re.Match[str]) -> str:
+            start, quote, file = match.groups()
+            return f"{start}{quote}{_located(file, asked_by=path)}{quote}"
+
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+        super().__init__(_INCLUDE.sub(whole, text))
+
+
+def _located(file: str, *, asked_by: str) -> str:
+    """Whole path of a gin file: from the working directory, the checkout, or beside its includer.
+
+    Raises:
+      ConfigError: there is none; names those of similar names.
+    """
+    places = (pathlib.Path(file), CHECKOUT / file, pathlib.Path(asked_by).parent / file)
+    path = next((place for place in places if place.is_file()), None)
     if path is None:
         near = difflib.get_close_matches(file, _files_beside(file), n=2)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ConfigError(f"{asked_by}: there is no gin file {file}{hint}")
-    for included in _INCLUDE.findall(path.read_text(encoding="utf-8")):
-        _check_files(included, asked_by=file)
+    return str(path.resolve())
 
 
 def _files_beside(file: str) -> list[str]:
     folders = (pathlib.Path(file).parent, CHECKOUT / pathlib.Path(file).parent)
     names = {path.name for folder in folders for path in folder.glob("*.gin")}
     return [str(pathlib.Path(file).with_name(name)) for name in sorted(names)]
+
+
+def _expand_paths() -> None:
+    """Replaces `~` and `$NAME` in macros that are paths; they mostly come past the shell."""
+    for (name, selector), bound in gin.config._CONFIG.items():
+        value = bound.get("value")
+        if selector == "gin.macro" and _PATHS.fullmatch(name) and isinstance(value, str):
+            found = os.path.expanduser(os.path.expandvars(value))
+            if "$" in found:
+                raise ConfigError(f"{name}: {value}: a variable in it is not set")
+            bound["value"] = found
+
+
+def _check_scopes() -> None:
+    """Fails on a binding in a scope that nothing opens: it would be taken and never used."""
+    config = gin.config._CONFIG
+    opened = {
+        "/".join(reference.scopes[: depth + 1])
+        for reference in gin.config.iterate_references(config)
+        for depth in range(len(reference.scopes))
+        if reference.selector != "gin.macro"
+    }
+    for (scope, selector), bound in config.items():
+        if scope and selector not in ("gin.macro", "gin.constant") and scope not in opened:
+            name = next(iter(bound))
+            raise ConfigError(
+                f"{scope}/{selector}.{name} is set but nothing uses the scope {scope!r}; "
+                f"write {selector}.{name}"
+            )
 
 
 def _check_macros(required: Sequence[str], types: Mapping[str, MacroType]) -> None:
@@ -178,7 +243,7 @@ def _check_macros(required: Sequence[str], types: Mapping[str, MacroType]) -> No
         if reference.selector == "gin.macro"
     }
     # A macro that nothing reads is most likely a typo of one that something does.
-    for name in sorted(values.keys() - used):
+    for name in sorted(values.keys() - used - set(required)):
         raise ConfigError(f"macro {name} is set but nothing uses it.{_nearest(name, sorted(used))}")
     for name in sorted(used - values.keys() - set(required)):
         hint = _nearest(name, sorted(values))

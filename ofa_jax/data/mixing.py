@@ -17,10 +17,16 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 INTERPOLATIONS = ("linear", "constant")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a setting is a finite number; truth values are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def tempered_rates(
@@ -39,9 +45,9 @@ def tempered_rates(
     Raises:
       ValueError: a temperature or a maximum that is not positive.
     """
-    if not temperature > 0 or not math.isfinite(temperature):
+    if not is_number(temperature) or not temperature > 0:
         raise ValueError(f"temperature must be a positive number, got {temperature}")
-    if maximum is not None and not maximum > 0:
+    if maximum is not None and not (is_number(maximum) and maximum > 0):
         raise ValueError(f"maximum must be a positive rate, got {maximum}")
     capped = [rate if maximum is None else min(maximum, rate) for rate in rates]
     return tuple(float(rate) ** (1.0 / temperature) for rate in capped)
@@ -110,6 +116,12 @@ class RateSchedule:
         """
         if any(not isinstance(step, int) or step < 0 for step in factors):
             raise ValueError(f"steps of rates must be whole numbers from 0, got {list(factors)}")
+        for step, values in factors.items():
+            for name, factor in values.items():
+                if not is_number(factor):
+                    raise ValueError(
+                        f"factor of {name!r} at step {step} must be a number, got {factor!r}"
+                    )
         steps = sorted(factors)
         rows = [
             tuple(rate * factors[step].get(name, 1.0) for name, rate in rates.items())

@@ -8,6 +8,7 @@ executors (grain and tf.data) call `OFATask.read`.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -18,6 +19,8 @@ from ofa_jax import vocab
 from ofa_jax.data.answering import FREE_ANSWER, Answering, answer_ids
 from ofa_jax.data.instruction import Example, Features, Instruction, InstructionError
 from ofa_jax.text.tokenizer import Tokenizer
+
+logger = logging.getLogger("ofa_jax")
 
 Step = Callable[[Example, np.random.Generator], Example]
 Lengths = Mapping[str, int]
@@ -320,7 +323,8 @@ def check_lengths(
       split: the split to look at.
       seed: seed of the examples.
       samples: how many records to encode.
-      skip_bad: whether to pass over records that do not fit the task, as training then does.
+      skip_bad: whether to pass over records that do not fit the task, as training then does; a
+        quarter or more of them is told in the log.
       truncated_images: see `OFATask.prepared`.
 
     Raises:
@@ -334,17 +338,25 @@ def check_lengths(
         rooms = (one.room_for_text(task.tokenizer(), 0) for one in task.instructions)
         longest = {"inputs": 1 - min(rooms), "targets": 2}
         _refuse_short(task, lengths, longest)
-    for index in np.linspace(0, len(records) - 1, min(samples, len(records))).astype(int):
+    bad: list[str] = []
+    count = min(samples, len(records))
+    for index in np.linspace(0, len(records) - 1, count).astype(int):
         try:
             features = task.read(
                 records, int(index), lengths, seed=seed, truncated_images=truncated_images
             )
-        except InstructionError:
-            if skip_bad:
-                continue
-            raise
+        except InstructionError as error:
+            if not skip_bad:
+                raise
+            bad.append(str(error))
+            continue
         for key in longest:
             longest[key] = max(longest[key], len(features[key]))
+    if 4 * len(bad) >= count > 0:
+        logger.warning(
+            "%s: %d of %d records that were looked at will be skipped, such as %s",
+            task.name, len(bad), count, bad[0],
+        )  # fmt: skip
     _refuse_short(task, lengths, longest)
 
 

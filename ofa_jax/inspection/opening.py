@@ -123,7 +123,18 @@ def main_argument(format_name: str) -> str:
 
 def _short_name(path: str) -> str:
     name = pathlib.PurePath(path.replace("*", "")).name or "data"
-    for ending in (".gz", ".zst", ".tsv", ".json", ".jsonl", ".tar", ".parquet", ".txt"):
+    for ending in (
+        ".gz",
+        ".bz2",
+        ".xz",
+        ".zst",
+        ".tsv",
+        ".json",
+        ".jsonl",
+        ".tar",
+        ".parquet",
+        ".txt",
+    ):
         name = name.removesuffix(ending)
     return name or "data"
 

@@ -28,7 +28,7 @@ _TSV_LAYOUTS = {
     "imagenet": "imagenet",
     "coco_vqgan": "image_gen",
 }
-_TEXT = re.compile(r"\.(jsonl|txt)(\.gz|\.zst)?")
+_TEXT = re.compile(r"\.(jsonl|txt)(\.gz|\.bz2|\.xz|\.zst)?$", re.IGNORECASE)
 _HEAD_BYTES = 1 << 16
 # Levels below a folder that are searched for pictures.
 _DEPTH = 2
@@ -125,7 +125,7 @@ def _file(path: pathlib.Path) -> Recognised:
     if path.suffix == ".parquet":
         return _parquet(path, str(path))
     if match := _TEXT.search(name):
-        return Recognised("text", {"paths": str(path), "form": match[1]})
+        return Recognised("text", {"paths": str(path), "form": match[1].lower()})
     if path.suffix == ".p" and name.startswith("refs"):
         instances = str(_sibling(path, "instances", ".json"))
         return _beside(path, "refcoco", refs=str(path), instances=instances)

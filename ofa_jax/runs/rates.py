@@ -7,12 +7,16 @@ data set, which stands for all its tasks.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from ofa_jax.data import locations
+from ofa_jax.data.preparation.losses import loss_of
 from ofa_jax.data.task import OFATask
+
+logger = logging.getLogger("ofa_jax")
 
 _RATES = "utils.DatasetConfig.rates"
 _OFFICIAL_FILE = "{DATA_DIR}/vision_language_examples.tsv"
@@ -86,11 +90,17 @@ def check_presence(tasks: Sequence[OFATask], split: str, mixture: str) -> None:
       ValueError: one line: what is missing, where it should lie, how to leave it out.
     """
     errors = {}
+    losses: dict[str, list[str]] = {}
     for task in tasks:
         try:
-            task.source.open(split)
+            records = task.source.open(split)
         except ValueError as error:
             errors[task.name] = str(error)
+        else:
+            losses.setdefault(loss_of(task.source, records, split), []).append(task.name)
+    losses.pop("", None)
+    for loss, names in losses.items():
+        logger.warning("%s: %s", ", ".join(names), loss)
     if not errors:
         return
     if len(errors) == len(tasks) and len(set(errors.values())) == 1:

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ofa_jax.data.mixing import is_number
 from ofa_jax.data.task import LENGTH_KEYS
 from ofa_jax.model.config import SIZES, OFAConfig
 
@@ -24,6 +25,22 @@ def _check_lengths(lengths: Mapping[str, int]) -> None:
             "TASK_FEATURE_LENGTHS must give positive whole numbers for 'inputs' and 'targets' "
             f"(tokens) and 'image' (pixels per side), got {dict(lengths)}"
         )
+
+
+def _check_table(name: str, value: Any, example: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"utils.DatasetConfig.{name} must be a dictionary such as {example}, got {value!r}"
+        )
+
+
+def _check_numbers(name: str, what: str, numbers: Mapping[str, Any]) -> None:
+    for key, value in numbers.items():
+        if not isinstance(key, str) or not is_number(value) or value < 0:
+            raise ValueError(
+                f"utils.DatasetConfig.{name}: the {what} of {key!r} is {value!r}, not a number of "
+                "0 or more"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +111,14 @@ class DatasetConfig:
                 )
         for name in ("temperature", "maximum"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"utils.DatasetConfig.{name} must be positive, got {value}")
+            if name == "maximum" and value is None:
+                continue
+            if not is_number(value) or not value > 0:
+                raise ValueError(f"utils.DatasetConfig.{name} must be positive, got {value!r}")
+        _check_table("rates", self.rates, "{'vqa': 2.0}")
+        _check_numbers("rates", "rate", self.rates)
+        _check_table("rate_schedule", self.rate_schedule, "{0: {'vqa': 0.5}, 1000: {'vqa': 1.0}}")
+        _check_table("buckets", self.buckets, "{'text_infilling': {'image': 0}}")
         if self.rate_by == "examples" and any(self.rates.values()):
             raise ValueError(
                 'utils.DatasetConfig.rates: with rate_by = "examples" a rate can only be 0, which '
@@ -107,6 +130,7 @@ class DatasetConfig:
                     "utils.DatasetConfig.rate_schedule gives factors by step, for example "
                     f"{{0: {{'vqa': 0.5}}, 10000: {{'vqa': 1.0}}}}; got {step!r}: {factors!r}"
                 )
+            _check_numbers("rate_schedule", f"factor at step {step}", factors)
         for name, lengths in self.buckets.items():
             if not isinstance(lengths, Mapping) or not set(lengths) <= set(LENGTH_KEYS):
                 raise ValueError(

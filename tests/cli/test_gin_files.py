@@ -1,0 +1,165 @@
+"""gin as users of t5x write it: includes, marks, scopes, paths, overrides."""
+
+import pathlib
+import re
+import shlex
+
+import gin
+import pytest
+
+from ofa_jax.cli import bindings, gin_files
+from ofa_jax.cli.entry import REQUIRED_MACROS
+from ofa_jax.runs.story import train
+from ofa_jax.training.schedule import ScheduleConfig
+from tests.shared import requires_cases, shared_dir
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BASE = "include 'gin_configs/runs/quickstart.gin'\n"
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    yield bindings.register(train)
+    gin.clear_config()
+
+
+def settings(files, *arguments):
+    """Macros and bindings of a run by name, as text."""
+    others, overrides = gin_files.split_overrides(arguments)
+    assert others == []
+    known = bindings.registered(train)
+    gin_files.parse([str(file) for file in files], overrides, known, required=REQUIRED_MACROS)
+    lines = gin_files.resolved().replace("\\\n", " ").splitlines()
+    pairs = (line.partition(" = ") for line in lines if " = " in line)
+    return {name: " ".join(value.split()) for name, _, value in pairs}
+
+
+def written(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_byte_order_mark(tmp_path):
+    path = tmp_path / "a.gin"
+    path.write_text(f"{BASE}TRAIN_STEPS = 12\n", "utf-8-sig")
+    assert settings([path])["TRAIN_STEPS"] == "12"
+
+
+@pytest.mark.parametrize("include", ["include 'base.gin'", '  include "base.gin"  # ours'])
+def test_includes_beside_the_file_that_includes(tmp_path, include):
+    """Each file of two folders means its own neighbor."""
+    files = []
+    for folder, steps in (("a", 11), ("b", 22)):
+        written(tmp_path / folder / "base.gin", f"TRAIN_STEPS = {steps}\n")
+        files.append(written(tmp_path / folder / "mine.gin", f"{BASE}{include}\n"))
+    assert settings([files[0]])["TRAIN_STEPS"] == "11"
+    assert settings([files[1]])["TRAIN_STEPS"] == "22"
+
+
+def test_a_block_may_take_the_place_of_a_macro(tmp_path):
+    text = f"{BASE}utils.DatasetConfig:\n  batch_size = 3\n  seed = 4\n"
+    found = settings([written(tmp_path / "a.gin", text)])
+    assert (found["DatasetConfig.batch_size"], found["DatasetConfig.seed"]) == ("3", "4")
+
+
+def test_a_scope_that_nothing_opens(tmp_path):
+    text = f"{BASE}train/utils.DatasetConfig.batch_size = 3\n"
+    message = "train/utils.DatasetConfig.batch_size is set but nothing uses the scope 'train'; wri"
+    with pytest.raises(gin_files.ConfigError, match=re.escape(message)):
+        settings([written(tmp_path / "a.gin", text)])
+    # A scope of one's own works.
+    text += "train_script.train.train_dataset_cfg = @train/utils.DatasetConfig()\n"
+    found = settings([written(tmp_path / "a.gin", text)])
+    assert found["train/DatasetConfig.batch_size"] == "3"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--gin.TRAIN_STEPS=7", "--gin.SEED=5"],
+        ["--gin.TRAIN_STEPS", "7", "--gin.SEED", "5"],
+        ["--gin_bindings=TRAIN_STEPS = 7", "--gin_bindings=SEED = 5"],
+        ["--gin.TRAIN_STEPS=6", "--gin.TRAIN_STEPS=7", "--gin.SEED=5"],
+    ],
+)
+def test_ways_to_override(arguments):
+    found = settings(["gin_configs/runs/quickstart.gin"], *arguments)
+    assert (found["TRAIN_STEPS"], found["SEED"]) == ("7", "5")
+
+
+def test_paths_are_those_of_a_shell(monkeypatch):
+    monkeypatch.setenv("HOME", "/homes/me")
+    monkeypatch.setenv("SCRATCH", "/scratch/my runs")
+    for given, path in (
+        ("~/runs/one", "/homes/me/runs/one"),
+        ("$SCRATCH/one", "/scratch/my runs/one"),
+        ("${SCRATCH}/one", "/scratch/my runs/one"),
+        ("runs/my run", "runs/my run"),
+        ("gs://bucket/run", "gs://bucket/run"),
+    ):
+        found = settings(["gin_configs/runs/quickstart.gin"], f"--gin.MODEL_DIR={given!r}")
+        assert found["MODEL_DIR"] == repr(path)
+    with pytest.raises(gin_files.ConfigError, match=r"MODEL_DIR: [$]NOWHERE.one: a var"):
+        settings(["gin_configs/runs/quickstart.gin"], "--gin.MODEL_DIR='$NOWHERE/one'")
+
+
+@pytest.mark.parametrize(("given", "right"), [("true", "True"), ("false", "False")])
+def test_truth_values_of_other_languages(given, right):
+    with pytest.raises(gin_files.ConfigError, match=f"{given} is no value of gin; write {right}"):
+        settings(["gin_configs/runs/quickstart.gin"], f"--gin.utils.LogConfig.tensorboard={given}")
+
+
+def commands():
+    """Every training command of the documentation that sets the number of steps."""
+    found = []
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        text = page.read_text("utf-8").replace("\\\n", " ")
+        for line in re.findall(
+            r"^(?:\S*python )?-m ofa_jax\.train .*|.*python -m ofa_jax\.train .*$",
+            text,
+            re.MULTILINE,
+        ):
+            if "TRAIN_STEPS" in line and line.lstrip().startswith((".venv", "python")):
+                found.append(pytest.param(line.strip(), id=f"{page.name}-{len(found)}"))
+    return found
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_of_the_documentation_have_room_to_warm_up(command):
+    words = shlex.split(command, comments=True)
+    arguments = words[words.index("ofa_jax.train") + 1 :]
+    files = [word.partition("=")[2] for word in arguments if word.startswith("--gin_file=")]
+    if any(not (ROOT / file).is_file() for file in files):
+        pytest.skip("the page tells its reader to write the file")
+    overrides = [word for word in arguments if word.startswith("--gin.")]
+    settings(files, *overrides)
+    values = {
+        name: gin.query_parameter(f"utils.create_learning_rate_scheduler.{name}")
+        for name in ("total_steps", "warmup_steps")
+    }
+    steps = {name: gin.query_parameter(f"%{value.scopes[-1]}") for name, value in values.items()}
+    assert ScheduleConfig(peak=1.0, **steps).total_steps > 0
+
+
+@requires_cases
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("a/my.gin", "11"),
+        ("b.gin", "12"),
+        ("c.gin", "13"),
+        ("dd.gin", "14"),
+        ("e.gin", "15"),
+        ("g.gin", "6"),
+        ("h.gin", "3800"),
+    ],
+)
+def test_cases_from_the_field(name, steps):
+    assert settings([shared_dir() / "cases" / "gin_quirks" / name])["TRAIN_STEPS"] == steps
+
+
+@requires_cases
+def test_a_missing_include_is_named():
+    with pytest.raises(gin_files.ConfigError, match=r"f\.gin: there is no gin file gin_configs"):
+        settings([shared_dir() / "cases" / "gin_quirks" / "f.gin"])

@@ -1,0 +1,91 @@
+"""A mixture one source of which has lost half of its rows says so when the run starts."""
+
+import base64
+import json
+import logging
+
+import pytest
+
+from ofa_jax.cli.prepare import run_prepare
+from ofa_jax.data.instruction import Instruction
+from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.sources.coco import CocoCaptions
+from ofa_jax.data.sources.tsv import TsvSource
+from ofa_jax.data.task import OFATask, check_lengths
+from ofa_jax.runs.rates import check_presence
+from tests.data.preparation.test_training import LENGTHS, tokenizer
+from tests.data.sources import test_coco
+from tests.data.sources.photographs import annotated, write_pictures
+
+ROWS = 40
+
+
+def rows(path, bad):
+    """Rows of captions, of which some have none."""
+    data = base64.b64encode(annotated()[0].image).decode()
+    lines = [
+        f"{number}\t{data}\t{'' if number < bad else 'a bus'}\t\t\t\tx\tcaption"
+        for number in range(ROWS)
+    ]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def task(name, source):
+    from tasks.families import KINDS
+
+    kind = KINDS["captioning"]
+    instruction = (Instruction.parse(kind.instruction),)
+    return OFATask(name, kind.family, instruction, source, tokenizer, prepare=kind.prepare)
+
+
+def prepared(folder, name, bad):
+    command = ["--source=tsv", "--layout=vision_language", f"--paths={rows(folder / name, bad)}"]
+    assert run_prepare([*command, f"--out={folder / f'{name}_out'}", "--processes=1"]) == 0
+    return PreparedSource(str(folder / f"{name}_out"))
+
+
+@pytest.fixture
+def told(caplog):
+    def lines(check):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="ofa_jax"):
+            check()
+        return [record.getMessage() for record in caplog.records]
+
+    return lines
+
+
+def test_half_of_prepared_data(tmp_path, told):
+    tasks = [
+        task("good_captioning", prepared(tmp_path, "good", 2)),
+        task("half_captioning", prepared(tmp_path, "half", ROWS // 2)),
+    ]
+    [line] = told(lambda: check_presence(tasks, "train", "both"))
+    assert line.startswith("half_captioning: ")
+    assert line.endswith("preparation dropped 20 of 40 records (empty_text 20)")
+
+
+def test_half_of_rows_that_are_skipped(tmp_path, told):
+    for name, bad, expected in (("good", 2, 0), ("half", ROWS // 2, 1)):
+        source = TsvSource(str(rows(tmp_path / name, bad)), "vision_language")
+        one = task(name, source)
+        lines = told(
+            lambda one=one: check_lengths(one, LENGTHS, split="train", seed=0, skip_bad=True)
+        )
+        assert len(lines) == expected
+    assert "half: 16 of 32 records that were looked at will be skipped, such as task" in lines[0]
+
+
+def test_half_of_annotations(tmp_path, told):
+    images = write_pictures(tmp_path / "train2014", test_coco.file_name)
+    entries = test_coco.caption_entries()
+    for entry in entries[::2]:
+        entry["caption"] = None
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps({"images": test_coco.image_entries(), "annotations": entries}))
+    one = task("coco_captioning", CocoCaptions(annotations=str(path), images=images))
+    [line] = told(lambda: check_presence([one], "train", "coco_captioning"))
+    assert line.startswith(
+        "coco_captioning: 4 items of its files are in no example: empty_text 4 (s"
+    )
