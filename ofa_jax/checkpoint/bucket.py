@@ -26,6 +26,7 @@ from etils import epath
 from etils.epath import gpath
 
 from ofa_jax.checkpoint.errors import CheckpointError, one_line
+from ofa_jax.lock import LOCK_NAME
 
 logger = logging.getLogger("ofa_jax")
 
@@ -122,8 +123,15 @@ def _use_gcsfs() -> None:
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
-def _fail_clearly(what: str) -> Callable[[Callable], Callable]:
-    """Turns the many exceptions of storage libraries into one line."""
+def fail_clearly(what: str) -> Callable[[Callable], Callable]:
+    """Turns the many exceptions of storage libraries into a `CheckpointError` of one line.
+
+    Args:
+      what: is done, as in "cannot read gs://bucket/run".
+
+    Returns:
+      A decorator of functions of an address, and of methods of objects with one.
+    """
 
     def wrap(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -172,7 +180,7 @@ class Mirror:
         self._thread.join()
         self.push()
 
-    @_fail_clearly("read")
+    @fail_clearly("read")
     def fetch(self) -> None:
         """Copies the bucket's files here.
 
@@ -183,12 +191,14 @@ class Mirror:
         for name in _names_below(
             self._files, self.address, lambda top: not _STATE_FOLDER.fullmatch(top)
         ):
+            if name == LOCK_NAME:
+                continue
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             self._files.get_file(f"{self.address}/{name}", str(path))
         self._pushed = self._there()
 
-    @_fail_clearly("write to")
+    @fail_clearly("write to")
     def push(self) -> None:
         """Copies every file that changed to the bucket, and takes away what is gone here.
 
@@ -286,7 +296,7 @@ def local_copy(address: str) -> pathlib.Path:
     return _FETCHED[address]
 
 
-@_fail_clearly("read")
+@fail_clearly("read")
 def _copy_here(address: str) -> pathlib.Path:
     files = file_system()
     if not files.exists(address):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -40,8 +41,14 @@ BAD_RECORD_ERRORS = (ValueError, LookupError, TypeError, ArithmeticError)
 _IMAGE_KEYS = ("encoder_images", "encoder_image_masks", "encoder_image_holes")
 # Sets of so many records are shuffled by a table.
 _SMALL = 4096
+# What grain says when a worker process is gone.
+_WORKER_DEATH = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
 # More batches than any run takes.
 _ENDLESS = 2**62
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process of the input is gone; nothing is wrong with the data that is known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +142,7 @@ class MixturePipeline:
         Raises:
           InstructionError: a bad record, unless these are skipped.
           ValueError: a task of which most records are bad.
+          WorkerDiedError: a worker process was killed.
         """
         options = grain.ReadOptions(
             num_threads=self.num_threads, prefetch_buffer_size=self.prefetch
@@ -148,7 +156,7 @@ class MixturePipeline:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.num_workers))
-        with contextlib.closing(iter(stream)) as iterator:
+        with contextlib.closing(iter(stream)) as iterator, self._worker_deaths():
             for batch, reasons, notes in iterator:
                 for task_id, lines in notes.items():
                     self.skipped.count_truncated(self.tasks[task_id].name, lines)
@@ -157,6 +165,20 @@ class MixturePipeline:
                         name = self.tasks[task_id].name
                         self.skipped.count(name, reasons.get(task_id, []), int(number))
                 yield batch
+
+    @contextlib.contextmanager
+    def _worker_deaths(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            death = _WORKER_DEATH.match(str(error))
+            if death is None:
+                raise
+            raise WorkerDiedError(
+                f"one of the {self.num_workers} input workers ended with exit code {death[1]}; the "
+                "system kills processes (-9) when its memory is used up, of which fewer "
+                "utils.DatasetConfig.num_workers take less. The same command goes on"
+            ) from None
 
     def plan(self, step: int) -> BatchPlan:
         """Which examples the global batch number `step` holds."""

@@ -23,6 +23,7 @@ from ofa_jax.data.ops.image import TRUNCATED_IMAGES
 from ofa_jax.data.registration import import_modules, lookup
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.task import LENGTH_KEYS, OFATask
+from ofa_jax.errors import started
 from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.generated_pictures import CodePictures
 from ofa_jax.evaluation.split_evaluation import SplitEvaluation, SplitScore
@@ -118,7 +119,7 @@ def evaluate(
     Raises:
       ValueError: a setting that cannot work; the message names it.
     """
-    started = time.monotonic()
+    began = time.monotonic()
     if truncated_images not in TRUNCATED_IMAGES:
         raise ValueError(
             f"truncated_images must be {' or '.join(TRUNCATED_IMAGES)}, got {truncated_images!r}"
@@ -153,6 +154,7 @@ def evaluate(
 
     root = local_folder(output_dir, "OUTPUT_DIR")
     root.mkdir(parents=True, exist_ok=True)
+    started()
     variables = layout.replicate(imported.variables)
     answerer = Answerer(
         OFA(imported.config),
@@ -203,7 +205,7 @@ def evaluate(
         "name": root.name,
         "kind": "evaluation",
         "finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "wall_seconds": round(time.monotonic() - started, 1),
+        "wall_seconds": round(time.monotonic() - began, 1),
         "model": shown,
         "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(imported.variables["params"])),
         "mixture": mixture_or_task_name,
@@ -214,7 +216,7 @@ def evaluate(
     results = {"run": facts, **_by_split(entries, splits)}
     write_json(root / "metrics.json", results)
     logger.info("report: %s", build_report(root))
-    logger.info("done in %s", format_duration(time.monotonic() - started))
+    logger.info("done in %s", format_duration(time.monotonic() - began))
     return results
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 from ofa_jax.atomic import append_lines, cut_torn_line, read_lines, write_json
 from ofa_jax.data import digest
 from ofa_jax.data.ops.image import image_size
+from ofa_jax.errors import started
 from ofa_jax.inference.images import ListedImage
 from ofa_jax.inference.predictor import OFAPredictor, Prediction, Question
 from ofa_jax.inference.progress import StreamProgress
@@ -90,6 +91,7 @@ def answer_images(
                     logger.warning("skipped: %s", error)
         append_lines(bad, rejected)
         if good:
+            started()
             questions = [
                 Question(pixels, asked.instruction, asked.region, asked.fields)
                 for *_, pixels in good

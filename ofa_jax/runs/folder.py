@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from ofa_jax.checkpoint.bucket import Mirror, check_address, is_remote
+from ofa_jax.checkpoint.bucket_lock import BucketFile
 from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.checkpoint.manager import CheckpointManager, readable_size, tree_bytes
 from ofa_jax.checkpoint.orbax_weights import (
@@ -25,6 +26,9 @@ from ofa_jax.checkpoint.orbax_weights import (
 )
 from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
 from ofa_jax.data.task import TaskSet
+from ofa_jax.errors import SettingsError
+from ofa_jax.lock import LOCK_NAME, FolderLock, LocalFile, SharedFile
+from ofa_jax.runs import hosts
 from ofa_jax.runs import tasks as run_tasks
 from ofa_jax.runs.engine import Engine
 from ofa_jax.runs.settings import CheckpointConfig
@@ -47,11 +51,22 @@ class RunFolder:
       address: MODEL_DIR as given; checkpoints go there.
       files: folder of everything else: the same, or on this machine where MODEL_DIR is a bucket.
       mirror: copies `files` to the bucket, or None.
+      lock: keeps others out; None on hosts that write nothing by themselves.
     """
 
     address: str
     files: pathlib.Path
     mirror: Mirror | None = None
+    lock: FolderLock | None = None
+
+    def check_lock(self) -> None:
+        """Fails where another run has taken the folder, while this one was as good as gone.
+
+        Raises:
+          RuntimeError: with who did.
+        """
+        if self.lock:
+            self.lock.check()
 
     def push(self) -> None:
         """Makes sure that everything written so far is where MODEL_DIR is.
@@ -87,18 +102,39 @@ def opened(model_dir: str) -> Iterator[RunFolder]:
       model_dir: MODEL_DIR, a folder or an address such as gs://bucket/run.
 
     Raises:
-      ValueError: see `check_model_dir`.
+      ValueError: see `check_model_dir`; or another process uses the folder.
       CheckpointError: the bucket cannot be read or written.
     """
-    if not is_remote(model_dir):
-        yield RunFolder(model_dir, pathlib.Path(model_dir))
-        return
     check_model_dir(model_dir)
-    address = model_dir.rstrip("/")
-    with tempfile.TemporaryDirectory(prefix="ofa_jax_run_") as temporary:
+    address = model_dir.rstrip("/") if is_remote(model_dir) else model_dir
+    with contextlib.ExitStack() as stack:
+        lock = None
+        with hosts.agreed("the folder is locked"):
+            if is_primary():
+                try:
+                    lock = stack.enter_context(_lock_of(address))
+                except OSError as error:
+                    reason = error.strerror or error
+                    raise SettingsError(
+                        f"MODEL_DIR: cannot write checkpoints to {address}: {reason}"
+                    ) from error
+        if not is_remote(address):
+            yield RunFolder(address, pathlib.Path(address), lock=lock)
+            return
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="ofa_jax_run_"))
         files = pathlib.Path(temporary) / address.rpartition("/")[2]
-        with Mirror(address, files) as mirror:
-            yield RunFolder(address, files, mirror)
+        mirror = stack.enter_context(Mirror(address, files))
+        yield RunFolder(address, files, mirror, lock)
+
+
+def _lock_of(address: str) -> FolderLock:
+    file: SharedFile
+    if is_remote(address):
+        file = BucketFile(f"{address}/{LOCK_NAME}")
+    else:
+        pathlib.Path(address).mkdir(parents=True, exist_ok=True)
+        file = LocalFile(pathlib.Path(address) / LOCK_NAME)
+    return FolderLock(file, f"MODEL_DIR {address}")
 
 
 def open_manager(

@@ -18,6 +18,7 @@ import numpy as np
 from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
+from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.errors import SettingsError, Status
 from ofa_jax.sharding.mesh import require_devices
 from ofa_jax.training.preemption import PreemptionHandler
@@ -268,10 +269,46 @@ def wait_for_all(name: str) -> None:
       name: of the place, the same on all processes, which come to all places in the same order.
     """
     if jax.process_count() > 1:
-        place = f"ofa_{next(_PLACES)}_{name.replace(' ', '_')}"
-        client = jax_distributed.global_state.client
-        assert client is not None, "several processes without a coordinator"
-        client.wait_at_barrier(place, _LONGEST_WAIT * 1000)
+        _coordinator().wait_at_barrier(_new_place(name), _LONGEST_WAIT * 1000)
+
+
+def _new_place(name: str) -> str:
+    return f"ofa_{next(_PLACES)}_{name.replace(' ', '_')}"
+
+
+def _coordinator() -> Any:
+    client = jax_distributed.global_state.client
+    assert client is not None, "several processes without a coordinator"
+    return client
+
+
+@contextlib.contextmanager
+def agreed(name: str) -> Iterator[None]:
+    """What one process finds wrong, before the run starts, ends all of them with its message.
+
+    Args:
+      name: of the place, see `wait_for_all`.
+
+    Raises:
+      SettingsError: a mistake that another process has found.
+    """
+    mistake = ""
+    try:
+        yield
+    except (ValueError, OSError, CheckpointError) as error:
+        if jax.process_count() == 1:
+            raise
+        mistake = str(error)
+    if jax.process_count() > 1:
+        place, client = _new_place(name), _coordinator()
+        client.key_value_set(f"{place}/{jax.process_index()}", f"={mistake}")
+        wait_for_all(name)
+        found = client.key_value_dir_get(place)
+        # The process that keeps these values may not end before all have read them.
+        wait_for_all(name)
+        for _, text in sorted(found):
+            if text != "=":
+                raise SettingsError(text[1:])
 
 
 @contextlib.contextmanager

@@ -153,11 +153,12 @@ def train(
         )
         run_tasks.refuse_other_settings(run_dir, config_text, total_steps, start_step)
         hosts.wait_for_all("settings are compared")
-        batches = iter(())
+        batches: Iterator[Row] = iter(())
         if start_step < total_steps:
-            # Sources that cannot be read and lengths that do not fit show in the first batch.
             rest = pipeline.iterate(start_step)
-            batches = itertools.chain([next(rest)], rest)
+            # Sources that cannot be read and lengths that do not fit show in the first batch.
+            with hosts.agreed("the first batch is read"):
+                batches = itertools.chain([next(rest)], rest)
         log: RunLog | NoLog = NoLog()
         ledger = None
         if run_folder.is_primary():
@@ -295,6 +296,7 @@ def _train(
     peak = _peak_examples_per_second(engine, pipeline)
 
     def save(step: int, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
+        run.check_lock()
         # A start from this checkpoint must find the lines that were written before it.
         log.flush()
         run.push()
@@ -422,6 +424,7 @@ def _finish(
             "wall_seconds": round(wall_seconds, 1),
             **facts,
         }
+        run.check_lock()
         atomic.write_json(path, results)
     else:
         logger.info("this run is finished; delete %s to train again", run.address)

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ofa_jax.sharding import placement
-from ofa_jax.sharding.mesh import build_mesh, mesh_context
+from ofa_jax.sharding.mesh import build_mesh, mesh_context, require_devices
 from ofa_jax.sharding.placement import BATCH_AXES
 from ofa_jax.sharding.rules import LogicalRules, build_rules
 
@@ -39,7 +39,11 @@ class MeshLayout:
 
         Args:
           count: of devices; None takes all.
+
+        Raises:
+          SettingsError: JAX finds none of those that it was told to use.
         """
+        require_devices()
         return cls(build_mesh(devices=jax.local_devices()[:count]), build_rules("data_parallel"))
 
     @property

@@ -185,13 +185,13 @@ def test_damaged_folders_of_ours_are_one_clear_error(tmp_path, small_source, cap
     state = tmp_path / "ours" / "checkpoint_0" / "state"
     for data in state.rglob("d/*"):
         data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    assert convert(tmp_path / "ours", tmp_path / "x.pt", "fairseq") == 1
+    assert convert(tmp_path / "ours", tmp_path / "x.pt", "fairseq") == 2
     error = capsys.readouterr().err
     assert "incomplete copy" in error or "cannot be read" in error
     for path in state.iterdir():
         if path.is_file():
             path.unlink()
-    assert convert(tmp_path / "ours", tmp_path / "x.pt", "fairseq") == 1
+    assert convert(tmp_path / "ours", tmp_path / "x.pt", "fairseq") == 2
     assert "checkpoint_0" in capsys.readouterr().err
 
 
@@ -223,7 +223,7 @@ def test_one_row_too_many_is_cut_on_request(tmp_path, capsys, monkeypatch):
     write_torch_file(source, original)
     smaller = dataclasses.replace(SMALL, vocab_size=299, padded_vocab_size=None)
     monkeypatch.setattr(command, "SIZES", {"small": smaller})
-    assert convert(source, target, "fairseq", "--size", "small") == 1
+    assert convert(source, target, "fairseq", "--size", "small") == 2
     assert "--dictionary_without_mask" in capsys.readouterr().err
     assert convert(source, target, "fairseq", "--size", "small", "--dictionary_without_mask") == 0
     assert "cut 300 rows to 299" in capsys.readouterr().out
@@ -270,7 +270,7 @@ def test_torchvision_stem(tmp_path, small_source, initialised_once):
 
 
 def test_size_of_another_model_is_a_clear_error(tmp_path, small_source, capsys):
-    assert convert(small_source, tmp_path / "x", "orbax", "--size", "tiny") == 1
+    assert convert(small_source, tmp_path / "x", "orbax", "--size", "tiny") == 2
     message = capsys.readouterr().err
     assert "has shape" in message
     assert "another model size than width 256" in message
@@ -288,7 +288,7 @@ def test_size_of_another_model_is_a_clear_error(tmp_path, small_source, capsys):
 def test_bad_sources_end_with_one_line(tmp_path, capsys, source, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.pt").write_bytes(b"")
-    assert convert(tmp_path / source, tmp_path / "out", "orbax") == 1
+    assert convert(tmp_path / source, tmp_path / "out", "orbax") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
@@ -298,7 +298,7 @@ def test_bad_sources_end_with_one_line(tmp_path, capsys, source, message):
 def test_existing_targets_are_not_overwritten(tmp_path, small_source, capsys):
     for target_format, name in (("orbax", "a"), ("fairseq", "b.pt"), ("huggingface", "c")):
         assert convert(small_source, tmp_path / name, target_format) == 0
-        assert convert(small_source, tmp_path / name, target_format) == 1
+        assert convert(small_source, tmp_path / name, target_format) == 2
         assert "exists; give another target" in capsys.readouterr().err
 
 
@@ -308,14 +308,14 @@ def test_weights_without_configuration_ask_for_the_size(tmp_path, capsys):
     config = SIZES["nano"]
     orbax_weights.write_weights(folder, small_variables(config), config, record, step=7)
     (folder / "model_config.json").unlink()
-    assert convert(folder, tmp_path / "x.pt", "fairseq") == 1
+    assert convert(folder, tmp_path / "x.pt", "fairseq") == 2
     assert "--size" in capsys.readouterr().err
     assert convert(folder, tmp_path / "x.pt", "fairseq", "--size", "nano") == 0
     settings = {"model": dataclasses.asdict(config), "vocabulary": {}}
     (folder / "model_fingerprint.json").write_text(json.dumps(settings))
     assert orbax_weights.read_model_config(folder) == config
     folder.joinpath("model_config.json").write_text('{"width": 3}')
-    assert convert(folder, tmp_path / "y.pt", "fairseq") == 1
+    assert convert(folder, tmp_path / "y.pt", "fairseq") == 2
     assert "no model configuration" in capsys.readouterr().err
 
 

@@ -58,7 +58,7 @@ def test_what_is_left_is_never_called_bins(tmp_path, capsys):
         load(weights, vocabulary=words)
     assert f"{TEXT.num_text} text tokens with 4 codes and 1,000 bins make" in str(error.value)
     assert f"the weights have {LAYOUT.size + 64}" in str(error.value)
-    assert convert(weights, tmp_path / "out", "orbax", "--vocabulary", words) == 1
+    assert convert(weights, tmp_path / "out", "orbax", "--vocabulary", words) == 2
     assert capsys.readouterr().err == f"error: {error.value}\n"
     assert not (tmp_path / "out").exists()
 
@@ -74,7 +74,7 @@ def test_extra_rows_are_ignored_on_request(tmp_path, capsys, target_format):
     assert predictor.config.vocab_size == LAYOUT.size
     target = tmp_path / "out"
     options = (target_format, "--vocabulary", words)
-    assert convert(weights, target, *options) == 1
+    assert convert(weights, target, *options) == 2
     assert "--ignore_extra_rows" in capsys.readouterr().err
     assert convert(weights, target, *options, "--ignore_extra_rows") == 0
     before = random_state_dict(sized(LAYOUT.size + 35))[SHARED_EMBEDDING[0]]
@@ -91,7 +91,7 @@ def test_extra_rows_are_ignored_on_request(tmp_path, capsys, target_format):
 def test_a_vocabulary_beside_the_weights_is_checked_too(tmp_path, capsys):
     weights = write_weights(tmp_path / "weights", LAYOUT.size + 2000)
     write_text(weights, layout=LAYOUT)
-    assert convert(weights, tmp_path / "out", "orbax") == 1
+    assert convert(weights, tmp_path / "out", "orbax") == 2
     assert "vocabulary does not fit the weights" in capsys.readouterr().err
     # A fairseq file has no place for a vocabulary.
     assert convert(weights, tmp_path / "out.pt", "fairseq") == 0
@@ -122,9 +122,9 @@ def test_places_without_a_vocabulary_are_named(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no vocabulary in .*empty"):
         load(weights, vocabulary=tmp_path / "empty")
-    assert convert(weights, tmp_path / "x", "orbax", "--vocabulary", tmp_path / "empty") == 1
+    assert convert(weights, tmp_path / "x", "orbax", "--vocabulary", tmp_path / "empty") == 2
     assert "no vocabulary in" in capsys.readouterr().err
-    assert convert(weights, tmp_path / "x", "orbax", "--ignore_extra_rows") == 1
+    assert convert(weights, tmp_path / "x", "orbax", "--ignore_extra_rows") == 2
     # Weights alone can be converted, and so can files that are no whole vocabulary.
     (weights / "tokenizer_config.json").write_text("{}")
     assert convert(weights, tmp_path / "x", "orbax") == 0

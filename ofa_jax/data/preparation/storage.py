@@ -6,17 +6,14 @@ whatever Beam can write to.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Iterator
 from typing import Protocol
 
-_LOCK = ".lock"
+from ofa_jax.lock import LOCK_NAME, FolderLock, LocalFile
+
 _PROBE = ".probe-"
 # Room for counts, the manifest and the inexactness of estimates.
 _SPARE_SHARE = 0.05
@@ -156,29 +153,9 @@ class LocalStorage:
             for path in self.root.glob(pattern):
                 path.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps a second writer out; a kill gives the lock back.
-
-        Raises:
-          ValueError: another process holds it.
-        """
-        path = self.root / _LOCK
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"another process is preparing data in {self.root}; wait for it or end it"
-                ) from error
-            except OSError as error:
-                # Some network file systems have no locks: then it is up to the user.
-                if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
-                    raise
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+    def lock(self) -> FolderLock:
+        """Keeps a second writer out, while it is entered."""
+        return FolderLock(LocalFile(self.root / LOCK_NAME), f"the folder {self.root}")
 
 
 def _readable(count: int) -> str:

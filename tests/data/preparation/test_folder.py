@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import pathlib
 import shutil
 import sys
@@ -193,7 +194,8 @@ def test_two_at_a_time_are_refused(texts, capsys):
     folder = texts.parent / "out"
     folder.mkdir()
     with LocalStorage(folder).lock():
-        assert "another process is preparing data" in error_of(capsys, run(texts))
+        message = error_of(capsys, run(texts))
+        assert f"the folder {folder} is in use by process {os.getpid()} on " in message
     assert run(texts) == 0
 
 
