@@ -7,8 +7,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from ofa_jax.checkpoint.exports import export_checkpoint
+from ofa_jax.checkpoint.fairseq_cfg import fairseq_cfg
+from ofa_jax.checkpoint.imports import ImportedCheckpoint
+from ofa_jax.checkpoint.layout import POSITION_INDEX
+from ofa_jax.checkpoint.names import to_params
+from ofa_jax.checkpoint.orbax_weights import SourceRecord
+from ofa_jax.checkpoint.task_facts import TaskFacts
 from ofa_jax.checkpoint.torch_reader import read_torch_checkpoint
 from ofa_jax.checkpoint.torch_writer import StoredTensor, write_fairseq_checkpoint
+from tests.checkpoint.official import SMALL, random_state_dict
 
 torch = pytest.importorskip("torch", reason="compares with torch, which is not a dependency")
 
@@ -82,3 +90,17 @@ def test_we_read_files_of_torch(tmp_path, legacy):
         np.testing.assert_array_equal(
             value.astype(np.float64), tensor.detach().double().numpy(), err_msg=name
         )
+
+
+def test_torch_opens_exports_without_running_code(tmp_path):
+    record = SourceRecord("trained", "run", task=TaskFacts(name="refcoco", image_size=64))
+    variables = to_params(random_state_dict(), SMALL)
+    imported = ImportedCheckpoint(variables, SMALL, record)
+    export_checkpoint(imported, tmp_path / "a.pt", "fairseq")
+    loaded = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert loaded["cfg"] == fairseq_cfg(SMALL, record.task, {})
+    assert loaded["cfg"]["task"]["_name"] == "refcoco"
+    export_checkpoint(imported, tmp_path / "hub", "huggingface")
+    hub = torch.load(tmp_path / "hub" / "pytorch_model.bin", weights_only=True)
+    index = loaded["model"][POSITION_INDEX]
+    assert hub[POSITION_INDEX].tolist() == index[:-1].tolist()

@@ -14,7 +14,9 @@ import pytest
 from flax import traverse_util
 from jax.experimental.compilation_cache import compilation_cache
 
+from ofa_jax.checkpoint.fairseq_cfg import official_task
 from ofa_jax.checkpoint.imports import import_checkpoint
+from ofa_jax.checkpoint.orbax_weights import read_source_record
 from ofa_jax.cli import entry, shell
 from tests.integration import finetuning_files
 
@@ -156,6 +158,12 @@ def test_run_file_goes_from_checkpoint_to_submission(name, tmp_path, checkpoints
     # The best of the two evaluations is the one that the final scores belong to.
     results = json.loads((run / "metrics.json").read_text())
     [(family, entry_of_task)] = results["tasks"].items()
+    # What an exported file will say about its task.
+    record = read_source_record(run)
+    assert record is not None
+    assert record.task.name == {"refcoco": "refcoco", "glue_rte": "rte"}.get(
+        name, official_task([family])
+    )
     primary = entry_of_task["primary"]
     evaluated = {
         line["step"]: line[f"eval/{family}/{primary}"]
