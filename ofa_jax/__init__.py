@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ofa_jax.checkpoint.exports import export_checkpoint
     from ofa_jax.checkpoint.imports import import_checkpoint
     from ofa_jax.inference.loading import load
-    from ofa_jax.inference.predictor import OFAPredictor, Prediction
+    from ofa_jax.inference.predictor import OFAPredictor
+    from ofa_jax.inference.questions import Prediction
     from ofa_jax.model.config import SIZES, OFAConfig
     from ofa_jax.model.ofa import OFA
 
@@ -26,7 +27,7 @@ _MODULES = {
     "OFA": "ofa_jax.model.ofa",
     "OFAConfig": "ofa_jax.model.config",
     "OFAPredictor": "ofa_jax.inference.predictor",
-    "Prediction": "ofa_jax.inference.predictor",
+    "Prediction": "ofa_jax.inference.questions",
     "SIZES": "ofa_jax.model.config",
     "export_checkpoint": "ofa_jax.checkpoint.exports",
     "import_checkpoint": "ofa_jax.checkpoint.imports",

@@ -25,8 +25,9 @@ from ofa_jax.data import digest
 from ofa_jax.data.ops.image import image_size
 from ofa_jax.errors import started
 from ofa_jax.inference.images import ListedImage
-from ofa_jax.inference.predictor import OFAPredictor, Prediction, Question
+from ofa_jax.inference.predictor import OFAPredictor
 from ofa_jax.inference.progress import StreamProgress
+from ofa_jax.inference.questions import Prediction, Question
 from ofa_jax.report.build import build_report
 from ofa_jax.sharding.mesh import device_name
 

@@ -30,13 +30,8 @@ from ofa_jax.inference.generated_images import picture_settings, write_pictures
 from ofa_jax.inference.image_stream import answer_images
 from ofa_jax.inference.images import find_images, image_files, prepared_images
 from ofa_jax.inference.loading import load
-from ofa_jax.inference.predictor import (
-    FREE_DECODING,
-    REGION,
-    OFAPredictor,
-    Prediction,
-    Question,
-)
+from ofa_jax.inference.predictor import FREE_DECODING, REGION, OFAPredictor
+from ofa_jax.inference.questions import Prediction, Question
 from ofa_jax.inference.weights import checkpoint_identity, find_checkpoint
 from ofa_jax.metrics.generation import Extractors
 from ofa_jax.report.pictures import DrawnBox, draw_boxes

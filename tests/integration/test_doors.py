@@ -21,7 +21,7 @@ from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import IdRanges
 from ofa_jax.evaluation.evaluate import evaluate
 from ofa_jax.inference import infer as infer_module
-from ofa_jax.inference.predictor import Question
+from ofa_jax.inference.questions import Question
 from ofa_jax.vocab import BOS_ID, EOS_ID
 
 COUNT = 64

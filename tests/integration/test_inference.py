@@ -22,7 +22,8 @@ from ofa_jax.cli import inference as inference_entry
 from ofa_jax.cli import shell
 from ofa_jax.data.registration import lookup
 from ofa_jax.data.task_card import TaskCard, write_cards
-from ofa_jax.inference.predictor import OFAPredictor, Prediction
+from ofa_jax.inference.predictor import OFAPredictor
+from ofa_jax.inference.questions import Prediction
 from ofa_jax.inference.weights import find_checkpoint, trained_cards
 from ofa_jax.model.config import SIZES
 from ofa_jax.text.tokenizer import load_tokenizer
