@@ -154,8 +154,6 @@ def evaluate(
 
     root = local_folder(output_dir, "OUTPUT_DIR")
     root.mkdir(parents=True, exist_ok=True)
-    started()
-    variables = layout.replicate(imported.variables)
     answerer = Answerer(
         OFA(imported.config),
         tasks[0].tokenizer(),
@@ -183,6 +181,11 @@ def evaluate(
         },
         overwrite=overwrite,
     )
+    for task in tasks:
+        for split in splits:
+            evaluate_split.open_work(root / "work", _name(task, tasks, split, splits), task, split)
+    started()
+    variables = layout.replicate(imported.variables)
     entries: dict[str, dict[str, Any]] = {split: {} for split in splits}
     for task in tasks:
         for split in splits:

@@ -135,12 +135,7 @@ class SplitEvaluation:
         seed = self.seed if seed is None else seed
         works: list[Lines] = [MemoryLines()]
         if work is not None:
-            files = [
-                Shard(index, self.shard.count).work_file(work, name)
-                for index in range(self.shard.count)
-            ]
-            self._check_inputs(work / f"{name}.json", task, split, seed, files)
-            works = [FileLines(path) for path in files]
+            works = [FileLines(path) for path in self.open_work(work, name, task, split, seed)]
         recipe = Recipe.of_task(task, self.lengths["targets"])
 
         def answer(task: OFATask, rows: Row, number: int) -> Answers:
@@ -196,15 +191,25 @@ class SplitEvaluation:
             logger.warning("%s: %d images are cut off; what there is of them counts", name, cut)
         return SplitScore(scored.result, scored.skipped, total - scored.skipped, generated, cut)
 
-    def _check_inputs(
-        self,
-        path: pathlib.Path,
-        task: OFATask,
-        split: str,
-        seed: int,
-        files: list[pathlib.Path],
-    ) -> None:
-        """Goes on only with predictions of the same inputs."""
+    def open_work(
+        self, work: pathlib.Path, name: str, task: OFATask, split: str, seed: int | None = None
+    ) -> list[pathlib.Path]:
+        """The files of the lines of every shard, which hold predictions of these inputs or none.
+
+        Args:
+          work: their folder.
+          name: of the task and split in files.
+          task: the task.
+          split: split of its source.
+          seed: of the examples, in the place of `self.seed`.
+
+        Raises:
+          OtherInputsError: they hold predictions of other inputs; the message names what changed.
+        """
+        seed = self.seed if seed is None else seed
+        path = work / f"{name}.json"
+        shards = (Shard(index, self.shard.count) for index in range(self.shard.count))
+        files = [shard.work_file(work, name) for shard in shards]
         used = task.prepare if task.eval_prepare is None else task.eval_prepare
         now = {
             **self.inputs,
@@ -238,3 +243,4 @@ class SplitEvaluation:
                 file.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, now)
+        return files

@@ -283,11 +283,11 @@ def test_sigterm_in_the_final_evaluation(runs, monkeypatch):
     """It stops at the next batch, not after the minutes of all of them, and goes on later."""
     answer, batches = Answerer.__call__, []
 
-    def stopped_answer(self, *arguments):
+    def stopped_answer(self, *arguments, **options):
         batches.append(None)
         if len(batches) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return answer(self, *arguments)
+        return answer(self, *arguments, **options)
 
     evaluated = (
         "--gin.utils.EvaluationConfig.final_num_examples=20",

@@ -17,7 +17,7 @@ from ofa_jax.cli import shell
 from ofa_jax.data.ops.image import decode_base64
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.inference.images import find_images
-from ofa_jax.inference.predictor import load
+from ofa_jax.inference.loading import load
 from tests.integration import finetuning_files
 
 SMALL = "--image_side=32"

@@ -102,8 +102,7 @@ def test_printed_table(capsys):
     printed = capsys.readouterr().out
     assert "33,488,336" in printed
     assert "data=2,model=2" in printed
-    with pytest.raises(SystemExit):
-        sizes.main(["--mesh", "rows=3"])
+    assert sizes.main(["--mesh", "rows=3"]) == 2
     assert "rows" in capsys.readouterr().err
 
 

@@ -213,7 +213,7 @@ def test_an_empty_folder_has_its_own_reason(data_dir):
 
 
 def test_official_files_are_recognised(data_dir):
-    (data_dir / "vision_language_examples.tsv").write_text("")
+    (data_dir / "vision_language_examples.tsv").write_text("a row\n")
     with pytest.raises(ValueError, match='MIXTURE_OR_TASK_NAME = "ofa_pretrain_tsv"'):
         slots.check_presence(tasks_of(), "train", "ofa_pretrain")
     with pytest.raises(ValueError, match=r"image_examples\.tsv does not exist") as error:
