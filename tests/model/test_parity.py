@@ -94,7 +94,11 @@ def test_gradient_norms(case):
 
 def test_complete_gradients():
     expected = mini().optional_json("grad_stats.json")["image_text"]
-    loss, gradients = run_of("image_text").official_gradients()
+    # XLA's own convolutions round differently from processor to processor, and on some of them a
+    # ReLU that is all but zero is on in one program and off in the other. Products of matrices
+    # stay a quarter of the tolerance away from the official numbers.
+    run = Run(mini().case("image_text"), compiler_options=FAST_COMPILE, conv="matmul")
+    loss, gradients = run.official_gradients()
     assert loss == pytest.approx(expected["loss_sum"], rel=tolerances.LOSS)
     difference = compare_gradient_statistics(gradients, expected["grads"])
     assert difference.norm <= tolerances.GRADIENT_NORM, difference.norm_of
