@@ -131,7 +131,7 @@ def parse(
     """
     gin.clear_config()
     # Ours, which knows where included files lie; gin's own takes a relative path for a package.
-    gin.config._FILE_READERS[:] = [(_GinFile, os.path.isfile)]
+    gin.config._FILE_READERS[:] = [(_GinFile, os.path.isfile)]  # pyrefly: ignore[unsupported-operation]
     for file in files:
         try:
             gin.parse_config_file(_located(file, asked_by="--gin_file"), skip_unknown=False)
