@@ -104,11 +104,12 @@ def test_a_command_may_end_with_a_status_of_its_own():
 
 
 @pytest.fixture
-def configured():
+def configured(monkeypatch):
     """What gin makes of a function, which changes the exceptions that come out of it."""
+    # gin forgets no name by itself, and a second `train` changes how the first is printed.
+    monkeypatch.setattr(gin.config, "_REGISTRY", gin.config._REGISTRY.copy())
 
     def make(function, name="train"):
-        # gin forgets no name.
         return gin.external_configurable(function, name, module=f"statuses_{next(NUMBERS)}")
 
     return make
