@@ -14,12 +14,14 @@ from ofa_jax.data.sources import schema, split_paths
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.sources.box_units import BOX_UNITS
 from ofa_jax.data.sources.coco import CocoCaptions, CocoInstances, KarpathyCaptions
+from ofa_jax.data.sources.columns import BOX_FORMS
 from ofa_jax.data.sources.open_images import OpenImagesBoxes
-from ofa_jax.data.sources.parquet import BOX_FORMS, ParquetSource
+from ofa_jax.data.sources.parquet import ParquetSource
 from ofa_jax.data.sources.picture_folder import PictureFolder
 from ofa_jax.data.sources.questions import Gqa, VqaV2
 from ofa_jax.data.sources.refcoco import RefCoco
 from ofa_jax.data.sources.snli_ve import SnliVe
+from ofa_jax.data.sources.table import TableSource
 from ofa_jax.data.sources.text import FORMS, TextSource
 from ofa_jax.data.sources.tfds import KINDS as TFDS_KINDS
 from ofa_jax.data.sources.tfds import TfdsSource
@@ -220,7 +222,7 @@ FORMATS: Mapping[str, Format] = {
         },
     ),
     "parquet": Format(
-        "parquet files, such as exports of hubs",
+        "parquet files of hubs, arrow files of the datasets library",
         ParquetSource,
         {
             "paths": _paths("the files; * and commas are allowed"),
@@ -234,6 +236,31 @@ FORMATS: Mapping[str, Format] = {
             ),
             "box_form": Argument(f"one of {', '.join(BOX_FORMS)}; xyxy"),
             **_BOXES,
+        },
+    ),
+    "table": Format(
+        "own data: a CSV, TSV with a header, JSONL or JSON that names images",
+        TableSource,
+        {
+            "paths": _paths("the tables"),
+            "images": _paths("folder that image paths start from; the table's", required=False),
+            **{
+                name: Argument(f"column of {meaning}; guessed from the header")
+                for name, meaning in {
+                    "image": "image paths",
+                    "caption": "captions",
+                    "question": "questions",
+                    "answer": "answers",
+                    "phrase": "phrases that mean a box",
+                    "box": "boxes, or four columns with commas: x0,y0,x1,y1",
+                    "label": "classes, of the box or of the image",
+                    "split": "names of splits",
+                }.items()
+            },
+            "box_form": Argument(f"one of {', '.join(BOX_FORMS)}; xyxy"),
+            "held_out": Argument("every so many images one is for validation; 0", int),
+            **_BOXES,
+            **_DATASET,
         },
     ),
     "tfds": Format(

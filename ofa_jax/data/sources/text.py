@@ -161,7 +161,7 @@ class _Cursor:
     def next(self) -> bytes | None:
         """The next line that is not blank, None at the end."""
         if self._file is None:
-            self._file = io.BufferedReader(_decompressed(self._path), 1 << 20)
+            self._file = io.BufferedReader(opened(self._path), 1 << 20)
         try:
             for line in self._file:
                 line = line if self._position else line.removeprefix(_MARK)
@@ -194,10 +194,13 @@ def _cursor(path: str, process: int) -> _Cursor:
     return _Cursor(path)
 
 
-def _decompressed(path: str) -> Any:
-    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    if (ending := str(_compression(path))) in opened:
-        return opened[ending](path, "rb")
+def opened(path: str) -> Any:
+    """The bytes of a file, compressed or not, as a binary file to read forward."""
+    if (ending := _compression(path)) is None:
+        return open(path, "rb")
+    readers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    if ending in readers:
+        return readers[ending](path, "rb")
     import pyarrow
 
     # pyarrow brings the zstd decoder; gzip it would read as well, but stops at the first member.

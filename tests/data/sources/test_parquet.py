@@ -228,3 +228,26 @@ def test_one_box_and_its_expression(tmp_path):
     source = ParquetSource(path, columns, (("type", "visual_grounding"),), boxes="fractions")
     expected = [[one.width / 4, one.height / 2, one.width * 3 / 4, one.height]]
     np.testing.assert_allclose(source.open("train")[0]["boxes"], expected)
+
+
+def test_arrow_files_of_a_saved_data_set(tmp_path):
+    """As `save_to_disk` writes them: streams of batches, with names of classes in the schema."""
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    schema = pyarrow.schema({"image": pyarrow.binary(), "label": pyarrow.int64()}, metadata)
+    for shard, rows in enumerate(([0, 1, 1], [1])):
+        with pyarrow.ipc.new_stream(tmp_path / f"data-{shard:05}-of-00002.arrow", schema) as out:
+            for label in rows:
+                image = f"{shard}{label}".encode()
+                out.write_batch(pyarrow.record_batch([[image], [label]], schema=schema))
+    source = ParquetSource(
+        f"{tmp_path}/*.arrow",
+        (("image", "image"), ("label", "label")),
+        (("type", "classification"),),
+    )
+    records = source.open("train")
+    assert [records[n]["label"] for n in range(len(records))] == ["cat", "dog", "dog", "dog"]
+    assert records[3]["image"] == b"11"
+    (tmp_path / "data-00002.arrow").write_bytes(b"x" * 100)
+    with pytest.raises(SourceError, match="not an arrow stream"):
+        source.open("train")
