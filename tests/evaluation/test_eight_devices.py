@@ -20,7 +20,9 @@ def report():
         env=os.environ
         | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            # Half the time: the code of a program is not optimised, its arrays are the same.
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
             "PYTHONPATH": str(ROOT),
         },
         capture_output=True,

@@ -48,11 +48,25 @@ def data_dir(tmp_path_factory):
     return folder
 
 
+# The whole of tiny computes for minutes; what reads the files is the same at any depth.
+DEPTHS = {
+    "shallow": [
+        "--gin.models.OFA.encoder_layers=1",
+        "--gin.models.OFA.decoder_layers=1",
+        "--gin.models.OFA.resnet=@models.ResNet()",
+        "--gin.models.ResNet.stage_blocks=(1, 1, 1)",
+    ],
+    "whole": [],
+}
+
+
 @requires_vocab
-def test_tiny_trains_eight_tasks_from_official_files(tmp_path, data_dir):
+@pytest.mark.parametrize("depth", ["shallow", pytest.param("whole", marks=pytest.mark.slow)])
+def test_tiny_trains_eight_tasks_from_official_files(tmp_path, data_dir, depth):
     finished = train(
         tmp_path / "run",
         data_dir,
+        *DEPTHS[depth],
         "--gin.TRAIN_STEPS=20",
         "--gin.utils.EvaluationConfig.final_num_examples=0",
     )

@@ -77,7 +77,14 @@ def check_case(
     if statistics is None:
         cells.append("-")
     else:
-        gradients = compare_gradients(run, statistics, fixture.complete_gradients(name))
+        complete = fixture.complete_gradients(name)
+        # XLA's own convolutions round differently from processor to processor, which on some moves
+        # single entries by more than the tolerance; products of matrices do not.
+        if complete:
+            run_of_gradients = open_run(fixture, name, room=room, gradients=True, conv="matmul")
+        else:
+            run_of_gradients = run
+        gradients = compare_gradients(run_of_gradients, statistics, complete)
         failures += gradients.failures()
         norms = [q for q in gradients.differences if q.startswith("gradient norm")]
         cells.append(_cell(gradients.differences, *norms))
