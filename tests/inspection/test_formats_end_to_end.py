@@ -27,7 +27,7 @@ OTHERS = {
     ),
     "picture_folder": ("--images=raw/classes --kind=classification", COUNT),
     "tfds": ("--name=photographs --data_dir=raw/array_record --kind=detection", 4),
-    "table": ("--paths=raw/classes/own.csv", COUNT),
+    "table": ("--paths=raw/own.csv --images=raw/classes", COUNT),
     "prepared": ("--folder=data/tsv --types=qa", COUNT),
 }
 
@@ -40,7 +40,7 @@ def test_every_other_format(tmp_path, monkeypatch, capsys):
     write_others(tmp_path / "raw")
     images = sorted((tmp_path / "raw" / "classes").rglob("*.*"))[:COUNT]
     lines = [f"{path.relative_to(tmp_path / 'raw' / 'classes')},a thing" for path in images]
-    (tmp_path / "raw" / "classes" / "own.csv").write_text("\n".join(["path,caption", *lines]))
+    (tmp_path / "raw" / "own.csv").write_text("\n".join(["path,caption", *lines]))
     store(pytest.importorskip("tensorflow_datasets"), tmp_path / "raw", ("array_record",))
     monkeypatch.chdir(tmp_path)
     for name, (words, count) in OTHERS.items():
