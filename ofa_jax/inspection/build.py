@@ -12,6 +12,7 @@ from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example
 from ofa_jax.errors import started
 from ofa_jax.inspection import charts, summary
+from ofa_jax.inspection.advice import advice
 from ofa_jax.inspection.opening import OpenedData
 from ofa_jax.inspection.page import page_html
 from ofa_jax.inspection.sheet import Tile, save_sheet, tile
@@ -179,6 +180,7 @@ def _write(
     groups = [charts.picture_group(found), charts.text_group(found)]
     title = f"{opened.name}, split {opened.split} ({opened.format})"
     text = summary.text_of(title, found, opened.facts, shown)
+    text = "\n".join([text, *advice(opened, found.kinds)])
     if notice:
         text += f"\n\n{notice}"
     page = folder / "index.html"

@@ -12,6 +12,9 @@ import re
 from collections.abc import Callable, Iterable
 
 from ofa_jax.data.ops.image_files import is_image_file, stem_of
+from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.parquet import schema_of
+from ofa_jax.data.sources.table import has_image_column
 from ofa_jax.data.sources.tsv_layouts import LAYOUTS
 
 # Official TSV files by the beginning of their names (SPEC 4.1, 8).
@@ -28,6 +31,7 @@ _TSV_LAYOUTS = {
     "imagenet": "imagenet",
     "coco_vqgan": "image_gen",
 }
+_TABLE = re.compile(r"\.(csv|jsonl|ndjson)(\.gz|\.bz2|\.xz|\.zst)?$", re.IGNORECASE)
 _TEXT = re.compile(r"\.(jsonl|txt)(\.gz|\.bz2|\.xz|\.zst)?$", re.IGNORECASE)
 _HEAD_BYTES = 1 << 16
 # Levels below a folder that are searched for pictures.
@@ -72,10 +76,9 @@ def _folder(path: pathlib.Path) -> Recognised:
         return Recognised("prepared", {"folder": str(path)})
     if any(name.endswith(".tar") for name in names):
         return Recognised("webdataset", {"paths": f"{path}/*.tar"})
-    if any(name.endswith(".parquet") for name in names):
-        return _parquet(
-            path / next(n for n in names if n.endswith(".parquet")), f"{path}/*.parquet"
-        )
+    for ending in (".parquet", ".arrow"):
+        if first := next((name for name in names if name.endswith(ending)), None):
+            return _parquet(path / first, f"{path}/*{ending}")
     prepared = [name for name in names if any((path / name).glob("*.array_record"))]
     if prepared:
         raise UnknownFormatError(
@@ -84,11 +87,13 @@ def _folder(path: pathlib.Path) -> Recognised:
     files = [file for file in (*path.iterdir(), *path.glob("*/*")) if file.is_file()]
     found: dict[str, Recognised] = {}
     for file in sorted(files):
-        if file.suffix in (".json", ".tsv", ".p", ".csv"):
+        if file.suffix in (".json", ".jsonl", ".tsv", ".p", ".csv"):
             try:
-                found[str(file.relative_to(path))] = _file(file)
+                one = _file(file)
             except UnknownFormatError:
                 continue
+            if one.name != "text":
+                found[str(file.relative_to(path))] = one
     whole = [one for one in found.values() if one.name == "refcoco"]
     if len(found) == 1 or len(whole) == 1:  # instances.json is a part of RefCOCO
         return (whole or list(found.values()))[0]
@@ -118,12 +123,16 @@ def _file(path: pathlib.Path) -> Recognised:
     name = path.name
     if name.endswith(".array_record"):
         raise UnknownFormatError(f"{path} is one shard; give its folder, {path.parent}")
-    if path.suffix == ".tsv":
+    if path.suffix == ".tsv" and not (table := _table(path)):
         return Recognised("tsv", {"paths": str(path), "layout": _tsv_layout(path)})
+    if path.suffix == ".tsv":
+        return table
     if path.suffix == ".tar":
         return Recognised("webdataset", {"paths": str(path)})
-    if path.suffix == ".parquet":
+    if path.suffix in (".parquet", ".arrow"):
         return _parquet(path, str(path))
+    if _TABLE.search(name) and (table := _table(path)):
+        return table
     if match := _TEXT.search(name):
         return Recognised("text", {"paths": str(path), "form": match[1].lower()})
     if path.suffix == ".p" and name.startswith("refs"):
@@ -156,26 +165,45 @@ def _tsv_layout(path: pathlib.Path) -> str:
 
 def _parquet(path: pathlib.Path, paths: str) -> Recognised:
     """Columns of the usual names: a picture, a caption or a text."""
-    import pyarrow.parquet
-
     try:
-        columns = pyarrow.parquet.read_schema(path)
-    except Exception as error:  # pyarrow raises its own kinds.
-        raise UnknownFormatError(f"{path} is no parquet file: {error}") from error
+        columns = schema_of(str(path))
+    except SourceError as error:
+        raise UnknownFormatError(str(error)) from error
     names = {name.lower(): name for name in columns.names}
-    picture = next((names[n] for n in ("image", "jpg", "img", "picture") if n in names), None)
-    words = next((names[n] for n in ("caption", "captions", "text", "txt") if n in names), None)
+
+    def first(*usual: str) -> str | None:
+        return next((names[name] for name in usual if name in names), None)
+
+    picture = first("image", "jpg", "img", "picture")
+    words = first("caption", "captions", "text", "txt")
+    question = first("question") if picture else None
     if picture and hasattr(columns.field(picture).type, "fields"):
         picture += ".bytes"  # hubs store {bytes, path}
-    if words is None:
+    if words is None and question is None:
         raise UnknownFormatError(
             f"{path} has the columns {', '.join(columns.names)}; say what they mean, as in "
             "--source parquet --columns image=image.bytes,captions=text --constants type=caption"
         )
-    pairs = f"image={picture},captions={words}" if picture else f"text={words}"
-    kind = "caption" if picture else "text"
+    if question:
+        answers = first("answers", "answer", "multiple_choice_answer")
+        pairs = f"image={picture},question={question}" + (f",answers={answers}" if answers else "")
+        if answers == "answers" and "struct" in str(columns.field(answers).type):
+            pairs += "[].answer"
+    else:
+        pairs = f"image={picture},captions={words}" if picture else f"text={words}"
+    kind = "qa" if question else "caption" if picture else "text"
     constants = f"type={kind}"
     return Recognised("parquet", {"paths": paths, "columns": pairs, "constants": constants})
+
+
+def _table(path: pathlib.Path) -> Recognised | None:
+    """A table of own data, if a column has a usual name for images that lie beside it."""
+    try:
+        if has_image_column(str(path)):
+            return Recognised("table", {"paths": str(path)})
+    except (ValueError, OSError, EOFError):
+        pass
+    return None
 
 
 def _json(path: pathlib.Path) -> Recognised:
@@ -201,6 +229,8 @@ def _json(path: pathlib.Path) -> Recognised:
             if name == "vqa" and (answers := _vqa_answers(path)):
                 arguments["annotations"] = str(answers)
             return _beside(path, name, **arguments)
+    if table := _table(path):
+        return table
     raise UnknownFormatError(
         f"{path}: the JSON has the form of no known data set; give --source (see --help for all)"
     )

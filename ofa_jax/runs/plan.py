@@ -134,7 +134,8 @@ def _plan(
 ) -> Plan:
     del others
     for name, path in (locations or {}).items():
-        data_locations.assign(name, path)
+        if path:
+            data_locations.assign(name, path)
     devices = _topology_devices(options.topology) if options.topology else None
     tasks = _tasks(train_dataset_cfg, model)
     layout = tasks.tokenizer.layout

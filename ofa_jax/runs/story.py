@@ -20,7 +20,6 @@ from typing import Any
 import jax
 
 from ofa_jax import atomic, errors
-from ofa_jax.data import locations as data_locations
 from ofa_jax.data.features import Row
 from ofa_jax.data.pipeline import MixturePipeline
 from ofa_jax.data.task import TaskSet
@@ -92,7 +91,8 @@ def train(
       eval_period: steps between evaluations during training; 0 evaluates only at the end.
       stats_period: steps between log lines.
       random_seed: seed of initialisation, dropout, patches.
-      locations: folders by name, for example {"DATA_DIR": ..., "VOCAB_DIR": ...}.
+      locations: folders by name, for example {"DATA_DIR": ..., "VOCAB_DIR": ...}; without the last
+        one, the vocabulary beside the checkpoint to start from.
       config_text: the whole configuration as text, kept as `config.gin` and compared at every
         start; not a setting, the command gives it.
 
@@ -106,8 +106,7 @@ def train(
     """
     began = time.monotonic()
     run_folder.check_model_dir(model_dir)
-    for name, path in (locations or {}).items():
-        data_locations.assign(name, path)
+    run_tasks.assign_locations(locations or {}, checkpoint_cfg.initial_path)
     tasks = run_tasks.load(train_dataset_cfg, infer_eval_dataset_cfg)
     if infer_eval_dataset_cfg:
         run_tasks.check_evaluation(tasks, infer_eval_dataset_cfg, period=eval_period)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import pathlib
+from collections.abc import Mapping
 
 from ofa_jax.checkpoint.fairseq_cfg import official_task
+from ofa_jax.checkpoint.imports import vocabulary_beside
 from ofa_jax.checkpoint.task_facts import TaskFacts
+from ofa_jax.data import locations as data_locations
 from ofa_jax.data.instruction import Slot
 from ofa_jax.data.registration import import_modules, lookup
 from ofa_jax.data.steps import image_tokenizer_of
@@ -169,3 +172,22 @@ def _settings(config: str) -> list[str]:
     joined = config.replace("\\\n", " ")
     lines = (" ".join(line.split()) for line in joined.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def assign_locations(locations: Mapping[str, str | None], initial_path: str | None) -> None:
+    """Gives the named folders of a run their paths.
+
+    Args:
+      locations: name to folder; None leaves a name as it is.
+      initial_path: checkpoint to start from. Where nothing says where the vocabulary lies, it is
+        the one beside these weights.
+    """
+    for name, path in locations.items():
+        if path:
+            data_locations.assign(name, path)
+    if initial_path and not data_locations.is_assigned("VOCAB_DIR"):
+        path = pathlib.Path(initial_path).expanduser()
+        for folder in (path, path / "vocabulary", path.parent):
+            if vocabulary_beside(folder):
+                data_locations.assign("VOCAB_DIR", str(folder))
+                return

@@ -7,6 +7,7 @@ import pytest
 
 from ofa_jax.data.sources import formats, tsv_writer
 from ofa_jax.data.sources.array_record import shard_name, write_shard
+from ofa_jax.inspection.advice import advice
 from ofa_jax.inspection.opening import main_argument, open_data
 from ofa_jax.inspection.recognition import UnknownFormatError, recognise
 from tasks.pretrain_slots import SLOTS
@@ -126,3 +127,27 @@ def test_scenes():
     assert (opened.scenes_preset, opened.split) == ("small", "validation")
     with pytest.raises(ValueError, match="unknown split 'valid'"):
         open_data("scenes", split="valid")
+
+
+def test_own_tables_and_what_they_can_feed(folder, tmp_path):
+    picture = next((folder / "raw" / "coco" / "train2017").iterdir())
+    (tmp_path / "a.jpg").write_bytes(picture.read_bytes())
+    rows = {"csv": "file_name,question,answer\na.jpg,what?,bus", "tsv": "image\ttext\na.jpg\ta bus"}
+    rows["jsonl"] = json.dumps({"file_name": "a.jpg", "text": "a bus"})
+    rows["json"] = json.dumps({"a.jpg": "a bus"})
+    for ending, content in rows.items():
+        path = tmp_path / f"own.{ending}"
+        path.write_text(content)
+        assert recognise(tmp_path) == recognise(path)
+        opened = open_data(str(tmp_path))
+        kind = "qa" if ending == "csv" else "caption"
+        assert (opened.records[0]["type"], opened.facts) == (kind, (("paths", str(path)),))
+        path.unlink()
+        words = "\n".join(advice(opened, {kind: 1}))
+        assert f"--paths={path} --split=train,validation --held_out=5 --out=data/" in words
+        task = {"qa": "own_vqa", "caption": "own_captioning"}[kind]
+        assert f"finetune/{task}.gin" in words
+        assert f"ofa_jax.eval --checkpoint=runs/{task} --task={task}" in words
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(json.dumps({"text": "a bus", "image": "no path"}))
+    assert recognise(texts).name == "text"

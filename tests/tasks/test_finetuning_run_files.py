@@ -41,6 +41,8 @@ TABLE = {
     "glue_mnli": (5e-5, 8 * 8 * 4, 10738, 0.1, 16),
     "glue_rte": (5e-5, 2 * 8 * 4, 273, 0.1, 16),
 }
+# Run files for own data: settings of small sets, and the metric that chooses the best checkpoint.
+OWN = {"own_captioning": "cider_d", "own_grounding": "accuracy_at_0.5", "own_vqa": "vqa_score"}
 # What else single rows of the table say.
 EXTRAS = {
     "caption": {
@@ -135,6 +137,7 @@ def test_there_is_no_other_file_to_check():
         "caption_muge",
         "ocr",
         "vqa_open",
+        *OWN,
     }
     assert names == set(TABLE) | others
 
@@ -153,6 +156,18 @@ def test_numbers_are_official(name, settings):
         assert found["Trainer.label_smoothing"] == 0.1
     for key, value in EXTRAS.get(name, {}).items():
         assert found[key] == value, key
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_data_are_learnt_gently(name, settings):
+    found = settings(name)
+    assert found["MIXTURE_OR_TASK_NAME"] == name
+    assert found["OFA.batch_norm"] == "frozen"
+    assert found["BATCH_SIZE"] == 8
+    assert found["EVAL_PERIOD"] == found["CheckpointConfig.period"] == 50
+    assert found["TRAIN_STEPS"] % found["EVAL_PERIOD"] == 0
+    assert found["LEARNING_RATE"] <= 3e-5
+    assert found["CheckpointConfig.best_metric"] == OWN[name]
 
 
 @pytest.mark.parametrize("method", TRAINED)

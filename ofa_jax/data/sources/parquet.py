@@ -129,6 +129,15 @@ class ParquetRecords:
             raise SourceError(f"{path}, row {row}: {error}") from error
 
 
+def schema_of(path: str) -> Any:
+    """Arrow's schema of a file.
+
+    Raises:
+      SourceError: it is cut off or of another kind.
+    """
+    return _file(path, os.getpid()).schema_arrow
+
+
 class _ArrowFile:
     """A stream of record batches, as `save_to_disk` of the `datasets` library writes it.
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ofa_jax.data.instruction import Example
-from ofa_jax.data.ops.image_files import stem_of
+from ofa_jax.data.ops.image_files import has_image_name, stem_of
 from ofa_jax.data.sources import columns, split_paths
 from ofa_jax.data.sources.annotated_pictures import BoxedPictures, MadeRows, PictureRecords, Row
 from ofa_jax.data.sources.errors import SourceError
@@ -251,13 +251,11 @@ class TableSource(BoxedPictures):
 
 
 def has_image_column(path: str) -> bool:
-    """Whether a column of a table has a usual name of a column of image paths.
-
-    Raises:
-      SourceError: the file holds no record.
-    """
-    names = {re.sub(r"[\s_-]", "", one).lower() for one in _header(path)}
-    return not names.isdisjoint(_USUAL["image"].split())
+    """Whether a column of a table has a usual name of a column of image paths, and holds such."""
+    _, record = next(_records(path, LeftOut()), ("", {}))
+    plain = {re.sub(r"[\s_-]", "", one).lower(): one for one in record}
+    found = next((plain[one] for one in _USUAL["image"].split() if one in plain), None)
+    return found is not None and has_image_name(pathlib.PurePath(str(record[found])).name)
 
 
 def _header(path: str) -> list[str]:

@@ -1,0 +1,60 @@
+"""Own prepared data: captions, phrases with a box, questions with free answers.
+
+The chains are those of the official fine-tuning, over prepared shards instead of official files:
+`DATA_DIR` is the folder that was prepared, of whatever source. Each task takes the examples of its
+type, so one folder may serve several.
+"""
+
+from ofa_jax.data.finetuning_steps import (
+    AllReferences,
+    FirstReferring,
+    LikeliestAnswer,
+    QuestionWithObjects,
+    TrainingCaption,
+)
+from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.steps import ChooseReferring, clean_caption
+from tasks import captioning, instructions, refcoco, vqa
+from tasks.finetuning import SQUARE_PICTURE, SQUARE_PICTURE_WITH_BOXES, add
+
+SPLITS = ("train", "validation", "test")
+
+
+def prepared(kind: str) -> PreparedSource:
+    """The examples of one type in the prepared folder `DATA_DIR`."""
+    return PreparedSource("{DATA_DIR}", (kind,))
+
+
+add(
+    "own_captioning",
+    instructions.CAPTIONING,
+    family="captioning",
+    source=prepared("caption"),
+    prepare=[*SQUARE_PICTURE, TrainingCaption(max_words=20)],
+    eval_prepare=[*SQUARE_PICTURE, AllReferences()],
+    scorer="coco_caption",
+    splits=SPLITS,
+    answering=captioning.ANSWERING,
+)
+# Training draws one of the phrases of an image.
+add(
+    "own_grounding",
+    instructions.VISUAL_GROUNDING,
+    family="visual_grounding",
+    source=prepared("visual_grounding"),
+    prepare=[*SQUARE_PICTURE_WITH_BOXES, ChooseReferring(), clean_caption(max_words=80)],
+    eval_prepare=[*SQUARE_PICTURE_WITH_BOXES, FirstReferring()],
+    scorer="region",
+    splits=SPLITS,
+    answering=refcoco.ANSWERING,
+)
+add(
+    "own_vqa",
+    instructions.VQA,
+    family="vqa",
+    source=prepared("qa"),
+    prepare=[*SQUARE_PICTURE, QuestionWithObjects(), LikeliestAnswer()],
+    scorer="vqa_answer",
+    splits=SPLITS,
+    answering=vqa.OPEN,
+)
