@@ -240,6 +240,26 @@ def test_keys_of_tars(tmp_path, name, keys, left_out):
     assert counts(entry, "left_out") == left_out
 
 
+@pytest.mark.parametrize(
+    ("source", "path", "message"),
+    [
+        ("webdataset", "hostile/negative_size.tar", "file a.jpg: a size of -512 bytes"),
+        ("webdataset", "webdataset_keys/cut.tar", "is cut off or not an uncompressed tar"),
+        ("webdataset", "webdataset_keys/empty.tar", "no sample with a picture"),
+        ("webdataset", "webdataset_keys/zero.tar", "(empty file)"),
+        ("webdataset", "webdataset_keys/z.tar.gz", "unpack .tar.gz to .tar first"),
+        ("coco_captions", "hostile/coco_cut.json", "at annotations[2]: not JSON"),
+    ],
+)
+def test_files_that_are_none_are_named(tmp_path, capsys, source, path, message):
+    images = {"images": "coco_boxes/img"} if source == "coco_captions" else {}
+    name = "annotations" if images else "paths"
+    assert prepare(tmp_path / "out", source, **images, **{name: path})[0] == 2
+    found = capsys.readouterr().err
+    assert f"{CASES / path}" in found
+    assert message in found
+
+
 def test_masks_beside_pictures(tmp_path):
     _, entry, found = prepare(
         tmp_path / "out", "webdataset", "--kind=classification", paths="webdataset_keys/seg.tar"

@@ -146,7 +146,7 @@ def verify(folder: str | pathlib.Path) -> int:
     Raises:
       ValueError: no manifest, or a shard that is missing or differs; the message names it.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     manifest = read(LocalStorage(folder))
     if manifest is None:
         raise ValueError(f"{folder} has no {NAME}: it is not prepared, or not to the end")

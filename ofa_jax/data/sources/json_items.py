@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple, TextIO
 
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.lines import require_text
 
 _CHUNK = 1 << 20
 # One item larger than this is taken for damage (an unclosed bracket), not for data.
@@ -52,8 +53,10 @@ def items(path: str, sections: Collection[str] | None = None) -> Iterator[Item]:
       The entries in the file's order.
 
     Raises:
-      SourceError: not JSON, not UTF-8, or cut off; the message names the file and the place.
+      SourceError: not JSON, not UTF-8, compressed, or cut off; the message names the file and
+        the place.
     """
+    require_text(path)
     with open(path, encoding="utf-8-sig") as file:
         text = _Text(path, file)
         if sections is None:

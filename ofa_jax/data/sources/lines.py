@@ -39,6 +39,19 @@ def content(path: str) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+def require_text(path: str) -> None:
+    """Looks at a file's first bytes, for every format that is text: lines, JSON and CSV.
+
+    Raises:
+      SourceError: it is compressed, or no UTF-8; the message says what makes text of it.
+    """
+    with open(path, "rb") as file:
+        first = file.read(max(map(len, _OTHERS)))
+    for start, what in _OTHERS.items():
+        if first.startswith(start):
+            raise SourceError(f"{path} is {what}", Reason.UNREADABLE_RECORD)
+
+
 @cached_by_file(256)
 def spans(path: str) -> np.ndarray:
     """int64[lines, 2]: begin and end byte of each line that is not blank, without its line end.
@@ -49,10 +62,8 @@ def spans(path: str) -> np.ndarray:
     size = pathlib.Path(path).stat().st_size
     if size == 0:
         raise SourceError(f"{path} is empty")
+    require_text(path)
     memory = content(path)
-    for start, what in _OTHERS.items():
-        if memory[: len(start)] == start:
-            raise SourceError(f"{path} is {what}", Reason.UNREADABLE_RECORD)
     data, newline = np.frombuffer(memory, np.uint8), _newline(memory)
     newlines = [
         begin + np.flatnonzero(data[begin : begin + _CHUNK] == newline)

@@ -11,10 +11,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, Row
+from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, Row, Unique
 from ofa_jax.data.sources.box_table import BoxCollector, Picture
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
+from ofa_jax.data.sources.lines import require_text
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.values import flag
 
@@ -40,6 +41,7 @@ class OpenImagesBoxes(AnnotatedPictures):
         path = split_paths.file(self.boxes, split, "OpenImages boxes")
         names = _class_names(split_paths.file(self.classes, split, "OpenImages class names"))
         boxes = BoxCollector(path)
+        require_text(path)
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = csv.reader(file)
             header = next(rows, [])
@@ -63,17 +65,19 @@ class OpenImagesBoxes(AnnotatedPictures):
                     left_out.add_error(f"{path}, line {rows.line_num}", error)
 
         def class_name(key: str) -> str:
-            if key not in names:
-                raise SourceError(f"the class {key!r} has no name", Reason.UNDECLARED_CLASS)
-            return names[key]
+            return names.find(key, Reason.UNDECLARED_CLASS)
 
         return boxes.table(lambda key: Picture(f"{key}.jpg"), class_name, left_out, relative=True)
 
 
-def _class_names(path: str) -> dict[str, str]:
+def _class_names(path: str) -> Unique:
+    """Names by class; boxes of a class that has two names are left out."""
+    require_text(path)
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.reader(file))
+    names = Unique("name of class")
     for number, row in enumerate(rows, 1):
         if len(row) != 2:
             raise SourceError(f"{path}, line {number}: {len(row)} cells, not a class and its name")
-    return dict(rows)
+        names.add(*row)
+    return names

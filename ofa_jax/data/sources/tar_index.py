@@ -39,7 +39,7 @@ def members(path: str) -> list[Member]:
     """The files of a tar, in order.
 
     Raises:
-      SourceError: cut off, damaged or compressed.
+      SourceError: cut off, damaged or compressed, or a file's size is negative.
     """
     try:
         found = list(_plain_members(path))
@@ -55,8 +55,14 @@ def members(path: str) -> list[Member]:
 def _all_members(path: str) -> list[Member]:
     try:
         with tarfile.open(path, "r:") as tar:
-            files = (member for member in tar if member.isfile())
-            return [Member(one.name, one.offset_data, one.size) for one in files]
+            found = []
+            for one in tar:
+                # The library would step back by it, to the same header again and again.
+                if one.size < 0:
+                    raise SourceError(f"{path}, file {one.name}: a size of {one.size} bytes")
+                if one.isfile():
+                    found.append(Member(one.name, one.offset_data, one.size))
+            return found
     except (tarfile.TarError, EOFError) as error:
         raise SourceError(
             f"{path} is cut off or not an uncompressed tar ({error}); unpack .tar.gz to .tar first"
@@ -98,7 +104,7 @@ def _kind_and_size(header: bytes) -> tuple[bytes, int]:
     except ValueError as error:
         raise _NotPlainError from error
     # The sum is over the header with blanks in the place of the sum.
-    if checksum != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+    if size < 0 or checksum != sum(header) - sum(header[148:156]) + 8 * ord(" "):
         raise _NotPlainError
     return header[156:157], size
 

@@ -199,11 +199,13 @@ def test_two_at_a_time_are_refused(texts, capsys):
     assert run(texts) == 0
 
 
-def test_verify_finds_damage(texts, capsys):
+def test_verify_finds_damage(texts, capsys, monkeypatch):
     folder = texts.parent / "out"
     assert run_prepare([f"--verify={folder}"]) == 2
     assert run(texts, "--num_shards=2") == 0
     assert run_prepare([f"--verify={folder}"]) == 0
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert run_prepare(["--verify=~/out"]) == 0
     path = folder / "train-00001-of-00002.array_record"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

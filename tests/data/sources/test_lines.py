@@ -1,6 +1,9 @@
 """Lines by offset, JSON by items, paths by split: what several sources stand on."""
 
+import bz2
+import gzip
 import json
+import lzma
 
 import numpy as np
 import pytest
@@ -91,6 +94,10 @@ def test_json_items(tmp_path, monkeypatch, chunk, indent):
         (b"[1]", "does not hold an object with the keys images"),
         (b"{1: 2}", "a key is not a string"),
         (b"", "the file ends too early"),
+        (gzip.compress(b'{"images": []}'), r"compressed \(gzip\): unpack it"),
+        (bz2.compress(b'{"images": []}'), r"compressed \(bzip2\)"),
+        (lzma.compress(b'{"images": []}'), r"compressed \(xz\)"),
+        ('{"images": []}'.encode("utf-16"), "UTF-16, not UTF-8: convert it"),
         (b'{"images": ' + b"[" * 100_000, "nested too deeply|the file ends"),
     ],
 )

@@ -1,5 +1,6 @@
 """RefCOCO's pickles, SNLI-VE's lines, OpenImages' tables."""
 
+import gzip
 import json
 import os
 import pickle
@@ -200,7 +201,7 @@ def test_open_images(tmp_path):
         (
             "101,xclick,/m/77,1,0,1,0,1,0,0,0,0,0",
             "undeclared_class",
-            "class /m/77: the class '/m/77' has no name",
+            "class /m/77: there is no name of class /m/77",
         ),
         (
             "101,xclick,/m/1,1,0,1,0,x,0,0,0,0,0",
@@ -233,6 +234,26 @@ def test_groups_are_known_however_the_file_says_it(tmp_path, yes):
     records = OpenImagesBoxes(**open_images_files(tmp_path, row)).open("train")
     assert [len(records[index]["boxes"]) for index in range(len(records))] == [2, 2, 2, 2]
     assert not records.left_out.total
+
+
+def test_a_class_of_two_names_is_no_guess(tmp_path):
+    files = open_images_files(tmp_path)
+    classes = tmp_path / "classes.csv"
+    names = classes.read_text().splitlines()
+    classes.write_text("\n".join([*names, names[1], "/m/0,something else"]))
+    records = OpenImagesBoxes(**files).open("train")
+    found = [records[index]["labels"] for index in range(len(records))]
+    assert found == [[one.label] for one in annotated()[1:]]
+    assert list(records.left_out.named) == ["duplicated_id"]
+
+
+@pytest.mark.parametrize("name", ["boxes", "classes"])
+def test_compressed_tables_are_named(tmp_path, name):
+    files = open_images_files(tmp_path)
+    path = tmp_path / f"{name}.csv"
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(SourceError, match=rf"{name}\.csv is compressed \(gzip\)"):
+        OpenImagesBoxes(**files).open("train")
 
 
 def test_damaged_headers_and_pictures_are_named(tmp_path):

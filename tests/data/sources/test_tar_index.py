@@ -73,3 +73,18 @@ def test_damage_is_named(tmp_path):
         with pytest.raises(SourceError, match=rf"{number}\.tar.* cut off"):
             members(str(damaged))
     assert members(write(tmp_path / "empty.tar", [], tarfile.PAX_FORMAT)) == []
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.CONTTYPE, tarfile.DIRTYPE, b"Z"])
+@pytest.mark.parametrize("size", [b"-0000001000\0", (-1024).to_bytes(12, "big", signed=True)])
+def test_a_negative_size_is_no_way_back(tmp_path, kind, size):
+    """By it the next header would be this one again, without end."""
+    info = tarfile.TarInfo("b.jpg")
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[124:136] = size
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 8 * ord(" "))
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"".join([tarfile.TarInfo("a.jpg").tobuf(), header, bytes(2048)]))
+    with pytest.raises(SourceError, match=r"a\.tar, file b\.jpg: a size of -\d+ bytes|cut off or"):
+        members(str(path))
