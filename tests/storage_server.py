@@ -183,7 +183,20 @@ class Handler(BaseHTTPRequestHandler):
             if start >= total:
                 raise ProtocolError(416)
             headers["Content_Range"] = f"bytes {start}-{stop - 1}/{total}"
-        self._answer(206 if asked else 200, found.content[start:stop], **headers)
+        content = found.content[start:stop]
+        fault = self.server.fault(name, start, stop)
+        if isinstance(fault, int):
+            raise ProtocolError(fault)
+        if fault == "broken":  # fewer bytes than the header says, then the end
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+            return
+        if fault == "short":  # a whole answer with fewer bytes than were asked for
+            content = content[: len(content) // 2]
+        self._answer(206 if asked else 200, content, **headers)
 
     def _metadata(self, parts, query):
         # b, b/BUCKET, b/BUCKET/o, b/BUCKET/o/NAME, .../rewriteTo/b/BUCKET/o/NAME, .../moveTo/o/NAME
@@ -221,6 +234,8 @@ class StorageServer(ThreadingHTTPServer):
       storage: what it holds.
       address: of the endpoint.
       environment: variables with which gcsfs and TensorStore talk to it.
+      fault: function of every download (name, start, stop in bytes): None, a status such as 503,
+        "broken" or "short"; it may sleep.
     """
 
     daemon_threads = True
@@ -230,6 +245,7 @@ class StorageServer(ThreadingHTTPServer):
         self.storage = Storage(*buckets)
         self.uploads: dict[str, bytes] = {}
         self.upload_numbers = itertools.count()
+        self.fault = lambda name, start, stop: None
         self.address = f"http://localhost:{self.server_address[1]}"
         self.environment = {
             "STORAGE_EMULATOR_HOST": self.address,

@@ -108,10 +108,10 @@ def directory_path(directory: str | os.PathLike) -> AnyPath:
     return pathlib.Path(directory).absolute()
 
 
-def file_system() -> Any:
-    """The fsspec file system of gs:// addresses."""
+def file_system(**options: Any) -> Any:
+    """The fsspec file system of gs:// addresses; `options` are those of gcsfs."""
     _use_gcsfs()
-    return fsspec.filesystem("gcs", finalize_on_close=True)
+    return fsspec.filesystem("gcs", finalize_on_close=True, **options)
 
 
 def _use_gcsfs() -> None:

@@ -93,11 +93,18 @@ def folder_identity(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def identities(paths: Iterable[str | pathlib.Path]) -> dict[str, dict[str, Any]]:
-    """The identity of each file or folder, by its path."""
-    return {
-        str(path): folder_identity(path) if os.path.isdir(path) else file_identity(path)
-        for path in paths
-    }
+    """The identity of each file or folder, by its path.
+
+    A file in a bucket is given as address#generation; its generation is its identity.
+    """
+    found = {}
+    for path in paths:
+        if "://" in str(path):
+            address, _, generation = str(path).rpartition("#")
+            found[address] = {"generation": generation}
+        else:
+            found[str(path)] = folder_identity(path) if os.path.isdir(path) else file_identity(path)
+    return found
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
@@ -152,7 +159,7 @@ def refuse_other(
 
 
 def _is_identity(value: Any) -> bool:
-    return isinstance(value, Mapping) and "bytes" in value
+    return isinstance(value, Mapping) and ("bytes" in value or "generation" in value)
 
 
 def _changed_file(name: str, old: Any, new: Any) -> str:

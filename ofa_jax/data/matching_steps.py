@@ -8,13 +8,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 
 import numpy as np
 
+from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example, InstructionError
 from ofa_jax.data.ops import negatives
+from ofa_jax.data.sources import bucket_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,20 +78,24 @@ class SkipNoisyStart:
         return {**example, "loss_skip_prefix": self.tokens}
 
 
-def _open_folder(folder: str, name: str) -> pathlib.Path:
-    path = pathlib.Path(locations.resolve(folder)) / name
-    if not path.is_file():
+def _text(folder: str, name: str) -> str:
+    path = f"{locations.resolve(folder)}/{name}"
+    if is_remote(path):
+        found = bucket_file.read_file(path)
+    else:
+        found = pathlib.Path(path).read_bytes() if os.path.isfile(path) else None
+    if found is None:
         raise ValueError(f"{path} does not exist; image-text matching draws wrong pairs from it")
-    return path
+    return found.decode("utf-8")
 
 
 @functools.lru_cache(maxsize=8)
 def _lines(folder: str, name: str) -> tuple[str, ...]:
-    text = _open_folder(folder, name).read_text(encoding="utf-8")
+    text = _text(folder, name)
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 @functools.lru_cache(maxsize=8)
 def _answers(folder: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    by_type = json.loads(_open_folder(folder, "type2ans.json").read_text(encoding="utf-8"))
+    by_type = json.loads(_text(folder, "type2ans.json"))
     return by_type, negatives.types_of_answers(by_type)

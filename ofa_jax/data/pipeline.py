@@ -29,6 +29,7 @@ from ofa_jax.data.instruction import InstructionError, trim_at_eos
 from ofa_jax.data.mixing import BatchPlan, MixturePlan, RateSchedule, tempered_rates
 from ofa_jax.data.ops.image import TRUNCATED_IMAGES
 from ofa_jax.data.skipped import SkippedRecords
+from ofa_jax.data.sources.array_record import PreparedRecords
 from ofa_jax.data.task import Lengths, OFATask, Records, check_lengths
 
 RATE_SOURCES = ("declared", "examples")
@@ -201,13 +202,15 @@ class MixturePipeline:
         return Buckets.of_tasks(self.tasks, self.lengths, self.buckets)
 
     @functools.cached_property
+    def _opened(self) -> tuple[Records, ...]:
+        return tuple(task.source.open(self.split) for task in self.tasks)
+
+    @functools.cached_property
     def _sizes(self) -> tuple[int, ...]:
-        sizes = []
-        for task in self.tasks:
-            sizes.append(len(task.source.open(self.split)))
-            if not sizes[-1]:
+        for task, records in zip(self.tasks, self._opened):
+            if not len(records):
                 raise ValueError(f"task {task.name!r} has no {self.split} examples")
-        return tuple(sizes)
+        return tuple(map(len, self._opened))
 
     @functools.cached_property
     def _plan(self) -> MixturePlan:
@@ -250,6 +253,10 @@ class MixturePipeline:
             plan=self._plan,
             tasks=self.tasks,
             sizes=self._sizes,
+            prepared=tuple(
+                records if isinstance(records, PreparedRecords) else None
+                for records in self._opened
+            ),
             lengths=self._buckets.lengths,
             split=self.split,
             seed=self.seed,
@@ -268,6 +275,8 @@ class _BatchReader:
       plan: which examples a batch holds.
       tasks: tasks of the mixture.
       sizes: records of each task.
+      prepared: of each task, its prepared records, so that all workers read the same state of them
+        without looking again; None for other sources.
       lengths: task feature lengths of each bucket.
       split: split of the sources.
       seed: seed of order, preparation and noise.
@@ -280,6 +289,7 @@ class _BatchReader:
     plan: MixturePlan
     tasks: tuple[OFATask, ...]
     sizes: tuple[int, ...]
+    prepared: tuple[PreparedRecords | None, ...]
     lengths: tuple[Lengths, ...]
     split: str
     seed: int
@@ -294,11 +304,18 @@ class _BatchReader:
         lengths = self.lengths[plan.bucket]
         found, reasons, notes = [], {}, {}
         mine = slice(self.host, None, self.num_hosts)
-        for task_id, position in zip(
-            plan.task_ids[mine].tolist(), plan.positions[mine].tolist(), strict=True
-        ):
+        places = [
+            (task_id, position, self._record_number(task_id, position))
+            for task_id, position in zip(
+                plan.task_ids[mine].tolist(), plan.positions[mine].tolist(), strict=True
+            )
+        ]
+        for task_id, _, index in places:
+            if (records := self.prepared[task_id]) is not None:
+                records.read_ahead([index])
+        for task_id, position, index in places:
             try:
-                row, remarks = self._row(task_id, position, lengths)
+                row, remarks = self._row(task_id, position, index, lengths)
                 found.append(row)
                 if remarks:
                     notes.setdefault(task_id, []).extend(remarks)
@@ -312,10 +329,15 @@ class _BatchReader:
             batch = {key: value for key, value in batch.items() if key not in _IMAGE_KEYS}
         return batch, reasons, notes
 
-    def _row(self, task_id: int, position: int, lengths: Lengths) -> tuple[Row, list[str]]:
+    def _record_number(self, task_id: int, position: int) -> int:
+        name = self.tasks[task_id].name
+        order_seed = (self.seed * 1_000_003 + zlib.crc32(name.encode())) % 2**32
+        return _record_number(self.sizes[task_id], order_seed, position)
+
+    def _row(
+        self, task_id: int, position: int, index: int, lengths: Lengths
+    ) -> tuple[Row, list[str]]:
         task = self.tasks[task_id]
-        order_seed = (self.seed * 1_000_003 + zlib.crc32(task.name.encode())) % 2**32
-        index = _record_number(self.sizes[task_id], order_seed, position)
         notes: list[str] = []
         features = task.read(
             self._records[task_id],
@@ -335,7 +357,10 @@ class _BatchReader:
 
     @functools.cached_property
     def _records(self) -> list[Records]:
-        return [task.source.open(self.split) for task in self.tasks]
+        return [
+            task.source.open(self.split) if records is None else records
+            for task, records in zip(self.tasks, self.prepared)
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files stay where they were opened.

@@ -25,6 +25,7 @@ from ofa_jax.data.features import Row
 from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Example, trim_at_eos
 from ofa_jax.data.pipeline import evaluation_row, fill_batch
+from ofa_jax.data.sources.array_record import in_turn
 from ofa_jax.data.task import IS_TRUNCATED, Lengths, OFATask
 from ofa_jax.errors import Unfinished
 from ofa_jax.evaluation import scorers, scoring
@@ -326,7 +327,7 @@ def _prepared(
 ) -> list[tuple[int, Example | None, Row | str]]:
     """(index, example, row), or (index, None, reason) for a bad record."""
     found: list[tuple[int, Example | None, Row | str]] = []
-    for index in indices:
+    for index in in_turn(records, indices):
         try:
             example, row = evaluation_row(
                 task, records, index, lengths, seed=seed, truncated_images=truncated_images

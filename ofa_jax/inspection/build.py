@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example
+from ofa_jax.data.sources import bucket_file
 from ofa_jax.errors import started
 from ofa_jax.inspection import charts, summary
 from ofa_jax.inspection.advice import advice
@@ -162,7 +164,11 @@ def _find_negatives(opened: OpenedData) -> None:
     if _is_set("{DATA_DIR}"):
         return
     place = getattr(opened.source, "folder", None) or dict(opened.facts).get("paths")
-    if place:
+    if place and is_remote(locations.resolve(str(place))):
+        around = locations.resolve(str(place)).rstrip("/").rpartition("/")[0]
+        if around.count("/") > 2 and bucket_file.folder_files(f"{around}/negative_sample"):
+            locations.assign("DATA_DIR", around)
+    elif place:
         around = pathlib.Path(locations.resolve(str(place))).expanduser().resolve().parent
         if (around / "negative_sample").is_dir():
             locations.assign("DATA_DIR", str(around))

@@ -6,9 +6,9 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping
 
+from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data import locations
 from ofa_jax.data.preparation import manifest
-from ofa_jax.data.preparation.storage import LocalStorage
 from ofa_jax.data.sources import formats
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.task import Records, Source
@@ -65,7 +65,8 @@ def open_data(
     """Opens a data set.
 
     Args:
-      path: a file, a folder, or `scenes`, `scenes_small`, `scenes_base`.
+      path: a file, a folder, prepared data in a bucket (gs://bucket/folder), or `scenes`,
+        `scenes_small`, `scenes_base`.
       format_name: key of `formats.FORMATS`; None tells it from the path.
       arguments: of the format; the path is added where it belongs.
       split: which; None takes train, or the first.
@@ -80,7 +81,9 @@ def open_data(
     if format_name is None and not arguments and path in _SCENES_PRESETS:
         return _open_scenes(path, split or "train")
     if format_name is None:
-        resolved = pathlib.Path(locations.resolve(path)).expanduser()
+        if is_remote(resolved_path := locations.resolve(path)):
+            return _open_prepared(PreparedSource(resolved_path), split)
+        resolved = pathlib.Path(resolved_path)
         if not resolved.exists():
             raise UnknownFormatError(
                 f"{path} does not exist; PATH is a file or folder of data, or one of "
@@ -157,12 +160,12 @@ def _open_scenes(name: str, split: str) -> OpenedData:
 
 
 def _open_prepared(source: PreparedSource, split: str | None) -> OpenedData:
-    folder = pathlib.Path(locations.resolve(source.folder)).expanduser()
+    folder = locations.resolve(source.folder).rstrip("/")
     splits = tuple(source.splits())
     if not splits:
         raise UnknownFormatError(f"{folder} holds no prepared shards")
     chosen = split or ("train" if "train" in splits else splits[0])
-    written = manifest.read(LocalStorage(folder))
+    written = manifest.of_folder(folder)
     shards = len(source.splits().get(chosen, ()))
     facts = [("shards", f"{shards:,}"), ("splits", ", ".join(splits))]
     if written is None:
@@ -171,7 +174,9 @@ def _open_prepared(source: PreparedSource, split: str | None) -> OpenedData:
         entry = written.get("splits", {}).get(chosen, {})
         facts += _manifest_facts(entry)
     return OpenedData(
-        name=folder.resolve().name,
+        name=folder.rpartition("/")[2]
+        if is_remote(folder)
+        else pathlib.Path(folder).resolve().name,
         format="prepared: shards that ofa_jax.prepare wrote",
         split=chosen,
         splits=splits,

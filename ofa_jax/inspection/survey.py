@@ -17,7 +17,9 @@ from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.ops.image_files import BadImageError, is_cut_off, read_header
 from ofa_jax.data.sources import schema
+from ofa_jax.data.sources.array_record import in_turn
 from ofa_jax.data.sources.box_units import OTHER_SHAPE, UPRIGHT_BOXES
+from ofa_jax.data.sources.bucket_file import BucketError
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.task import Records
@@ -172,9 +174,11 @@ def survey(
     for reason, count in sorted(left_out.counts.items()):
         examples = left_out.named[reason][:_SHOWN_FAULTS]
         found.faults[reason] = Fault(f"left out, {Reason(reason).meaning}", count, examples)
-    for number in found.sampled.tolist():
+    for number in in_turn(records, found.sampled.tolist()):
         try:
             example = records[number]
+        except BucketError:
+            raise
         except Exception as error:  # A source meets whatever people write into files.
             found.add_fault("unreadable record", f"record {number}: {error}")
             continue

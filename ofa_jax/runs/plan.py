@@ -136,6 +136,7 @@ def _plan(
     for name, path in (locations or {}).items():
         if path:
             data_locations.assign(name, path)
+    train_dataset_cfg.configure_buckets()
     devices = _topology_devices(options.topology) if options.topology else None
     tasks = _tasks(train_dataset_cfg, model)
     layout = tasks.tokenizer.layout

@@ -10,7 +10,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data.mixing import is_number
+from ofa_jax.data.sources import bucket_file
 from ofa_jax.data.task import LENGTH_KEYS
 from ofa_jax.model.config import SIZES, OFAConfig
 
@@ -69,6 +71,11 @@ class DatasetConfig:
       on_bad_record: "error", or "skip" to count it and go on.
       truncated_images: "drop" takes an image that is cut off for a bad record; "decode" trains on
         what there is of it, as the official code does. They are counted either way.
+      bucket_cache: folder of this machine that keeps what was read of gs:// data; all processes of
+        the machine share it. None: the variable OFA_BUCKET_CACHE, else nothing is kept.
+      bucket_cache_gb: its size, in 10^9 bytes. None: the variable OFA_BUCKET_CACHE_GB.
+      bucket_read_ahead: requests to a bucket that a process has under way at once. None: the
+        variable OFA_BUCKET_READ_AHEAD, else 64.
     """
 
     mixture_or_task_name: str
@@ -88,6 +95,9 @@ class DatasetConfig:
     buckets: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     on_bad_record: str = "error"
     truncated_images: str = "drop"
+    bucket_cache: str | None = None
+    bucket_cache_gb: float | None = None
+    bucket_read_ahead: int | None = None
 
     def __post_init__(self) -> None:
         _check_lengths(self.task_feature_lengths)
@@ -96,6 +106,32 @@ class DatasetConfig:
         if self.num_workers < 0 or self.num_threads < 1:
             raise ValueError("utils.DatasetConfig: num_workers >= 0 and num_threads >= 1 expected")
         self._check_mixing()
+        self._check_buckets()
+
+    def _check_buckets(self) -> None:
+        size, at_once = self.bucket_cache_gb, self.bucket_read_ahead
+        if size is not None and not (is_number(size) and 0 <= size < float("inf")):
+            raise ValueError(
+                f"utils.DatasetConfig.bucket_cache_gb must be a number of 0 or more, got {size!r}"
+            )
+        if at_once is not None and not (isinstance(at_once, int) and at_once >= 1):
+            raise ValueError(
+                "utils.DatasetConfig.bucket_read_ahead must be a whole number of 1 or more, got "
+                f"{at_once!r}"
+            )
+        if self.bucket_cache and is_remote(self.bucket_cache):
+            raise ValueError(
+                "utils.DatasetConfig.bucket_cache must be a folder on a disk of this machine, got "
+                f"{self.bucket_cache!r}"
+            )
+
+    def configure_buckets(self) -> None:
+        """Makes the `bucket_` settings those of this process and its workers."""
+        bucket_file.configure(
+            cache=self.bucket_cache,
+            cache_gb=self.bucket_cache_gb,
+            read_ahead=self.bucket_read_ahead,
+        )
 
     def _check_mixing(self) -> None:
         for name, known in (

@@ -107,6 +107,7 @@ def train(
     began = time.monotonic()
     run_folder.check_model_dir(model_dir)
     run_tasks.assign_locations(locations or {}, checkpoint_cfg.initial_path)
+    train_dataset_cfg.configure_buckets()
     tasks = run_tasks.load(train_dataset_cfg, infer_eval_dataset_cfg)
     if infer_eval_dataset_cfg:
         run_tasks.check_evaluation(tasks, infer_eval_dataset_cfg, period=eval_period)

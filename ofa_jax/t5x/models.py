@@ -101,6 +101,7 @@ class OFAModel(models.BaseModel):
             )
         for name, path in (locations or {}).items():
             data_locations.assign(name, path)
+        dataset.configure_buckets()
         self.tasks = run_tasks.load(dataset, None)
         layout = self.tasks.tokenizer.layout
         self.config: OFAConfig = model.build(

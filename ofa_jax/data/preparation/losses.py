@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pathlib
-
 from ofa_jax.data import locations
 from ofa_jax.data.preparation import manifest
-from ofa_jax.data.preparation.storage import LocalStorage
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.task import Records, Source
@@ -28,8 +25,8 @@ def loss_of(source: Source, records: Records, split: str) -> str:
       How much of how much is missing, and why; "" where little is, or where nobody counted.
     """
     if isinstance(source, PreparedSource):
-        folder = pathlib.Path(locations.resolve(source.folder))
-        entry = (manifest.read(LocalStorage(folder)) or {}).get("splits", {}).get(split)
+        folder = locations.resolve(source.folder)
+        entry = (manifest.of_folder(folder) or {}).get("splits", {}).get(split)
         if entry is None:
             return ""
         counts = {reason: one["count"] for reason, one in entry["dropped"].items()}

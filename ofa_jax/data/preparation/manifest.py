@@ -13,13 +13,14 @@ from typing import Any
 
 import PIL
 
+from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data import digest
 from ofa_jax.data.digest import file_sha256
 from ofa_jax.data.preparation.plan import Plan
 from ofa_jax.data.preparation.shards import ShardResult
 from ofa_jax.data.preparation.storage import LocalStorage, Storage
 from ofa_jax.data.preparation.tally import Tally
-from ofa_jax.data.sources import array_record
+from ofa_jax.data.sources import array_record, bucket_file
 from ofa_jax.data.sources.file_cache import cached_by_file
 
 NAME = "manifest.json"
@@ -107,7 +108,32 @@ def with_split(
     return manifest
 
 
-def read(storage: Storage, name: str = NAME) -> dict[str, Any] | None:
+def of_folder(folder: str) -> dict[str, Any] | None:
+    """The manifest of a folder here or in a bucket; None where there is none.
+
+    Raises:
+      ValueError: the file is not a manifest.
+      BucketError: the bucket cannot be read.
+    """
+    return read(BucketStorage(folder) if is_remote(folder) else LocalStorage(folder))
+
+
+class BucketStorage:
+    """A folder in a bucket, to read only."""
+
+    def __init__(self, address: str):
+        """Args: address: such as gs://bucket/folder."""
+        self._address = address.rstrip("/")
+
+    def __str__(self) -> str:
+        return self._address
+
+    def read(self, name: str) -> bytes | None:
+        """Contents of a file; None where there is none."""
+        return bucket_file.read_file(f"{self._address}/{name}")
+
+
+def read(storage: Storage | BucketStorage, name: str = NAME) -> dict[str, Any] | None:
     """A manifest; None where there is none.
 
     Args:

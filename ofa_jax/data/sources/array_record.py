@@ -1,7 +1,7 @@
 """Prepared data: ArrayRecord shards of examples in the flat schema, read in any order.
 
-`ofa_jax.prepare` writes them, training reads them. A folder holds `train-00000-of-00016
-.array_record` and so on; a record is one example in an encoding of its own:
+`ofa_jax.prepare` writes them, training reads them, from a disk or a bucket. A folder holds
+`train-00000-of-00016.array_record` and so on; a record is one example in an encoding of its own:
 
     4 bytes    b"OFA" and the version, 0x01
     the rest   one MessagePack map, field name -> value
@@ -15,22 +15,26 @@ examples have equal bytes.
 from __future__ import annotations
 
 import bisect
+import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example
-from ofa_jax.data.sources import schema
+from ofa_jax.data.sources import bucket_file, schema
 from ofa_jax.data.sources.file_cache import cached_by_file
+from ofa_jax.data.sources.shard_index import ShardIndexError
 
 MAGIC = b"OFA"
 VERSION = 1
@@ -46,6 +50,9 @@ _PARTIAL = ".partial"
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 # No reading ahead and no threads: examples are read in random order, by several processes.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
+# Shards of a bucket whose indexes are read together, and records that are read one after the other.
+_OPENED_AT_ONCE = 32
+_AHEAD = 64
 
 
 class RecordError(ValueError):
@@ -219,7 +226,8 @@ class PreparedSource:
     """A folder of shards, as `ofa_jax.prepare` writes it.
 
     Attributes:
-      folder: holds the shards of one or more splits; may contain `{DATA_DIR}`.
+      folder: holds the shards of one or more splits; may contain `{DATA_DIR}`, and may be the
+        address of a folder in a bucket, gs://bucket/folder.
       types: examples of these types only; empty means all. Choosing reads every record once.
     """
 
@@ -234,19 +242,17 @@ class PreparedSource:
                 )
 
     def splits(self) -> dict[str, tuple[str, ...]]:
-        """Paths of the shards of every split, in order.
+        """Paths of the shards of every split, in order; in a bucket with their generations.
 
         Raises:
-          ValueError: no such folder, or shards of a split are missing.
+          ValueError: no such folder, it cannot be read, or shards of a split are missing.
         """
-        folder = pathlib.Path(locations.resolve(self.folder))
-        if not folder.is_dir():
-            raise ValueError(f"{folder} does not exist; it should hold prepared shards")
+        folder = locations.resolve(self.folder).rstrip("/")
         found: dict[str, dict[tuple[int, int], str]] = {}
-        for path in sorted(folder.iterdir()):
-            if match := _SHARD.fullmatch(path.name):
+        for name, path in _paths_in(folder):
+            if match := _SHARD.fullmatch(name):
                 place = int(match["count"]), int(match["index"])
-                found.setdefault(match["split"], {})[place] = str(path)
+                found.setdefault(match["split"], {})[place] = path
         for split, shards in found.items():
             _refuse_gaps(folder, split, shards)
         return {
@@ -275,7 +281,19 @@ class PreparedSource:
         return records.of_types(self.types) if self.types else records
 
 
-def _refuse_gaps(folder: pathlib.Path, split: str, shards: dict[tuple[int, int], str]) -> None:
+def _paths_in(folder: str) -> list[tuple[str, str]]:
+    """(name, path) of what lies in a folder here or in a bucket."""
+    if is_remote(folder):
+        found = [(file.name, file.path) for file in bucket_file.folder_files(folder)]
+        exists = bool(found)  # buckets know no empty folders
+    elif exists := os.path.isdir(folder):
+        found = [(path.name, str(path)) for path in sorted(pathlib.Path(folder).iterdir())]
+    if not exists:
+        raise ValueError(f"{folder} does not exist; it should hold prepared shards")
+    return found
+
+
+def _refuse_gaps(folder: str, split: str, shards: dict[tuple[int, int], str]) -> None:
     counts = sorted({count for count, _ in shards})
     if len(counts) > 1:
         raise ValueError(
@@ -312,15 +330,20 @@ class PreparedRecords:
 
         Raises:
           RecordError: a file is missing, cut off or not an ArrayRecord file.
+          BucketError: a bucket cannot be read.
         """
         paths = tuple(paths)
+        if any(map(is_remote, paths)):  # which answers many at once
+            with concurrent.futures.ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+                list(pool.map(_reader, paths, [os.getpid()] * len(paths)))
         counts = [_reader(path, os.getpid()).num_records() for path in paths]
         return cls(paths, tuple(int(end) for end in np.cumsum(counts, dtype=np.int64)))
 
     def of_types(self, types: Iterable[str]) -> PreparedRecords:
         """The records whose `type` is one of some; reads all of them."""
         wanted = set(types)
-        chosen = [index for index in range(len(self)) if self[index].get("type") in wanted]
+        indices = in_turn(self, range(len(self)))
+        chosen = [index for index in indices if self[index].get("type") in wanted]
         return dataclasses.replace(self, chosen=np.array(chosen, np.int64))
 
     def place(self, index: int) -> tuple[str, int]:
@@ -336,12 +359,21 @@ class PreparedRecords:
             return len(self.chosen)
         return self.ends[-1] if self.ends else 0
 
+    def read_ahead(self, indices: Iterable[int]) -> None:
+        """Starts to fetch records that are read soon, where they lie in a bucket."""
+        for index in indices if self.paths and is_remote(self.paths[0]) else ():
+            path, position = self.place(index)
+            reader = _reader(path, os.getpid())
+            if isinstance(reader, bucket_file.BucketShard):
+                reader.request(position)
+
     def record(self, index: int) -> bytes:
         """The bytes of one record.
 
         Raises:
           IndexError: an index out of range.
           RecordError: the shard cannot be read there.
+          BucketError: the bucket cannot be read, or has another shard by now.
         """
         path, position = self.place(index)
         try:
@@ -358,10 +390,36 @@ class PreparedRecords:
             raise RecordError(f"{path}, record {position}: {error}") from error
 
 
+def in_turn(records: Any, indices: Iterable[int]) -> Iterator[int]:
+    """The indices, while those that come next are fetched where the records lie in a bucket."""
+    remaining = iter(indices)
+    while some := list(itertools.islice(remaining, _AHEAD)):
+        if isinstance(records, PreparedRecords):
+            records.read_ahead(some)
+        yield from some
+
+
+class Reader(Protocol):
+    """What is read of an open shard."""
+
+    def num_records(self) -> int:
+        """Number of records."""
+        ...
+
+    def read(self, positions: list[int]) -> list[bytes]:
+        """Records by their positions."""
+        ...
+
+
 @cached_by_file(1024)
-def _reader(path: str, process: int) -> ArrayRecordReader:
+def _reader(path: str, process: int) -> Reader:
     """An open reader; `process` keeps a forked child from using its parent's."""
     del process
+    if is_remote(path):
+        try:
+            return bucket_file.BucketShard(path)
+        except ShardIndexError as error:
+            raise RecordError(f"{path}: {error}") from error
     if not pathlib.Path(path).is_file():
         raise RecordError(f"{path} does not exist")
     reader = ArrayRecordReader(path, options=_READER_OPTIONS, file_reader_buffer_size=1 << 15)
