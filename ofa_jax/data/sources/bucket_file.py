@@ -188,9 +188,9 @@ def folder_files(address: str, setting: str = "DATA_DIR") -> list[StoredFile]:
     try:
         items = sync(connection.files.loop, _patiently, address, _START_PATIENCE, listed)
     except FileNotFoundError as error:
-        raise ValueError(f"{setting} {address}: there is no bucket {name!r}") from error
-    except Exception as error:
-        raise ValueError(f"{setting} {_in_words(address, error)}") from error
+        raise ValueError(f"{setting} gs://{name}: there is no such bucket") from error
+    except Exception as error:  # as true of all other folders: a run says it once
+        raise ValueError(f"{setting} {_in_words(f'gs://{name}', error)}") from error
     return [
         StoredFile(
             item["name"].rpartition("/")[2],
