@@ -274,7 +274,7 @@ def test_no_permission_and_no_driver(server, monkeypatch):
         raise ProtocolError(403)
 
     monkeypatch.setattr(server.storage, "list", forbidden)
-    with pytest.raises(ValueError, match="^DATA_DIR gs://bucket: no permission to read"):
+    with pytest.raises(ValueError, match=r"^DATA_DIR gs://bucket: no permission to read"):
         PreparedSource(ADDRESS).open("train")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs the package gcsfs: pip install"):
