@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
@@ -49,7 +50,10 @@ class File:
 
     def show(self) -> str:
         """The shell command that writes it."""
-        return f"cat > {shlex.quote(str(self.path))} <<'END_OF_FILE'\n{self.text}END_OF_FILE"
+        end = "END_OF_FILE"
+        while end in self.text:
+            end += "_"
+        return f"cat > {shlex.quote(str(self.path))} <<'{end}'\n{self.text}{end}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +104,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
       (own arguments, gin arguments in their order, each one word).
 
     Raises:
-      LaunchError: `--gin_file` without a file.
+      LaunchError: `--gin_file` without a file, or a control character in an own argument.
     """
     own, gin, rest = [], [], list(arguments)
     while rest:
@@ -110,6 +114,10 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
                 raise LaunchError("--gin_file needs a file")
             word = f"--gin_file={rest.pop(0)}"
         (gin if word.startswith(("--gin.", "--gin_file=")) else own).append(word)
+    for word in own:
+        # A line break would begin a new line of the script that the argument goes into.
+        if any(unicodedata.category(character) == "Cc" for character in word):
+            raise LaunchError(f"{word!r} has a line break or another control character in it")
     return own, gin
 
 
@@ -144,6 +152,31 @@ def check_name(name: str) -> None:
         raise LaunchError(
             f"--name must be lower-case letters, digits and hyphens, at most 40, got {name!r}"
         )
+
+
+def check_bucket(name: str) -> None:
+    """Buckets become folders and words of scripts.
+
+    Raises:
+      LaunchError: no name that Cloud Storage gives to a bucket; "" is none and right.
+    """
+    if name and not re.fullmatch(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", name):
+        raise LaunchError(
+            f"--bucket must be the name of a bucket (lower-case letters, digits, -, _ and .), "
+            f"without gs://, got {name!r}"
+        )
+
+
+def check_words(options: argparse.Namespace, *names: str) -> None:
+    """Fails where a value that goes into a directive of SLURM is more than one plain word.
+
+    Raises:
+      LaunchError: naming the argument.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if not re.fullmatch(r"[\w%./,:@+=~-]*", value):
+            raise LaunchError(f"--{name} must be one word, without quotes and #, got {value!r}")
 
 
 def check_positive(options: argparse.Namespace, *names: str, least: int = 1) -> None:

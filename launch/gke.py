@@ -179,6 +179,7 @@ def launch(own: list[str], gin: list[str]) -> int:
     options = parser.parse_args(own)
     kind = tpu_type(options.tpu_type)
     commands.check_name(options.name)
+    commands.check_bucket(options.bucket)
     commands.check_positive(options, "num_slices")
     commands.check_positive(options, "max_restarts", least=0)
     commands.check_gin(gin, kind.chips * options.num_slices, shared_folder=True)

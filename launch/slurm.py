@@ -95,6 +95,7 @@ def launch(own: list[str], gin: list[str]) -> int:
     )
     options = parser.parse_args(own)
     commands.check_name(options.name)
+    commands.check_words(options, "partition", "account", "qos", "log_dir")
     commands.check_positive(options, "nodes", "gpus_per_node", "cpus_per_gpu", "seconds_to_save")
     commands.check_positive(options, "max_restarts", least=0)
     if not _TIME.fullmatch(options.time):

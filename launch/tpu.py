@@ -213,6 +213,7 @@ def launch(own: list[str], gin: list[str]) -> int:
     options = parser.parse_args(own)
     kind = tpu_type(options.tpu_type)
     commands.check_name(options.name)
+    commands.check_bucket(options.bucket)
     commands.check_positive(options, "num_slices")
     commands.check_positive(options, "max_restarts", least=0)
     if options.direct and options.num_slices > 1:

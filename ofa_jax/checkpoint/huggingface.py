@@ -315,7 +315,11 @@ def write_huggingface_folder(
         arrays = {name: np.ascontiguousarray(np.asarray(t)) for name, t in renamed.items()}
         # Scalars: ascontiguousarray makes them vectors of one entry.
         arrays = {name: a.reshape(renamed[name].shape) for name, a in arrays.items()}
+        # The library writes files that only their owner may read; a new file has the user's mode.
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
         safetensors.numpy.save_file(arrays, unfinished, metadata={"format": "pt"})
+        unfinished.chmod(mode)
         unfinished.replace(folder / SAFETENSORS_FILE)
     text = json.dumps(config_to_huggingface(config, task), indent=2, sort_keys=True)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")

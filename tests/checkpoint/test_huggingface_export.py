@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -83,6 +84,19 @@ def test_position_index_is_as_long_as_the_port_has_it(tmp_path, side, length):
     # Shapes alone tell the window, too.
     (tmp_path / "hub" / "config.json").unlink()
     assert read_huggingface_folder(tmp_path / "hub").config.code_image_size == side
+
+
+def test_others_may_read_what_is_exported_as_far_as_the_user_lets_them(tmp_path):
+    source = imported(SMALL)
+    before = os.umask(0o027)
+    try:
+        export_checkpoint(source, tmp_path / "a.pt", "fairseq")
+        export_checkpoint(source, tmp_path / "hub", "huggingface")
+        export_checkpoint(source, tmp_path / "ours", "orbax")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}, files
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])

@@ -242,6 +242,18 @@ def test_tpu_of_several_slices_and_direct():
     assert "COORDINATOR_ADDRESS" not in direct
 
 
+def test_what_is_printed_ends_where_the_file_ends(tmp_path):
+    """A line like the end of a file, in a setting, is part of the file for a shell too."""
+    hostile = f"--gin.NOTE='a\nEND_OF_FILE\ntouch {tmp_path / 'ran'}\n'"
+    text = dry_run("slurm", "--checkout=/x", PLAIN[0], hostile, PLAIN[1])
+    lines = text.splitlines()[:-1]
+    assert lines[0] == "cat > runs/launch/ofa.sbatch <<'END_OF_FILE_'"
+    lines[0] = lines[0].replace("runs/launch/ofa.sbatch", str(tmp_path / "script"))
+    subprocess.run(["bash", "-c", "\n".join(lines)], check=True)
+    assert not (tmp_path / "ran").exists()
+    assert "END_OF_FILE\n" in (tmp_path / "script").read_text()
+
+
 @pytest.mark.parametrize("slices", [1, 2])
 def test_script_of_a_tpu_host_finds_the_others(tmp_path, slices):
     """Runs it with the metadata that Google's server gives, and what would train replaced."""
@@ -329,6 +341,13 @@ RULES = "--gin_file=gin_configs/sharding/fsdp_tensor.gin"
         (("slurm", *PLAIN), "sbatch is not on the PATH; run this on a login node"),
         (("slurm", "--time=soon", *PLAIN), "--time must be minutes"),
         (("slurm", "--nodes=0", *PLAIN), "--nodes must be 1 or more, got 0"),
+        (("slurm", "--dry_run", "--partition=gpu\nrm -r x", *PLAIN), "has a line break or another"),
+        (("slurm", "--dry_run", "--sbatch=--exclusive\rx", *PLAIN), "has a line break or another"),
+        (("slurm", "--dry_run", "--partition=gpu --array=1-99", *PLAIN), "--partition must be one"),
+        (("slurm", "--dry_run", "--log_dir=a#b", *PLAIN), "--log_dir must be one word"),
+        (("tpu", "--dry_run", *TPU, "--bucket=b;reboot", *PLAIN), "--bucket must be the name of a"),
+        (("gke", "--dry_run", "--tpu_type=v4-8", "--image=i", "--bucket=gs://b", *PLAIN),
+         "--bucket must be the name of a bucket"),
         (("gke", "--tpu_type=v4-8", "--image=i", *PLAIN), "kubectl is not on the PATH"),
         (("gke", "--tpu_type=v4-8", "--image=i", "--xpk", *PLAIN), "--xpk needs --cluster"),
         (("gpu_node", *PLAIN), "nvidia-smi is not on the PATH"),
