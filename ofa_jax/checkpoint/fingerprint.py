@@ -1,7 +1,7 @@
 """Which model a run's folder belongs to.
 
-The settings that checkpoints depend on lie beside them as `model_fingerprint.json`; a run with
-other settings is refused before it reads or overwrites anything.
+The settings that checkpoints depend on lie beside them as `model_fingerprint.json`, written with
+the first one; a run with other settings is refused before it reads or overwrites anything.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _COMPUTATION = ("model.remat", "model.attention", "model.conv")
 
 
 def check_fingerprint(directory: AnyPath, config: Mapping[str, Any]) -> None:
-    """Compares with the settings in a folder, or writes them where there are none.
+    """Compares with the settings in a folder, where there are some.
 
     Args:
       directory: the run's folder.
@@ -65,17 +65,14 @@ def check_fingerprint(directory: AnyPath, config: Mapping[str, Any]) -> None:
     """
     path = directory / FINGERPRINT_FILE
     if not path.exists():
-        if jax.process_index() == 0:
-            # In a bucket a file appears at once and whole.
-            unfinished = path if is_remote(path) else path.with_suffix(".unfinished")
-            unfinished.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-            if unfinished != path:
-                unfinished.replace(path)
         return
     try:
         saved = flatten_settings(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is no JSON that can be read ({error}); where the checkpoints beside it are of "
+            "this model, delete it, and it is written again"
+        ) from error
     wanted = flatten_settings(config)
     for name, default in _LATER_SETTINGS.items():
         if name in wanted:
@@ -96,3 +93,23 @@ def check_fingerprint(directory: AnyPath, config: Mapping[str, Any]) -> None:
             f"{directory} holds checkpoints of another model: {shown}{more}; "
             "choose another folder, or the model of this one"
         )
+
+
+def write_fingerprint(
+    directory: AnyPath, config: Mapping[str, Any], *, replace: bool = False
+) -> None:
+    """Writes the settings of a run, once for all of its processes.
+
+    Args:
+      directory: the run's folder.
+      config: see `check_fingerprint`.
+      replace: whether those that are there belong to no checkpoint.
+    """
+    path = directory / FINGERPRINT_FILE
+    if jax.process_index() != 0 or (path.exists() and not replace):
+        return
+    # In a bucket a file appears at once and whole.
+    unfinished = path if is_remote(path) else path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    if unfinished != path:
+        unfinished.replace(path)

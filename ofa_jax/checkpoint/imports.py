@@ -18,6 +18,7 @@ import numpy as np
 from flax import linen as nn
 
 from ofa_jax.checkpoint import bucket, orbax_weights, tuned
+from ofa_jax.checkpoint.agreement import check_agreement
 from ofa_jax.checkpoint.finite import check_finite
 from ofa_jax.checkpoint.huggingface import (
     VOCABULARY_FILES,
@@ -310,6 +311,7 @@ def _import_own(
     homes = (path, path.absolute().parent)
     folders = tuple(folder for home in homes for folder in (home, home / RUN_VOCABULARY))
     saved = next((c for c in map(orbax_weights.read_model_config, homes) if c is not None), None)
+    described = f"{orbax_weights.CONFIG_FILE} beside them" if config is None else "this model"
     config = config or saved
     if config is None:
         raise CheckpointFileError(
@@ -327,7 +329,12 @@ def _import_own(
     elif dataclasses.replace(config.tuning, prefix_dropout=has.prefix_dropout) != has:
         raise CheckpointMismatchError(f"{path}: has tuned parts {has}, the model {config.tuning}")
     record = next((r for r in map(orbax_weights.read_source_record, homes) if r is not None), None)
-    variables = orbax_weights.read_weights(path, ema=ema)
+    model = config
+
+    def check(shapes: Mapping[str, Any]) -> None:
+        check_agreement(shapes, model, str(path), described)
+
+    variables = orbax_weights.read_weights(path, ema=ema, check=check)
     stacked = "layers" in variables["params"].get("encoder", {})
     if stacked != (config.layer_stack == "scan"):
         variables = to_params(to_state_dict(variables, config), config)

@@ -33,7 +33,7 @@ from ofa_jax.checkpoint.bucket import (
 )
 from ofa_jax.checkpoint.dataset_state import DatasetHandler, DatasetSave, dataset_file
 from ofa_jax.checkpoint.errors import CheckpointError, CheckpointStructureError, one_line
-from ofa_jax.checkpoint.fingerprint import check_fingerprint
+from ofa_jax.checkpoint.fingerprint import check_fingerprint, write_fingerprint
 
 logger = logging.getLogger("ofa_jax")
 
@@ -96,7 +96,7 @@ class CheckpointManager:
         Args:
           directory: the run's folder, on a disk that all processes share or at a gs:// address.
           config: settings of model and vocabulary that checkpoints depend on, nested and
-            JSON-able. Saved beside the checkpoints; another run's folder is refused.
+            JSON-able. Written with the first checkpoint; another run's folder is refused.
           keep: newest checkpoints that stay.
           best_metric: key of the metrics given to `save`; the best checkpoints stay as well.
           best_mode: "max" or "min".
@@ -115,7 +115,8 @@ class CheckpointManager:
         self.directory = directory_path(directory)
         self._best_metric, self._best_mode = best_metric, best_mode
         self._make_writable()
-        if config is not None:
+        self._config = config
+        if config is not None and self._has_checkpoints():
             check_fingerprint(self.directory, config)
         if is_remote(self.directory):
             self._remove_unfinished()
@@ -172,6 +173,9 @@ class CheckpointManager:
                 f"cannot write checkpoints to {self.directory}: {reason}"
             ) from error
 
+    def _has_checkpoints(self) -> bool:
+        return any(is_step_folder(path.name) for path in self.directory.iterdir())
+
     def _remove_unfinished(self) -> None:
         """Takes away checkpoints in a bucket whose writing was interrupted."""
         if jax.process_index() == 0:
@@ -220,6 +224,9 @@ class CheckpointManager:
             items["dataset"] = DatasetSave(dataset_state)
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
         try:
+            if self._config is not None:
+                replace = not self._manager.all_steps()
+                write_fingerprint(self.directory, self._config, replace=replace)
             self._manager.save(
                 step, args=ocp.args.Composite(**items), metrics=numbers or None, force=True
             )

@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -222,7 +222,11 @@ def write_weights(
 
 
 def read_weights(
-    folder: str | os.PathLike, *, step: int | None = None, ema: bool | None = False
+    folder: str | os.PathLike,
+    *,
+    step: int | None = None,
+    ema: bool | None = False,
+    check: Callable[[Mapping[str, Any]], None] = lambda shapes: None,
 ) -> dict[str, Any]:
     """Reads parameters and batch statistics, and nothing else, from a checkpoint.
 
@@ -230,6 +234,7 @@ def read_weights(
       folder: a run's folder or a folder `checkpoint_<step>`.
       step: which checkpoint; None as in `step_folder`.
       ema: read the moving average instead; None = where there is one.
+      check: called with a tree like the result before anything is read; its leaves have shapes.
 
     Returns:
       {"params", "batch_stats"}: nested dicts of numpy arrays, in the layer layout they were
@@ -256,6 +261,7 @@ def read_weights(
             raise CheckpointFileError(f"{checkpoint}: has no moving average")
         if "target" not in tree:
             raise CheckpointFileError(f"{state}: has no parameters ('target') in it")
+        check(_variables(tree, ema))
         wanted = {"ema": tree["ema"]} if ema else {"target": tree["target"]}
         if not ema and "flax_mutables" in tree:
             wanted["flax_mutables"] = tree["flax_mutables"]
@@ -269,12 +275,14 @@ def read_weights(
             ) from error
     finally:
         handler.close()
+    return _variables(found, ema)
+
+
+def _variables(tree: Mapping[str, Any], ema: bool) -> dict[str, Any]:
     if ema:
-        return dict(found["ema"])
-    return {
-        "params": found["target"],
-        "batch_stats": found.get("flax_mutables", {}).get("batch_stats", {}),
-    }
+        return dict(tree["ema"])
+    statistics = tree.get("flax_mutables", {}).get("batch_stats", {})
+    return {"params": tree["target"], "batch_stats": statistics}
 
 
 def write_source_record(folder: str | os.PathLike, record: SourceRecord) -> None:

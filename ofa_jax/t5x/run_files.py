@@ -13,7 +13,7 @@ import jax
 from t5x import gin_utils  # pyrefly: ignore[missing-import]
 
 from ofa_jax.checkpoint.bucket import directory_path
-from ofa_jax.checkpoint.fingerprint import check_fingerprint
+from ofa_jax.checkpoint.fingerprint import check_fingerprint, write_fingerprint
 from ofa_jax.checkpoint.orbax_weights import write_model_config
 from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import tasks as run_tasks
@@ -40,10 +40,10 @@ def write_run_files(model_dir: str, summary_writer: Any, step: int, *, model: OF
     if jax.process_index() != 0:
         return
     layout = model.tasks.tokenizer.layout
-    check_fingerprint(
-        directory_path(model_dir),
-        {"model": dataclasses.asdict(model.config), "vocabulary": dataclasses.asdict(layout)},
-    )
+    directory = directory_path(model_dir)
+    settings = {"model": dataclasses.asdict(model.config), "vocabulary": dataclasses.asdict(layout)}
+    check_fingerprint(directory, settings)
+    write_fingerprint(directory, settings)
     config = gin_utils.get_gin_config_str()
     with run_folder.opened(model_dir) as run:
         (run.files / CONFIG_FILE).write_text(config, encoding="utf-8")

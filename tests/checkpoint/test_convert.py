@@ -319,6 +319,41 @@ def test_weights_without_configuration_ask_for_the_size(tmp_path, capsys):
     assert "no model configuration" in capsys.readouterr().err
 
 
+DESCRIPTIONS = {
+    "width": ({"width": 10**12}, "embedding: ("),
+    "heads": (
+        {"num_heads": 2},
+        "layers_0/attention/head_scale: (4,) in the weights, (2,) in the m",
+    ),
+    "depth": ({"decoder_layers": 10**9}, "decoder layers: 2 in the weights, 1000000000 in the mo"),
+    "vocabulary": ({"vocab_size": 500, "padded_vocab_size": 512}, "params/token_embedding/embed"),
+    "adapters": ({"tuning": {"adapter_dim": 4}}, "adapter/down/kernel: nothing in the weights, ("),
+    "scales": ({"scale_resids": True}, "nothing in the weights, ("),
+}
+
+
+@pytest.mark.parametrize("layer_stack", ["loop", "scan"])
+def test_a_description_of_another_model_is_refused(tmp_path, layer_stack, capsys):
+    """Before anything is read; it was exported as if it were right."""
+    folder, config = tmp_path / "ours", dataclasses.replace(SIZES["nano"], layer_stack=layer_stack)
+    record = orbax_weights.SourceRecord("initialised", "x")
+    orbax_weights.write_weights(folder, small_variables(config), config, record)
+    path = folder / "model_config.json"
+    right = json.loads(path.read_text())
+    for changes, message in DESCRIPTIONS.values():
+        fields = {**right, **changes}
+        if "tuning" in changes:
+            fields["tuning"] = {**right["tuning"], **changes["tuning"]}
+        path.write_text(json.dumps(fields))
+        assert convert(folder, tmp_path / "x.pt", "fairseq") == 2
+        text = capsys.readouterr().err
+        assert text.startswith(f"error: {folder}: "), text
+        assert f"the weights are not those of {path.name} beside them: " in text
+        assert message in text
+        assert len(text.splitlines()) == 1
+    assert not (tmp_path / "x.pt").exists()
+
+
 def test_vocabulary_files_travel_along(tmp_path, small_source):
     text = TrainedBPE.train(["a red circle"] * 3, num_merges=10)
     layout = VocabLayout(text.num_text, num_codes=0, num_bins=SMALL.vocab_size - text.num_text - 5)

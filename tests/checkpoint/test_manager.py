@@ -198,7 +198,7 @@ def test_another_model_is_refused(tmp_path):
 
 def test_another_way_to_compute_is_welcome(tmp_path):
     settings = {"remat": "none", "attention": "auto", "conv": "auto", "width": 8}
-    CheckpointManager(tmp_path, config={"model": settings}).close()
+    save(tmp_path, 1, config={"model": settings})
     CheckpointManager(tmp_path, config={"model": {**settings, "remat": "full"}}).close()
     with pytest.raises(ModelMismatchError, match=r"model\.width is 8 there and 16 here"):
         CheckpointManager(tmp_path, config={"model": {**settings, "conv": "xla", "width": 16}})

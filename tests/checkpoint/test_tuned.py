@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from ofa_jax.checkpoint import names, tuned
-from ofa_jax.checkpoint.fingerprint import check_fingerprint
+from ofa_jax.checkpoint.fingerprint import check_fingerprint, write_fingerprint
 from ofa_jax.checkpoint.huggingface_names import config_to_huggingface
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.layout import expected_shapes
@@ -81,7 +81,7 @@ def test_settings_are_read_back_and_older_folders_fit(tmp_path):
     assert read_model_config(tmp_path / "new") == config
     old = dataclasses.asdict(CONFIG)
     del old["tuning"]
-    check_fingerprint(tmp_path, {"model": old})
+    write_fingerprint(tmp_path, {"model": old})
     check_fingerprint(tmp_path, {"model": dataclasses.asdict(CONFIG)})
     with pytest.raises(RuntimeError, match=r"model.tuning.adapter_dim is 0 there and 2 here"):
         check_fingerprint(tmp_path, {"model": dataclasses.asdict(config)})

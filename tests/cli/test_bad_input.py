@@ -13,6 +13,9 @@ import sys
 
 import pytest
 
+from ofa_jax.checkpoint.fingerprint import write_fingerprint
+from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.runs import folder as run_folder
 from ofa_jax.sharding import placement
 from tests.cli.conftest import QUICKSTART, ComputationStarted
 
@@ -224,24 +227,38 @@ def test_folder_that_cannot_be_written(refused, tmp_path):
     assert f"MODEL_DIR: cannot write checkpoints to {tmp_path / 'file' / 'run'}: Not a dir" in line
 
 
-def test_folder_of_another_model(refused, command_line, tmp_path):
+def test_folder_of_another_model(refused, command_line, tmp_path, monkeypatch):
+    configs = []
+
+    class Remembering(CheckpointManager):
+        def __init__(self, *arguments, config, **options):
+            configs.append(config)
+            super().__init__(*arguments, config=config, **options)
+
+    monkeypatch.setattr(run_folder, "CheckpointManager", Remembering)
     folder = f"--gin.MODEL_DIR='{tmp_path / 'run'}'"
     with pytest.raises(ComputationStarted):
         command_line([QUICKSTART, folder])
-    with pytest.raises(ComputationStarted):  # the same model is welcome
-        command_line([QUICKSTART, folder, "--gin.TRAIN_STEPS=200"])
+    with pytest.raises(ComputationStarted):  # nothing is there that another model could harm
+        command_line([QUICKSTART, folder, "--gin.models.OFA.encoder_layers=1"])
+    (tmp_path / "run" / "checkpoint_5").mkdir()
+    write_fingerprint(tmp_path / "run", configs[0])
     line = refused(QUICKSTART, folder, "--gin.models.OFA.encoder_layers=1")
     assert "MODEL_DIR: " in line
     assert "holds checkpoints of another model: model.encoder_layers is " in line
     assert "and 1 here; choose another folder" in line
 
 
-def test_disk_without_space(refused, tmp_path, monkeypatch):
+def test_disk_without_space(refused, command_line, tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 30, 1 << 30, 1 << 20))
     folder = tmp_path / "run"
-    line = refused(QUICKSTART, f"--gin.MODEL_DIR='{folder}'")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage(1 << 30, 1 << 30, 1 << 20))
+        line = refused(QUICKSTART, f"--gin.MODEL_DIR='{folder}'")
     assert line.startswith(f"error: MODEL_DIR {folder} has 1.0 MiB free; 2 checkpoints and the one")
+    assert list(folder.iterdir()) == []
+    with pytest.raises(ComputationStarted):  # a smaller model is no "other model"
+        command_line([QUICKSTART, f"--gin.MODEL_DIR='{folder}'", "--gin.models.OFA.width=64"])
 
 
 def test_remote_folder_without_a_driver(refused, monkeypatch):
