@@ -296,7 +296,7 @@ def test_base64_in_every_form(tmp_path):
     ("name", "kept", "dropped"),
     [
         ("vqa/ok", 2, {}),
-        ("vqa/odd", 6, {"bad_confidence": 1, "unreadable_record": 5}),
+        ("vqa/odd", 5, {"bad_confidence": 1, "no_answer": 1, "unreadable_record": 5}),
         ("caption_stage1/captions", 6, {}),
         ("refcoco/regions", 6, {"box_inverted": 1, "unreadable_record": 1}),
         ("refcoco/swap", 1, {}),

@@ -20,9 +20,11 @@ import tasks.refcoco
 import tasks.snli_ve
 import tasks.vqa
 import tasks.zero_shot  # noqa: F401
+from ofa_jax.cli.prepare import run_prepare
 from ofa_jax.data.instruction import InstructionError
 from ofa_jax.data.pipeline import evaluation_row
 from ofa_jax.data.registration import lookup
+from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.sources.tsv import TsvSource
 from ofa_jax.data.sources.tsv_layouts import layout
 from ofa_jax.evaluation import scorers
@@ -134,6 +136,17 @@ def test_fine_tuning_tasks(folders, name, has_column):
         cells = [cell for cell, column in zip(cells, columns) if column != truth]
         columns = tuple(column for column in columns if column != truth)
     check(name, records(folders, kind, cells, columns))
+
+
+@pytest.mark.parametrize(
+    "name", ["caption_coco", "refcoco", "vqa", "snli_ve", "ocr_cn", "gigaword"]
+)
+def test_prepared_rows(folders, name):
+    kind, cells = ROWS[name]
+    records(folders, kind, cells)
+    command = [f"--paths={folders}/rows.tsv", f"--out={folders}/out", "--processes=1"]
+    assert run_prepare(["--source=tsv", f"--layout={kind}", "--split=test", *command]) == 0
+    check(name, PreparedSource(f"{folders}/out").open("test"))
 
 
 @pytest.mark.parametrize("name", PRETRAINING_ROWS)

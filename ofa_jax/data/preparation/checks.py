@@ -37,12 +37,23 @@ _NEVER_BLANK = ("answers", "labels", "refexps")
 _CHARACTERS_PER_WORD = 16
 
 
-def check_fields(example: Example, settings: ConversionSettings) -> None:
+# The word for each part of the truth that a row lacks; texts have one for all.
+_MISSING = {"boxes": Reason.NO_BOX, "answers": Reason.NO_ANSWER}
+
+
+def check_fields(
+    example: Example, settings: ConversionSettings, *, with_truth: bool = True
+) -> Example:
     """Checks everything of an example but its picture and where its boxes lie.
 
     Args:
       example: what a source yields.
       settings: limits of lengths.
+      with_truth: whether an example without captions, answers, boxes or a label is refused, as
+        everywhere but in test splits.
+
+    Returns:
+      The example; one without truth has no field of it, rather than an empty one.
 
     Raises:
       RejectedExample: a text is invalid, blank, missing, too short or too long; a number is no
@@ -55,23 +66,36 @@ def check_fields(example: Example, settings: ConversionSettings) -> None:
             raise RejectedExample(
                 Reason.INVALID_UTF8, f"{field} has half a surrogate pair at {error.start}"
             ) from error
-    required = schema.TYPES.get(example.get("type", ""), ())
+    kind = example.get("type", "")
+    required, truth = schema.TYPES.get(kind, ()), schema.TRUTH.get(kind, ())
     for field in required:
-        if field not in ("image", "refexp_box_index") and not _filled(example, field):
-            reason = Reason.NO_BOX if field == "boxes" else Reason.EMPTY_TEXT
-            raise RejectedExample(reason, f"{field} is empty or missing")
+        if field != "image" and not _filled(example, field):
+            raise RejectedExample(Reason.EMPTY_TEXT, f"{field} is empty or missing")
+    if truth and not _filled(example, truth[0], zeros=with_truth):
+        if with_truth:
+            reason = _MISSING.get(truth[0], Reason.EMPTY_TEXT)
+            raise RejectedExample(reason, f"{truth[0]} is empty or missing")
+        example = _without(example, truth)
+        truth = ()
     try:
         schema.check_example({"image": b"", **example}, "the example")
     except schema.SchemaError as error:
         raise RejectedExample(Reason.BAD_FIELDS, str(error)) from error
     for field, text in _strings(example):
-        _check_text(field, text, settings, filled=field in (*required, *_NEVER_BLANK))
+        _check_text(field, text, settings, filled=field in (*required, *truth, *_NEVER_BLANK))
     for confidence in example.get("answer_conf", ()):
         if not (math.isfinite(confidence) and confidence >= 0):
             raise RejectedExample(Reason.BAD_CONFIDENCE, f"answer_conf {float(confidence)}")
     codes = np.asarray(example.get("image_codes", ()))
     if codes.size and codes.min() < 0:
         raise RejectedExample(Reason.BAD_CODES, f"image_codes holds {int(codes.min())}")
+    return example
+
+
+def lacks_truth(example: Example) -> bool:
+    """Whether a checked example has nothing that a model is to say of it."""
+    truth = schema.TRUTH.get(example["type"], ())
+    return bool(truth) and truth[0] not in example
 
 
 def needs_image(example: Example) -> bool:
@@ -100,7 +124,7 @@ def box_fault(
         return RejectedExample(Reason.BOX_INVERTED, shown)
     if size is not None:
         width, height = size
-        if box_ops.in_first_pixel(box) and min(size) > 2:
+        if box_ops.in_first_pixel(box) and np.any(box) and min(size) > 2:
             detail = f"{shown}: fractions? then give --boxes=fractions"
             return RejectedExample(Reason.BOX_IN_FIRST_PIXEL, detail)
         if settings.clip_boxes:
@@ -213,8 +237,21 @@ def _strings(example: Example) -> Iterator[tuple[str, str]]:
                 yield field, item
 
 
-def _filled(example: Example, field: str) -> bool:
+def _filled(example: Example, field: str, *, zeros: bool = True) -> bool:
+    """Whether a field says something; with `zeros`, a box of four zeros does."""
     value = example.get(field)
-    if value is None:
-        return False
-    return len(value) > 0 if hasattr(value, "__len__") else True
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return any(one.strip() for one in value)
+    if field == "boxes" and not zeros:
+        return bool(np.any(value)) if value is not None else False
+    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
+
+
+def _without(example: Example, truth: tuple[str, ...]) -> Example:
+    """The example without its truth and the lists that go with it."""
+    gone = {*truth, *(name for name, field in schema.FIELDS.items() if field.parallel in truth)}
+    if "captions" in truth:
+        gone.add("caption")
+    return {name: value for name, value in example.items() if name not in gone}

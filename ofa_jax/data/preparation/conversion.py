@@ -12,7 +12,7 @@ from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.preparation import checks, pictures
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample, reading_rejection
 from ofa_jax.data.preparation.settings import ConversionSettings
-from ofa_jax.data.preparation.tally import NOTES
+from ofa_jax.data.preparation.tally import NO_TRUTH, NOTES
 from ofa_jax.data.sources.box_units import STORED_BOXES, TURNED_FRACTIONS, UPRIGHT_BOXES
 from ofa_jax.data.task import Records
 
@@ -58,7 +58,9 @@ def read_record(records: Records, index: int) -> Example:
         raise reading_rejection(error) from error
 
 
-def convert(example: Example, settings: ConversionSettings) -> Converted:
+def convert(
+    example: Example, settings: ConversionSettings, *, with_truth: bool = True
+) -> Converted:
     """Checks an example and makes what is stored of it, image codes included. A pure function.
 
     The two halves are `convert_without_codes` and `with_codes`, for several pictures at a time.
@@ -66,7 +68,8 @@ def convert(example: Example, settings: ConversionSettings) -> Converted:
     Raises:
       RejectedExample: with the reason.
     """
-    return with_codes([convert_without_codes(example, settings)], settings)[0]
+    converted = convert_without_codes(example, settings, with_truth=with_truth)
+    return with_codes([converted], settings)[0]
 
 
 def with_codes(converted: Sequence[Converted], settings: ConversionSettings) -> list[Converted]:
@@ -93,7 +96,9 @@ def with_codes(converted: Sequence[Converted], settings: ConversionSettings) -> 
     ]
 
 
-def convert_without_codes(example: Example, settings: ConversionSettings) -> Converted:
+def convert_without_codes(
+    example: Example, settings: ConversionSettings, *, with_truth: bool = True
+) -> Converted:
     """Checks an example and makes what is stored of it, but for its image codes. A pure function.
 
     Texts and numbers are checked before the picture, and the picture before the boxes, so an
@@ -103,6 +108,7 @@ def convert_without_codes(example: Example, settings: ConversionSettings) -> Con
       example: of the flat schema; an `image` of pixels is stored as PNG where nothing else is
         asked for.
       settings: limits, filters, resizing, codes.
+      with_truth: see `checks.check_fields`.
 
     Returns:
       The example to store, with the square that codes are made of where they are asked for.
@@ -112,7 +118,8 @@ def convert_without_codes(example: Example, settings: ConversionSettings) -> Con
     """
     example = dict(example)
     told = tuple(example.pop("notes", ()))
-    checks.check_fields(example, settings)
+    example = checks.check_fields(example, settings, with_truth=with_truth)
+    found = (NO_TRUTH,) if checks.lacks_truth(example) else ()
     data = example.get("image", b"")
     if isinstance(data, np.ndarray):
         data = pictures.lossless(data)
@@ -120,7 +127,7 @@ def convert_without_codes(example: Example, settings: ConversionSettings) -> Con
         if checks.needs_image(example):
             raise RejectedExample(Reason.EMPTY_IMAGE, "the picture has no bytes")
         example, removed = checks.check_boxes(example, None, settings)
-        return Converted(example, tuple(fault.reason for fault in removed))
+        return Converted(example, tuple(fault.reason for fault in removed), notes=found)
     picture = pictures.check_picture(data, settings)
     notes = (*picture.notes, *(note for note in told if note in NOTES))
     try:
@@ -145,7 +152,7 @@ def convert_without_codes(example: Example, settings: ConversionSettings) -> Con
             detail += "; the picture has a rotation tag, see --upright"
         raise RejectedExample(rejection.reason, detail, notes) from rejection
     reasons = tuple(fault.reason for fault in removed)
-    return Converted(example, reasons, picture.pixels, notes)
+    return Converted(example, reasons, picture.pixels, (*notes, *found))
 
 
 def _with_moved_boxes(example: Example, picture: pictures.CheckedPicture) -> Example:

@@ -20,7 +20,7 @@ from ofa_jax.data.preparation.pictures import codes_per_picture
 from ofa_jax.data.preparation.reasons import RejectedExample
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.preparation.tally import Tally
-from ofa_jax.data.sources import array_record, split_paths
+from ofa_jax.data.sources import array_record, schema, split_paths
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.task import Records, Source
 
@@ -64,6 +64,11 @@ class Plan:
     def shard_name(self, shard: int) -> str:
         """File name of shard number `shard`."""
         return array_record.shard_name(self.split, shard, self.num_shards)
+
+    @property
+    def with_truth(self) -> bool:
+        """Whether examples without truth are dropped, as everywhere but in test splits."""
+        return not schema.may_lack_truth(self.split)
 
     def shard_range(self, shard: int) -> range:
         """Numbers of the records that go into a shard."""
@@ -120,7 +125,9 @@ def estimate(plan: Plan, records: Records) -> Estimate:
     total, tally = 0, Tally()
     for index in np.linspace(0, plan.num_records - 1, count).astype(int).tolist():
         try:
-            converted = convert_without_codes(read_record(records, index), plan.settings)
+            converted = convert_without_codes(
+                read_record(records, index), plan.settings, with_truth=plan.with_truth
+            )
         except RejectedExample as rejection:
             tally.drop(index, None, rejection)
             continue

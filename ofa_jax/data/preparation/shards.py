@@ -107,7 +107,9 @@ def write_shard(
             example: Example = {}
             try:
                 example = read_record(records, index)
-                converted = convert_without_codes(example, plan.settings)
+                converted = convert_without_codes(
+                    example, plan.settings, with_truth=plan.with_truth
+                )
             except RejectedExample as rejection:
                 identifier = example.get("example_id", example.get("image_id"))
                 identifier = None if identifier is None else one_line(identifier)

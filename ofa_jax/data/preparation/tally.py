@@ -12,11 +12,13 @@ from ofa_jax.data.sources.box_units import OTHER_SHAPE
 
 # Examples that are named per reason.
 NAMED_EXAMPLES = 20
-# What is counted about images, whether their examples are kept or dropped.
+# What is counted about images, whether their examples are kept or dropped, and about examples.
+NO_TRUTH = "no_truth"
 NOTES = {
     "rotation_tag": "images carry a rotation tag (EXIF)",
     "truncated_image": "images are cut off and stored with what there is of them",
     OTHER_SHAPE: "images have another shape than their annotations say",
+    NO_TRUTH: "examples have no truth: they are predicted, neither trained nor scored",
 }
 
 
@@ -31,7 +33,7 @@ class Tally:
       named: the first of them: `record` (number in the source), `id` (None where the record
         could not be read) and `detail`, by reason.
       removed_boxes: boxes removed from kept examples, by reason.
-      notes: images by what is noted about them, keys of `NOTES`.
+      notes: images and examples by what is noted about them, keys of `NOTES`.
     """
 
     records: int = 0

@@ -12,7 +12,7 @@ import abc
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ofa_jax.data.instruction import Example
@@ -207,6 +207,7 @@ def read_items(
     path: str,
     readers: Mapping[str, Callable[[Any], None]] | Callable[[Any], None],
     left_out: LeftOut,
+    optional: Collection[str] = (),
 ) -> None:
     """Hands every entry of a JSON file to the function of its section.
 
@@ -215,6 +216,7 @@ def read_items(
       readers: section to function; or one function, where the file is a list or a mapping, which
         receives an entry of a list, or key and value of a mapping's entry as a pair.
       left_out: counts the entries in which a function does not find what it needs.
+      optional: sections that may be missing, empty or null.
 
     Raises:
       SourceError: not JSON, or a section is missing.
@@ -222,15 +224,19 @@ def read_items(
     sections = None if callable(readers) else readers
     found = set()
     for item in json_items.items(path, sections):
-        found.add(item.section)
+        if sections is None or item.value is not None:
+            found.add(item.section)
+        elif item.section in optional:
+            continue
         reader = readers if callable(readers) else readers[item.section]
         try:
             reader((item.key, item.value) if isinstance(item.key, str) else item.value)
         except READING_ERRORS as error:
-            left_out.add_error(f"{path}, {item.place}", error)
-    if missing := [section for section in sections or () if section not in found]:
+            left_out.add_error(f"{path}, {item.place}", error, entry=item.value)
+    needed = (section for section in sections or () if section not in optional)
+    if missing := [section for section in needed if section not in found]:
         raise SourceError(
-            f"{path}: the section {', '.join(map(repr, missing))} is missing or empty"
+            f"{path}: the section {', '.join(map(repr, missing))} is missing, empty or null"
         )
 
 

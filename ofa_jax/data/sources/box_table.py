@@ -46,6 +46,9 @@ class BoxCollector:
         self._class_of.append(self._classes.setdefault(category, len(self._classes)))
         self._boxes.extend(box)
 
+    def __len__(self) -> int:
+        return len(self._picture_of)
+
     def table(
         self,
         picture: Callable[[Any], Picture],

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import (
     AnnotatedPictures,
@@ -20,6 +21,7 @@ from ofa_jax.data.sources.box_units import corners
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.schema import may_lack_truth
 from ofa_jax.data.sources.values import flag, identifier, text
 
 
@@ -34,8 +36,8 @@ class CocoCaptions(AnnotatedPictures):
     annotations: split_paths.Paths
 
     def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
-        """Joins pictures and captions; pictures without caption are left out."""
-        rows = []
+        """Joins pictures and captions; pictures without caption stand in test splits only."""
+        rows, optional = [], _test_sections(split)
         for path in split_paths.files(self.annotations, split, "COCO captions"):
             pictures = Unique("image")
             captions: dict[Any, list[str]] = collections.defaultdict(list)
@@ -45,10 +47,10 @@ class CocoCaptions(AnnotatedPictures):
                 captions[identifier(entry["image_id"], "image_id")].append(caption)
 
             readers = {"images": picture_reader(pictures), "annotations": read_caption}
-            read_items(path, readers, left_out)
+            read_items(path, readers, left_out, optional)
             # In the order of 'images'; what is not listed there follows, and is left out.
             for key in dict.fromkeys((*pictures, *captions)):
-                if not (found := captions.get(key)):
+                if not (found := captions.get(key, [])) and not optional:
                     continue
                 place = f"{path}, image {key}"
                 try:
@@ -89,7 +91,7 @@ class KarpathyCaptions(AnnotatedPictures):
             captions = left_out.read_each(
                 entry["sentences"], lambda one: text(one["raw"], "the caption"), place
             )
-            if captions:
+            if captions or may_lack_truth(split):
                 rows.append(Row(place, name, caption_fields(number, captions)))
 
         read_items(path, {"images": read}, left_out)
@@ -102,8 +104,8 @@ class KarpathyCaptions(AnnotatedPictures):
 class CocoInstances(BoxedPictures):
     """`instances_train2014.json`, Objects365's `zhiyuan_objv2_train.json`, and the like.
 
-    One example per picture that has boxes, these in the order of the file. Crowds, whose box
-    stands for many things, are left out.
+    One example per picture that has boxes, these in the order of the file; of a test split
+    without any box, one per picture. Crowds, whose box stands for many things, are left out.
 
     Attributes:
       annotations: the JSON file.
@@ -135,7 +137,12 @@ class CocoInstances(BoxedPictures):
             "annotations": read_box,
             "categories": read_category,
         }
-        read_items(path, readers, left_out)
+        read_items(path, readers, left_out, optional := _test_sections(split))
+        if optional and not len(boxes):
+            return [
+                Row(f"{path}, image {key}", pictures[key].name, _without_boxes(key))
+                for key in pictures
+            ]
         return boxes.table(
             lambda key: pictures.find(key, Reason.UNLISTED_IMAGE),
             lambda key: classes.find(key, Reason.UNDECLARED_CLASS),
@@ -143,6 +150,15 @@ class CocoInstances(BoxedPictures):
             ordered=True,
             relative=self.boxes == "fractions",
         )
+
+
+def _test_sections(split: str) -> tuple[str, ...]:
+    """Sections that the file of a split may lack."""
+    return ("annotations", "categories") if may_lack_truth(split) else ()
+
+
+def _without_boxes(key: int | str) -> Example:
+    return {"image_id": str(key), "type": "detection"}
 
 
 def picture_reader(pictures: Unique) -> Callable[[Any], None]:
@@ -168,16 +184,7 @@ def caption_fields(identifier: str, captions: list[str]) -> dict[str, Any]:
 
     Args:
       identifier: of the picture.
-      captions: at least one.
-
-    Raises:
-      ValueError: no caption.
+      captions: none in test splits.
     """
-    if not captions:
-        raise ValueError(f"image {identifier} has no caption")
-    return {
-        "image_id": identifier,
-        "captions": captions,
-        "caption": captions[0],
-        "type": "caption",
-    }
+    truth = {"captions": captions, "caption": captions[0]} if captions else {}
+    return {"image_id": identifier, **truth, "type": "caption"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ READING_ERRORS = (KeyError, ValueError, TypeError, AttributeError, IndexError, O
 
 # Items that are named per reason.
 _NAMED = 20
+# Characters of an item that are shown.
+_SHOWN = 80
 
 _Result = TypeVar("_Result")
 
@@ -43,15 +46,22 @@ class LeftOut:
         if len(named) < _NAMED:
             named.append(detail)
 
-    def add_error(self, place: str, error: Exception, items: int = 1) -> None:
+    def add_error(self, place: str, error: Exception, items: int = 1, *, entry: Any = None) -> None:
         """Counts an item that could not be read.
 
         Args:
           place: file and entry.
           error: what its reading raised.
           items: how many items it concerns.
+          entry: the item, shown where Python's words are all that is known.
         """
-        detail = f"it lacks {error}" if isinstance(error, KeyError) else error
+        detail: object = error
+        if isinstance(error, KeyError):
+            detail = f"it lacks {error}"
+        elif isinstance(error, TypeError | AttributeError):
+            shown = json.dumps(entry, default=str)
+            shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+            detail = f"it has another form than this format: {shown}"
         self.add(reason_of(error, Reason.BAD_FIELDS), f"{place}: {detail}", items)
 
     def read_each(
@@ -72,7 +82,7 @@ class LeftOut:
             try:
                 found.append(read(entry))
             except READING_ERRORS as error:
-                self.add_error(f"{place}[{number}]", error)
+                self.add_error(f"{place}[{number}]", error, entry=entry)
         return found
 
     def update(self, later: LeftOut) -> None:

@@ -112,7 +112,7 @@ class ParquetRecords:
             mapped = dict(self.source.columns)
             for field, column in self.source.columns:
                 value = _cell(path, column, row)
-                if value is not None:
+                if value is not None and not (isinstance(value, str) and not value.strip()):
                     example[field] = columns.field_value(
                         field,
                         value,

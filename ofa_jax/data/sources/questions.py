@@ -20,6 +20,7 @@ from ofa_jax.data.sources.annotated_pictures import (
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.schema import may_lack_truth
 from ofa_jax.data.sources.values import flag, identifier, optional_text, text
 
 
@@ -98,8 +99,8 @@ class VqaV2(AnnotatedPictures):
             try:
                 question, given = _Question(files[key], *questions[key]), ()
                 if self.annotations:
-                    given = answers.find(key, Reason.NO_ANSWER)
-                    if not given:
+                    given = answers.get(key, ())
+                    if not given and not may_lack_truth(split):
                         raise SourceError("there is no answer", Reason.NO_ANSWER)
                 entries.append((question, given))
             except SourceError as error:
@@ -171,10 +172,10 @@ class Gqa(AnnotatedPictures):
                 image = sys.intern(text(entry["imageId"], "imageId"))
                 words = text(entry["question"], "the question")
                 given: tuple[str, ...] = ()
-                if field in entry:
-                    if (answer := optional_text(entry[field], "the answer")) is None:
-                        raise SourceError("there is no answer", Reason.NO_ANSWER)
+                if (answer := optional_text(entry.get(field), "the answer")) is not None:
                     given = (sys.intern(answer),)
+                elif field in entry and not may_lack_truth(split):
+                    raise SourceError("there is no answer", Reason.NO_ANSWER)
                 entries.append((_Question(path, image, shown, words), given))
 
             read_items(path, read, left_out)

@@ -69,7 +69,7 @@ _MEANINGS = {
     Reason.UNDECLARED_CLASS: "a box has a class that the annotation file does not declare",
     Reason.MISSING_ANNOTATION: "an expression names a box that is not there, or of another picture",
     Reason.NOT_ONE_TARGET: "an expression means no box, or several",
-    Reason.NO_ANSWER: "a question has no answer, though its data set has answers",
+    Reason.NO_ANSWER: "a question has no answer",
     Reason.NO_IMAGE: "files of a sample without a picture",
     Reason.UNREAD_FILE: "a file that nothing reads",
     Reason.EMPTY_IMAGE: "the example needs a picture and has none, or one of no bytes",

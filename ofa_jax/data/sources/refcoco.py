@@ -63,7 +63,7 @@ class RefCoco(BoxedPictures):
                 if str(entry["split"]).casefold() == split.casefold():
                     rows += self._rows(place, entry, pictures, boxes, left_out)
             except READING_ERRORS as error:
-                left_out.add_error(place, error)
+                left_out.add_error(place, error, entry=entry)
         if split.casefold() not in map(str.casefold, found):
             known = f"only {', '.join(sorted(found))}" if found else f"left out: {left_out}"
             raise SourceError(f"{path} has no split {split!r}, {known}")

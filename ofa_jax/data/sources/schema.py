@@ -113,12 +113,12 @@ FIELDS: Mapping[str, Field] = {
     "notes": Field("texts", "what a source says about the record; counted, not stored"),
 }
 
-# Type of example -> fields that it must have. Annotations that test splits lack are not required.
+# Type of example -> fields that it must have in every split.
 TYPES: Mapping[str, tuple[str, ...]] = {
-    "caption": ("image", "captions"),
+    "caption": ("image",),
     "qa": ("image", "question"),
-    "visual_grounding": ("image", "boxes", "refexps", "refexp_box_index"),
-    "detection": ("image", "boxes", "labels"),
+    "visual_grounding": ("image", "refexps"),
+    "detection": ("image",),
     "image": ("image",),
     "text": ("text",),
     "classification": ("image",),
@@ -126,8 +126,25 @@ TYPES: Mapping[str, tuple[str, ...]] = {
     "text_to_image": ("captions",),
     "sentences": ("sentence1",),
     "summary": ("text",),
-    "ocr": ("image", "captions"),
+    "ocr": ("image",),
 }
+# Type of example -> its truth, what a model is to say of it: rows of test splits may lack it.
+TRUTH: Mapping[str, tuple[str, ...]] = {
+    "caption": ("captions",),
+    "qa": ("answers",),
+    "visual_grounding": ("boxes", "refexp_box_index"),
+    "detection": ("boxes", "labels"),
+    "classification": ("label",),
+    "entailment": ("label",),
+    "sentences": ("label",),
+    "summary": ("summary",),
+    "ocr": ("captions",),
+}
+
+
+def may_lack_truth(split: str) -> bool:
+    """Whether rows of a split may lack their truth: test, testA, test-dev2015 and the like."""
+    return split.lower().startswith("test")
 
 
 def nearest(name: str, known: Collection[str]) -> str:
@@ -168,7 +185,9 @@ def check_example(example: Example, where: str, *, extra: Collection[str] = ()) 
     kind = example.get("type")
     if kind not in TYPES:
         raise SchemaError(f"{where}: type is {kind!r}{nearest(str(kind), TYPES)}")
-    if missing := [name for name in TYPES[kind] if name not in example]:
+    truth = TRUTH.get(kind, ())
+    needed = (*TYPES[kind], *(truth if any(name in example for name in truth) else ()))
+    if missing := [name for name in needed if name not in example]:
         raise SchemaError(f"{where}: an example of type {kind!r} lacks {', '.join(missing)}")
     for name, value in example.items():
         other = FIELDS[name].parallel if name in FIELDS else ""

@@ -11,7 +11,10 @@ from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, Row
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.tsv_layouts import ENTAILMENT_LABELS
-from ofa_jax.data.sources.values import text
+from ofa_jax.data.sources.values import optional_text, text
+
+# Where the people who labeled a claim do not agree.
+_UNDECIDED = "-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,12 +56,12 @@ class _Lines(Sequence):
         where = f"{path}, line {lines.number(path, int(lines.spans(path)[line][0]))}"
         try:
             entry = json.loads(lines.line(path, line))
-            label = entry["gold_label"]
-            if label not in ENTAILMENT_LABELS:
+            premise = text(entry["sentence1"], "sentence1")
+            label = optional_text(entry.get("gold_label"), "gold_label")
+            if label not in (None, _UNDECIDED, *ENTAILMENT_LABELS):
                 raise ValueError(
                     f"the class {label!r} is not one of {', '.join(ENTAILMENT_LABELS)}"
                 )
-            premise = text(entry["sentence1"], "sentence1")
             name = text(entry["Flickr30K_ID"], "Flickr30K_ID").removesuffix(".jpg")
             fields = {
                 "image_id": name,
@@ -66,9 +69,10 @@ class _Lines(Sequence):
                 "captions": [premise],
                 "caption": premise,
                 "hypothesis": text(entry["sentence2"], "sentence2"),
-                "label": label,
                 "type": "entailment",
             }
+            if label in ENTAILMENT_LABELS:
+                fields["label"] = label
         except KeyError as error:
             raise SourceError(f"{where}: it lacks {error}") from error
         except (ValueError, TypeError) as error:

@@ -16,7 +16,7 @@ import json
 import logging
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ofa_jax.data.instruction import Example
@@ -27,7 +27,7 @@ from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.json_items import items
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
 from ofa_jax.data.sources.reasons import Reason
-from ofa_jax.data.sources.schema import nearest
+from ofa_jax.data.sources.schema import may_lack_truth, nearest
 from ofa_jax.data.sources.text import opened
 from ofa_jax.data.sources.values import optional_text, text
 
@@ -73,6 +73,8 @@ _KINDS = {
 }
 # Cells may hold long texts, of many answers or boxes.
 csv.field_size_limit(1 << 27)
+# Columns that may be empty in a test split, or not there.
+_TRUTH = frozenset({"caption", "answer", "box", "label"})
 _SPLITS = {"val": "validation", "valid": "validation", "dev": "validation", "training": "train"}
 
 _Record = tuple[str, Mapping[str, Any]]
@@ -142,7 +144,8 @@ class TableSource(BoxedPictures):
         made: list[Row] = []
         for path in split_paths.files(self.paths, split, "tables"):
             found, form = self._columns(path)
-            kinds = _kinds(found)
+            optional = _TRUTH if may_lack_truth(split) else ()
+            kinds = _kinds(found, optional)
             numbers: dict[str, int] = {}
             for place, record in _records(path, left_out):
                 try:
@@ -150,9 +153,12 @@ class TableSource(BoxedPictures):
                     name = _inside(text(cells.pop("image"), f"column {found['image']!r}"), folders)
                     number = numbers.setdefault(name, len(numbers))
                     if self._belongs(split, optional_text(cells.pop("split", None)), number):
-                        made += self._rows(place, name, cells, found, kinds, form, left_out)
+                        rows = self._rows(
+                            place, name, cells, found, kinds, form, optional, left_out
+                        )
+                        made += rows
                 except READING_ERRORS as error:
-                    left_out.add_error(place, error)
+                    left_out.add_error(place, error, entry=record)
         return MadeRows(lambda row: row._replace(fields=dict(row.fields)), made)
 
     def _belongs(self, split: str, stated: str | None, number: int) -> bool:
@@ -172,20 +178,24 @@ class TableSource(BoxedPictures):
         found: Mapping[str, str],
         kinds: Sequence[str],
         form: str,
+        optional: Collection[str],
         left_out: LeftOut,
     ) -> Iterator[Row]:
         """The examples of one record; what a record lacks of all types is left out."""
         missing, made = "", False
         for kind in kinds:
             needed, further = _KINDS.get(kind, ((), ()))
-            if lacking := [one for one in needed if not _holds(cells[one])]:
-                missing = missing or lacking[0]
+            lacking = [one for one in needed if not _holds(cells.get(one))]
+            if any(one not in optional for one in lacking):
+                missing = missing or next(one for one in lacking if one not in optional)
                 continue
             fields: Example = {"image_id": stem_of(pathlib.PurePosixPath(name).name), "type": kind}
             try:
                 for one in (*needed, *(one for one in further if one in cells)):
+                    if one in optional and not _holds(cells.get(one)):
+                        continue
                     if one == "answer" and not _holds(cells[one]):
-                        raise SourceError(f"{place}: there is no answer", Reason.NO_ANSWER)
+                        raise SourceError("there is no answer", Reason.NO_ANSWER)
                     field = "label" if kind == "classification" else _FIELDS[one]
                     fields[field] = columns.field_value(
                         field,
@@ -195,13 +205,13 @@ class TableSource(BoxedPictures):
                         box_form=form,
                     )
                 fields = columns.completed(fields)
-                if kind == "visual_grounding" and "refexp_box_index" not in fields:
+                if "boxes" in fields and "refexps" in fields and "refexp_box_index" not in fields:
                     raise SourceError(
                         f"{len(fields['refexps'])} phrases for {len(fields['boxes'])} boxes",
                         Reason.NOT_ONE_TARGET,
                     )
             except READING_ERRORS as error:
-                left_out.add_error(place, error)
+                left_out.add_error(place, error, entry=dict(cells))
                 made = True
                 continue
             made = True
@@ -273,9 +283,14 @@ def _parts_of(value: Any) -> list[str]:
     return list(first) if isinstance(first, dict) else []
 
 
-def _kinds(found: Mapping[str, str]) -> list[str]:
-    """Types of examples that the columns make."""
-    kinds = [kind for kind, (needed, _) in _KINDS.items() if all(one in found for one in needed)]
+def _kinds(found: Mapping[str, str], optional: Collection[str]) -> list[str]:
+    """Types of examples that the columns make, where those of the truth are optional."""
+    kinds = [
+        kind
+        for kind, (needed, _) in _KINDS.items()
+        if all(one in found for one in needed)
+        or (kind == "visual_grounding" and "box" in optional and "phrase" in found)
+    ]
     if "detection" in kinds:
         kinds.remove("classification")
     return kinds or ["image"]

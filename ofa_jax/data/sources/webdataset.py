@@ -23,12 +23,11 @@ import numpy as np
 
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops.image_files import SUFFIXES
-from ofa_jax.data.sources import split_paths, tar_index
+from ofa_jax.data.sources import schema, split_paths, tar_index
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.reasons import Reason
-from ofa_jax.data.sources.schema import nearest
 from ofa_jax.data.sources.values import text
 
 _TEXT_SUFFIXES = ("txt", "caption", "text")
@@ -75,7 +74,9 @@ class WebdatasetSource:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"unknown kind of sample {self.kind!r}{nearest(self.kind, KINDS)}")
+            raise ValueError(
+                f"unknown kind of sample {self.kind!r}{schema.nearest(self.kind, KINDS)}"
+            )
 
     def open(self, split: str) -> WebdatasetRecords:
         """Indexes the tars of a split.
@@ -89,7 +90,8 @@ class WebdatasetSource:
             left_out = WebdatasetRecords(self, paths, ()).left_out
             lost = f"; left out: {left_out}" if left_out.total else ""
             raise SourceError(f"{', '.join(paths[:3])}: no sample with a picture{lost}")
-        return WebdatasetRecords(self, paths, tuple(ends.tolist()))
+        optional = schema.may_lack_truth(split)
+        return WebdatasetRecords(self, paths, tuple(ends.tolist()), optional)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +102,13 @@ class WebdatasetRecords:
       source: how samples become examples.
       paths: the tars.
       ends: for each, the number of samples up to and including it.
+      optional: whether samples may lack a caption, as in a test split.
     """
 
     source: WebdatasetSource
     paths: tuple[str, ...]
     ends: tuple[int, ...]
+    optional: bool = False
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -138,7 +142,7 @@ class WebdatasetRecords:
         }
         if self.source.dataset:
             example["dataset"] = self.source.dataset
-        if self.source.kind == "caption":
+        if self.source.kind == "caption" and not (self.optional and not files):
             caption = self._caption(sample, files, read)
             example |= {"captions": [caption], "caption": caption}
         elif self.source.kind == "classification":

@@ -166,7 +166,7 @@ def test_names_cannot_leave_the_folder(tmp_path, images, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": []}, "the section 'images' is missing or empty"),
+        ({"images": []}, "the section 'images' is missing, empty or null"),
         ({"images": [{"id": 1}]}, "bad_fields 1, unlisted_image 8 "),
         ({"images": [{"id": 7, "file_name": "x"}]}, "image 104: there is no image 104"),
         (
@@ -177,7 +177,7 @@ def test_names_cannot_leave_the_folder(tmp_path, images, name):
             {"annotations": [{"image_id": 101, "category_id": 0, "bbox": [1, 2, 3, "x"]}]},
             "could not convert string",
         ),
-        ({"annotations": [3]}, r"annotations\[0\]: 'int' object"),
+        ({"annotations": [3]}, r"annotations\[0\]: it has another form than this format: 3"),
         ({"categories": [{"id": 77, "name": "x"}]}, "class 90: there is no category 90"),
     ],
 )
