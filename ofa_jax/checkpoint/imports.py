@@ -414,17 +414,22 @@ def import_checkpoint(
         checkpoint = orbax_weights.step_folder(path)
         progress(f"reading {path if checkpoint is None else checkpoint}")
         if checkpoint is None:
-            imported = _import_foreign(
-                path,
-                name,
-                config,
-                ema=ema,
-                tolerant=tolerant,
-                dictionary_has_mask=dictionary_has_mask,
-                stem=stem_weights,
-                progress=progress,
-                **options,
-            )
+            try:
+                imported = _import_foreign(
+                    path,
+                    name,
+                    config,
+                    ema=ema,
+                    tolerant=tolerant,
+                    dictionary_has_mask=dictionary_has_mask,
+                    stem=stem_weights,
+                    progress=progress,
+                    **options,
+                )
+            except ValueError as error:
+                if str(path) in str(error):
+                    raise
+                raise CheckpointMismatchError(f"{path}: {error}") from error
             stem_weights = None
         else:
             imported = _import_own(path, config, ema, layer_stack)

@@ -30,7 +30,9 @@ from ofa_jax.restricted_pickle import (
 
 LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL_VERSION = 1001
-_MAX_ELEMENTS = 1 << 40
+# More elements than this are not made of a storage with fewer of them (stride 0): small buffers are
+# saved so, weights are not.
+_MAX_REPEATED = 1 << 12
 
 # torch's storage class -> our name of the element type.
 STORAGE_DTYPES = {
@@ -144,9 +146,11 @@ class TorchTensor:
         flat = self.storage.flat(self.dtype.name)
         if 0 in self.shape:
             return np.zeros(self.shape, self.dtype)
-        if math.prod(self.shape) > _MAX_ELEMENTS:
+        if math.prod(self.shape) > max(flat.size, _MAX_REPEATED):
             raise CheckpointFileError(
-                f"{self.storage.archive.path}: a tensor of shape {self.shape}; the file is damaged"
+                f"{self.storage.archive.path}: a tensor of shape {self.shape} has "
+                f"{math.prod(self.shape):,} elements, its storage {self.storage.key} only "
+                f"{flat.size:,}; no weights are stored so, the file is damaged"
             )
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides))
         if last >= flat.size:

@@ -31,7 +31,10 @@ class StateDict(Mapping[str, np.ndarray]):
         self.tensors = dict(tensors)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return np.asarray(self.tensors[name])
+        try:
+            return np.asarray(self.tensors[name])
+        except CheckpointFileError as error:
+            raise CheckpointFileError(f"{error} ({name})") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)

@@ -10,10 +10,12 @@ import zipfile
 import numpy as np
 import pytest
 
+from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError, _rebuild_tensor, read_torch_file
 from ofa_jax.checkpoint.torch_reader import read_torch_checkpoint
 from ofa_jax.checkpoint.torch_writer import write_torch_file
 from ofa_jax.restricted_pickle import Inert, UnsafePickleError, load_restricted
+from tests.shared import requires_cases, shared_dir
 
 
 class Reduce:
@@ -209,3 +211,21 @@ def test_numbers_of_numpy_become_plain():
 def test_malformed_pickles_are_one_kind_of_error(data):
     with pytest.raises(UnsafePickleError):
         load_restricted(data)
+
+
+@requires_cases
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cfg_deep.pt", "not an OFA state dict"),
+        ("stride0_rows_1048581.pt", r"elements, its storage 0 only 1; .* \(encoder\."),
+        ("st_tuned_bad.safetensors", "tuned"),
+        ("memo_67108864.pkl", "a pickle that torch did not write"),
+    ],
+)
+def test_hostile_files_of_the_field(name, message):
+    path = shared_dir() / "cases" / "hostile" / name
+    with pytest.raises(ValueError, match=message) as error:
+        import_checkpoint(path)
+    assert str(path) in str(error.value)
+    assert len(str(error.value).splitlines()) == 1

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError, TorchTensor, read_torch_file
 from ofa_jax.checkpoint.torch_reader import read_torch_checkpoint
 from ofa_jax.checkpoint.torch_writer import (
@@ -325,3 +326,24 @@ def test_tensor_beyond_its_storage_is_an_error(tmp_path):
     write_torch_file(path, {"w": StoredTensor(storage, (1 << 50,), (0,))})
     with pytest.raises(CheckpointFileError, match="damaged"):
         read_torch_file(path)["w"].numpy()
+
+
+@pytest.mark.parametrize("values", [1, 96])
+def test_tensors_of_more_elements_than_are_stored(tmp_path, values):
+    """One stored value, or one row, would become gigabytes when the model is filled."""
+    path = tmp_path / "repeated.pt"
+    storage = np.ones(values, np.float32)
+    rows = StoredTensor(storage, (1_048_581, 96), (0, int(values > 1)))
+    write_torch_file(path, {"model": {"encoder.embed_tokens.weight": rows}})
+    weights = read_torch_checkpoint(path).state_dict
+    message = rf"{path}: .*100,663,776 elements, its storage 0 only {values}; .*embed_tokens"
+    with pytest.raises(CheckpointFileError, match=message):
+        weights["encoder.embed_tokens.weight"]
+
+
+def test_weights_of_another_model_are_named_with_their_file(tmp_path):
+    path = tmp_path / "other.pt"
+    write_torch_file(path, {"cfg": {"task": 1}, "model": {"layer.weight": np.ones(3, np.float32)}})
+    with pytest.raises(ValueError, match=f"{path}: not an OFA state dict") as error:
+        import_checkpoint(path)
+    assert "\n" not in str(error.value)
