@@ -161,3 +161,6 @@ def test_cases_from_the_field():
             assert answers[:4] == ("0", "1", "2", "black")
             assert len(answers) == 18
             assert "square" in answers
+    hostile = shared_dir() / "cases" / "hostile" / "memo_67108864.pkl"
+    with pytest.raises(ValueError, match=f"{hostile} is no list of answers"):
+        allowed_answers(str(hostile))

@@ -250,6 +250,7 @@ QUOTED = [
     'a "red" bus, says "hi"',
     "a caption\twith a tab",
     "line one\nline two",
+    "a line\n\nafter a blank one\t\n\n",
     "plain",
     '"half a quotation',
     'an "inner" quotation',
@@ -275,6 +276,28 @@ def test_rows_of_a_csv_writer(tmp_path, quoting, types):
     assert {one["image"] for one in found} == {picture()}
     assert [one["image_id"] for one in found] == [str(number) for number in range(len(QUOTED))]
     assert len(written(tmp_path, quoted_rows(quoting), "vision_language", "qa")) == 0
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "marked"])
+def test_line_ends_in_the_first_and_the_last_cell(tmp_path, end, mark):
+    rows = [("one\n\ntwo", "the sum\nof it\n\nall"), ("three", "four"), ('"five"', "\n\nsix")]
+    text = io.StringIO()
+    csv.writer(text, delimiter="\t", lineterminator=end).writerows(rows)
+    path = tmp_path / "g.tsv"
+    path.write_bytes((mark + text.getvalue()).encode())
+    records = TsvSource(str(path), "gigaword").open("train")
+    found = [(records[n]["text"], records[n]["summary"]) for n in range(len(records))]
+    assert [tuple(" ".join(cell.split()) for cell in row) for row in found] == [
+        tuple(" ".join(cell.split()) for cell in row) for row in rows
+    ]
+
+
+def test_an_open_quote_in_the_last_cell_swallows_no_row(tmp_path):
+    path = tmp_path / "g.tsv"
+    path.write_text('a b\t"stop\nc d\tgo"\ne f\tend\n')
+    records = TsvSource(str(path), "gigaword").open("train")
+    assert [records[n]["summary"] for n in range(3)] == ['"stop', 'go"', "end"]
 
 
 def test_quotation_marks_that_no_writer_made_stay(tmp_path):

@@ -30,6 +30,8 @@ _OTHERS = {
     b"\xff\xfe": "UTF-16, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8",
     b"\xfe\xff": "UTF-16, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8",
 }
+# Bytes of a file by which its encoding is known.
+_HEAD = 256
 
 
 @cached_by_file(256)
@@ -46,10 +48,24 @@ def require_text(path: str) -> None:
       SourceError: it is compressed, or no UTF-8; the message says what makes text of it.
     """
     with open(path, "rb") as file:
-        first = file.read(max(map(len, _OTHERS)))
-    for start, what in _OTHERS.items():
-        if first.startswith(start):
-            raise SourceError(f"{path} is {what}", Reason.UNREADABLE_RECORD)
+        first = file.read(_HEAD)
+    what = next((what for start, what in _OTHERS.items() if first.startswith(start)), "")
+    if not what and (encoding := utf16_without_mark(first)):
+        what = f"{encoding}, not UTF-8: convert it with iconv -f {encoding} -t UTF-8"
+    if what:
+        raise SourceError(f"{path} is {what}", Reason.UNREADABLE_RECORD)
+
+
+def utf16_without_mark(first: bytes) -> str:
+    """The form of UTF-16 that the beginning of a file without byte-order mark is in, or "".
+
+    Most characters of any table or JSON file have one byte of zeros there, always on the same side.
+    """
+    even, odd = (first[side::2].count(0) for side in (0, 1))
+    few, many = len(first) // 64, len(first) // 5
+    if odd > many and even <= few:
+        return "UTF-16LE"
+    return "UTF-16BE" if even > many and odd <= few else ""
 
 
 @cached_by_file(256)

@@ -26,6 +26,7 @@ from ofa_jax.data.sources.annotated_pictures import BoxedPictures, MadeRows, Pic
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.json_items import items
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
+from ofa_jax.data.sources.lines import utf16_without_mark
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import may_lack_truth, nearest
 from ofa_jax.data.sources.text import opened
@@ -352,8 +353,10 @@ def _json_lines(path: str, file: io.TextIOBase, left_out: LeftOut) -> Iterator[_
 
 def _encoding(path: str) -> str:
     with opened(path) as file:
-        start = file.read(2)
-    return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        start = file.read(256)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return utf16_without_mark(start) or "utf-8-sig"
 
 
 def _cell(record: Mapping[str, Any], column: str) -> Any:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import mmap
+import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -31,6 +33,9 @@ TsvFormatError = SourceError
 
 # Lines that one row may take, where a cell in quotes holds line ends.
 _LONGEST_ROW = 20
+# Tabs and line ends in a cell; what a cell stands after, the first of a file apart.
+_BREAKS = re.compile(r"\s*[\t\r\n]\s*")
+_BEFORE, _MARK = b"\t\r\n", b"\xef\xbb\xbf"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +132,7 @@ def split_cells(line: str, columns: int) -> list[str]:
       columns: how many the layout has; where there are more, tabs may stand inside quotes.
 
     Returns:
-      The cells; within a quoted one, tabs and line ends become blanks.
+      The cells; within a quoted one, tabs and line ends become one blank.
     """
     cells = line.split("\t")
     if not line.startswith('"') and '\t"' not in line:
@@ -174,7 +179,7 @@ def _unquoted(cell: str, *, always: bool) -> str:
     needed = always or any(mark in cell[1:-1] for mark in ('""', "\t", "\n", "\r"))
     if not needed or not _is_quoted(cell):
         return cell
-    return " ".join(cell[1:-1].replace('""', '"').splitlines()).replace("\t", " ")
+    return _BREAKS.sub(" ", cell[1:-1].replace('""', '"')).strip()
 
 
 @cached_by_file(64)
@@ -207,27 +212,56 @@ def _spans(path: str, name: str, types: tuple[str, ...], columns: tuple[str, ...
 def _with_quoted_line_ends(spans: np.ndarray, memory: mmap.mmap, columns: int) -> np.ndarray:
     """Spans of rows, where a quoted cell may go on in the next lines.
 
-    A line that has too few columns and ends inside quotes is joined with those that follow, if they
-    close the quotes and complete the columns. Everything else stays as it is.
+    A line that ends inside quotes is joined with those that follow, if they close the quotes and
+    complete the columns; one that has all its columns, only with lines that have no tab and so are
+    no rows. Everything else stays as it is.
     """
-    place = memory.find(b'\t"')
-    if place < 0:
-        return spans
     spans, joined = spans.copy(), np.zeros(len(spans), bool)
-    starts = spans[:, 0]
-    while place >= 0:
-        row = int(np.searchsorted(starts, place, side="right")) - 1
-        last = row
-        while last + 1 < min(row + _LONGEST_ROW, len(spans)):
-            text = memory[int(spans[row, 0]) : int(spans[last, 1])]
-            if text.count(b"\t") >= columns - 1 or text[text.rfind(b"\t") :].count(b'"') % 2 == 0:
-                break
+    after = -1
+    for place in _openings(memory):
+        if place < after:
+            continue
+        row = last = int(np.searchsorted(spans[:, 0], place, side="right")) - 1
+        start = int(spans[row, 0])
+        whole = memory[start : int(spans[row, 1])].count(b"\t") >= columns - 1
+        while _ends_in_quotes(memory[start : int(spans[last, 1])]):
             last += 1
-        if last > row and _is_one_row(memory[int(spans[row, 0]) : int(spans[last, 1])], columns):
-            spans[row, 1] = spans[last, 1]
-            joined[row + 1 : last + 1] = True
-        place = memory.find(b'\t"', int(spans[row, 1]))
+            if last == min(row + _LONGEST_ROW, len(spans)):
+                break
+            if whole and b"\t" in memory[int(spans[last, 0]) : int(spans[last, 1])]:
+                break
+        else:
+            if last > row and _is_one_row(memory[start : int(spans[last, 1])], columns):
+                spans[row, 1] = spans[last, 1]
+                joined[row + 1 : last + 1] = True
+        after = int(spans[row, 1])
     return spans[~joined]
+
+
+def _openings(memory: mmap.mmap) -> Iterator[int]:
+    """Places, in order, at which a cell begins with a quote."""
+    for found in re.finditer(b'"', memory):
+        place = found.start()
+        marked = place == len(_MARK) and memory[:place] == _MARK
+        if place == 0 or marked or memory[place - 1] in _BEFORE:
+            yield place
+
+
+def _ends_in_quotes(line: bytes) -> bool:
+    """Whether the last quoted cell of a line is not closed in it."""
+    if line.count(b'"') % 2 == 0:
+        return False
+    cells = line.decode("utf-8", "replace").split("\t")
+    first = 0
+    while first < len(cells):
+        end = first + 1
+        if cells[first].startswith('"'):
+            ends = range(first + 1, len(cells) + 1)
+            end = next((end for end in ends if _is_quoted("\t".join(cells[first:end]))), 0)
+            if not end:
+                return "\t".join(cells[first:]).count('"') % 2 == 1
+        first = end
+    return False
 
 
 def _is_one_row(lines_joined: bytes, columns: int) -> bool:

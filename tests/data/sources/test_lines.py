@@ -98,6 +98,8 @@ def test_json_items(tmp_path, monkeypatch, chunk, indent):
         (bz2.compress(b'{"images": []}'), r"compressed \(bzip2\)"),
         (lzma.compress(b'{"images": []}'), r"compressed \(xz\)"),
         ('{"images": []}'.encode("utf-16"), "UTF-16, not UTF-8: convert it"),
+        ('{"images": []}'.encode("utf-16-le"), "UTF-16LE, not UTF-8: .* -f UTF-16LE -t UTF-8"),
+        ('{"images": ["é"]}'.encode("utf-16-be"), "UTF-16BE, not UTF-8: .* -f UTF-16BE"),
         (b'{"images": ' + b"[" * 100_000, "nested too deeply|the file ends"),
     ],
 )

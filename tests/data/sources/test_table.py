@@ -58,6 +58,10 @@ def as_utf16_tsv(folder):
     return write(folder / "t.tsv", ROWS, "\t", "utf-16")
 
 
+def as_utf16_without_mark(folder):
+    return write(folder / "t.csv", ROWS, encoding="utf-16-le")
+
+
 def as_gzip(folder):
     write(folder / "t.csv", ROWS)
     (folder / "t.csv.gz").write_bytes(gzip.compress((folder / "t.csv").read_bytes()))
@@ -80,7 +84,7 @@ def as_json_mapping(folder):
     return folder / "t.json"
 
 
-FORMS = (as_csv, as_semicolons_with_mark, as_utf16_tsv, as_gzip)
+FORMS = (as_csv, as_semicolons_with_mark, as_utf16_tsv, as_utf16_without_mark, as_gzip)
 JSON_FORMS = (as_json_lines, as_json_list, as_json_mapping)
 
 
