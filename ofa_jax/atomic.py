@@ -1,12 +1,19 @@
-"""Files that survive a kill: written at once, or line by line with a torn last line cut off."""
+"""Files that survive a kill: written at once, or line by line with a torn last line cut off.
+
+What something else has damaged is set aside, under another name, and never stops the work.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
+
+logger = logging.getLogger("ofa_jax")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -22,6 +29,33 @@ def write_json(path: str | os.PathLike, content: object) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def set_aside(path: pathlib.Path, reason: str, *, copy: bool = False) -> None:
+    """Gives a damaged file or folder the name NAME.damaged, with a number where that is taken.
+
+    Args:
+      path: of it.
+      reason: what is wrong with it, for the log.
+      copy: whether it stays where it is, too (a file).
+    """
+    target, number = path.with_name(f"{path.name}.damaged"), 1
+    while target.exists() or target.is_symlink():
+        number += 1
+        target = path.with_name(f"{path.name}.damaged_{number}")
+    if copy:
+        shutil.copyfile(path, target)
+    else:
+        path.rename(target)
+    logger.warning("%s %s; set aside as %s", path, reason, target.name)
+
+
+def parsed(line: bytes | str) -> Any:
+    """What a line or file of JSON holds, None where it cannot be read."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
 def append_lines(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Appends a JSON line per row; they are on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,14 +66,30 @@ def append_lines(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
         os.fsync(file.fileno())
 
 
-def cut_torn_line(path: pathlib.Path) -> int:
-    """Cuts off a last line that a kill left incomplete; returns how many lines stay."""
+def cut_torn_line(path: pathlib.Path, needs: Collection[str] = ()) -> int:
+    """Cuts off a last line that a kill left incomplete.
+
+    Where an earlier line is damaged, the file is set aside, and the lines before that one stay.
+
+    Args:
+      path: of `append_lines`; there may be no file.
+      needs: keys of every row.
+
+    Returns:
+      How many lines stay.
+    """
+    if path.exists() and not path.is_file():
+        set_aside(path, "is no file")
     if not path.exists():
         return 0
     lines = end = 0
     with path.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
+                break
+            row = parsed(line)
+            if not isinstance(row, dict) or not row.keys() >= set(needs):
+                set_aside(path, f"has a damaged line {lines + 1}", copy=True)
                 break
             lines, end = lines + 1, end + len(line)
     with path.open("r+b") as file:

@@ -377,7 +377,13 @@ class CheckpointManager:
         """
         path = self.directory / f"{STEP_PREFIX}_{step}" / "dataset"
         path = dataset_file(path)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            logger.warning("%s cannot be read (%s); nothing depends on it", path, one_line(error))
+            return None
 
     def wait(self) -> None:
         """Waits for the save in progress.

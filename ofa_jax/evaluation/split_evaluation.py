@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ofa_jax.atomic import write_json
+from ofa_jax.atomic import parsed, write_json
 from ofa_jax.data import digest
 from ofa_jax.data.features import Row
 from ofa_jax.data.sources import split_paths
@@ -227,10 +227,15 @@ class SplitEvaluation:
         }
         now = json.loads(json.dumps(now))
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            changed = digest.differences(before, now)
+            before = parsed(path.read_bytes())
+            remedy = "give another folder, or overwrite what is there (--overwrite)"
+            if isinstance(before, dict):
+                changed = digest.differences(before, now)
+            else:
+                changed = [f"{path.name} is damaged"]
+                if not self.overwrite:
+                    raise digest.OtherInputsError(f"{path}: is damaged; {remedy}")
             if changed and not self.overwrite:
-                remedy = "give another folder, or overwrite what is there (--overwrite)"
                 digest.refuse_other(path.parent, before, now, remedy=remedy)
             if changed:
                 logger.info("%s is predicted anew: %s", path.stem, changed[0])

@@ -70,7 +70,7 @@ class FileLines:
     path: pathlib.Path
 
     def resume(self) -> tuple[int, int]:
-        return cut_torn_line(self.path), sum("skipped" in line for line in self)
+        return cut_torn_line(self.path, needs=("index",)), sum("skipped" in line for line in self)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         append_lines(self.path, rows)

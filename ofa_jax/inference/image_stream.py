@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import logging
 import pathlib
 import shutil
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ofa_jax.atomic import append_lines, cut_torn_line, read_lines, write_json
+from ofa_jax.atomic import append_lines, cut_torn_line, parsed, read_lines, write_json
 from ofa_jax.data import digest
 from ofa_jax.data.ops.image import image_size
 from ofa_jax.errors import started
@@ -151,7 +150,15 @@ def prepare_folder(
     """
     path = root / file
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = parsed(path.read_bytes())
+        remedy = "give another folder, or overwrite what is there (--overwrite)"
+        if not isinstance(before, dict):
+            before = {}
+            if not overwrite:
+                raise digest.OtherInputsError(
+                    f"--output {root}: {file} is damaged, so nobody knows what the answers there "
+                    f"depend on; {remedy}"
+                )
         if overwrite:
             if digest.differences(before, inputs):
                 for name in results:
@@ -159,7 +166,6 @@ def prepare_folder(
                 for name in ("skipped.jsonl", "metrics.json"):
                     (root / name).unlink(missing_ok=True)
         else:
-            remedy = "give another folder, or overwrite what is there (--overwrite)"
             digest.refuse_other(f"--output {root}", before, inputs, remedy=remedy)
     root.mkdir(parents=True, exist_ok=True)
     write_json(path, inputs)
@@ -210,7 +216,7 @@ def _row(
 
 
 def _rows_of(path: pathlib.Path) -> list[dict[str, Any]]:
-    cut_torn_line(path)
+    cut_torn_line(path, needs=("key", "file"))
     return list(read_lines(path))
 
 

@@ -124,7 +124,7 @@ def _trained_configuration(checkpoint: str) -> str:
     for folder in _homes(checkpoint):
         path = folder / "config.gin"
         if path.is_file():
-            return path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8", errors="replace")
     return ""
 
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+from ofa_jax import atomic
 from ofa_jax.checkpoint.bucket import Mirror, check_address, is_remote
 from ofa_jax.checkpoint.bucket_lock import BucketFile
 from ofa_jax.checkpoint.errors import CheckpointError
@@ -219,6 +220,41 @@ def write_settings(run_dir: pathlib.Path, engine: Engine, mixture: str, config: 
     facts = run_tasks.task_facts(engine.tasks)
     write_source_record(run_dir, SourceRecord("trained", run_dir.name, task=facts))
     (run_dir / "config.gin").write_text(config, encoding="utf-8")
+
+
+# What a run writes besides its checkpoints, and nobody needs to go on.
+_SIDE_FILES = (
+    "config.gin", "config.json", "goodput.json", "metrics.json", "metrics.jsonl",
+    "model_config.json", "placement.txt", "report.html", "source.json",
+)  # fmt: skip
+_SIDE_FOLDERS = (
+    "examples", "nonfinite", "predictions", "profile", "report", "submissions", "tensorboard",
+    "vocabulary", "work",
+)  # fmt: skip
+
+
+def set_damaged_aside(run_dir: pathlib.Path) -> None:
+    """Makes room where files or folders that a run will write anew are something else, or broken.
+
+    Args:
+      run_dir: folder of the run.
+    """
+    for names, is_right, kind in (
+        (_SIDE_FILES, pathlib.Path.is_file, "file"),
+        (_SIDE_FOLDERS, pathlib.Path.is_dir, "folder"),
+    ):
+        for path in (run_dir / name for name in names):
+            if path.exists() and not is_right(path):
+                atomic.set_aside(path, f"is no {kind}")
+    path = run_dir / "metrics.json"
+    if path.exists() and not isinstance(atomic.parsed(path.read_bytes()), dict):
+        atomic.set_aside(path, "is not JSON")
+    path = run_dir / "config.gin"
+    try:
+        if path.exists():
+            path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        atomic.set_aside(path, "is no text")
 
 
 def report_placement(run: RunFolder, engine: Engine, abstract_state: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from clu import metric_writers
 from tqdm import tqdm
 
+from ofa_jax import atomic
 from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.report.labels import format_duration
 
@@ -77,13 +78,9 @@ class RunLog:
         root = pathlib.Path(run_dir)
         root.mkdir(parents=True, exist_ok=True)
         self.path = root / "metrics.jsonl"
-        kept = []
-        if self.path.exists():
-            kept = [
-                line for line in self.path.read_text().splitlines() if _step(line) <= start_step
-            ]
-        self._time_before = _last_time(kept)
-        self.path.write_text("".join(f"{line}\n" for line in kept if _step(line) >= 0))
+        kept = [row for row in _rows(self.path) if row["step"] <= start_step]
+        self._time_before = float(kept[-1].get("time", 0.0)) if kept else 0.0
+        atomic.write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in kept))
         self._start = time.perf_counter()
         self._writer = None
         if config.tensorboard:
@@ -211,16 +208,21 @@ class ProgressBar:
             self._bar.close()
 
 
-def _step(line: str) -> int:
-    """Step of a metrics line; -1 for one that was cut off by a kill."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return -1
+def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; a last line that was cut off by a kill is no row.
+
+    Where others are damaged, the file is set aside too.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    rows = [row for row in map(atomic.parsed, lines[:-1]) if _is_row(row)]
+    if len(rows) < len(lines) - 1:
+        damaged = len(lines) - 1 - len(rows)
+        atomic.set_aside(path, f"has {damaged} damaged lines, which are left out", copy=True)
+    return rows
 
 
-def _last_time(lines: list[str]) -> float:
-    for line in reversed(lines):
-        if _step(line) >= 0:
-            return float(json.loads(line).get("time", 0.0))
-    return 0.0
+def _is_row(row: Any) -> bool:
+    values = row.values() if isinstance(row, dict) else [""]
+    return all(type(value) in (int, float) for value in values) and type(row.get("step")) is int

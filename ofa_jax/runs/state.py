@@ -110,7 +110,7 @@ def input_state(engine: Engine, step: int, batch_size: int) -> dict[str, Any]:
 
 def _compare_mesh(saved: Any, engine: Engine) -> None:
     mesh = saved.get("mesh") if isinstance(saved, dict) else None
-    if mesh and mesh != dict(engine.mesh.shape):
+    if isinstance(mesh, dict) and mesh != dict(engine.mesh.shape):
         logger.info(
             "the checkpoint was written on mesh %s; now placed on %s",
             ", ".join(f"{axis}={size}" for axis, size in mesh.items()),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import itertools
-import json
 import logging
 import pathlib
 import time
@@ -27,6 +26,7 @@ from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.model import flops
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.report.build import build_report
+from ofa_jax.report.collect import RecordError
 from ofa_jax.report.labels import format_duration
 from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import hosts, objective
@@ -162,6 +162,7 @@ def train(
         log: RunLog | NoLog = NoLog()
         ledger = None
         if run_folder.is_primary():
+            run_folder.set_damaged_aside(run_dir)
             run_folder.report_placement(run, engine, abstract_state)
             mixture = train_dataset_cfg.mixture_or_task_name
             run_folder.write_settings(run_dir, engine, mixture, config_text)
@@ -428,14 +429,17 @@ def _finish(
         atomic.write_json(path, results)
     else:
         logger.info("this run is finished; delete %s to train again", run.address)
-    report = build_report(run.files)
-    logger.info("report: %s", run.shown(report))
+    try:
+        report = build_report(run.files)
+    except RecordError as error:
+        logger.warning("no report: %s", error)
+    else:
+        logger.info("report: %s", run.shown(report))
     return results
 
 
 def _finished_results(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    results = json.loads(path.read_text(encoding="utf-8"))
-    same = all(results.get("run", {}).get(key) == value for key, value in facts.items())
+    results = atomic.parsed(path.read_bytes()) if path.is_file() else None
+    run = results.get("run") if isinstance(results, dict) else None
+    same = isinstance(run, dict) and all(run.get(key) == value for key, value in facts.items())
     return results if same else None

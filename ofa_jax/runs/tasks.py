@@ -152,9 +152,12 @@ def refuse_other_settings(
       ValueError: the folder holds a finished run whose `config.gin` differs.
     """
     path = run_dir / "config.gin"
-    if not path.exists() or start_step == 0:
+    if start_step == 0:
         return
-    before, now = _settings(path.read_text(encoding="utf-8")), _settings(config)
+    try:
+        before, now = _settings(path.read_text(encoding="utf-8")), _settings(config)
+    except (OSError, UnicodeDecodeError):  # Not there, or damaged.
+        return
     changed = [line for line in now if line not in before] or [
         line for line in before if line not in now
     ]

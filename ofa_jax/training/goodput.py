@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ofa_jax.atomic import parsed, set_aside
+
 PRODUCTIVE = "step"
 
 
@@ -135,7 +137,21 @@ def account(sessions: list[dict[str, Any]]) -> Goodput:
 
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:
-    try:
-        return list(json.loads(path.read_text())["sessions"])
-    except (OSError, ValueError, KeyError, TypeError):
+    if not path.exists():
         return []
+    content = parsed(path.read_bytes()) if path.is_file() else None
+    sessions = content.get("sessions") if isinstance(content, dict) else None
+    if isinstance(sessions, list) and all(map(_is_session, sessions)):
+        return sessions
+    set_aside(path, "is no account of this run")
+    return []
+
+
+def _is_session(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("seconds"), dict):
+        return False
+    times = [entry.get("started"), entry.get("ended"), *entry["seconds"].values()]
+    steps = [entry.get("first_step"), entry.get("last_step")]
+    return all(type(step) is int for step in steps) and all(
+        type(value) in (int, float) and abs(value) < 1e12 for value in times
+    )

@@ -12,21 +12,17 @@ import threading
 import time
 
 import gin
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from ofa_jax import errors
 from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.checkpoint.manager import CheckpointManager
-from ofa_jax.cli import entry, shell
+from ofa_jax.cli import shell
 from ofa_jax.errors import SettingsError, Status, Unfinished
 from ofa_jax.inference.answerer import Answerer
 from ofa_jax.lock import LOCK_NAME, FolderLock, LocalFile
 from ofa_jax.runs.engine import Engine
-from ofa_jax.sharding import placement
 from tests.integration.test_resume import QUICK_TO_COMPILE, TINY, checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -184,44 +180,6 @@ def test_devices_that_are_not_there(command):
 
 
 # What a run makes of it.
-
-
-def quick_step(state, batch, rng):
-    """Does what the loop sees of a step, and needs no compiling."""
-    del rng
-    tasks = np.ones(1)
-    metrics = {"loss": 1.0, "learning_rate": 0.1, "param_norm": 1.0}
-    metrics |= {"task_loss_sum": tasks, "task_tokens": tasks}
-    return state.replace(step=state.step + 1), metrics
-
-
-def quick_state(create, *arguments, mesh, rules):
-    """A state of zeros, which needs no compiling either."""
-    boxed = jax.eval_shape(create, *arguments)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nn.meta.unbox(boxed))
-    return zeros, placement.state_shardings(boxed, mesh, rules)
-
-
-class Runs:
-    """Makes three steps with a tiny model in this process."""
-
-    def __init__(self, folder, capsys):
-        self.folder, self._capsys = folder, capsys
-
-    def start(self, *arguments):
-        """One start of the run; returns (exit status, what it said)."""
-        given = ["--gin.TRAIN_STEPS=3", f"--gin.MODEL_DIR='{self.folder}'", *arguments]
-        status = entry.run_train([*TINY, *given])
-        return status, self._capsys.readouterr().err
-
-
-@pytest.fixture
-def runs(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(shell, "set_up_process", lambda: None)
-    monkeypatch.setattr(placement, "create_sharded", quick_state)
-    monkeypatch.setattr(Engine, "train_step", lambda self, shardings: quick_step)
-    yield Runs(tmp_path / "run", capsys)
-    gin.clear_config()
 
 
 def test_a_disk_that_fails_in_the_middle(runs, tmp_path, monkeypatch):
