@@ -189,6 +189,8 @@ def test_expressions_of_wrong_pairs(tmp_path, capsys):
         ("cls", "image=image.bytes,label=label", "label", ["a", "b", "c"], {"undeclared_class": 1}),
         ("dict", "image=image,captions=t", "captions", [["x"], ["y"]] * 2, {}),
         ("dict", "image=image,captions=n", "captions", [["1"], ["2"], ["3.5"]], {"empty_text": 1}),
+        ("img", "image=image.bytes,captions=text", "captions",
+         [["a china"], ["a flower"], ["a rocket"], ["a grace"]], {}),
         ("imgs", "image=images[].bytes,captions=t", "captions", [["x"]] * 4, {}),
         ("vqa", "image=image,question=question,answers=answers[].answer", "answers",
          [["yes", "no"]] * 4, {}),
@@ -260,12 +262,58 @@ def test_files_that_are_none_are_named(tmp_path, capsys, source, path, message):
     assert message in found
 
 
-def test_masks_beside_pictures(tmp_path):
+LONG = "very_long_folder_name_" * 8
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "dropped"),
+    [
+        ("dirs", [f"0000{number}" for number in range(4)], {}),
+        ("emptytxt", ["1"], {"empty_text": 1}),
+        ("long", [f"{LONG}/0", f"{LONG}/1"], {}),
+        ("longg", [f"{LONG}/0", f"{LONG}/1"], {}),
+        ("s0", ["a"], {}),
+        ("s1", ["a"], {}),
+    ],
+)
+def test_tars_of_every_writer(tmp_path, name, kept, dropped):
+    path = f"webdataset_keys/{name}.tar"
+    status, entry, found = prepare(tmp_path / "out", "webdataset", paths=path)
+    assert (status, [one["image_id"] for one in found]) == (0, kept)
+    assert counts(entry, "dropped") == dropped
+    assert entry["left_out"] == {}
+
+
+def test_equal_keys_of_two_tars_are_two_samples(tmp_path):
+    paths = f"{CASES}/webdataset_keys/s0.tar,{CASES}/webdataset_keys/s1.tar"
+    status, _, found = prepare(tmp_path / "out", "webdataset", f"--paths={paths}")
+    expected = [["caption of china"], ["caption of flower"]]
+    assert (status, [one["captions"] for one in found]) == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ("path", "images", "boxes", "lost"),
+    [
+        ("boxes_normalised/nan.json", "boxes_normalised/img", [[[10, 5, 30, 25]]] * 2,
+         {"box_not_finite": 2}),
+        ("hostile/coco_bigid.json", "boxes_normalised/img", [[[1, 2, 11, 13]]] * 2,
+         {"unlisted_image": 1}),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_none(tmp_path, path, images, boxes, lost):
+    files = {"annotations": path, "images": images}
+    status, entry, found = prepare(tmp_path / "out", "coco_instances", **files)
+    assert (status, [one["boxes"].tolist() for one in found]) == (0, boxes)
+    assert counts(entry, "dropped") | counts(entry, "left_out") == lost
+
+
+@pytest.mark.parametrize("name", ["seg", "cls"])
+def test_masks_beside_pictures(tmp_path, name):
     _, entry, found = prepare(
-        tmp_path / "out", "webdataset", "--kind=classification", paths="webdataset_keys/seg.tar"
+        tmp_path / "out", "webdataset", "--kind=classification", paths=f"webdataset_keys/{name}.tar"
     )
     assert [one["label"] for one in found] == ["0", "1", "2", "3"]
-    assert counts(entry, "left_out") == {"unread_file": 4}
+    assert counts(entry, "left_out") == ({"unread_file": 4} if name == "seg" else {})
 
 
 def test_rows_of_a_csv_writer(tmp_path):

@@ -144,6 +144,8 @@ CASES = {
     "bbox with null": Case(
         COCO, coco(box(), box([1, 2, 3, None])), {"bad_fields": 1}, "boxes", [1]
     ),
+    "bbox of texts": Case(COCO, coco(box(["1", "2", "30", "40"])), {}, "boxes", [1]),
+    "an entry that is null": Case(COCO, coco(box(), None, 5), {"bad_fields": 2}, "boxes", [1]),
     "box of an unlisted image": Case(
         COCO, coco(box(), box(image=77)), {"unlisted_image": 1}, "boxes", [1]
     ),

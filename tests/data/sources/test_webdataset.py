@@ -151,6 +151,30 @@ def test_a_key_twice_makes_no_pair(tmp_path):
     assert records.left_out.counts == {"duplicated_id": 1}
 
 
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["gnu", "pax"])
+def test_folders_and_long_names(tmp_path, form):
+    """Entries of folders are no files; names over 100 bytes stand in headers of their own."""
+    one, key = annotated()[0], f"{'a_long_name_' * 15}/0"
+    with tarfile.open(tmp_path / "a.tar", "w", format=form) as tar:
+        for name, data in ((".", None), (f"{key}.jpg", one.image), (f"{key}.txt", b"a bus")):
+            info = tarfile.TarInfo(name)
+            info.type = tarfile.DIRTYPE if data is None else tarfile.REGTYPE
+            info.size = len(data or b"")
+            tar.addfile(info, io.BytesIO(data or b""))
+    records = WebdatasetSource(str(tmp_path / "a.tar")).open("train")
+    assert [(records[0]["image_id"], records[0]["caption"])] == [(key, "a bus")]
+    assert records.left_out.counts == {}
+
+
+def test_equal_keys_of_two_tars_are_two_samples(tmp_path):
+    paths = [
+        write_tar(tmp_path / f"{number}.tar", {"a.jpg": one.image, "a.txt": b"%d" % number})
+        for number, one in enumerate(annotated()[:2])
+    ]
+    records = WebdatasetSource(",".join(paths)).open("train")
+    assert [records[number]["caption"] for number in range(len(records))] == ["0", "1"]
+
+
 def test_captions_that_say_nothing(tmp_path):
     first, second = annotated()[:2]
     files = {"a.jpg": first.image, "a.json": b'{"caption": null}'}
