@@ -26,10 +26,11 @@ _OVERRIDE = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
 _NAME_ALONE = re.compile(r"^--gin\.([^=]+)$")
 # t5x's other way to give bindings, each a line of gin.
 _BINDINGS = re.compile(r"^--gin_bindings=(.*)$", re.DOTALL)
+_SEARCH_PATHS = re.compile(r"^--gin_search_paths=(.*)$", re.DOTALL)
 
 _INCLUDE = re.compile(r"""^(\s*include\s+)(['"])(.+?)\2""", re.MULTILINE)
-# Macros of these names are paths, in which `~` and `$NAME` stand for what they do in a shell.
-_PATHS = re.compile(r"\w*(_DIR|_PATH)")
+# Macros and settings of these names are paths; `~` and `$NAME` in them are those of a shell.
+_PATHS = re.compile(r"\w*_(dir|path)", re.IGNORECASE)
 _GIN_ERRORS = (ValueError, SyntaxError, TypeError, AttributeError)
 
 
@@ -85,7 +86,8 @@ def text(example: str) -> MacroType:
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separates t5x-style `--gin.NAME=VALUE` from the other command-line arguments.
 
-    `--gin.NAME VALUE` and `--gin_bindings='NAME = VALUE'` are the same.
+    `--gin.NAME VALUE` and `--gin_bindings='NAME = VALUE'` are the same. The folders of
+    `--gin_search_paths=A,B` are handed to gin, as t5x does.
 
     Args:
       arguments: command line without the program's name.
@@ -103,6 +105,9 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             bindings.append(f"{match.group(1)} = {rest.pop(0)}")
         elif match := _BINDINGS.match(argument):
             bindings.append(match.group(1))
+        elif match := _SEARCH_PATHS.match(argument):
+            for folder in filter(None, match.group(1).split(",")):
+                gin.add_config_file_search_path(_shell_path("--gin_search_paths", folder.strip()))
         else:
             others.append(argument)
     return others, bindings
@@ -186,7 +191,9 @@ def _located(file: str, *, asked_by: str) -> str:
     Raises:
       ConfigError: there is none; names those of similar names.
     """
-    places = (pathlib.Path(file), CHECKOUT / file, pathlib.Path(asked_by).parent / file)
+    wanted = _shell_path(asked_by, file)
+    folders = (CHECKOUT, pathlib.Path(asked_by).parent, *gin.config._LOCATION_PREFIXES[1:])
+    places = (pathlib.Path(wanted), *(pathlib.Path(folder, wanted) for folder in folders))
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         near = difflib.get_close_matches(file, _files_beside(file), n=2)
@@ -202,14 +209,19 @@ def _files_beside(file: str) -> list[str]:
 
 
 def _expand_paths() -> None:
-    """Replaces `~` and `$NAME` in macros that are paths; they mostly come past the shell."""
-    for (name, selector), bound in gin.config._CONFIG.items():
-        value = bound.get("value")
-        if selector == "gin.macro" and _PATHS.fullmatch(name) and isinstance(value, str):
-            found = os.path.expanduser(os.path.expandvars(value))
-            if "$" in found:
-                raise ConfigError(f"{name}: {value}: a variable in it is not set")
-            bound["value"] = found
+    """Replaces `~` and `$NAME` in settings that are paths; they mostly come past the shell."""
+    for (scope, selector), bound in gin.config._CONFIG.items():
+        for parameter, value in bound.items():
+            name = scope if selector == "gin.macro" else parameter
+            if _PATHS.fullmatch(name) and isinstance(value, str):
+                bound[parameter] = _shell_path(name, value)
+
+
+def _shell_path(name: str, value: str) -> str:
+    found = os.path.expanduser(os.path.expandvars(value))
+    if "$" in found:
+        raise ConfigError(f"{name}: {value}: a variable in it is not set")
+    return found
 
 
 def _check_scopes() -> None:

@@ -104,6 +104,25 @@ def test_paths_are_those_of_a_shell(monkeypatch):
         settings(["gin_configs/runs/quickstart.gin"], "--gin.MODEL_DIR='$NOWHERE/one'")
 
 
+def test_run_files_of_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
+    written(tmp_path / "gin" / "steps.gin", "TRAIN_STEPS = 13\n")
+    written(tmp_path / "gin" / "mine.gin", f"{BASE}include '~/gin/steps.gin'\n")
+    for arguments in (["~/gin/mine.gin"], ["mine.gin", "--gin_search_paths=~/elsewhere,~/gin"]):
+        found = settings(
+            arguments[:1],
+            *arguments[1:],
+            "--gin.INITIAL_CHECKPOINT_PATH='~/x.pt'",
+            "--gin.train_script.train.model_dir='~/run'",
+        )
+        assert found["TRAIN_STEPS"] == "13"
+        assert found["INITIAL_CHECKPOINT_PATH"] == repr(f"{tmp_path}/x.pt")
+        assert found["train.model_dir"] == repr(f"{tmp_path}/run")
+    with pytest.raises(gin_files.ConfigError, match=r"there is no gin file ~/gin/min\.gin"):
+        settings(["~/gin/min.gin"])
+
+
 @pytest.mark.parametrize(("given", "right"), [("true", "True"), ("false", "False")])
 def test_truth_values_of_other_languages(given, right):
     with pytest.raises(gin_files.ConfigError, match=f"{given} is no value of gin; write {right}"):
