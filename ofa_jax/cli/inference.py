@@ -80,6 +80,9 @@ def run_infer(arguments: Sequence[str]) -> int:
     parser.add_argument("--instruction", help='such as "what does the image describe?"')
     parser.add_argument("--task", help="a task of the model instead, such as grounded_captioning")
     parser.add_argument(
+        "--module", action="append", help="module that registers --task; repeatable; it is run"
+    )
+    parser.add_argument(
         "--field", action="append", type=_field, help="NAME=TEXT that the task reads; repeatable"
     )
     parser.add_argument(
@@ -110,6 +113,7 @@ def run_infer(arguments: Sequence[str]) -> int:
         "CHECKPOINT": options.checkpoint,
         "INSTRUCTION": options.instruction,
         f"{function}.task": options.task,
+        f"{function}.module": options.module and tuple(options.module),
         f"{function}.fields": dict(options.field) if options.field else None,
         f"{function}.best": options.best,
         f"{function}.overwrite": options.overwrite or None,

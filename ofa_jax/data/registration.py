@@ -313,11 +313,15 @@ def add_mixture(name: str, rates: Mapping[str, float]) -> None:
     seqio.MixtureRegistry.add(name, list(rates.items()))
 
 
-def import_modules(names: tuple[str, ...]) -> None:
+def import_modules(names: tuple[str, ...], *, setting: str = "MIXTURE_OR_TASK_MODULE") -> None:
     """Imports the modules that register tasks and mixtures.
 
+    Args:
+      names: of the modules, from the user; never from a file that someone else may have made.
+      setting: what the error says to change.
+
     Raises:
-      ValueError: no such module; the message names the macro.
+      ValueError: no such module.
     """
     for name in names:
         try:
@@ -325,8 +329,8 @@ def import_modules(names: tuple[str, ...]) -> None:
         except ModuleNotFoundError as error:
             if error.name and name.startswith(error.name):
                 raise ValueError(
-                    f"MIXTURE_OR_TASK_MODULE: no module {name!r}; run from the checkout, or "
-                    "install it with `pip install -e .`"
+                    f"{setting}: no module {name!r}; run from the checkout, or install it with "
+                    "`pip install -e .`"
                 ) from error
             raise
 

@@ -22,7 +22,7 @@ from ofa_jax.data import finetuning_steps, steps
 from ofa_jax.data.answering import Answering, AnswerList
 from ofa_jax.data.features import Row, pad_row
 from ofa_jax.data.instruction import Instruction, InstructionError
-from ofa_jax.data.task import OFATask, Step
+from ofa_jax.data.task import LENGTH_KEYS, OFATask, Step
 from ofa_jax.text import cleaning
 from ofa_jax.text.tokenizer import Tokenizer
 
@@ -37,6 +37,9 @@ TEXT_STEPS: Mapping[str, tuple[type, str]] = {
     "FirstReferring": (finetuning_steps.FirstReferring, "caption"),
 }
 """Class name to (class, the field without which it has nothing to do; "" is its own `field`)."""
+
+# Tokens or pixels; more than any model here reads.
+_LARGEST_LENGTH = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,20 @@ class TaskCard:
         known = [step for step, _ in TEXT_STEPS.values()]
         kept = tuple(step for step in used if type(step) in known)
         return cls(task.name, task.family, task.instructions[0], dict(lengths), answering, kept)
+
+    @staticmethod
+    def checked_lengths(lengths: Any) -> dict[str, int]:
+        """Lengths from a file as numbers that can be.
+
+        Raises:
+          ValueError: others than inputs, targets and image, or numbers out of bounds.
+        """
+        if not isinstance(lengths, Mapping) or set(lengths) != set(LENGTH_KEYS):
+            raise ValueError(f"lengths must be those of {', '.join(LENGTH_KEYS)}, got {lengths!r}")
+        for name, value in lengths.items():
+            if type(value) is not int or not 0 <= value <= _LARGEST_LENGTH:
+                raise ValueError(f"{name} must be 0 to {_LARGEST_LENGTH:,}, got {value!r}")
+        return dict(lengths)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -172,7 +189,7 @@ class TaskCard:
                 str(data["name"]),
                 str(data["family"]),
                 Instruction.parse(str(data["instruction"])),
-                {str(name): int(value) for name, value in data["task_feature_lengths"].items()},
+                cls.checked_lengths(data["task_feature_lengths"]),
                 Answering(
                     **answering,
                     answers=None if answers is None else AnswerList(tuple(map(str, answers))),
@@ -180,7 +197,7 @@ class TaskCard:
                 ),
                 tuple(_step_from_json(step) for step in data["text_steps"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"no card of a task: {error!r} in {str(data)[:200]}") from error
 
 

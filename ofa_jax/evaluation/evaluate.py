@@ -18,6 +18,7 @@ import jax
 
 from ofa_jax.atomic import write_json
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
+from ofa_jax.checkpoint.imports import ImportedCheckpoint
 from ofa_jax.data import locations as data_locations
 from ofa_jax.data.ops.image import TRUNCATED_IMAGES
 from ofa_jax.data.registration import import_modules, lookup
@@ -84,7 +85,8 @@ def evaluate(
         the quickstart's run.
       module: modules that register the tasks.
       splits: splits of the tasks' sources.
-      task_feature_lengths: None takes those of the run that the checkpoint comes from.
+      task_feature_lengths: what is not given is that of the run that the checkpoint comes from,
+        or follows from what a `.pt` says about its task.
       batch_size: examples per step, over all devices of this process.
       num_examples: the first so many of each split; 0 = all.
       beam_size: of tasks whose recipe names none; 1 is greedy.
@@ -134,7 +136,6 @@ def evaluate(
     source = find_checkpoint(checkpoint)
     # The copy of a checkpoint in a bucket has another name each time.
     shown = checkpoint if is_remote(checkpoint) else source
-    lengths = _lengths(task_feature_lengths, source)
     import_modules((module,) if isinstance(module, str) else tuple(module))
     tasks = [task for task, _ in lookup(mixture_or_task_name)]
     if prepared_data:
@@ -146,6 +147,7 @@ def evaluate(
     imported = load_weights(source, ema=ema, dtype=dtype, settings=model_settings)
     if imported.vocabulary_files and not data_locations.is_assigned("VOCAB_DIR"):
         data_locations.assign("VOCAB_DIR", str(imported.vocabulary_files[0].parent))
+    lengths = _lengths(task_feature_lengths, source, imported)
     _check_vocabulary(tasks, imported.config, source)
     pictures = CodePictures.of_settings(tasks, image_tokenizer, extractors, real_statistics)
     for task in tasks:
@@ -255,17 +257,39 @@ def _by_split(
     }
 
 
-def _lengths(given: Mapping[str, int] | None, checkpoint: str) -> dict[str, int]:
-    cards = trained_cards(checkpoint)
-    lengths = dict(given or (cards[0].lengths if cards else {}))
-    if not lengths:
+def _lengths(
+    given: Mapping[str, int] | None, checkpoint: str, imported: ImportedCheckpoint
+) -> dict[str, int]:
+    given = dict(given or {})
+    if unknown := set(given) - set(LENGTH_KEYS):
         raise ValueError(
-            f"TASK_FEATURE_LENGTHS: {checkpoint} is not the folder of a run, so give the lengths, "
-            "such as --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 64, 'targets': 32, 'image': 480}\""
+            f"TASK_FEATURE_LENGTHS are {', '.join(LENGTH_KEYS)}, not {', '.join(map(str, unknown))}"
         )
-    if set(lengths) != set(LENGTH_KEYS):
-        raise ValueError(f"TASK_FEATURE_LENGTHS must name {', '.join(LENGTH_KEYS)}, got {lengths}")
+    cards = trained_cards(checkpoint) if set(given) != set(LENGTH_KEYS) else ()
+    told = {} if cards or len(given) == len(LENGTH_KEYS) else _told(imported)
+    lengths = {**(cards[0].lengths if cards else told), **given}
+    if missing := [name for name in LENGTH_KEYS if name not in lengths]:
+        raise ValueError(
+            f"TASK_FEATURE_LENGTHS: {checkpoint} is not the folder of a run and does not say "
+            f"{' and '.join(missing)}, so give the lengths, such as "
+            "--gin.TASK_FEATURE_LENGTHS=\"{'inputs': 64, 'targets': 32, 'image': 480}\""
+        )
+    if told:
+        logger.info("TASK_FEATURE_LENGTHS of the checkpoint's task: %s", lengths)
     return lengths
+
+
+def _told(imported: ImportedCheckpoint) -> dict[str, int]:
+    """Lengths with room for what a foreign checkpoint says about its task."""
+    task, most = imported.task, imported.config.max_positions
+    found = {} if task.image_size is None else {"image": task.image_size}
+    # Official lengths count words, of texts without their instruction.
+    if task.max_source_length:
+        found["inputs"] = min(2 * task.max_source_length + 32, most)
+    if task.max_target_length:
+        prompt = found.get("inputs", 0) if task.decoder_prompt not in (None, "none") else 0
+        found["targets"] = min(2 * task.max_target_length + 2 + prompt, most + 1)
+    return found
 
 
 def _check_vocabulary(tasks: Sequence[OFATask], config: OFAConfig, checkpoint: str) -> None:

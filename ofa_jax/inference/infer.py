@@ -32,7 +32,7 @@ from ofa_jax.inference.images import find_images, image_files, prepared_images
 from ofa_jax.inference.loading import load
 from ofa_jax.inference.predictor import FREE_DECODING, REGION, OFAPredictor
 from ofa_jax.inference.questions import Prediction, Question
-from ofa_jax.inference.weights import checkpoint_identity, find_checkpoint
+from ofa_jax.inference.weights import checkpoint_identity, find_checkpoint, trained_cards
 from ofa_jax.metrics.generation import Extractors
 from ofa_jax.report.pictures import DrawnBox, draw_boxes
 
@@ -71,6 +71,7 @@ def infer(
     picture_side: int = 0,
     extractors: str = "",
     seed: int = 0,
+    module: str | Sequence[str] = (),
     cards: Sequence[TaskCard] = (),
 ) -> list[Prediction]:
     """Answers one question about each image.
@@ -118,6 +119,7 @@ def infer(
       extractors: `module:function` with CLIP's embeddings, see `ofa_jax.metrics.generation`: of
         several samples the one that fits the caption best is the first.
       seed: of sampling.
+      module: modules to import that register `task`, where the run does not know it.
       cards: tasks that can be asked besides those of the run.
 
     Returns:
@@ -142,6 +144,9 @@ def infer(
     pixels = load_image_tokenizer(image_tokenizer) if image_tokenizer else None
     source = find_checkpoint(checkpoint)
     many = bool(prepared_data or len(paths) > 1)
+    if module:
+        modules = (module,) if isinstance(module, str) else tuple(module)
+        cards = (*cards, *_cards_of_modules(modules, task, trained_cards(source)))
     predictor = load(
         source,
         vocabulary=vocabulary or None,
@@ -215,6 +220,23 @@ def infer(
     [prediction] = predictor.answer([dataclasses.replace(asked, image=image)], task, **options)
     _print(prediction, image, paths[0] if paths else "", output_dir, best)
     return [prediction]
+
+
+def _cards_of_modules(
+    modules: Sequence[str], task: str, known: Sequence[TaskCard]
+) -> tuple[TaskCard, ...]:
+    """The card of a task that the run does not know, with lengths as the run has them."""
+    # seqio's registry, which nothing else here needs.
+    from ofa_jax.data.registered_cards import registered_cards
+
+    if not task:
+        raise ValueError("--module registers tasks; name one by --task")
+    lengths = {"inputs": 256, "targets": 256, "image": 0}
+    if known:
+        lengths = {name: max(card.lengths[name] for card in known) for name in lengths}
+    found = registered_cards(task, lengths, modules)
+    names = {card.name for card in known}
+    return tuple(card for card in found if card.name not in names)
 
 
 def _print(

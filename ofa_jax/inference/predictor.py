@@ -97,7 +97,9 @@ class OFAPredictor:
         if image_size is None:
             fits = largest >= OFFICIAL_IMAGE_SIZE
             image_size = OFFICIAL_IMAGE_SIZE if fits else config.orig_patch_image_size
-            image_size = next((card.lengths["image"] for card in cards), image_size)
+            # 0 is no size: of a card that nobody has trained on.
+            sizes = (card.lengths["image"] for card in cards)
+            image_size = next((size for size in sizes if size), image_size)
         if not 0 < image_size <= largest:
             raise ValueError(
                 f"image_size must be 1 .. {largest} pixels for this model, got {image_size}"

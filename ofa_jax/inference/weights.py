@@ -55,6 +55,9 @@ def _best_of_run(folder: str) -> str | None:
 def trained_cards(checkpoint: str) -> tuple[TaskCard, ...]:
     """The tasks of the run that a checkpoint comes from; () where there is no run.
 
+    They are data in its `config.json`. Of a run from before there was this file, the tasks that
+    this library declares itself are looked up by the names in its `config.gin`.
+
     Args:
       checkpoint: as the user gave it; the folder of a run or a checkpoint in it.
 
@@ -64,6 +67,11 @@ def trained_cards(checkpoint: str) -> tuple[TaskCard, ...]:
     for folder in _homes(checkpoint):
         if cards := read_cards(folder):
             return cards
+    if text := _trained_configuration(checkpoint):
+        # seqio's registry, which nothing else here needs.
+        from ofa_jax.data.registered_cards import configured_cards
+
+        return configured_cards(text)
     return ()
 
 

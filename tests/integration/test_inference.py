@@ -329,7 +329,7 @@ def test_eval_names_what_is_missing(command, model, tmp_path, capsys):
     common = [f"--checkpoint={model}", f"--output={tmp_path / 'o'}", f"--data={tmp_path / 'data'}"]
     lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8, 'image': 32}"
     for arguments, message in (
-        (["--task=refcoco"], "is not the folder of a run, so give the lengths"),
+        (["--task=refcoco"], "is not the folder of a run and does not say inputs and targets"),
         (["--task=refcok", lengths], "no task or mixture named 'refcok'; did you mean refcoco"),
         (["--task=refcoco", lengths, "--split=testA"], "refcoco_testA.tsv does not exist"),
         ([lengths], "MIXTURE_OR_TASK_NAME has no value"),
