@@ -31,6 +31,13 @@ class SettingsError(ValueError):
     """A setting or an input that cannot work, found before the work starts; the message helps."""
 
 
+class OutsideFailure(RuntimeError):
+    """Something outside of the program failed during the work; the message is all there is to say.
+
+    A traceback would show where the program noticed, which helps nobody.
+    """
+
+
 class Unfinished(Exception):
     """The work was asked to stop and did, so that the same command goes on; no failure."""
 

@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from ofa_jax.errors import SettingsError
+from ofa_jax.errors import OutsideFailure, SettingsError
 
 logger = logging.getLogger("ofa_jax")
 
@@ -166,10 +166,10 @@ class FolderLock:
         """Fails where another process has taken the folder, after this one was silent for long.
 
         Raises:
-          RuntimeError: with who did.
+          OutsideFailure: with who did.
         """
         if self._lost:
-            raise RuntimeError(self._lost)
+            raise OutsideFailure(self._lost)
 
     def _wait_until_stale(self, content: bytes, mark: Any) -> None:
         holder = _read(content)

@@ -1,7 +1,7 @@
 """Around every command: its process, and the exit status that it ends with.
 
 The statuses are `ofa_jax.errors.Status`. A mistake in the settings, found before the work starts,
-is one message; a failure during the work keeps its traceback.
+is one message, and so is a failure outside of the program; any other keeps its traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from ofa_jax.errors import Status, Unfinished, phases
+from ofa_jax.errors import OutsideFailure, Status, Unfinished, phases
 
 logger = logging.getLogger("ofa_jax")
 
@@ -44,12 +44,13 @@ def run(command: Callable[[], int | None]) -> int:
             return Status.UNFINISHED
         except Exception as error:
             mistake = None if phase.started else _mistake(error)
-            if mistake is None or os.environ.get("OFA_TRACEBACK"):
+            outside = isinstance(error, OutsideFailure)
+            line = _message(error) if outside else mistake
+            if line is None or os.environ.get("OFA_TRACEBACK"):
                 traceback.print_exception(_without_gin(error))
-            if mistake is None:
-                return Status.FAILED
-            print(f"error: {mistake}", file=sys.stderr)
-            return Status.SETTINGS
+            if line is not None:
+                print(f"error: {line}", file=sys.stderr)
+            return Status.FAILED if mistake is None else Status.SETTINGS
 
 
 def _mistake(error: Exception) -> str | None:

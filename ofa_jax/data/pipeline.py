@@ -31,6 +31,7 @@ from ofa_jax.data.ops.image import TRUNCATED_IMAGES
 from ofa_jax.data.skipped import SkippedRecords
 from ofa_jax.data.sources.array_record import PreparedRecords
 from ofa_jax.data.task import Lengths, OFATask, Records, check_lengths
+from ofa_jax.errors import OutsideFailure
 
 RATE_SOURCES = ("declared", "examples")
 ON_BAD_RECORD = ("error", "skip")
@@ -48,7 +49,7 @@ _WORKER_DEATH = re.compile(r"Worker process was terminated unexpectedly with exi
 _ENDLESS = 2**62
 
 
-class WorkerDiedError(RuntimeError):
+class WorkerDiedError(OutsideFailure):
     """A worker process of the input is gone; nothing is wrong with the data that is known."""
 
 

@@ -64,7 +64,7 @@ class RunFolder:
         """Fails where another run has taken the folder, while this one was as good as gone.
 
         Raises:
-          RuntimeError: with who did.
+          OutsideFailure: with who did.
         """
         if self.lock:
             self.lock.check()

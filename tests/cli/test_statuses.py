@@ -19,6 +19,7 @@ from ofa_jax import errors
 from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.cli import shell
+from ofa_jax.data.pipeline import MixturePipeline
 from ofa_jax.errors import SettingsError, Status, Unfinished
 from ofa_jax.inference.answerer import Answerer
 from ofa_jax.lock import LOCK_NAME, FolderLock, LocalFile
@@ -65,6 +66,12 @@ def test_after_the_start_it_is_a_failure(capsys, error):
     text = capsys.readouterr().err
     assert "in command" in text
     assert re.search(rf"{type(error).__name__}: a\n$", text)
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_failure_outside_is_one_line(capsys, started):
+    assert end(errors.OutsideFailure("a worker was killed"), started=started) == 1
+    assert capsys.readouterr().err == "error: a worker was killed\n"
 
 
 @pytest.mark.parametrize("error", [KeyError("a"), TypeError("a"), AttributeError("a")])
@@ -195,6 +202,27 @@ def test_a_disk_that_fails_in_the_middle(runs, tmp_path, monkeypatch):
     assert checkpoints(runs.folder)[-1] == 3
 
 
+def test_a_worker_that_is_killed(runs, monkeypatch, capsys):
+    """What was trained is saved, one line says what happened, and the same command goes on."""
+    read = MixturePipeline.iterate
+
+    def dying(self, start_step=0):
+        with self._worker_deaths():
+            yield from itertools.islice(read(self, start_step), 2)
+            raise RuntimeError("Worker process was terminated unexpectedly with exit code -9.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MixturePipeline, "iterate", dying)
+        status, text = runs.start()
+    assert status == 1
+    assert "Traceback" not in text
+    [line] = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert "input workers ended with exit code -9; the system kills processes" in line
+    assert checkpoints(runs.folder) == [2]
+    assert runs.start()[0] == 0
+    assert checkpoints(runs.folder)[-1] == 3
+
+
 def test_a_source_that_fails_at_once_is_a_mistake(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("OFA_TEST_BREAK", f"{tmp_path / 'broken'}:3:error")
     status, text = runs.start(*BREAKING)
@@ -322,7 +350,8 @@ def test_a_launcher_starts_a_failed_run_again(command, workers):
     assert text.count("exit status 1; restart 1 of 1") == 1
     assert text.count("saving what is trained so far") == 1
     if workers:
-        assert "WorkerDiedError: one of the 2 input workers ended with exit code -9; the " in text
+        assert "\nerror: one of the 2 input workers ended with exit code -9; the system " in text
+        assert "Traceback" not in text
         assert "going on from the checkpoint at step" in text
     else:
         assert "OSError: [Errno 5] Input/output error: 'records.tsv'" in text
