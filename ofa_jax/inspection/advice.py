@@ -7,10 +7,17 @@ from collections.abc import Mapping
 
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.sources.table import TableSource
+from ofa_jax.inspection import splits
 from ofa_jax.inspection.opening import OpenedData
 
 # Type of example -> task and run file of fine-tuning on prepared data, and families of pretraining.
 _FINETUNING = {"caption": "own_captioning", "visual_grounding": "own_grounding", "qa": "own_vqa"}
+# Splits that they are evaluated on, the first that is there.
+_EVALUATED = ("validation", "test", "train")
+_WITHOUT_EVALUATION = (
+    "--gin.EVAL_PERIOD=0 --gin.utils.EvaluationConfig.final_num_examples=0 "
+    "--gin.utils.CheckpointConfig.best_metric=None"
+)
 _PRETRAINING = {
     "caption": "captioning, image_text_matching",
     "visual_grounding": "visual_grounding, grounded_captioning",
@@ -45,24 +52,46 @@ def advice(opened: OpenedData, kinds: Mapping[str, int]) -> list[str]:
         return lines
     task = _FINETUNING[best]
     if isinstance(opened.source, PreparedSource):
-        folder = opened.source.folder
+        folder, there = opened.source.folder, opened.splits
     else:
         folder = f"data/{opened.name}"
-        words = [f"--source={opened.format.partition(':')[0]}"]
-        words += [f"--{name}={value}" for name, value in opened.facts]
-        if isinstance(opened.source, TableSource):
-            held_out = opened.source.held_out or opened.source.split
-            words += ["--split=train,validation", *([] if held_out else ["--held_out=5"])]
-        words.append(f"--out={folder}")
-        lines += ["", "to prepare it", f"  python -m ofa_jax.prepare {shlex.join(words)}"]
+        commands, there = _preparations(opened, folder)
+        lines += ["", "to prepare it", *commands]
+    evaluated = next((one for one in _EVALUATED if one in there), opened.split)
+    split = "" if evaluated == _EVALUATED[0] else f" --split={evaluated}"
+    # A run evaluates on `validation`, if it has some.
+    without = "" if _EVALUATED[0] in there else f" {_WITHOUT_EVALUATION}"
     data = shlex.quote(f'--gin.DATA_DIR="{folder}"')
     lines += [
         "",
         "to train on it, and to evaluate",
         "  python -m ofa_jax.train --gin_file=gin_configs/models/base.gin \\",
         f"    --gin_file=gin_configs/runs/finetune/{task}.gin {data} \\",
-        f"""    --gin.INITIAL_CHECKPOINT_PATH='"CHECKPOINT"' --gin.MODEL_DIR='"runs/{task}"'""",
+        f"""    --gin.INITIAL_CHECKPOINT_PATH='"CHECKPOINT"' --gin.MODEL_DIR='"runs/{task}"'"""
+        + without,
         f"  python -m ofa_jax.eval --checkpoint=runs/{task} --task={task} --module=tasks.own \\",
-        f"    --data={shlex.quote(folder)} --output=runs/{task}/evaluation",
+        f"    --data={shlex.quote(folder)} --output=runs/{task}/evaluation{split}",
     ]
     return lines
+
+
+def _preparations(opened: OpenedData, folder: str) -> tuple[list[str], tuple[str, ...]]:
+    """Commands that prepare all splits of a data set, and these splits."""
+    arguments = dict(opened.facts)
+    if isinstance(opened.source, TableSource):
+        found = {opened.split: arguments}
+        if opened.split == "train":
+            found = splits.commands(opened.source, arguments, "train")
+        if list(found) == ["train"]:
+            held_out = opened.source.held_out or opened.source.split
+            held = {} if held_out else {"held_out": "5"}
+            found = {"train,validation": {**arguments, **held}}
+    else:
+        found = splits.commands(opened.source, arguments, opened.split)
+    commands = []
+    for names, given in found.items():
+        words = [f"--source={opened.format.partition(':')[0]}"]
+        words += [f"--{name}={value}" for name, value in given.items()]
+        words += [] if names == "train" else [f"--split={names}"]
+        commands.append(f"  python -m ofa_jax.prepare {shlex.join([*words, f'--out={folder}'])}")
+    return commands, tuple(name for names in found for name in names.split(","))

@@ -13,6 +13,7 @@ from ofa_jax.data.sources import formats
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.task import Records, Source
 from ofa_jax.inspection.recognition import UnknownFormatError, recognise
+from ofa_jax.inspection.splits import own_split
 from ofa_jax.scenes.presets import PRESETS
 from ofa_jax.scenes.source import ScenesSplits
 
@@ -99,7 +100,7 @@ def open_data(
     source = formats.source(format_name, arguments)
     if isinstance(source, PreparedSource):
         return _open_prepared(source, split)
-    chosen = split or "train"
+    chosen = split or own_split(arguments) or "train"
     about = formats.FORMATS[format_name].about
     return OpenedData(
         name=_short_name(path),

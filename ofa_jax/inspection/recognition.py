@@ -16,6 +16,7 @@ from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.parquet import schema_of
 from ofa_jax.data.sources.table import has_image_column
 from ofa_jax.data.sources.tsv_layouts import LAYOUTS
+from ofa_jax.inspection.splits import split_prefix
 
 # Official TSV files by the beginning of their names (SPEC 4.1, 8).
 _TSV_LAYOUTS = {
@@ -74,11 +75,11 @@ def _folder(path: pathlib.Path) -> Recognised:
     names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if any(name.endswith(".array_record") for name in names):
         return Recognised("prepared", {"folder": str(path)})
-    if any(name.endswith(".tar") for name in names):
-        return Recognised("webdataset", {"paths": f"{path}/*.tar"})
+    if tars := [name for name in names if name.endswith(".tar")]:
+        return Recognised("webdataset", {"paths": f"{path}/{split_prefix(tars)}*.tar"})
     for ending in (".parquet", ".arrow"):
-        if first := next((name for name in names if name.endswith(ending)), None):
-            return _parquet(path / first, f"{path}/*{ending}")
+        if files := [name for name in names if name.endswith(ending)]:
+            return _parquet(path / files[0], f"{path}/{split_prefix(files)}*{ending}")
     prepared = [name for name in names if any((path / name).glob("*.array_record"))]
     if prepared:
         raise UnknownFormatError(

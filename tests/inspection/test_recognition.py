@@ -144,7 +144,7 @@ def test_own_tables_and_what_they_can_feed(folder, tmp_path):
         assert (opened.records[0]["type"], opened.facts) == (kind, (("paths", str(path)),))
         path.unlink()
         words = "\n".join(advice(opened, {kind: 1}))
-        assert f"--paths={path} --split=train,validation --held_out=5 --out=data/" in words
+        assert f"--paths={path} --held_out=5 --split=train,validation --out=data/" in words
         task = {"qa": "own_vqa", "caption": "own_captioning"}[kind]
         assert f"finetune/{task}.gin" in words
         assert f"ofa_jax.eval --checkpoint=runs/{task} --task={task}" in words

@@ -76,14 +76,15 @@ class KarpathyCaptions(AnnotatedPictures):
 
     def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
         """The pictures of a split and their captions."""
-        wanted = {split, "restval"} if split == "train" and self.with_restval else {split}
+        wanted = {split_paths.usual_split(split)}
+        wanted |= {"restval"} if split == "train" and self.with_restval else set()
         rows: list[Row] = []
         path = split_paths.file(self.annotations, split, "Karpathy's splits")
         found = set()
 
         def read(entry: Any) -> None:
-            found.add(str(entry["split"]))
-            if entry["split"] not in wanted:
+            found.add(split_paths.usual_split(str(entry["split"])))
+            if split_paths.usual_split(str(entry["split"])) not in wanted:
                 return
             number = text(entry["cocoid"] if "cocoid" in entry else entry["imgid"], "the id")
             name = "/".join(filter(None, (entry.get("filepath"), text(entry["filename"]))))
@@ -98,6 +99,14 @@ class KarpathyCaptions(AnnotatedPictures):
         if not wanted & found:
             raise SourceError(f"{path} has no split {split!r}, only {', '.join(sorted(found))}")
         return rows
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that the file names."""
+        path = split_paths.file(self.annotations, "train", "Karpathy's splits")
+        found: set[str] = set()
+        readers = {"images": lambda entry: found.add(split_paths.usual_split(str(entry["split"])))}
+        read_items(path, readers, LeftOut())
+        return tuple(sorted(found - {"restval"} if "train" in found else found))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

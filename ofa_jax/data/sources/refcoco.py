@@ -56,18 +56,25 @@ class RefCoco(BoxedPictures):
         path = split_paths.file(self.refs, split, "RefCOCO's expressions")
         rows: list[Row] = []
         found = set()
+        wanted = split_paths.usual_split(split).casefold()
         for number, entry in enumerate(_refs(path)):
             place = f"{path}, ref {number}"
             try:
                 found.add(str(entry["split"]))
-                if str(entry["split"]).casefold() == split.casefold():
+                if split_paths.usual_split(str(entry["split"])).casefold() == wanted:
                     rows += self._rows(place, entry, pictures, boxes, left_out)
             except READING_ERRORS as error:
                 left_out.add_error(place, error, entry=entry)
-        if split.casefold() not in map(str.casefold, found):
+        if wanted not in (split_paths.usual_split(one).casefold() for one in found):
             known = f"only {', '.join(sorted(found))}" if found else f"left out: {left_out}"
             raise SourceError(f"{path} has no split {split!r}, {known}")
         return rows
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that the expressions name."""
+        entries = _refs(split_paths.file(self.refs, "train", "RefCOCO's expressions"))
+        named = (str(entry["split"]) for entry in entries if "split" in entry)
+        return tuple(sorted(set(map(split_paths.usual_split, named))))
 
     def _rows(
         self,

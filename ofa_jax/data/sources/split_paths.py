@@ -20,8 +20,20 @@ Paths = str | tuple[tuple[str, str], ...]
 # One file for all splits, such as the words of classes; "" where there is none.
 File = str
 
+# Words for splits, as files and columns write them, to the names that they have here.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    "test": "test",
+}
 _SPLIT = "{split}"
 _PER_SPLIT = re.compile(r"([A-Za-z0-9_+-]+)=(.+)")
+
+
+def usual_split(name: str) -> str:
+    """The name that a split has here: validation for val, valid and dev; others as they are."""
+    name = name.strip()
+    return SPLIT_WORDS.get(name.lower(), name)
 
 
 def parse(text: str) -> Paths:

@@ -76,7 +76,6 @@ _KINDS = {
 csv.field_size_limit(1 << 27)
 # Columns that may be empty in a test split, or not there.
 _TRUTH = frozenset({"caption", "answer", "box", "label"})
-_SPLITS = {"val": "validation", "valid": "validation", "dev": "validation", "training": "train"}
 
 _Record = tuple[str, Mapping[str, Any]]
 
@@ -164,8 +163,7 @@ class TableSource(BoxedPictures):
 
     def _belongs(self, split: str, stated: str | None, number: int) -> bool:
         if stated is not None:
-            stated = stated.strip().lower()
-            return _SPLITS.get(stated, stated) == _SPLITS.get(split, split)
+            return split_paths.usual_split(stated.lower()) == split_paths.usual_split(split)
         if self.held_out and split in ("train", "validation"):
             # The last of each group: small tables keep an image to train on.
             return (number % self.held_out == self.held_out - 1) == (split == "validation")

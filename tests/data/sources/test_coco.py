@@ -100,10 +100,12 @@ def test_karpathy_splits(tmp_path, images):
     assert [one["captions"] for one in found["val"]] == [list(second.captions)]
     assert [one["image_id"] for one in found["restval"]] == [str(third.number)]
     assert [one["caption"] for one in found["test"]] == [fourth.captions[0]]
+    assert examples_of(source, "validation") == found["val"]
+    assert source.splits() == ("test", "train", "validation")
     alone = KarpathyCaptions(annotations=path, images=images, with_restval=False)
     assert [one["image"] for one in examples_of(alone)] == [first.image]
-    with pytest.raises(SourceError, match="no split 'validation', only restval, test, train, val"):
-        source.open("validation")
+    with pytest.raises(SourceError, match="no split 'testA', only restval, test, train, valid"):
+        source.open("testA")
 
     # Flickr30k: no folders, no COCO number.
     for entry in entries:
