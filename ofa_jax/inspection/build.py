@@ -109,6 +109,7 @@ def inspect_data(
         options.limit,
         extra_fields=opened.extra_fields,
         extra_types=opened.extra_types,
+        split=opened.split,
         keep=keep,
     )
     tiles = [tile(number, example) for number, example in kept.items()]

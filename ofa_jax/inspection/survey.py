@@ -155,6 +155,7 @@ def survey(
     *,
     extra_fields: Sequence[str] = (),
     extra_types: Sequence[str] = (),
+    split: str = "train",
     keep: Callable[[int, Example], None] | None = None,
 ) -> Survey:
     """Looks at a sample of records.
@@ -164,6 +165,7 @@ def survey(
       limit: most records that are read; None reads all.
       extra_fields: fields beside those of the schema that are no fault (`scenes` has some).
       extra_types: the same for types of examples.
+      split: its name; in a test split, rows without truth are no fault.
       keep: called with number and example of every record that could be read.
 
     Returns:
@@ -186,6 +188,10 @@ def survey(
             if note in _NOTES:
                 found.add_fault(_NOTES[note], _name(number, example))
         _check(found, number, example, extra_fields, extra_types)
+        truth = schema.TRUTH.get(str(example.get("type")), ())
+        if truth and not schema.may_lack_truth(split) and not schema.is_filled(example, truth[0]):
+            told = f"no {truth[0]}: prepare drops it, but in a split named test"
+            found.add_fault(told, _name(number, example))
         _add_example(found, number, example)
         if keep is not None:
             keep(number, example)

@@ -114,3 +114,13 @@ def test_bins_of_histograms():
                              charts.edges_of(outlier))  # fmt: skip
     assert counts.sum() == 1000
     assert len(charts.edges_of(np.array([0.5, 0.5]))) == 41
+
+
+def test_rows_without_truth_are_told_but_in_test_splits():
+    records = [
+        {"type": "qa", "question": "what?", "answers": answers} for answers in (["a"], [" "], [])
+    ]
+    found = survey.survey(records, split="train")
+    [told] = [name for name in found.faults if "no answers: prepare drops it" in name]
+    assert found.faults[told].count == 2
+    assert not [name for name in survey.survey(records, split="testA").faults if "no ans" in name]

@@ -69,12 +69,13 @@ def check_fields(
     kind = example.get("type", "")
     required, truth = schema.TYPES.get(kind, ()), schema.TRUTH.get(kind, ())
     for field in required:
-        if field != "image" and not _filled(example, field):
+        if field != "image" and not schema.is_filled(example, field):
             raise RejectedExample(Reason.EMPTY_TEXT, f"{field} is empty or missing")
-    if truth and not _filled(example, truth[0], zeros=with_truth):
+    if truth and not schema.is_filled(example, truth[0], zeros=with_truth):
         if with_truth:
             reason = _MISSING.get(truth[0], Reason.EMPTY_TEXT)
-            raise RejectedExample(reason, f"{truth[0]} is empty or missing")
+            detail = f"no {truth[0]}, which only rows of a test split may lack"
+            raise RejectedExample(reason, detail)
         example = _without(example, truth)
         truth = ()
     try:
@@ -235,18 +236,6 @@ def _strings(example: Example) -> Iterator[tuple[str, str]]:
         for item in value if isinstance(value, list | tuple) else [value]:
             if isinstance(item, str):
                 yield field, item
-
-
-def _filled(example: Example, field: str, *, zeros: bool = True) -> bool:
-    """Whether a field says something; with `zeros`, a box of four zeros does."""
-    value = example.get(field)
-    if isinstance(value, str):
-        return bool(value.strip())
-    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-        return any(one.strip() for one in value)
-    if field == "boxes" and not zeros:
-        return bool(np.any(value)) if value is not None else False
-    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
 
 
 def _without(example: Example, truth: tuple[str, ...]) -> Example:

@@ -147,6 +147,24 @@ def may_lack_truth(split: str) -> bool:
     return split.lower().startswith("test")
 
 
+def is_filled(example: Example, field: str, *, zeros: bool = True) -> bool:
+    """Whether a field of an example says something.
+
+    Args:
+      example: of the flat schema.
+      field: its name.
+      zeros: whether boxes of four zeros say something.
+    """
+    value = example.get(field)
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return any(one.strip() for one in value)
+    if field == "boxes" and not zeros:
+        return bool(np.any(value)) if value is not None else False
+    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
+
+
 def nearest(name: str, known: Collection[str]) -> str:
     """A hint for messages about an unknown name.
 
