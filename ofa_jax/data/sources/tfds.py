@@ -163,12 +163,20 @@ def _open(name: str, data_dir: str, split: str, process: int) -> tuple[Any, Any,
 
 
 def _versions_there(name: str, folder: str | None) -> str:
-    """A clause about the versions of a data set that are prepared; "" where there is none."""
-    plain = name.partition(":")[0]
-    place = pathlib.Path(folder or "~/tensorflow_datasets").expanduser() / plain
-    found = sorted(path.name for path in place.glob("*") if _VERSION.fullmatch(path.name))
-    names = " or ".join(f"{plain}:{version}" for version in found)
-    return f"; another version is prepared there, to be named {names}" if found else ""
+    """A clause about what is prepared of a data set: other versions and other configurations."""
+    plain = name.partition(":")[0].rstrip("/")
+    place = pathlib.Path(folder or "~/tensorflow_datasets").expanduser()
+    top = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", plain.partition("/")[0]).lower()
+    files = (place / top).glob("**/dataset_info.json")
+    found = {
+        path.parent.relative_to(place) for path in files if _VERSION.fullmatch(path.parent.name)
+    }
+    names = sorted(f"{path.parent.as_posix()}:{path.name}" for path in found)
+    # Versions of the same configuration, where there are some.
+    same = [one for one in names if one.rpartition(":")[0] == plain]
+    what = "version" if same else "configuration"
+    names = " or ".join(same or names)
+    return f"; another {what} is prepared there, to be named {names}" if names else ""
 
 
 class _Blocks:
@@ -176,9 +184,10 @@ class _Blocks:
 
     def __init__(self, tfds: Any, builder: Any, split: str, decoders: dict[str, Any], others: str):
         if not builder.info.splits:
+            named = builder.info.full_name.rpartition("/")[0]
             raise SourceError(
                 f"{builder.info.full_name} is not prepared in {builder.data_dir}{others}; run: "
-                f"tfds build {builder.name} --file_format=array_record"
+                f"tfds build {named} --file_format=array_record"
             )
         if split not in builder.info.splits:
             raise SourceError(

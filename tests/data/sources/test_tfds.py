@@ -214,7 +214,17 @@ def test_what_is_not_there_is_named(tfds, tmp_path):
     message = r"gigaword/1\.2\.0 is not prepared in .*; run: tfds build gigaword --file_format=arr"
     with pytest.raises(SourceError, match=message):
         TfdsSource("gigaword", str(tmp_path)).open("train")
-    (tmp_path / "gigaword" / "1.1.0").mkdir(parents=True)
+    for place in ("gigaword/1.1.0", "glue/sst2/2.0.0", "glue/cola/1.0.0", "gigaword/1.3.0"):
+        (tmp_path / place).mkdir(parents=True)
+        if place != "gigaword/1.3.0":  # A preparation that was stopped.
+            (tmp_path / place / "dataset_info.json").write_text("{}")
+    for name, build, there in (
+        ("glue", "glue/cola", "configuration .* named glue/cola:1.0.0 or glue/sst2:2.0.0"),
+        ("glue/cola", "glue/cola", "version is prepared there, to be named glue/cola:1.0.0;"),
+        ("glue/mrpc", "glue/mrpc", "another configuration is prepared there, to be named glue/c"),
+    ):
+        with pytest.raises(SourceError, match=f"{there}.* run: tfds build {build} "):
+            TfdsSource(name, str(tmp_path)).open("train")
     message = (
         r"is not prepared in .*; another version is prepared there, to be named gigaword:1\.1\.0"
     )
