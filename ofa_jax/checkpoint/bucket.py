@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib.util
-import json
 import logging
 import os
 import pathlib
@@ -25,6 +24,7 @@ import fsspec
 from etils import epath
 from etils.epath import gpath
 
+from ofa_jax import atomic
 from ofa_jax.checkpoint.errors import CheckpointError, one_line
 from ofa_jax.lock import LOCK_NAME
 
@@ -233,6 +233,17 @@ class Mirror:
                 logger.warning("%s; trying again in %.0f s", error, PUSH_PERIOD)
 
 
+def best_step_of(scores: Any) -> int | None:
+    """The step that a run chose by its evaluations, None where it chose none.
+
+    Args:
+      scores: content of its `metrics.json`.
+    """
+    run = scores.get("run") if isinstance(scores, dict) else None
+    step = run.get("best_step") if isinstance(run, dict) else None
+    return step if type(step) is int else None
+
+
 def is_step_folder(name: str) -> bool:
     """Whether a folder of that name is a checkpoint."""
     return _STEP_FOLDER.fullmatch(name) is not None
@@ -305,7 +316,8 @@ def _copy_here(address: str) -> pathlib.Path:
     is_file, is_step = files.isfile(address), is_step_folder(name)
     root = parent if is_file or is_step else address
     if is_file:
-        names = [other for other in (name, "config.gin") if files.isfile(f"{root}/{other}")]
+        beside = (name, "config.json", "config.gin")
+        names = [other for other in beside if files.isfile(f"{root}/{other}")]
     else:
         step = name if is_step else _chosen_step(files, root)
         if is_step and not files.exists(f"{address}/{_COMMITTED}"):
@@ -333,7 +345,10 @@ def _chosen_step(files: Any, run: str) -> str | None:
     ]
     best = None
     if files.isfile(f"{run}/metrics.json"):
-        best = json.loads(files.cat_file(f"{run}/metrics.json")).get("run", {}).get("best_step")
+        content = atomic.parsed(files.cat_file(f"{run}/metrics.json"))
+        if content is None:
+            raise CheckpointError(f"{run}/metrics.json: is not JSON; it says which step is best")
+        best = best_step_of(content)
     if not steps:
         return None
     return f"checkpoint_{best if best in steps else max(steps)}"

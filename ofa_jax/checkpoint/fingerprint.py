@@ -67,11 +67,14 @@ def check_fingerprint(directory: AnyPath, config: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        saved = flatten_settings(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {str(content)[:20]!r}")
+        saved = flatten_settings(content)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is no JSON that can be read ({error}); where the checkpoints beside it are of "
-            "this model, delete it, and it is written again"
+            f"{path} holds no settings that can be read ({error}); where the checkpoints beside it "
+            "are of this model, delete it, and it is written again"
         ) from error
     wanted = flatten_settings(config)
     for name, default in _LATER_SETTINGS.items():

@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from ofa_jax.checkpoint.bucket import best_step_of
 from ofa_jax.checkpoint.errors import one_line
 from ofa_jax.checkpoint.fingerprint import FINGERPRINT_FILE
 from ofa_jax.checkpoint.task_facts import TaskFacts
@@ -151,9 +152,9 @@ def best_step(folder: str | os.PathLike) -> int | None:
     path = pathlib.Path(folder) / "metrics.json"
     if not path.is_file():
         return None
-    step = _read_json(path).get("run", {}).get("best_step")
+    step = best_step_of(_read_json(path))
     there = step is not None and (path.parent / f"checkpoint_{step}" / "state").is_dir()
-    return int(step) if there else None
+    return step if there else None
 
 
 def step_folder(folder: str | os.PathLike, step: int | None = None) -> pathlib.Path | None:

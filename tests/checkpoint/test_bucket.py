@@ -13,6 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from ofa_jax.checkpoint import bucket
 from ofa_jax.checkpoint.errors import CheckpointError
+from ofa_jax.checkpoint.orbax_weights import best_step
 
 RUN = "gs://bucket/runs/one"
 
@@ -129,7 +130,12 @@ STEPS = {
     for step in (2, 4, 6)
     for name in ("state/d", "commit_success.txt")
 }
-BESIDE = {"config.gin": "A = 1", "vocabulary/vocab.json": "{}", "report_files/plot.svg": "<svg/>"}
+BESIDE = {
+    "config.gin": "A = 1",
+    "config.json": "{}",
+    "vocabulary/vocab.json": "{}",
+    "report_files/plot.svg": "<svg/>",
+}
 
 
 @pytest.mark.parametrize(
@@ -161,16 +167,33 @@ def test_one_checkpoint_one_file_another_format(files):
     assert sorted(path.name for path in copy.parent.iterdir()) == [
         "checkpoint_2",
         "config.gin",
+        "config.json",
         "tuned.safetensors",
         "vocabulary",
     ]
     copy = bucket.local_copy(f"{RUN}/tuned.safetensors")
-    assert sorted(path.name for path in copy.parent.iterdir()) == ["config.gin", copy.name]
+    assert sorted(path.name for path in copy.parent.iterdir()) == [
+        "config.gin",
+        "config.json",
+        copy.name,
+    ]
     files.pipe_file("gs://bucket/hub/model.safetensors", b"w")
     files.pipe_file("gs://bucket/hub/sub/vocab.json", b"{}")
     copy = bucket.local_copy("gs://bucket/hub")
     assert (copy / "model.safetensors").is_file()
     assert (copy / "sub" / "vocab.json").is_file()
+
+
+@pytest.mark.parametrize("scores", ["[]", '{"run": 3}', '{"run": {"best_step": "../x"}}', "{"])
+def test_odd_scores_choose_no_checkpoint(files, tmp_path, scores):
+    put(files, **STEPS, **{"metrics.json": scores})
+    if scores == "{":
+        with pytest.raises(CheckpointError, match=r"metrics\.json: is not JSON"):
+            bucket.local_copy(RUN)
+        return
+    assert [p.name for p in bucket.local_copy(RUN).glob("checkpoint_*")] == ["checkpoint_6"]
+    (tmp_path / "metrics.json").write_text(scores)
+    assert best_step(tmp_path) is None
 
 
 def test_what_is_not_there(files):

@@ -196,6 +196,22 @@ def test_another_model_is_refused(tmp_path):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"[" * 100_000, b"", b"[1]", b"null"], ids=list("bdelo")
+)
+def test_a_damaged_fingerprint_says_what_helps(tmp_path, content):
+    save(tmp_path, 1, config=CONFIG)
+    path = tmp_path / "model_fingerprint.json"
+    path.write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match="no settings that can be read .* delete it, and"
+    ):
+        CheckpointManager(tmp_path, config=CONFIG)
+    path.unlink()
+    assert save(tmp_path, 2, config=CONFIG) == [1, 2]
+    assert path.exists()
+
+
 def test_another_way_to_compute_is_welcome(tmp_path):
     settings = {"remat": "none", "attention": "auto", "conv": "auto", "width": 8}
     save(tmp_path, 1, config={"model": settings})
