@@ -35,8 +35,12 @@ def _arguments() -> argparse.ArgumentParser:
         description="Convert OFA checkpoints between fairseq, HuggingFace and orbax.",
     )
     add = parser.add_argument
-    add("--source", help=".pt file, HuggingFace folder or repository id, or a folder of ours")
-    add("--target", required=True, help=".pt file (fairseq) or a new folder")
+    add(
+        "--source",
+        type=shell.path,
+        help=".pt file, HuggingFace folder or repository id, or a folder of ours",
+    )
+    add("--target", type=shell.path, required=True, help=".pt file (fairseq) or a new folder")
     add("--target_format", required=True, choices=TARGET_FORMATS)
     add(
         "--ema",
@@ -57,11 +61,12 @@ def _arguments() -> argparse.ArgumentParser:
     )
     add("--size", choices=sorted(SIZES), help="the model; by default taken from the source")
     add("--dtype", default="source", choices=EXPORT_DTYPES, help="of exported tensors")
-    add("--stem", help="torchvision ResNet weights that replace the image stem")
+    add("--stem", type=shell.path, help="torchvision ResNet weights that replace the image stem")
     add("--layer_stack", choices=("loop", "scan"), help="layout of the layers (orbax)")
     add("--revision", help="branch, tag or commit of a HuggingFace repository")
     add(
         "--vocabulary",
+        type=shell.path,
         help="folder or hub repository whose vocabulary files go to the target; they must fit the "
         "weights. By default those beside the source",
     )

@@ -24,22 +24,30 @@ def run_eval(arguments: Sequence[str]) -> int:
     """
     parser = _parser("eval", "Evaluates a checkpoint on the splits of a task or mixture.")
     parser.add_argument(
-        "--checkpoint", help="run folder, gs:// address, .pt, HuggingFace or hub id"
+        "--checkpoint",
+        type=shell.path,
+        help="run folder, gs:// address, .pt, HuggingFace or hub id",
     )
     parser.add_argument("--task", help="registered task or mixture")
     parser.add_argument("--module", action="append", help="module that registers it; repeatable")
     parser.add_argument("--split", action="append", help="repeatable; default validation")
-    parser.add_argument("--output", help="folder of the results")
-    parser.add_argument("--data", help="DATA_DIR, the folder of the task's files")
-    parser.add_argument("--vocabulary", help="VOCAB_DIR; default beside the checkpoint")
-    parser.add_argument("--prepared", help="folder of prepared shards instead of the task's files")
+    parser.add_argument("--output", type=shell.path, help="folder of the results")
+    parser.add_argument("--data", type=shell.path, help="DATA_DIR, the folder of the task's files")
+    parser.add_argument(
+        "--vocabulary", type=shell.path, help="VOCAB_DIR; default beside the checkpoint"
+    )
+    parser.add_argument(
+        "--prepared", type=shell.path, help="folder of prepared shards instead of the task's files"
+    )
     parser.add_argument("--num_examples", type=int, help="the first so many; default all")
     parser.add_argument("--best", type=int, help="answers per example in the predictions")
     parser.add_argument(
         "--overwrite", action="store_true", help="predict anew what --output holds of other inputs"
     )
     parser.add_argument(
-        "--image_tokenizer", help="last.ckpt, codebook.npz or module:function: shows image codes"
+        "--image_tokenizer",
+        type=shell.path,
+        help="last.ckpt, codebook.npz or module:function: shows image codes",
     )
     parser.add_argument("--batch_size", type=int, help="over all devices")
     options, bindings = _options(parser, arguments)
@@ -76,7 +84,9 @@ def run_infer(arguments: Sequence[str]) -> int:
       Exit status, see `shell.run`.
     """
     parser = _parser("infer", "Answers an instruction about pictures.")
-    parser.add_argument("--image", action="append", help="file, folder or pattern; repeatable")
+    parser.add_argument(
+        "--image", action="append", type=shell.path, help="file, folder or pattern; repeatable"
+    )
     parser.add_argument("--instruction", help='such as "what does the image describe?"')
     parser.add_argument("--task", help="a task of the model instead, such as grounded_captioning")
     parser.add_argument(
@@ -86,22 +96,29 @@ def run_infer(arguments: Sequence[str]) -> int:
         "--field", action="append", type=_field, help="NAME=TEXT that the task reads; repeatable"
     )
     parser.add_argument(
-        "--checkpoint", help="run folder, gs:// address, .pt, HuggingFace or hub id"
+        "--checkpoint",
+        type=shell.path,
+        help="run folder, gs:// address, .pt, HuggingFace or hub id",
     )
     parser.add_argument("--region", type=_numbers, help="x0,y0,x1,y1 in pixels, for {region}")
-    parser.add_argument("--answers", help="allowed answers: a,b,c or a .txt, .json or .pkl file")
-    parser.add_argument("--prepared", help="folder of prepared shards whose pictures are used")
+    parser.add_argument(
+        "--answers", type=shell.path, help="allowed answers: a,b,c or a .txt, .json or .pkl file"
+    )
+    parser.add_argument(
+        "--prepared", type=shell.path, help="folder of prepared shards whose pictures are used"
+    )
     parser.add_argument("--split", help="of the prepared data set; default validation")
     parser.add_argument("--best", type=int, help="so many answers, with their probabilities")
-    parser.add_argument("--output", help="folder of the results")
+    parser.add_argument("--output", type=shell.path, help="folder of the results")
     parser.add_argument(
         "--overwrite", action="store_true", help="throw away what --output holds of other inputs"
     )
-    parser.add_argument("--vocabulary", help="folder of the vocabulary")
+    parser.add_argument("--vocabulary", type=shell.path, help="folder of the vocabulary")
     parser.add_argument("--image_side", type=int, help="side of the model's input in pixels")
     parser.add_argument("--batch_size", type=int, help="pictures per step, over all devices")
     parser.add_argument(
         "--image_tokenizer",
+        type=shell.path,
         help="last.ckpt, codebook.npz or module:function: the answer is a picture",
     )
     parser.add_argument(

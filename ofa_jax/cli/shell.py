@@ -25,6 +25,11 @@ logger = logging.getLogger("ofa_jax")
 _GIN_PLACE = re.compile(r"\n\s*In call to configurable '(\w+)'")
 
 
+def path(given: str) -> str:
+    """A path of an option: `--out=~/x` comes past most shells, with its `~`."""
+    return os.path.expanduser(given)
+
+
 def run(command: Callable[[], int | None]) -> int:
     """Runs a command.
 

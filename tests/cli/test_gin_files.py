@@ -9,6 +9,8 @@ import pytest
 
 from ofa_jax.cli import bindings, gin_files
 from ofa_jax.cli.entry import REQUIRED_MACROS
+from ofa_jax.cli.inference import run_infer
+from ofa_jax.convert import main as convert
 from ofa_jax.runs.story import train
 from ofa_jax.training.schedule import ScheduleConfig
 from tests.shared import requires_cases, shared_dir
@@ -182,3 +184,13 @@ def test_cases_from_the_field(name, steps):
 def test_a_missing_include_is_named():
     with pytest.raises(gin_files.ConfigError, match=r"f\.gin: there is no gin file gin_configs"):
         settings([shared_dir() / "cases" / "gin_quirks" / "f.gin"])
+
+
+def test_paths_of_options(tmp_path, monkeypatch, capsys):
+    """Most shells leave the ~ of --checkpoint=~/x alone."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    missing = ["--checkpoint=~/none", "--instruction=what?", "--without_image"]
+    assert run_infer([*missing, "--print_config"]) == 0
+    assert f"CHECKPOINT = '{tmp_path}/none'" in capsys.readouterr().out
+    assert convert(["--source=~/none.pt", "--target=~/out", "--target_format=orbax"]) == 2
+    assert f"{tmp_path}/none.pt" in capsys.readouterr().err

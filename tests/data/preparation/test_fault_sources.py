@@ -347,3 +347,21 @@ def test_exactly_the_broken_records_are_lost(tmp_path, name):
     records = PreparedSource(str(out)).open("train")
     kept = [records[number]["image_id"] for number in range(len(records))]
     assert kept == [str(number) for number, fault in enumerate(faults) if fault is None]
+
+
+def test_one_bad_box_costs_no_image(tmp_path):
+    """The published Visual Genome has thousands of boxes with a negative side or corner."""
+    (tmp_path / "1.jpg").write_bytes(JPEG)
+    corners = [(-5, 3, 4, 4), (2, 3, -4, 12), (2, 3, 10, 12), (2, 3, 0, 12)]
+    regions = [
+        dict(zip(("x", "y", "width", "height"), box)) | {"phrase": f"phrase {number}"}
+        for number, box in enumerate(corners)
+    ]
+    path = dump(tmp_path / "r.json", [{"id": 1, "regions": regions}])
+    command = [f"--annotations={path}", f"--images={tmp_path}", f"--out={tmp_path / 'out'}"]
+    assert run_prepare(["--source=visual_genome_regions", *command, "--processes=1"]) == 0
+    [example] = [PreparedSource(str(tmp_path / "out")).open("train")[0]]
+    assert example["refexps"] == ["phrase 2"]
+    entry = json.loads((tmp_path / "out" / "manifest.json").read_text())["splits"]["train"]
+    lost = {"box_degenerate": 1, "box_inverted": 1, "box_outside": 1}
+    assert (entry["removed_boxes"], entry["dropped"]) == (lost, {})
