@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import pathlib
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from ofa_jax import atomic
 from ofa_jax.checkpoint.bucket import (
     AnyPath,
     directory_path,
@@ -120,6 +122,8 @@ class CheckpointManager:
             check_fingerprint(self.directory, config)
         if is_remote(self.directory):
             self._remove_unfinished()
+        else:
+            self._set_notes_aside()
         policies: list[Any] = [LatestN(keep)]
         if best_metric:
             policies.append(
@@ -185,6 +189,24 @@ class CheckpointManager:
                     epath.Path(path).rmtree()
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("unfinished")
+
+    def _set_notes_aside(self) -> None:
+        """Renames damaged notes in checkpoints, which orbax would stop at, and needs none of."""
+        for step in self.directory.iterdir() if jax.process_index() == 0 else ():
+            if not is_step_folder(step.name):
+                continue
+            if not step.is_dir():
+                atomic.set_aside(pathlib.Path(step), "is no checkpoint")
+                continue
+            for note in (step / "_CHECKPOINT_METADATA", step / "metrics" / "metrics"):
+                content = atomic.parsed(note.read_bytes()) if note.is_file() else None
+                good = isinstance(content, dict)
+                if good and note.name == "metrics":
+                    good = all(isinstance(value, (int, float)) for value in content.values())
+                if note.exists() and not good:
+                    atomic.set_aside(pathlib.Path(note), "is damaged; nothing depends on it")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("notes")
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""

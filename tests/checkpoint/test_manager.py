@@ -210,6 +210,26 @@ def test_a_damaged_fingerprint_says_what_helps(tmp_path, content):
     assert path.exists()
 
 
+@pytest.mark.parametrize("note", ["metrics/metrics", "_CHECKPOINT_METADATA"])
+def test_damaged_notes_in_a_checkpoint_cost_nothing(tmp_path, note, caplog):
+    """orbax stopped at them: at bytes that are no text, lists, depth, texts for numbers."""
+    options = {"best_metric": "score", "keep": 3}
+    with CheckpointManager(tmp_path, **options) as manager:
+        for step in (1, 2):
+            manager.save(step, to_checkpoint_tree(make_state(step)), metrics={"score": step})
+        manager.wait()
+    path = tmp_path / "checkpoint_2" / note
+    for content in (b"\xff", b"[1]", b"[" * 100_000, b'{"score": "x"}', b""):
+        path.write_bytes(content)
+        (tmp_path / "checkpoint_9").write_text("no folder")
+        with CheckpointManager(tmp_path, **options) as manager:
+            step, _ = manager.restore_latest(to_checkpoint_tree(make_state()))
+            assert step == 2
+            assert manager.steps() == [1, 2]
+    assert f"{path.name} is damaged; nothing depends on it; set aside as" in caplog.text
+    assert (tmp_path / "checkpoint_9.damaged").exists()
+
+
 def test_another_way_to_compute_is_welcome(tmp_path):
     settings = {"remat": "none", "attention": "auto", "conv": "auto", "width": 8}
     save(tmp_path, 1, config={"model": settings})
