@@ -13,6 +13,7 @@ from ofa_jax.data.sources.coco import CocoCaptions
 from ofa_jax.data.sources.tsv import TsvSource
 from ofa_jax.data.task import OFATask, check_lengths
 from ofa_jax.runs.rates import check_presence
+from tests.data.preparation import test_fault_sources as fault_sources
 from tests.data.preparation.test_training import LENGTHS, tokenizer
 from tests.data.sources import test_coco
 from tests.data.sources.photographs import annotated, write_pictures
@@ -64,6 +65,41 @@ def test_half_of_prepared_data(tmp_path, told):
     [line] = told(lambda: check_presence(tasks, "train", "both"))
     assert line.startswith("half_captioning: ")
     assert line.endswith("preparation dropped 20 of 40 records (empty_text 20)")
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "reason"),
+    [
+        ("coco_captions", "null", "empty_text"),
+        ("coco_captions", "twice", "duplicated_id"),
+        ("coco_instances", "size", "other_size"),
+        ("coco_instances", "class", "undeclared_class"),
+        ("vqa", "no answer", "no_answer"),
+        ("refcoco", "no annotation", "missing_annotation"),
+        ("table", "columns", "wrong_column_count"),
+        ("parquet", "no box", "no_box"),
+        ("webdataset", "text alone", "no_image"),
+        ("tsv of regions", "outside", "box_outside"),
+    ],
+)
+def test_half_of_every_source_to_one_kind(tmp_path, told, name, fault, reason):
+    """Prepared data of whatever source remember what was dropped and what was left out."""
+    sources = {}
+    for kind, bad in (("good", 1), ("half", ROWS // 2)):
+        folder = tmp_path / kind
+        folder.mkdir()
+        for image, data in {"good": fault_sources.JPEG, fault: fault_sources.JPEG}.items():
+            (folder / f"{image}.jpg").write_bytes(data)
+        faults = [fault if number < bad else None for number in range(ROWS)]
+        arguments = fault_sources.FORMATS[name].write(folder, faults)
+        words = [f"--{key}={value}" for key, value in arguments.items()]
+        command = [f"--source={name.split()[0]}", *words, f"--out={folder / 'out'}"]
+        assert run_prepare([*command, "--processes=1"]) == 0
+        sources[kind] = PreparedSource(str(folder / "out"))
+    tasks = [task(f"{kind}_captioning", source) for kind, source in sources.items()]
+    [line] = told(lambda: check_presence(tasks, "train", "both"))
+    assert line.startswith("half_captioning: ")
+    assert f"{reason} 20" in line
 
 
 def test_half_of_rows_that_are_skipped(tmp_path, told):
