@@ -15,7 +15,7 @@ from tests.sharding.rule_files import RULE_FILES
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LONG = ("report", "collective_shapes")
-CASES = [*(f"standin {name}" for name in RULE_FILES), "nano fsdp_tensor"]
+CASES = [*(f"standin {name}" for name in RULE_FILES), "shallow fsdp_tensor"]
 
 
 def compare(*cases):
@@ -64,7 +64,7 @@ def test_memory_per_device(report):
     assert share["standin fsdp_tensor"] < 0.2
     for name in ("replicated_fsdp", "multi_slice"):
         assert share[f"standin {name}"] == pytest.approx(0.25, abs=0.03)
-    assert share["nano fsdp_tensor"] <= 0.2
+    assert share["shallow fsdp_tensor"] <= 0.2
 
 
 def check_batch_stays_split(result):
@@ -79,12 +79,12 @@ def check_batch_stays_split(result):
 
 
 def test_activations_are_never_gathered(report):
-    assert report["nano fsdp_tensor"]["collective_shapes"]
-    check_batch_stays_split(report["nano fsdp_tensor"])
+    assert report["shallow fsdp_tensor"]["collective_shapes"]
+    check_batch_stays_split(report["shallow fsdp_tensor"])
 
 
 def test_report_text(report):
-    text = report["nano fsdp_tensor"]["report"]
+    text = report["shallow fsdp_tensor"]["report"]
     assert text.startswith("mesh: replica=1, data=4, model=2 (8 devices)")
     row = next(line for line in text.splitlines() if "token_embedding" in line)
     assert "(vocab:model, embed:data)" in row
