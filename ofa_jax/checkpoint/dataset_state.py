@@ -12,7 +12,9 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from ofa_jax import schema
 from ofa_jax.checkpoint.bucket import AnyPath
+from ofa_jax.checkpoint.errors import CheckpointError
 
 
 def dataset_file(directory: AnyPath) -> AnyPath:
@@ -55,8 +57,7 @@ class DatasetHandler(ocp.CheckpointHandler):
           The state.
         """
         del args
-        path = dataset_file(epath.Path(directory))
-        return json.loads(path.read_text(encoding="utf-8"))
+        return schema.read_json(dataset_file(epath.Path(directory)), CheckpointError)
 
 
 @ocp.args.register_with_handler(DatasetHandler, for_save=True)

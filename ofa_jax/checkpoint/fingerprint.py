@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from ofa_jax import schema
 from ofa_jax.checkpoint.bucket import AnyPath, is_remote
 from ofa_jax.checkpoint.errors import CheckpointError, ModelMismatchError
 from ofa_jax.model.config import TuningConfig
@@ -61,21 +62,15 @@ def check_fingerprint(directory: AnyPath, config: Mapping[str, Any]) -> None:
 
     Raises:
       ModelMismatchError: naming the settings that differ.
-      CheckpointError: the file is no JSON.
+      CheckpointError: the file is no JSON object.
     """
     path = directory / FINGERPRINT_FILE
     if not path.exists():
         return
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds {str(content)[:20]!r}")
-        saved = flatten_settings(content)
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} holds no settings that can be read ({error}); where the checkpoints beside it "
-            "are of this model, delete it, and it is written again"
-        ) from error
+    remedy = "where the checkpoints beside it are of this model, delete it, and it is written again"
+    saved = flatten_settings(
+        schema.read_json(path, lambda say: CheckpointError(f"{say}; {remedy}"), kind=dict)
+    )
     wanted = flatten_settings(config)
     for name, default in _LATER_SETTINGS.items():
         if name in wanted:

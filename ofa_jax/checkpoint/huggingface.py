@@ -17,13 +17,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ofa_jax import schema
 from ofa_jax.checkpoint.huggingface_names import (
     CONFIG_FIELDS,
     INFERABLE_FIELDS,
@@ -130,20 +131,17 @@ def read_safetensors(path: str | os.PathLike) -> StateDict:
     return StateDict(without_wrappers(tensors, path))
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointFileError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise CheckpointFileError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
 def _read_one(path: pathlib.Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return read_safetensors(path).tensors
     return read_torch_checkpoint(path).state_dict.tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class _Index:
+    """The fields of an index of shards: name of a tensor to the file that has it."""
+
+    weight_map: Annotated[Mapping[str, str], schema.Between(1, 1 << 20)]
 
 
 def _read_weights(folder: pathlib.Path) -> StateDict:
@@ -154,12 +152,11 @@ def _read_weights(folder: pathlib.Path) -> StateDict:
         )
     if found.suffix != ".json":
         return StateDict(_read_one(found))
-    index = _read_json(found).get("weight_map")
-    if not isinstance(index, dict) or not index:
-        raise CheckpointFileError(f"{found}: has no weight_map, so it is no index of shards")
+    content = schema.read_json(found, CheckpointFileError, kind=dict)
+    index = schema.build(_Index, content, found, CheckpointFileError, unknown="ignore").weight_map
     tensors: dict[str, Any] = {}
     for shard in sorted(set(index.values())):
-        path = folder / str(shard)
+        path = folder / shard
         if path.parent != folder or not path.is_file():
             raise CheckpointFileError(f"{found}: names the shard {shard!r}, which is not there")
         tensors.update(_read_one(path))
@@ -210,9 +207,10 @@ def read_huggingface_folder(folder: str | os.PathLike) -> HuggingFaceCheckpoint:
     state_dict = StateDict(tensors)
     task = TaskFacts()
     if (folder / CONFIG_FILE).is_file():
-        fields = _read_json(folder / CONFIG_FILE)
-        task = task_from_huggingface(fields)
-        config = config_from_huggingface(fields)
+        path = folder / CONFIG_FILE
+        fields = schema.read_json(path, CheckpointFileError, kind=dict)
+        task = task_from_huggingface(fields, path)
+        config = config_from_huggingface(fields, path)
         seen = config_from_state_dict(state_dict.shapes(), fields)
         for ours in INFERABLE_FIELDS:
             said, true = getattr(config, ours), getattr(seen, ours)

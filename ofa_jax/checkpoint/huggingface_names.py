@@ -9,8 +9,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ofa_jax import schema
 from ofa_jax.checkpoint.layout import RESNET_BLOCKS, resnet_name
 from ofa_jax.checkpoint.task_facts import TaskFacts
+from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.model.config import OFAConfig, ResNetConfig
 
 # Whole parts of a dotted name. Renaming parts instead of substrings avoids the trap of SPEC 2.5,
@@ -116,63 +118,64 @@ def is_huggingface_naming(names: Iterable[str]) -> bool:
     return any(from_huggingface_name(name) != name for name in names)
 
 
-def config_from_huggingface(fields: Mapping[str, Any]) -> OFAConfig:
+def config_from_huggingface(fields: Mapping[str, Any], name: object = "config.json") -> OFAConfig:
     """Reads OFA's config.json.
 
     Args:
       fields: the parsed JSON object.
+      name: of the file, for messages.
 
     Returns:
       The configuration; `num_codes` is the official 8192 where the file does not tell.
 
     Raises:
-      ValueError: a required field is missing, or the file describes a variant that does not
-        exist here.
+      CheckpointFileError: a required field is missing or of another type, or the file describes a
+        variant that does not exist here.
     """
     for field, wanted in _FIXED.items():
         if field in fields and fields[field] != wanted:
-            raise ValueError(
-                f"config.json: {field} is {fields[field]!r}, but only {wanted!r} is supported "
-                "(all released OFA models have it)"
+            raise CheckpointFileError(
+                f"{name}: {field} is {schema.shown(fields[field])}, but only {wanted!r} is "
+                "supported (all released OFA models have it)"
             )
     for first, second in ((v[0], v[1]) for v in CONFIG_FIELDS.values() if len(v) > 1):
         if second in fields and fields.get(first) != fields[second]:
-            raise ValueError(
-                f"config.json: {first} is {fields.get(first)!r} and {second} is "
-                f"{fields[second]!r}, but OFA has the same in encoder and decoder"
+            raise CheckpointFileError(
+                f"{name}: {first} is {schema.shown(fields.get(first))} and {second} is "
+                f"{schema.shown(fields[second])}, but OFA has the same in encoder and decoder"
             )
     values: dict[str, Any] = {}
     for ours, (theirs, *_) in CONFIG_FIELDS.items():
         if theirs in fields:
             values[ours] = fields[theirs]
         elif ours in ("vocab_size", "width", "ffn_dim", "num_heads", "encoder_layers"):
-            raise ValueError(f"config.json: the field {theirs} is missing")
+            raise CheckpointFileError(f"{name}: the field {theirs} is missing")
     resnet = fields.get("resnet_type")
     if resnet is not None:
-        if resnet not in RESNET_BLOCKS:
-            raise ValueError(
-                f"config.json: resnet_type is {resnet!r}, known are {', '.join(RESNET_BLOCKS)}"
+        if not isinstance(resnet, str) or resnet not in RESNET_BLOCKS:
+            known = ", ".join(RESNET_BLOCKS)
+            raise CheckpointFileError(
+                f"{name}: resnet_type is {schema.shown(resnet)}, known are {known}"
             )
-        values["resnet"] = ResNetConfig(stage_blocks=RESNET_BLOCKS[resnet])
+        values["resnet"] = dataclasses.asdict(ResNetConfig(stage_blocks=RESNET_BLOCKS[resnet]))
     own = fields.get(_OWN_SECTION)
     if isinstance(own, Mapping):
         for field in _OWN_FIELDS:
             if field in own:
                 values[field] = own[field]
-        if isinstance(values.get("resnet"), Mapping):
-            values["resnet"] = ResNetConfig(**values["resnet"])
-    return OFAConfig(**values)
+    return schema.build(OFAConfig, values, name, CheckpointFileError)
 
 
-def task_from_huggingface(fields: Mapping[str, Any]) -> TaskFacts:
+def task_from_huggingface(fields: Mapping[str, Any], name: object = "config.json") -> TaskFacts:
     """What `config_to_huggingface` wrote about the task; nothing where another program wrote.
 
     Args:
       fields: the parsed config.json.
+      name: of the file, for messages.
     """
     own = fields.get(_OWN_SECTION)
     task = own.get("task") if isinstance(own, Mapping) else None
-    return TaskFacts.from_json(task) if isinstance(task, Mapping) else TaskFacts()
+    return TaskFacts() if task is None else TaskFacts.from_json(task, f"{name}, its task")
 
 
 def config_to_huggingface(config: OFAConfig, task: TaskFacts | None = None) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from ofa_jax.checkpoint.task_facts import TaskFacts, task_arguments
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint
 from ofa_jax.checkpoint.tuning_layout import infer_tuning
-from ofa_jax.model.config import OFAConfig, TuningConfig
+from ofa_jax.model.config import LayerStack, OFAConfig, TuningConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.vocab import CHINESE
 
@@ -208,7 +208,7 @@ def _import_foreign(
     tolerant: bool,
     dictionary_has_mask: bool,
     stem: StateDict | None,
-    layer_stack: str | None,
+    layer_stack: LayerStack | None,
     seed: int,
     progress: Progress,
 ) -> ImportedCheckpoint:
@@ -298,14 +298,14 @@ def _import_tuned(
     return dataclasses.replace(found, variables=variables, config=tuned_config)
 
 
-def _with_layer_stack(config: OFAConfig, layer_stack: str | None) -> OFAConfig:
+def _with_layer_stack(config: OFAConfig, layer_stack: LayerStack | None) -> OFAConfig:
     if layer_stack is None:
         return config
     return dataclasses.replace(config, layer_stack=layer_stack)
 
 
 def _import_own(
-    path: pathlib.Path, config: OFAConfig | None, ema: bool | None, layer_stack: str | None
+    path: pathlib.Path, config: OFAConfig | None, ema: bool | None, layer_stack: LayerStack | None
 ) -> ImportedCheckpoint:
     # The configuration lies in the run's folder; the path may be a checkpoint inside.
     homes = (path, path.absolute().parent)
@@ -352,7 +352,7 @@ def import_checkpoint(
     tolerant: bool = False,
     dictionary_has_mask: bool = True,
     stem: str | os.PathLike | None = None,
-    layer_stack: str | None = None,
+    layer_stack: LayerStack | None = None,
     revision: str | None = None,
     seed: int = 0,
     initial: Callable[[], Mapping[str, Any]] | None = None,

@@ -8,6 +8,7 @@ our parameters is in `names`.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -157,8 +158,23 @@ def expected_shapes(config: OFAConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _count(names: Mapping[str, Any], pattern: str) -> int:
-    found = [int(match.group(1)) for name in names if (match := re.match(pattern, name))]
-    return max(found) + 1 if found else 0
+    """How many numbers from 0 on stand in names; what lies behind a gap is not counted.
+
+    A name is no reason to make room for all the numbers before its own.
+    """
+    found = {match.group(1) for name in names if (match := re.match(pattern, name))}
+    return next(number for number in itertools.count() if str(number) not in found)
+
+
+def _of_rank(shapes: Mapping[str, Any], name: str, rank: int) -> tuple[int, ...] | None:
+    shape = tuple(shapes.get(name, ()))
+    return shape if len(shape) == rank else None
+
+
+def _matrix(shapes: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    if (found := _of_rank(shapes, name, 2)) is None:
+        raise ValueError(f"{name} has shape {tuple(shapes[name])}, it must be a matrix")
+    return found
 
 
 def infer_resnet(
@@ -173,14 +189,14 @@ def infer_resnet(
     Raises:
       ValueError: no bottleneck ResNet under this prefix.
     """
-    stem = shapes.get(f"{prefix}conv1.weight")
+    stem = _of_rank(shapes, f"{prefix}conv1.weight", 4)
     blocks, widths = [], []
     for stage in (1, 2, 3):
         name = re.escape(f"{prefix}layer{stage}.")
         blocks.append(_count(shapes, name + r"(\d+)\.conv1\.weight$"))
-        widths.append(shapes.get(f"{prefix}layer{stage}.0.conv1.weight", (0,))[0])
-    last = shapes.get(f"{prefix}layer1.0.conv3.weight")
-    if stem is None or 0 in blocks or last is None:
+        widths.append((_of_rank(shapes, f"{prefix}layer{stage}.0.conv1.weight", 4) or (0,))[0])
+    last = _of_rank(shapes, f"{prefix}layer1.0.conv3.weight", 4)
+    if stem is None or 0 in (*blocks, *widths) or last is None:
         raise ValueError(
             f"no bottleneck ResNet (50, 101, 152) under {prefix!r}: conv1, layer1 to layer3 with "
             "conv3 are needed; ResNet-18 and -34 of torchvision have basic blocks and do not fit"
@@ -248,14 +264,14 @@ def config_from_state_dict(
     def shape(*names: str) -> tuple[int, ...]:
         for name in names:
             if name in shapes:
-                return tuple(shapes[name])
+                return _matrix(shapes, name)
         raise ValueError(
             f"not an OFA state dict: it has no {names[0]} (found {len(shapes)} entries such as "
             f"{', '.join(list(shapes)[:3]) or 'none'})"
         )
 
     vocab_size, width = shape(*SHARED_EMBEDDING)
-    heads_from_scale = shapes.get("encoder.layers.0.self_attn.c_attn")
+    heads_from_scale = shapes.get("encoder.layers.0.self_attn.c_attn") or ()
     text_rows, heads = shape("encoder.token_rel_pos_table_list.0.weight")
     image_rows = shape("encoder.embed_image_positions.weight")[0]
     positions = shape("encoder.embed_positions.weight")[0] - 2
@@ -270,9 +286,9 @@ def config_from_state_dict(
         "decoder_layers": _count(shapes, r"decoder\.layers\.(\d+)\."),
         "resnet": infer_resnet(shapes),
         "token_bucket_size": (text_rows + 1) // 2,
-        "token_bucket_range": shapes.get("encoder.token_rp_bucket", (positions,))[0],
+        "token_bucket_range": (*shapes.get("encoder.token_rp_bucket", ()), positions)[0],
         "max_positions": positions,
-        "image_bucket_size": round((image_rows - 1) ** 0.5),
+        "image_bucket_size": round(max(0, image_rows - 1) ** 0.5),
         "scale_resids": "encoder.layers.0.w_resid" in shapes,
         "tuning": infer_tuning(shapes),
     }
@@ -290,7 +306,7 @@ def config_from_state_dict(
         window = round((index[0] - 1 - _POSITION_FILLERS) ** 0.5)
         fields["code_image_size"] = window * fields.get("code_stride", 8)
     for name in ("orig_patch_image_size", "interpolate_position"):
-        if isinstance(hints.get(name), (bool, int)):
+        if type(hints.get(name)) is type(getattr(OFAConfig, name)):
             fields[name] = hints[name]
     if hints.get("sync_bn") is True:
         fields["batch_norm_eps"] = 1e-3  # SPEC 1.3: another eps than without synchronisation

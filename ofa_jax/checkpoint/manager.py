@@ -9,7 +9,6 @@ where nothing can be renamed, a file that is written last says that it is comple
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -25,7 +24,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from ofa_jax import atomic
+from ofa_jax import atomic, schema
 from ofa_jax.checkpoint.bucket import (
     AnyPath,
     directory_path,
@@ -402,9 +401,9 @@ class CheckpointManager:
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            logger.warning("%s cannot be read (%s); nothing depends on it", path, one_line(error))
+            return schema.read_json(path, CheckpointError)
+        except (OSError, CheckpointError) as error:
+            logger.warning("%s; nothing depends on it", error)
             return None
 
     def wait(self) -> None:

@@ -22,12 +22,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from ofa_jax import schema
 from ofa_jax.checkpoint.bucket import best_step_of
 from ofa_jax.checkpoint.errors import one_line
 from ofa_jax.checkpoint.fingerprint import FINGERPRINT_FILE
 from ofa_jax.checkpoint.task_facts import TaskFacts
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
-from ofa_jax.model.config import OFAConfig, ResNetConfig, TuningConfig
+from ofa_jax.model.config import OFAConfig
 
 CONFIG_FILE = "model_config.json"
 RECORD_FILE = "source.json"
@@ -75,18 +76,41 @@ class SourceRecord:
         }
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> SourceRecord:
-        """Inverse of `to_json`."""
-        dtypes = {name: str(fields["default_dtype"]) for name in fields.get("tensors", ())}
+    def from_json(cls, fields: Any, name: object) -> SourceRecord:
+        """Inverse of `to_json`.
+
+        Args:
+          fields: the parsed file.
+          name: of the file.
+
+        Raises:
+          CheckpointFileError: it is no such record.
+        """
+        saved = schema.build(_SavedRecord, fields, name, CheckpointFileError, unknown="ignore")
         return cls(
-            fields["format"],
-            fields["name"],
-            {**dtypes, **fields.get("dtypes", {})},
-            fields.get("batches_tracked", {}),
-            tuple(fields.get("repairs", ())),
-            TaskFacts.from_json(fields.get("task", {})),
-            fields.get("cfg", {}),
+            saved.format,
+            saved.name,
+            {**dict.fromkeys(saved.tensors, str(saved.default_dtype)), **saved.dtypes},
+            saved.batches_tracked,
+            saved.repairs,
+            TaskFacts.from_json(saved.task, f"{name}, task"),
+            saved.cfg,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class _SavedRecord:
+    """The fields of `source.json`."""
+
+    format: str
+    name: str
+    task: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    default_dtype: str | None = None
+    dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tensors: tuple[str, ...] = ()
+    batches_tracked: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    repairs: tuple[str, ...] = ()
+    cfg: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:
@@ -96,11 +120,8 @@ def _write_json(path: pathlib.Path, value: Any) -> None:
     unfinished.replace(path)
 
 
-def _read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointFileError(f"{path}: is not JSON ({error})") from error
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    return schema.read_json(path, CheckpointFileError, kind=dict)
 
 
 def write_model_config(folder: str | os.PathLike, config: OFAConfig) -> None:
@@ -134,13 +155,7 @@ def read_model_config(folder: str | os.PathLike) -> OFAConfig | None:
         fields = _read_json(path).get("model") if path.is_file() else None
         if fields is None:
             return None
-    try:
-        values: dict[str, Any] = dict(fields)
-        values["resnet"] = ResNetConfig(**values["resnet"])
-        values["tuning"] = TuningConfig(**values.get("tuning", {}))
-        return OFAConfig(**values)
-    except (TypeError, KeyError, ValueError) as error:
-        raise CheckpointFileError(f"{path}: is no model configuration ({error})") from error
+    return schema.build(OFAConfig, fields, path, CheckpointFileError)
 
 
 def best_step(folder: str | os.PathLike) -> int | None:
@@ -294,4 +309,4 @@ def write_source_record(folder: str | os.PathLike, record: SourceRecord) -> None
 def read_source_record(folder: str | os.PathLike) -> SourceRecord | None:
     """Reads `source.json`, or None where there is none."""
     path = pathlib.Path(folder) / RECORD_FILE
-    return SourceRecord.from_json(_read_json(path)) if path.is_file() else None
+    return SourceRecord.from_json(_read_json(path), path) if path.is_file() else None

@@ -10,6 +10,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ofa_jax import schema
+from ofa_jax.checkpoint.torch_archive import CheckpointFileError
+
 # What the official data sets put in place of 0.5 with `imagenet_default_mean_and_std`.
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Official `prompt_type` -> the decoder prompt of `ofa_jax.data.answering`.
@@ -122,13 +125,17 @@ class TaskFacts:
         return {k: v for k, v in dataclasses.asdict(self).items() if v != unknown[k]}
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> TaskFacts:
-        """Inverse of `to_json`; fields that a later version wrote are left out."""
-        names = {field.name for field in dataclasses.fields(cls)} & set(fields)
-        known: dict[str, Any] = {name: fields[name] for name in names}
-        for name in {"image_mean", "image_std"} & names:
-            known[name] = tuple(known[name])
-        return cls(**known)
+    def from_json(cls, fields: Any, name: object = "the task") -> TaskFacts:
+        """Inverse of `to_json`; fields that a later version wrote are left out.
+
+        Args:
+          fields: the parsed object.
+          name: file and place, for messages.
+
+        Raises:
+          CheckpointFileError: a field is of another type.
+        """
+        return schema.build(cls, fields, name, CheckpointFileError, unknown="ignore")
 
     def __str__(self) -> str:
         """For people: "caption, image_size 480, max_target_length 20"."""

@@ -15,13 +15,15 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
+from ofa_jax import schema
+from ofa_jax.checkpoint.huggingface import read_safetensors
 from ofa_jax.checkpoint.repairs import CheckpointMismatchError
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.model.config import OFAConfig, TuningConfig
@@ -29,6 +31,7 @@ from ofa_jax.model.stacking import stack_layers, unstack_layers
 
 TUNED_FILE = "tuned.safetensors"
 _FORMAT = "ofa_jax tuned 1"
+_HEADER = {"tuning", "batch_norm", "base", "settings", "digest"}
 # What two models must share beside their weights.
 _SETTINGS = (
     "vocab_size",
@@ -65,7 +68,7 @@ class TunedWeights:
 
     arrays: Flat
     tuning: TuningConfig
-    batch_norm: str
+    batch_norm: Literal["batch", "frozen"]
     base: str
     settings: Mapping[str, Any]
     digest: str
@@ -148,20 +151,24 @@ def read_tuned(path: str | os.PathLike) -> TunedWeights:
     Raises:
       CheckpointFileError: its header is not one of ours.
     """
+    arrays = {name: np.asarray(tensor) for name, tensor in read_safetensors(path).tensors.items()}
     with safetensors.safe_open(path, "numpy") as handle:
         header = handle.metadata() or {}
-        arrays = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    try:
-        return TunedWeights(
-            arrays,
-            TuningConfig(**json.loads(header["tuning"])),
-            header["batch_norm"],
-            header["base"],
-            json.loads(header["settings"]),
-            header["digest"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointFileError(f"{path}: its header is damaged ({error})") from error
+    if missing := _HEADER - header.keys():
+        raise CheckpointFileError(f"{path}: its header lacks {min(missing)}")
+    place = f"{path}, its header"
+
+    def parsed(name: str) -> Any:
+        return schema.parse_json(header[name], f"{place}, {name}", CheckpointFileError)
+
+    if not isinstance(settings := parsed("settings"), dict):
+        raise CheckpointFileError(f"{place}, settings: must be an object")
+    tuning = schema.build(TuningConfig, parsed("tuning"), f"{place}, tuning", CheckpointFileError)
+    if header["batch_norm"] not in ("batch", "frozen"):
+        raise CheckpointFileError(f"{place}, batch_norm: must be 'batch' or 'frozen'")
+    return TunedWeights(
+        arrays, tuning, header["batch_norm"], header["base"], settings, header["digest"]
+    )
 
 
 def apply_tuned(

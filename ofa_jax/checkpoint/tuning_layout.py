@@ -81,6 +81,8 @@ def infer_tuning(shapes: Shapes) -> TuningConfig:
     Args:
       shapes: official names -> shape.
     """
+    # Scalars under these names are none of the parts; the comparison of shapes names them.
+    shapes = {name: shape for name, shape in shapes.items() if len(shape)}
     found: dict[str, Any] = {}
     for stack in ("encoder", "decoder"):
         prompt = f"{stack}.{stack}_prompt_encoder"
@@ -94,7 +96,7 @@ def infer_tuning(shapes: Shapes) -> TuningConfig:
     for name, shape in shapes.items():
         if name.endswith(".lora_A.weight"):
             found["lora_rank"] = shape[0]
-            targets.add(OFFICIAL_TARGETS.get(name.split(".")[-3], ""))
+            targets.add(OFFICIAL_TARGETS.get(name.split(".")[-3:][0], ""))
     if targets - {""}:
         found["lora_targets"] = tuple(sorted(targets - {""}))
     return TuningConfig(**found)

@@ -10,16 +10,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 
-_LAYER_STACKS = ("loop", "scan")
-_REMAT_POLICIES = ("none", "full", "dots")
-_BATCH_NORM_MODES = ("batch", "frozen")
-_DTYPES = ("float32", "bfloat16")
-_ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "fused", "cudnn")
-_CONV_IMPLEMENTATIONS = ("auto", "matmul", "xla")
+from ofa_jax import schema
+from ofa_jax.schema import Between
+
+# Far above every model that has been trained, and low enough that shapes can be listed.
+Width = Annotated[int, Between(1, 1 << 20)]
+Depth = Annotated[int, Between(1, 1024)]
+Vocabulary = Annotated[int, Between(1, 1 << 24)]
+LayerStack = Literal["loop", "scan"]
+Part = Annotated[int, Between(0, 1 << 16)]
 
 
 def _require(condition: bool, owner: str, field: str, value: object, wanted: str) -> None:
@@ -43,31 +46,23 @@ class ResNetConfig:
       stem_pool: whether a 3x3 max pooling of stride 2 follows the first convolution.
     """
 
-    stage_blocks: tuple[int, ...] = (3, 4, 6)
-    stage_widths: tuple[int, ...] = (64, 128, 256)
-    stage_strides: tuple[int, ...] = (1, 2, 2)
-    expansion: int = 4
-    stem_width: int = 64
-    stem_kernel: int = 7
-    stem_stride: int = 2
+    stage_blocks: tuple[Depth, ...] = (3, 4, 6)
+    stage_widths: tuple[Width, ...] = (64, 128, 256)
+    stage_strides: tuple[Depth, ...] = (1, 2, 2)
+    expansion: Depth = 4
+    stem_width: Width = 64
+    stem_kernel: Depth = 7
+    stem_stride: Depth = 2
     stem_pool: bool = True
 
     def __post_init__(self) -> None:
+        schema.check(self, "ResNetConfig")
         for name in ("stage_blocks", "stage_widths", "stage_strides"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             value = getattr(self, name)
-            positive = all(isinstance(v, int) and v > 0 for v in value) and len(value) > 0
-            _require(positive, "ResNetConfig", name, value, "a non-empty tuple of positive ints")
-            _require(
-                len(value) == len(self.stage_blocks),
-                "ResNetConfig",
-                name,
-                value,
-                f"as long as stage_blocks {self.stage_blocks}",
-            )
-        for name in ("expansion", "stem_width", "stem_kernel", "stem_stride"):
-            value = getattr(self, name)
-            _require(value > 0, "ResNetConfig", name, value, "a positive int")
+            wanted = f"not empty, and as long as stage_blocks {self.stage_blocks}"
+            right = 0 < len(value) == len(self.stage_blocks)
+            _require(right, "ResNetConfig", name, value, wanted)
         _require(
             self.stem_kernel >= self.stem_stride,
             "ResNetConfig",
@@ -114,12 +109,12 @@ class TuningConfig:
       lora_targets: the layers that are changed, among `LORA_TARGETS`.
     """
 
-    encoder_prefix: int = 0
-    decoder_prefix: int = 0
-    prefix_hidden: int = 0
+    encoder_prefix: Part = 0
+    decoder_prefix: Part = 0
+    prefix_hidden: Part = 0
     prefix_dropout: float = 0.2
-    adapter_dim: int = 0
-    lora_rank: int = 0
+    adapter_dim: Part = 0
+    lora_rank: Part = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = ("query", "value")
 
@@ -127,19 +122,9 @@ class TuningConfig:
         def require(field: str, condition: bool, wanted: str) -> None:
             _require(condition, "TuningConfig", field, getattr(self, field), wanted)
 
-        for field in (
-            "encoder_prefix",
-            "decoder_prefix",
-            "prefix_hidden",
-            "adapter_dim",
-            "lora_rank",
-        ):
-            value = getattr(self, field)
-            require(field, isinstance(value, int) and value >= 0, "an int of 0 (off) or more")
+        schema.check(self, "TuningConfig")
         require("prefix_dropout", 0.0 <= self.prefix_dropout < 1.0, "a rate in [0, 1)")
         require("lora_alpha", self.lora_alpha > 0, "positive")
-        is_list = not isinstance(self.lora_targets, str)
-        require("lora_targets", is_list, f"a tuple of some of {LORA_TARGETS}")
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         known = bool(self.lora_targets) and set(self.lora_targets) <= set(LORA_TARGETS)
         require("lora_targets", known, f"some of {LORA_TARGETS}")
@@ -208,23 +193,23 @@ class OFAConfig:
       tuning: small parts that are trained in place of the model itself.
     """
 
-    vocab_size: int = 59457
-    padded_vocab_size: int | None = None
-    num_codes: int = 8192
-    width: int = 768
-    ffn_dim: int = 3072
-    decoder_ffn_dim: int | None = None
-    num_heads: int = 12
-    encoder_layers: int = 6
-    decoder_layers: int = 6
+    vocab_size: Vocabulary = 59457
+    padded_vocab_size: Vocabulary | None = None
+    num_codes: Annotated[int, Between(0, 1 << 24)] = 8192
+    width: Width = 768
+    ffn_dim: Width = 3072
+    decoder_ffn_dim: Width | None = None
+    num_heads: Width = 12
+    encoder_layers: Depth = 6
+    decoder_layers: Depth = 6
     resnet: ResNetConfig = RESNET101
-    token_bucket_size: int = 256
-    token_bucket_range: int = 1024
-    image_bucket_size: int = 42
-    max_positions: int = 1024
-    code_image_size: int = 128
-    code_stride: int = 8
-    orig_patch_image_size: int = 256
+    token_bucket_size: Width = 256
+    token_bucket_range: Width = 1024
+    image_bucket_size: Depth = 42
+    max_positions: Width = 1024
+    code_image_size: Width = 128
+    code_stride: Width = 8
+    orig_patch_image_size: Width = 256
     interpolate_position: bool = False
     scale_resids: bool = False
     dropout: float = 0.0
@@ -233,15 +218,15 @@ class OFAConfig:
     encoder_drop_path: float = 0.0
     decoder_drop_path: float = 0.0
     resnet_drop_path: float = 0.0
-    batch_norm: str = "batch"
+    batch_norm: Literal["batch", "frozen"] = "batch"
     batch_norm_eps: float = 1e-5
     batch_norm_momentum: float = 0.1
-    layer_stack: str = "loop"
-    remat: str = "none"
-    dtype: str = "float32"
-    attention: str = "auto"
-    conv: str = "auto"
-    sample_patch_num: int = 0
+    layer_stack: LayerStack = "loop"
+    remat: Literal["none", "full", "dots"] = "none"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["auto", "xla", "fused", "cudnn"] = "auto"
+    conv: Literal["auto", "matmul", "xla"] = "auto"
+    sample_patch_num: Annotated[int, Between(0, 1 << 20)] = 0
     image_mean: tuple[float, float, float] = HALF
     image_std: tuple[float, float, float] = HALF
     tuning: TuningConfig = TuningConfig()
@@ -250,34 +235,16 @@ class OFAConfig:
         def require(field: str, condition: bool, wanted: str) -> None:
             _require(condition, "OFAConfig", field, getattr(self, field), wanted)
 
+        schema.check(self, "OFAConfig")
         if self.padded_vocab_size is None:
             object.__setattr__(self, "padded_vocab_size", -(-self.vocab_size // 128) * 128)
         if self.decoder_ffn_dim == self.ffn_dim:
             object.__setattr__(self, "decoder_ffn_dim", None)
-        require("decoder_ffn_dim", self.ffn_width("decoder") > 0, "a positive int or None")
-        for field in (
-            "vocab_size",
-            "width",
-            "ffn_dim",
-            "num_heads",
-            "encoder_layers",
-            "decoder_layers",
-            "token_bucket_size",
-            "token_bucket_range",
-            "image_bucket_size",
-            "max_positions",
-            "code_image_size",
-            "code_stride",
-            "orig_patch_image_size",
-        ):
-            require(field, getattr(self, field) > 0, "a positive int")
         require(
             "padded_vocab_size",
             self.embedding_rows >= self.vocab_size,
             f"at least vocab_size ({self.vocab_size})",
         )
-        require("num_codes", self.num_codes >= 0, "a non-negative int")
-        require("sample_patch_num", self.sample_patch_num >= 0, "a non-negative int (0 = all)")
         require(
             "num_heads",
             self.width % self.num_heads == 0,
@@ -312,19 +279,9 @@ class OFAConfig:
             require(field, 0.0 <= getattr(self, field) < 1.0, "a rate in [0, 1)")
         for field in ("image_mean", "image_std"):
             object.__setattr__(self, field, tuple(map(float, getattr(self, field))))
-            require(field, len(getattr(self, field)) == 3, "three numbers, one per channel")
         require("image_std", min(self.image_std) > 0, "positive")
         require("batch_norm_eps", self.batch_norm_eps > 0, "positive")
         require("batch_norm_momentum", 0 < self.batch_norm_momentum <= 1, "in (0, 1]")
-        for field, allowed in (
-            ("batch_norm", _BATCH_NORM_MODES),
-            ("layer_stack", _LAYER_STACKS),
-            ("remat", _REMAT_POLICIES),
-            ("dtype", _DTYPES),
-            ("attention", _ATTENTION_IMPLEMENTATIONS),
-            ("conv", _CONV_IMPLEMENTATIONS),
-        ):
-            require(field, getattr(self, field) in allowed, f"one of {allowed}")
 
     @property
     def embedding_rows(self) -> int:

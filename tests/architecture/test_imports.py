@@ -41,7 +41,8 @@ EXCEPTIONS = {
 
 # Rooms in the order of import: each may import those before it, none behind it.
 ROOMS = (
-    *("errors", "lock", "vocab", "atomic", "restricted_pickle", "ops", "model", "text", "metrics"),
+    *("errors", "schema", "lock", "vocab", "atomic", "restricted_pickle", "ops", "model", "text"),
+    "metrics",
     *("losses", "decoding", "sharding", "training", "checkpoint", "image_codes", "data", "scenes"),
     *("report", "inspection"),
     *("inference", "evaluation", "runs", "ablation", "t5x", "cli"),
