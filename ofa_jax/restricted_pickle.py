@@ -8,20 +8,35 @@ what it was given. So a checkpoint whose configuration was pickled as omegaconf 
 
 from __future__ import annotations
 
-import collections
 import io
 import itertools
 import mmap
 import pickle
 import pickletools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 _MAX_FIELD_DEPTH = 12
 _MAX_FIELDS = 100_000
+# Calls in a pickle copy what they are given; together they may copy so many parts per byte of it.
+_COPIES_PER_BYTE = 2
+# Tuples that hold one another stand for billions of parts, all of which a key of a dict visits.
+_HASHED_PER_BYTE = 64
+_FREE = 1 << 16
+_ENDLESS = 1 << 60
+_GETS = ("GET", "BINGET", "LONG_BINGET")
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
+_FILLS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
+_PAIRS = ("SETITEMS", "DICT")
+_NO_TUPLES = frozenset(
+    {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "STRING", "BINSTRING", "SHORT_BINSTRING"}
+    | {"GLOBAL", "STACK_GLOBAL", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "LIST", "DICT"}
+)
+# Fewer second uses of tuples cannot make many parts.
+_FEW_USES = 16
 
 
 class UnsafePickleError(ValueError):
@@ -133,33 +148,45 @@ def _number(kind: _NumberType, data: bytes | str) -> Any:
     return np.frombuffer(data, dtype)[0].item()
 
 
-# Classes written in C whose attributes a pickle cannot set, and functions of this module.
-_PLAIN = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("collections", "defaultdict"): collections.defaultdict,
+class _Entries(dict):
+    """An ordered or default dict as what it holds; what a file says beside that is passed over."""
+
+    def __setstate__(self, state) -> None:
+        del state
+
+
+def _default_entries(factory: Any = None, items: Iterable = ()) -> _Entries:
+    del factory
+    return _Entries(items)
+
+
+# What a pickle may call whatever it is a pickle of.
+_PLAIN: dict[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): _Entries,
+    ("collections", "defaultdict"): _default_entries,
     **{
         (module, cls.__name__): cls
         for module in ("builtins", "__builtin__")
         for cls in (set, frozenset, dict, list, tuple, int, float)
     },
     ("__builtin__", "long"): int,
-    ("_codecs", "encode"): _Allowed(_decoded_bytes),
-    ("numpy", "dtype"): _NumberType,
-    ("numpy.core.multiarray", "scalar"): _Allowed(_number),
-    ("numpy._core.multiarray", "scalar"): _Allowed(_number),
+    ("_codecs", "encode"): _decoded_bytes,
+    ("numpy.core.multiarray", "scalar"): _number,
+    ("numpy._core.multiarray", "scalar"): _number,
 }
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
     def __init__(
         self,
-        stream: BinaryIO,
+        data: bytes,
         allowed: Mapping[tuple[str, str], Any],
         persistent_load: Callable[[Any], Any] | None,
         placeholders: bool,
         encoding: str,
     ):
-        super().__init__(stream, encoding=encoding)
+        super().__init__(io.BytesIO(data), encoding=encoding)
+        self._copies = _COPIES_PER_BYTE * len(data) + _FREE
         self._allowed = allowed
         self._persistent_load = persistent_load
         self._placeholders = placeholders
@@ -167,17 +194,25 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         key = (module, name)
-        if key in _PLAIN:
-            return _PLAIN[key]
-        if key in self._allowed:
-            value = self._allowed[key]
-            is_function = callable(value) and not isinstance(value, type)
-            return _Allowed(value) if is_function else value
+        if key == ("numpy", "dtype"):
+            return _NumberType
+        if key in _PLAIN or key in self._allowed:
+            value = _PLAIN.get(key) or self._allowed[key]
+            return self._counted(value) if callable(value) else value
         if not self._placeholders:
             raise UnsafePickleError(f"refuses to load {module}.{name}")
         if key not in self._inert_classes:
             self._inert_classes[key] = type("Inert", (Inert,), {"path": f"{module}.{name}"})
         return self._inert_classes[key]
+
+    def _counted(self, function: Callable[..., Any]) -> _Allowed:
+        def call(*arguments):
+            self._copies -= sum(len(one) for one in arguments if isinstance(one, Sized))
+            if self._copies < 0:
+                raise UnsafePickleError("the pickle makes copies of its parts again and again")
+            return function(*arguments)
+
+        return _Allowed(call)
 
     def persistent_load(self, pid: Any) -> Any:
         if self._persistent_load is None:
@@ -199,19 +234,80 @@ def pickle_length(stream: BinaryIO | mmap.mmap) -> int:
       UnsafePickleError: the pickle ends early, has unknown opcodes, or numbers its memo entries
         so high that an unpickler would allocate a huge table.
     """
+    return _length_and_uses(stream)[0]
+
+
+def _length_and_uses(stream: BinaryIO | mmap.mmap) -> tuple[int, int]:
+    """Length of a pickle, and how often it uses something composed a second time."""
     start = stream.tell()
-    opcodes = 0
-    largest_memo = 0
-    try:
-        for opcode, argument, _ in pickletools.genops(cast(BinaryIO, stream)):
-            opcodes += 1
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-                largest_memo = max(largest_memo, int(argument or 0))
-    except Exception as error:
-        raise UnsafePickleError(f"the pickle is cut off or damaged ({error})") from error
+    opcodes = largest_memo = memos = uses = 0
+    composed: set[int] = set()
+    previous = ""
+    for opcode, argument in _opcodes(stream):
+        name = opcode.name
+        opcodes += 1
+        if name in _PUTS:
+            index = memos if name == "MEMOIZE" else int(argument)
+            largest_memo = max(largest_memo, index)
+            memos += 1
+            if previous not in _NO_TUPLES:
+                composed.add(index)
+        elif name == "DUP" or (name in _GETS and int(argument) in composed):
+            uses += 1
+        previous = name
     if largest_memo > opcodes + 1024:
         raise UnsafePickleError(f"the pickle has a memo index of {largest_memo}")
-    return stream.tell() - start
+    return stream.tell() - start, uses
+
+
+def _opcodes(stream: BinaryIO | mmap.mmap) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    try:
+        for opcode, argument, _ in pickletools.genops(cast(BinaryIO, stream)):
+            yield opcode, argument
+    except Exception as error:
+        raise UnsafePickleError(f"the pickle is cut off or damaged ({error})") from error
+
+
+def _refuse_endless_keys(data: bytes) -> None:
+    """Refuses tuples that hold one another so often that hashing one would never end.
+
+    The walk keeps the stack and the memo of an unpickler, with a number of parts in the place of
+    every object; it ends early at what an unpickler refuses.
+    """
+    hashed = 0
+    stack: list[list[int] | None] = []  # None is a mark
+    memo: dict[int, list[int]] = {}
+    for opcode, argument in _opcodes(io.BytesIO(data)):
+        if opcode.name in _GETS:
+            stack.append(memo.get(int(argument), [1]))
+            continue
+        if opcode.name in _PUTS:
+            index = len(memo) if opcode.name == "MEMOIZE" else int(argument)
+            memo[index] = (stack[-1] if stack else None) or [1]
+            continue
+        if opcode.name == "MARK":
+            stack.append(None)
+            continue
+        takes, taken = len(opcode.stack_before), []
+        if pickletools.markobject in opcode.stack_before:
+            while stack and (one := stack.pop()) is not None:
+                taken.append(one)
+            takes = opcode.stack_before.index(pickletools.markobject)
+        below = [stack.pop() or [0] for _ in range(min(takes, len(stack)))][::-1]
+        parts = min(1 + sum(one[0] for one in (*below, *taken)), _ENDLESS)
+        if opcode.name in _FILLS:
+            (filled := below[0] if below else [1])[0] = parts
+            stack.append(filled)
+        elif opcode.stack_after:
+            stack += [[parts]] * len(opcode.stack_after)
+        if opcode.name in _PAIRS:
+            hashed += sum(key[0] for key in taken[1::2])
+        elif opcode.name in ("SETITEM", "REDUCE"):
+            hashed += sum(key[0] for key in below[1:2])
+        elif opcode.name in ("ADDITEMS", "FROZENSET"):
+            hashed += sum(key[0] for key in taken)
+        if hashed > _HASHED_PER_BYTE * len(data) + _FREE:
+            raise UnsafePickleError("the pickle nests its parts in one another without end")
 
 
 def load_restricted(
@@ -241,10 +337,11 @@ def load_restricted(
       UnsafePickleError: the pickle is damaged, misuses what it is allowed to use, or names
         something else, without `placeholders`.
     """
-    pickle_length(io.BytesIO(data))
+    if _length_and_uses(io.BytesIO(data))[1] > _FEW_USES:
+        _refuse_endless_keys(data)
     try:
         return _RestrictedUnpickler(
-            io.BytesIO(data), allowed or {}, persistent_load, placeholders, encoding
+            data, allowed or {}, persistent_load, placeholders, encoding
         ).load()
     except UnsafePickleError:
         raise

@@ -47,7 +47,10 @@ class Between:
     most: float
 
     def __str__(self) -> str:
-        return f"{self.least:,} to {self.most:,}"
+        least, most = (
+            f"{one:,}" if type(one) is int else f"{one:g}" for one in (self.least, self.most)
+        )
+        return f"{least} to {most}"
 
 
 def shown(value: Any) -> str:
@@ -287,5 +290,5 @@ def _words(hint: Any) -> str:
     if origin in (Sequence, tuple):
         return f"a list, each {_words(parts[0])}"
     if origin is Mapping:
-        return "a dictionary"
+        return f"a dictionary {{{_words(parts[0])}: {_words(parts[1])}}}"
     return _SIMPLE.get(hint, f"a {getattr(hint, '__name__', hint)}")

@@ -89,7 +89,7 @@ def test_json_of_any_depth_and_size(tmp_path):
     flat = json.dumps([[number] for number in range(500)])
     assert len(schema.parse_json(flat, "text")) == 500
     for text in (f"[{deepest}]", "[" * 10**6, '{"a":' * 10**5):
-        with pytest.raises(SchemaError, match="text: cannot be read as JSON .nested too deeply"):
+        with pytest.raises(SchemaError, match=r"text: .*nested too deeply"):
             schema.parse_json(text, "text")
     for text in ("", "{", b"\xff", "9" * 5000):
         with pytest.raises(SchemaError, match="text: cannot be read as JSON"):

@@ -52,7 +52,7 @@ def check_agreement(tree: Mapping, config: OFAConfig, source: str, described: st
     """
     there: dict[Path, Shape] = {}
     for path, leaf in traverse_util.flatten_dict(dict(tree)).items():
-        shape = tuple(leaf.shape)
+        shape = tuple(getattr(leaf, "shape", ()))
         if "layers" in path and shape:
             place = path.index("layers")
             for layer in range(min(shape[0], _MOST_LAYERS)):

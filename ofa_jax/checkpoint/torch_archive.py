@@ -27,12 +27,17 @@ from ofa_jax.restricted_pickle import (
     load_restricted,
     pickle_length,
 )
+from ofa_jax.schema import shown
 
 LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL_VERSION = 1001
 # More elements than this are not made of a storage with fewer of them (stride 0): small buffers are
 # saved so, weights are not.
 _MAX_REPEATED = 1 << 12
+_MOST_AXES = 64
+_MOST_DEFLATED = 16
+# Bytes of the largest pickle that describes tensors; that of the largest OFA has 0.4 million.
+_LARGEST_PICKLE = 1 << 23
 
 # torch's storage class -> our name of the element type.
 STORAGE_DTYPES = {
@@ -172,7 +177,7 @@ class TorchTensor:
 
 def _rebuild_tensor(storage, offset, size, stride, *_unused, dtype: str | None = None):
     numbers = (offset, *size, *stride)
-    if not isinstance(storage, _Storage) or len(size) != len(stride):
+    if not isinstance(storage, _Storage) or not len(size) == len(stride) <= _MOST_AXES:
         raise UnsafePickleError("a tensor without a proper storage, shape and strides")
     if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in numbers):
         raise UnsafePickleError("a tensor whose shape, strides or offset are not counts")
@@ -245,13 +250,15 @@ class _Archive:
         if isinstance(pid, tuple) and len(pid) >= 2 and pid[0] == "module":
             return pid[1]
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"):
-            raise UnsafePickleError(f"unknown kind of persistent id {pid!r:.80}")
+            raise UnsafePickleError(f"unknown kind of persistent id {shown(pid)}")
         _, dtype, key, _location, count = pid[:5]
         if not isinstance(dtype, str):
             name = getattr(dtype, "path", dtype)
-            raise UnsafePickleError(f"tensors of storage class {name} are not supported")
+            raise UnsafePickleError(f"tensors of storage class {shown(name)} are not supported")
+        if not isinstance(key, str | int):
+            raise UnsafePickleError(f"a storage is called {shown(key)}")
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise UnsafePickleError(f"storage {key} has {count!r} elements")
+            raise UnsafePickleError(f"storage {key} has {shown(count)} elements")
         if len(pid) > 5 and pid[5] is not None:
             raise UnsafePickleError("storage views (torch before 0.4) are not supported")
         return _Storage(self, str(key), dtype, count)
@@ -296,7 +303,17 @@ class _ZipArchive(_Archive):
             raise CheckpointFileError(
                 f"{self.path}: {name} has {info.file_size} bytes, its tensor needs {size}"
             )
+        if name.endswith("data.pkl") and size > _LARGEST_PICKLE:
+            raise CheckpointFileError(
+                f"{self.path}: {name} has {size:,} bytes; at most {_LARGEST_PICKLE:,} are read"
+            )
         if info.compress_type != zipfile.ZIP_STORED:
+            # torch never compresses; packers do, but weights hardly get smaller.
+            if size > _MOST_DEFLATED * len(self.data):
+                raise CheckpointFileError(
+                    f"{self.path}: {name} claims to unpack to {size:,} bytes, more than "
+                    f"{_MOST_DEFLATED} times the file"
+                )
             try:
                 with self.zip.open(info) as stream:
                     return np.frombuffer(stream.read(size), np.uint8)
@@ -337,13 +354,13 @@ class _LegacyArchive(_Archive):
         load_restricted(self.next_pickle())
         version = load_restricted(self.next_pickle())
         if version != LEGACY_PROTOCOL_VERSION:
-            raise UnsafePickleError(f"torch file protocol {version!r}, expected 1001")
+            raise UnsafePickleError(f"torch file protocol {shown(version)}, expected 1001")
         system = load_restricted(self.next_pickle())
         if isinstance(system, Mapping) and system.get("little_endian") is False:
             self.byte_order = ">"
         root = load_restricted(self.next_pickle(), _ALLOWED, self.storage)
         keys = load_restricted(self.next_pickle())
-        if not isinstance(keys, (list, tuple)):
+        if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
             raise UnsafePickleError("the list of storages is missing")
         place = self.data.tell()
         for key in map(str, keys):

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from ofa_jax.checkpoint.repairs import CheckpointMismatchError
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.model.config import OFAConfig, TuningConfig
 from ofa_jax.model.stacking import stack_layers, unstack_layers
+from ofa_jax.training.optimizer import compiled
 
 TUNED_FILE = "tuned.safetensors"
 _FORMAT = "ofa_jax tuned 1"
@@ -98,13 +98,13 @@ def write_tuned(
       ValueError: everything is frozen.
     """
     flat = _flat(variables)
-    patterns = [re.compile(pattern) for pattern in frozen]
+    patterns = [compiled(pattern) for pattern in frozen]
 
     def trained(name: str) -> bool:
         collection, path = name.split("/", 1)
         if collection == "batch_stats":
             return config.batch_norm == "batch"
-        return not any(pattern.search(path) for pattern in patterns)
+        return not any(is_match(path) for is_match in patterns)
 
     arrays = {name: np.ascontiguousarray(a) for name, a in flat.items() if trained(name)}
     if not any(name.startswith("params/") for name in arrays):

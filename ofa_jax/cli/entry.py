@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from ofa_jax.cli import shell
-
-if TYPE_CHECKING:
-    from ofa_jax.cli.gin_files import MacroType
+from ofa_jax.schema import Between
 
 REQUIRED_MACROS = (
     "MIXTURE_OR_TASK_NAME",
@@ -20,23 +18,22 @@ REQUIRED_MACROS = (
 )
 
 
-def _macro_types() -> dict[str, MacroType]:
-    from ofa_jax.cli.gin_files import MacroType, number, text, whole_number
+def _macro_types() -> dict[str, Any]:
+    """Annotations of macros (`ofa_jax.schema`)."""
+    from ofa_jax.runs.settings import BatchSize, Length, Seed, Steps
 
+    name = Annotated[str, Between(1, 4096)]
     return {
-        "MIXTURE_OR_TASK_NAME": text("scenes_quickstart"),
-        "TASK_FEATURE_LENGTHS": MacroType(
-            "a dictionary such as {'inputs': 28, 'targets': 20, 'image': 32}",
-            lambda value: isinstance(value, dict),
-        ),
-        "TRAIN_STEPS": whole_number(1),
-        "WARMUP_STEPS": whole_number(0),
-        "EVAL_PERIOD": whole_number(0),
-        "BATCH_SIZE": whole_number(1),
-        "SEED": whole_number(0),
-        "LEARNING_RATE": number(0),
-        "DROPOUT_RATE": number(0),
-        "MODEL_DIR": text("runs/mine"),
+        "MIXTURE_OR_TASK_NAME": name,
+        "MODEL_DIR": name,
+        "TASK_FEATURE_LENGTHS": Mapping[str, Length],
+        "TRAIN_STEPS": Annotated[int, Between(1, 10**9)],
+        "BATCH_SIZE": BatchSize,
+        "WARMUP_STEPS": Steps,
+        "EVAL_PERIOD": Steps,
+        "SEED": Seed,
+        "LEARNING_RATE": Annotated[float, Between(0, 1000)],
+        "DROPOUT_RATE": Annotated[float, Between(0, 1)],
     }
 
 

@@ -7,17 +7,19 @@ does not exist is an error that says which one is nearest.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import inspect
 import io
 import os
 import pathlib
 import re
+import tokenize
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gin
+
+from ofa_jax import schema
 
 # Folders in which relative gin files and includes are looked up, after the working directory.
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
@@ -31,56 +33,14 @@ _SEARCH_PATHS = re.compile(r"^--gin_search_paths=(.*)$", re.DOTALL)
 _INCLUDE = re.compile(r"""^(\s*include\s+)(['"])(.+?)\2""", re.MULTILINE)
 # Macros and settings of these names are paths; `~` and `$NAME` in them are those of a shell.
 _PATHS = re.compile(r"\w*_(dir|path)", re.IGNORECASE)
-_GIN_ERRORS = (ValueError, SyntaxError, TypeError, AttributeError)
+# Includes in one another, from the file of the command line on.
+_DEEPEST_INCLUDE = 16
+# Characters of a long override that messages repeat.
+_SHOWN = 200
 
 
 class ConfigError(ValueError):
     """A gin file or override that cannot be used."""
-
-
-@dataclasses.dataclass(frozen=True)
-class MacroType:
-    """What a macro may be.
-
-    Attributes:
-      words: for example "a whole number of 1 or more".
-      accepts: whether a value is one.
-    """
-
-    words: str
-    accepts: Callable[[Any], bool]
-
-    def check(self, name: str, value: Any) -> None:
-        """Fails where a macro's value is of another type.
-
-        Raises:
-          ConfigError: names the macro and what it must be.
-        """
-        if not self.accepts(value):
-            raise ConfigError(f"{name} must be {self.words}, got {value!r}")
-
-
-def whole_number(least: int) -> MacroType:
-    """The type of counts and seeds."""
-    return MacroType(
-        f"a whole number of {least} or more",
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
-    )
-
-
-def number(least: float) -> MacroType:
-    """The type of rates."""
-    return MacroType(
-        f"a number of {least} or more",
-        lambda value: isinstance(value, (int, float)) and value >= least,
-    )
-
-
-def text(example: str) -> MacroType:
-    """The type of names and paths."""
-    return MacroType(
-        f"a text such as {example!r}", lambda value: isinstance(value, str) and value != ""
-    )
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -119,7 +79,7 @@ def parse(
     known: Mapping[str, Callable[..., Any]],
     *,
     required: Sequence[str] = (),
-    types: Mapping[str, MacroType] | None = None,
+    types: Mapping[str, Any] | None = None,
 ) -> None:
     """Parses gin files in order, then bindings that override them, and checks every macro.
 
@@ -128,13 +88,14 @@ def parse(
       overrides: lines such as `TRAIN_STEPS = 100`.
       known: configurable names and what stands behind them, for the hints of errors.
       required: macros that must have a value.
-      types: what macros may be; those not named here may be anything.
+      types: annotation of macros (`ofa_jax.schema`); those not named here may be anything.
 
     Raises:
       ConfigError: a missing file, a syntax error, an unknown name (the nearest is named), a macro
         without value, of another type, or read by nothing.
     """
     gin.clear_config()
+    _GinFile.opened.clear()
     # Ours, which knows where included files lie; gin's own takes a relative path for a package.
     gin.config._FILE_READERS[:] = [(_GinFile, os.path.isfile)]  # pyrefly: ignore[unsupported-operation]
     for file in files:
@@ -142,14 +103,14 @@ def parse(
             gin.parse_config_file(_located(file, asked_by="--gin_file"), skip_unknown=False)
         except ConfigError:
             raise
-        except _GIN_ERRORS as error:
-            raise ConfigError(f"{file}: {_explain(str(error), known)}") from error
+        except Exception as error:  # gin and Python's tokenizer raise any kind on a bad text.
+            raise ConfigError(f"{file}: {_explain(error, known)}") from error
     for binding in overrides:
         name, _, value = (part.strip() for part in binding.partition("="))
         try:
             gin.parse_config(binding, skip_unknown=False)
-        except _GIN_ERRORS as error:
-            message = _explain(str(error), known)
+        except Exception as error:
+            name, value, message = name[:_SHOWN], value[:_SHOWN], _explain(error, known)
             if "malformed node" in message or "Failed to parse token" in message:
                 named = value.strip().capitalize()
                 right = f"--gin.{name}='\"{value}\"'"
@@ -162,8 +123,8 @@ def parse(
     _check_scopes()
     try:
         gin.finalize()
-    except _GIN_ERRORS as error:
-        raise ConfigError(_explain(str(error), known)) from error
+    except Exception as error:
+        raise ConfigError(_explain(error, known)) from error
 
 
 def resolved() -> str:
@@ -174,8 +135,15 @@ def resolved() -> str:
 class _GinFile(io.StringIO):
     """The text of a gin file, whose includes are whole paths; a byte-order mark is left out."""
 
+    opened: ClassVar[list[str]] = []
+
     def __init__(self, path: str):
         self.name = path
+        # gin reads an included file while its includer is open.
+        if len(self.opened) > _DEEPEST_INCLUDE:
+            chain = " includes ".join(self.opened[-3:])
+            raise ConfigError(f"includes are nested deeper than {_DEEPEST_INCLUDE}: {chain}")
+        self.opened.append(path)
 
         def whole(match: re.Match[str]) -> str:
             start, quote, file = match.groups()
@@ -183,6 +151,10 @@ class _GinFile(io.StringIO):
 
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
         super().__init__(_INCLUDE.sub(whole, text))
+
+    def close(self) -> None:
+        self.opened.pop()
+        super().close()
 
 
 def _located(file: str, *, asked_by: str) -> str:
@@ -242,7 +214,7 @@ def _check_scopes() -> None:
             )
 
 
-def _check_macros(required: Sequence[str], types: Mapping[str, MacroType]) -> None:
+def _check_macros(required: Sequence[str], types: Mapping[str, Any]) -> None:
     config = gin.config._CONFIG
     values = {
         scope: bound.get("value")
@@ -271,12 +243,16 @@ def _check_macros(required: Sequence[str], types: Mapping[str, MacroType]) -> No
                 continue
         if value is gin.REQUIRED:
             raise ConfigError(f"{name} has no value: add --gin.{name}=... or set it in a gin file")
-        if name in types:
-            types[name].check(name, value)
+        schema.check_values({name: types.get(name, Any)}, {name: value}, "")
 
 
-def _explain(message: str, known: Mapping[str, Callable[..., Any]]) -> str:
-    first_line = message.strip().splitlines()[0].strip()
+def _explain(error: Exception, known: Mapping[str, Callable[..., Any]]) -> str:
+    message = str(error)
+    if isinstance(error, RecursionError):
+        message = "brackets are nested too deeply"
+    elif isinstance(error, tokenize.TokenError):
+        message = f"{error.args[0]}, line {error.args[1][0]}"
+    first_line = (message.strip() or type(error).__name__).splitlines()[0].strip()
     unknown = re.search(r"No configurable matching (?:reference )?'(?:.*/)?@?([\w.]+)", message)
     if unknown:
         return f"{first_line}{_nearest(unknown.group(1), sorted(known))}"
@@ -287,7 +263,7 @@ def _explain(message: str, known: Mapping[str, Callable[..., Any]]) -> str:
         function = next((known[name] for name in known if name == argument.group(1)), None)
         parameters = sorted(inspect.signature(function).parameters) if function else []
         return f"{first_line}{_nearest(argument.group(2), parameters)}"
-    return " ".join(message.split())
+    return " ".join(message[: 10 * _SHOWN].split())
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

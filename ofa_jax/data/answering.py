@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import json
 import logging
 import math
 import os
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax import vocab
+from ofa_jax import schema, vocab
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Features, InstructionError
 from ofa_jax.restricted_pickle import load_restricted
@@ -214,7 +213,7 @@ FREE_ANSWER = Answering()
 # What a file of answers may hold, by its suffix.
 ANSWER_FILES = (".txt", ".json", ".pkl")
 # Larger ones are no list of answers, in bytes.
-_LARGEST_FILE = 2**26
+_LARGEST_FILE = 2**22
 
 
 @functools.lru_cache(maxsize=16)
@@ -242,14 +241,14 @@ def read_answers(path: str) -> tuple[str, ...]:
             lines = file.read_text(encoding="utf-8-sig").split("\n")
             answers: Any = [line for line in lines if line.strip()]
         elif suffix == ".json":
-            answers = json.loads(file.read_text(encoding="utf-8-sig"))
+            answers = schema.read_json(file, ValueError)
         elif suffix == ".pkl":
             answers = load_restricted(file.read_bytes(), placeholders=False)
         else:
             raise ValueError(f"its suffix is none of {', '.join(ANSWER_FILES)}")
         is_table = isinstance(answers, Mapping) and answers
         return _checked(_ordered(answers) if is_table else answers)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is no list of answers: {error}") from error
 
 
@@ -342,7 +341,7 @@ def _checked(raw: Any) -> tuple[str, ...]:
         raise ValueError(f"it holds a {type(raw).__name__}, not a list or a table with numbers")
     for number, answer in enumerate(raw):
         if not (isinstance(answer, str) or _is_number(answer)) or not str(answer).strip():
-            raise ValueError(f"entry {number} is {ascii(answer)[:60]}, not a text")
+            raise ValueError(f"entry {number} is {schema.shown(answer)}, not a text")
     answers = tuple(str(answer).strip() for answer in raw)
     if len(set(answers)) < len(answers):
         [(twice, _)] = collections.Counter(answers).most_common(1)

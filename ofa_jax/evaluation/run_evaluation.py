@@ -8,16 +8,18 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from ofa_jax import schema
 from ofa_jax.data.task import OFATask, TaskSet
 from ofa_jax.evaluation.generated_pictures import CodePictures
 from ofa_jax.evaluation.split_evaluation import SplitEvaluation, SplitScore
 from ofa_jax.inference.answerer import Answerer
 from ofa_jax.model.ofa import OFA
 from ofa_jax.report.labels import format_duration
+from ofa_jax.schema import Between
 from ofa_jax.sharding.layout import MeshLayout
 
 logger = logging.getLogger("ofa_jax")
@@ -47,34 +49,25 @@ class EvaluationConfig:
         (`.npz`), weights of a VQGAN (`last.ckpt`) or `module:function`; "" shows none.
     """
 
-    batch_size: int = 128
-    num_examples: int = 128
-    final_num_examples: int = 512
+    batch_size: Annotated[int, Between(1, 1 << 20)] = 128
+    num_examples: Annotated[int, Between(1, 10**12)] = 128
+    final_num_examples: Annotated[int, Between(0, 10**12)] = 512
     split: str = "validation"
     extra_splits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     unseen_tasks: Sequence[str] = ()
-    unseen_task_seeds: int = 3
-    beam_size: int = 1
-    closed_set_method: str = ""
+    unseen_task_seeds: Annotated[int, Between(1, 1024)] = 3
+    beam_size: Annotated[int, Between(1, 1024)] = 1
+    closed_set_method: Literal["", "search", "candidates"] = ""
     bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     image_tokenizer: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_examples", "unseen_task_seeds", "beam_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"utils.EvaluationConfig.{name} must be positive, got {getattr(self, name)}"
-                )
-        if self.closed_set_method not in ("", "search", "candidates"):
-            raise ValueError(
-                "utils.EvaluationConfig.closed_set_method must be 'search', 'candidates' or '', "
-                f"got {self.closed_set_method!r}"
-            )
         if isinstance(self.unseen_tasks, str):
             raise ValueError(
                 "utils.EvaluationConfig.unseen_tasks must be a list of names, such as "
                 f"({self.unseen_tasks!r},)"
             )
+        schema.check(self, "utils.EvaluationConfig")
 
 
 @dataclasses.dataclass(frozen=True)

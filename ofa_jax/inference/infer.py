@@ -39,7 +39,7 @@ from ofa_jax.report.pictures import DrawnBox, draw_boxes
 logger = logging.getLogger("ofa_jax")
 
 DEFAULT_INSTRUCTION = "what does the image describe?"
-_BINS = re.compile(r"<bin_(\d+)>\s*<bin_(\d+)>\s*<bin_(\d+)>\s*<bin_(\d+)>")
+_BINS = re.compile(r"\s*".join(4 * [r"<bin_([0-9]{1,9})>"]))
 
 
 def infer(

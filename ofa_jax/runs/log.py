@@ -11,12 +11,12 @@ import sys
 import time
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from clu import metric_writers
 from tqdm import tqdm
 
-from ofa_jax import atomic
+from ofa_jax import atomic, schema
 from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.report.labels import format_duration
 
@@ -37,13 +37,10 @@ class LogConfig:
     tensorboard: bool = True
     wandb_project: str = ""
     wandb_entity: str = ""
-    wandb_mode: str = "online"
+    wandb_mode: Literal["online", "offline"] = "online"
 
     def __post_init__(self) -> None:
-        if self.wandb_mode not in ("online", "offline"):
-            raise ValueError(
-                f"utils.LogConfig.wandb_mode must be 'online' or 'offline', got {self.wandb_mode!r}"
-            )
+        schema.check(self, "utils.LogConfig")
 
 
 class RunLog:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
+from ofa_jax import schema
 from ofa_jax.data.pipeline import MixturePipeline
 from ofa_jax.runs import hosts, objective
 from ofa_jax.runs.engine import Engine
+from ofa_jax.schema import Between
 from ofa_jax.sharding import placement
 from ofa_jax.training.programs import StepPrograms
 from ofa_jax.training.state import TrainState
@@ -29,18 +31,12 @@ class LossEvaluationConfig:
       split: split of the sources.
     """
 
-    period: int = 1000
-    num_batches: int = 8
+    period: Annotated[int, Between(1, 10**9)] = 1000
+    num_batches: Annotated[int, Between(1, 10**6)] = 8
     split: str = "validation"
 
     def __post_init__(self) -> None:
-        for name in ("period", "num_batches"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"utils.LossEvaluationConfig.{name} must be a whole number of 1 or more, got "
-                    f"{value!r}"
-                )
+        schema.check(self, "utils.LossEvaluationConfig")
 
 
 @dataclasses.dataclass

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from ofa_jax import schema
 from ofa_jax.checkpoint.bucket import is_remote
-from ofa_jax.data.mixing import is_number
 from ofa_jax.data.sources import bucket_file
 from ofa_jax.data.task import LENGTH_KEYS
 from ofa_jax.model.config import SIZES, OFAConfig
+from ofa_jax.schema import Between
 
-OBJECTIVES = ("cross_entropy", "scst")
-SCST_SAMPLINGS = ("beam", "random")
+# Bounds are far above what is used, and low enough that nothing overflows on the way.
+Steps = Annotated[int, Between(0, 10**9)]
+Seed = Annotated[int, Between(0, 2**32 - 1)]
+Rate = Annotated[float, Between(0, 1e18)]
+Length = Annotated[int, Between(0, 1 << 20)]
+BatchSize = Annotated[int, Between(1, 1 << 20)]
 
 
 def _check_lengths(lengths: Mapping[str, int]) -> None:
@@ -27,22 +32,6 @@ def _check_lengths(lengths: Mapping[str, int]) -> None:
             "TASK_FEATURE_LENGTHS must give positive whole numbers for 'inputs' and 'targets' "
             f"(tokens) and 'image' (pixels per side), got {dict(lengths)}"
         )
-
-
-def _check_table(name: str, value: Any, example: str) -> None:
-    if not isinstance(value, Mapping):
-        raise ValueError(
-            f"utils.DatasetConfig.{name} must be a dictionary such as {example}, got {value!r}"
-        )
-
-
-def _check_numbers(name: str, what: str, numbers: Mapping[str, Any]) -> None:
-    for key, value in numbers.items():
-        if not isinstance(key, str) or not is_number(value) or value < 0:
-            raise ValueError(
-                f"utils.DatasetConfig.{name}: the {what} of {key!r} is {value!r}, not a number of "
-                "0 or more"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,51 +68,35 @@ class DatasetConfig:
     """
 
     mixture_or_task_name: str
-    task_feature_lengths: Mapping[str, int]
-    batch_size: int
-    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    task_feature_lengths: Mapping[str, Length]
+    batch_size: BatchSize
+    rates: Mapping[str, Rate] = dataclasses.field(default_factory=dict)
     module: str | Sequence[str] = ()
     split: str = "train"
-    seed: int = 0
-    num_workers: int = 0
-    num_threads: int = 1
-    rate_by: str = "declared"
-    maximum: float | None = None
-    temperature: float = 1.0
-    rate_schedule: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
-    rate_interpolation: str = "linear"
-    buckets: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
-    on_bad_record: str = "error"
-    truncated_images: str = "drop"
+    seed: Seed = 0
+    num_workers: Annotated[int, Between(0, 1024)] = 0
+    num_threads: Annotated[int, Between(1, 1024)] = 1
+    rate_by: Literal["declared", "examples"] = "declared"
+    maximum: Annotated[float, Between(1e-9, 1e18)] | None = None
+    temperature: Annotated[float, Between(1e-9, 1e9)] = 1.0
+    rate_schedule: Mapping[Steps, Mapping[str, Rate]] = dataclasses.field(default_factory=dict)
+    rate_interpolation: Literal["linear", "constant"] = "linear"
+    buckets: Mapping[str, Mapping[str, Length]] = dataclasses.field(default_factory=dict)
+    on_bad_record: Literal["error", "skip"] = "error"
+    truncated_images: Literal["drop", "decode"] = "drop"
     bucket_cache: str | None = None
-    bucket_cache_gb: float | None = None
-    bucket_read_ahead: int | None = None
+    bucket_cache_gb: Annotated[float, Between(0, 1e9)] | None = None
+    bucket_read_ahead: Annotated[int, Between(1, 1 << 16)] | None = None
 
     def __post_init__(self) -> None:
+        schema.check(self, "utils.DatasetConfig")
         _check_lengths(self.task_feature_lengths)
-        if self.batch_size < 1:
-            raise ValueError(f"BATCH_SIZE must be positive, got {self.batch_size}")
-        if self.num_workers < 0 or self.num_threads < 1:
-            raise ValueError("utils.DatasetConfig: num_workers >= 0 and num_threads >= 1 expected")
-        self._check_mixing()
-        self._check_buckets()
-
-    def _check_buckets(self) -> None:
-        size, at_once = self.bucket_cache_gb, self.bucket_read_ahead
-        if size is not None and not (is_number(size) and 0 <= size < float("inf")):
-            raise ValueError(
-                f"utils.DatasetConfig.bucket_cache_gb must be a number of 0 or more, got {size!r}"
-            )
-        if at_once is not None and not (isinstance(at_once, int) and at_once >= 1):
-            raise ValueError(
-                "utils.DatasetConfig.bucket_read_ahead must be a whole number of 1 or more, got "
-                f"{at_once!r}"
-            )
         if self.bucket_cache and is_remote(self.bucket_cache):
             raise ValueError(
                 "utils.DatasetConfig.bucket_cache must be a folder on a disk of this machine, got "
                 f"{self.bucket_cache!r}"
             )
+        self._check_mixing()
 
     def configure_buckets(self) -> None:
         """Makes the `bucket_` settings those of this process and its workers."""
@@ -134,41 +107,13 @@ class DatasetConfig:
         )
 
     def _check_mixing(self) -> None:
-        for name, known in (
-            ("rate_by", ("declared", "examples")),
-            ("rate_interpolation", ("linear", "constant")),
-            ("on_bad_record", ("error", "skip")),
-            ("truncated_images", ("drop", "decode")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"utils.DatasetConfig.{name} must be one of {', '.join(known)}, got "
-                    f"{getattr(self, name)!r}"
-                )
-        for name in ("temperature", "maximum"):
-            value = getattr(self, name)
-            if name == "maximum" and value is None:
-                continue
-            if not is_number(value) or not value > 0:
-                raise ValueError(f"utils.DatasetConfig.{name} must be positive, got {value!r}")
-        _check_table("rates", self.rates, "{'vqa': 2.0}")
-        _check_numbers("rates", "rate", self.rates)
-        _check_table("rate_schedule", self.rate_schedule, "{0: {'vqa': 0.5}, 1000: {'vqa': 1.0}}")
-        _check_table("buckets", self.buckets, "{'text_infilling': {'image': 0}}")
         if self.rate_by == "examples" and any(self.rates.values()):
             raise ValueError(
                 'utils.DatasetConfig.rates: with rate_by = "examples" a rate can only be 0, which '
                 "leaves a task out; use rate_schedule = {0: {NAME: FACTOR}} to weigh tasks"
             )
-        for step, factors in self.rate_schedule.items():
-            if not isinstance(step, int) or step < 0 or not isinstance(factors, Mapping):
-                raise ValueError(
-                    "utils.DatasetConfig.rate_schedule gives factors by step, for example "
-                    f"{{0: {{'vqa': 0.5}}, 10000: {{'vqa': 1.0}}}}; got {step!r}: {factors!r}"
-                )
-            _check_numbers("rate_schedule", f"factor at step {step}", factors)
         for name, lengths in self.buckets.items():
-            if not isinstance(lengths, Mapping) or not set(lengths) <= set(LENGTH_KEYS):
+            if not set(lengths) <= set(LENGTH_KEYS):
                 raise ValueError(
                     f"utils.DatasetConfig.buckets: {name!r} needs lengths by name "
                     f"({', '.join(LENGTH_KEYS)}), got {lengths!r}"
@@ -211,20 +156,15 @@ class CheckpointConfig:
         nothing else, to the small file `tuned.safetensors`.
     """
 
-    period: int = 1000
-    keep: int = 2
+    period: Steps = 1000
+    keep: Annotated[int, Between(1, 10**6)] = 2
     initial_path: str | None = None
     best_metric: str = ""
-    best_mode: str = "max"
+    best_mode: Literal["max", "min"] = "max"
     save_trained: bool = False
 
     def __post_init__(self) -> None:
-        if self.best_mode not in ("max", "min"):
-            raise ValueError(
-                f"utils.CheckpointConfig.best_mode must be 'max' or 'min', got {self.best_mode!r}"
-            )
-        if self.period < 0 or self.keep < 1:
-            raise ValueError("utils.CheckpointConfig: period >= 0 and keep >= 1 expected")
+        schema.check(self, "utils.CheckpointConfig")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +184,9 @@ class PartitionerConfig:
     dcn_mesh: str = ""
     rules: str = "data_parallel"
     additional_rules: Sequence[Sequence[Any]] = ()
+
+    def __post_init__(self) -> None:
+        schema.check(self, "partitioning.Partitioner")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,43 +216,27 @@ class TrainerConfig:
       profile_steps: steps that it records into the folder `profile` of the run; 0 records none.
     """
 
-    num_microbatches: int = 1
-    label_smoothing: float = 0.0
+    num_microbatches: Annotated[int, Between(1, 1 << 20)] = 1
+    label_smoothing: Annotated[float, Between(0, 1)] = 0.0
     loss_normalisation: str = "tokens"
     ema_decay: float = 0.0
-    ema_start_step: int = 0
-    drop_worst_ratio: float = 0.0
-    drop_worst_after: int = 0
+    ema_start_step: Steps = 0
+    drop_worst_ratio: Annotated[float, Between(0, 1)] = 0.0
+    drop_worst_after: Steps = 0
     encouraging_log_end: float | None = None
     constraint_range: tuple[int, int] | None = None
-    objective: str = "cross_entropy"
-    scst_samples: int = 5
-    scst_sampling: str = "beam"
-    scst_max_length: int = 16
+    objective: Literal["cross_entropy", "scst"] = "cross_entropy"
+    scst_samples: Annotated[int, Between(1, 1024)] = 5
+    scst_sampling: Literal["beam", "random"] = "beam"
+    scst_max_length: Annotated[int, Between(1, 1 << 20)] = 16
     scst_document_frequency: str = ""
-    profile_start: int = 10
-    profile_steps: int = 0
+    profile_start: Steps = 10
+    profile_steps: Steps = 0
 
     def __post_init__(self) -> None:
-        for name, least in {"num_microbatches": 1, "profile_start": 0, "profile_steps": 0}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"trainer.Trainer.{name} must be a whole number of {least} or more, got "
-                    f"{value!r}"
-                )
+        schema.check(self, "trainer.Trainer")
         if not 0.0 <= self.ema_decay < 1.0:
             raise ValueError(f"trainer.Trainer.ema_decay must be in [0, 1), got {self.ema_decay}")
-        if self.objective not in OBJECTIVES:
-            raise ValueError(
-                f"trainer.Trainer.objective must be one of {', '.join(OBJECTIVES)}, "
-                f"got {self.objective!r}"
-            )
-        if self.scst_sampling not in SCST_SAMPLINGS:
-            raise ValueError(
-                f"trainer.Trainer.scst_sampling must be one of {', '.join(SCST_SAMPLINGS)}, "
-                f"got {self.scst_sampling!r}"
-            )
         if self.objective == "scst" and self.scst_samples < 2:
             raise ValueError(
                 "trainer.Trainer.scst_samples must be 2 or more: each caption is compared with "

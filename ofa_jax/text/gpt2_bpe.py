@@ -45,7 +45,7 @@ def read_dictionary(path: pathlib.Path) -> list[str]:
             continue
         line = line.removesuffix("\r").removesuffix(" #fairseq:overwrite")
         symbol, separator, count = line.rpartition(" ")
-        if not separator or not count.isdigit():
+        if not separator or not (count.isascii() and count.isdigit()):
             raise ValueError(f"{path}, line {number}: expected 'symbol count', found {line!r}")
         symbols.append(symbol)
     return symbols

@@ -19,7 +19,7 @@ from ofa_jax.vocab import CHINESE, ENGLISH, VocabLayout
 LAYOUT_FILE = "vocab_layout.json"
 # Files of HuggingFace that may list `<mask>`, codes and bins with their ids.
 _LISTS = ("added_tokens.json", "vocab.json")
-_NUMBERED = re.compile(r"<(code|bin)_(\d+)>")
+_NUMBERED = re.compile(r"<(code|bin)_([0-9]{1,9})>")
 # Embeddings are padded to a multiple of at most this, to divide over devices.
 _MAX_PADDING = 1024
 _RELEASED = {

@@ -26,7 +26,7 @@ from ofa_jax.vocab import EOS_ID, NUM_SPECIALS, SPECIAL_SYMBOLS, UNK_ID, VocabLa
 
 # White space in front of a whole token belongs to it, as for the mask of BART; white space behind
 # it belongs to the text that follows, which then starts with a " word" token.
-_WHOLE_TOKEN = re.compile(r"\s*<(?:(bin|code)_(\d+)|mask)>")
+_WHOLE_TOKEN = re.compile(r"\s*<(?:(bin|code)_([0-9]{1,9})|mask)>")
 
 
 @runtime_checkable

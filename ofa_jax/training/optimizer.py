@@ -8,16 +8,19 @@ arrays. Chosen matrices can be updated by Muon in place of Adam, which official 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-import re
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
+import regex
 from optax import contrib
 
+from ofa_jax import schema
+from ofa_jax.schema import Between
 from ofa_jax.training.schedule import Schedule, ScheduleConfig, build_schedule
 
 CLIP_EPSILON = 1e-6
@@ -26,6 +29,9 @@ ADAM, MUON = "adam", "muon"
 # Root mean square of an update by Muon before the learning rate: about that of Adam's, so that
 # both share one learning rate (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2).
 MUON_RMS = 0.2
+# One expression and one path.
+MATCH_SECONDS = 1.0
+Pattern = Annotated[str, Between(1, 10_000)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,36 +57,61 @@ class OptimizerConfig:
     schedule: ScheduleConfig
     beta1: float = 0.9
     beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    frozen: tuple[str, ...] = ()
-    no_decay: tuple[str, ...] = ()
-    learning_rate_factors: tuple[tuple[str, float], ...] = ()
-    muon: tuple[str, ...] = ()
+    eps: Annotated[float, Between(1e-30, 1)] = 1e-8
+    weight_decay: Annotated[float, Between(0, 1000)] = 0.01
+    clip_norm: Annotated[float, Between(0, 1e9)] = 1.0
+    frozen: tuple[Pattern, ...] = ()
+    no_decay: tuple[Pattern, ...] = ()
+    learning_rate_factors: tuple[tuple[Pattern, float], ...] = ()
+    muon: tuple[Pattern, ...] = ()
     muon_beta: float = 0.95
 
     def __post_init__(self) -> None:
+        schema.check(self, "OptimizerConfig")
         for name in ("beta1", "beta2", "muon_beta"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"OptimizerConfig.{name} must be in [0, 1): {getattr(self, name)}")
-        if self.eps <= 0:
-            raise ValueError(f"OptimizerConfig.eps must be positive, got {self.eps}")
-        for name in ("weight_decay", "clip_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"OptimizerConfig.{name} must not be negative, got {getattr(self, name)}"
-                )
         for name in ("frozen", "no_decay", "muon"):
-            if isinstance(getattr(self, name), str):
-                raise ValueError(f"OptimizerConfig.{name} must be a tuple of strings")
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for pattern in self.patterns:
+            compiled(pattern)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """All its expressions."""
         factors = [pattern for pattern, _ in self.learning_rate_factors]
-        for pattern in (*self.frozen, *self.no_decay, *self.muon, *factors):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        return (*self.frozen, *self.no_decay, *self.muon, *factors)
+
+
+@functools.lru_cache(maxsize=1024)
+def compiled(pattern: str) -> Callable[[str], bool]:
+    """Whether a path has a match of an expression.
+
+    Args:
+      pattern: a regular expression.
+
+    Returns:
+      The question; it raises ValueError where the answer takes more than `MATCH_SECONDS`, since
+      some expressions try all ways to divide a path among their parts.
+
+    Raises:
+      ValueError: it is no regular expression.
+    """
+    try:
+        expression = regex.compile(pattern)
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+
+    def matches(path: str) -> bool:
+        try:
+            return expression.search(path, timeout=MATCH_SECONDS) is not None
+        except TimeoutError:
+            raise ValueError(
+                f"{pattern!r} takes more than {MATCH_SECONDS} seconds to match {path!r}; "
+                "repetitions inside of repetitions, as in (a+)+, do"
+            ) from None
+
+    return matches
 
 
 def parameter_path(path: Sequence[Any]) -> str:
@@ -105,11 +136,11 @@ def matching_paths(tree: Any, patterns: Sequence[str]) -> Any:
     Returns:
       The same containers with bool leaves.
     """
-    compiled = [re.compile(pattern) for pattern in patterns]
+    questions = [compiled(pattern) for pattern in patterns]
 
     def matches(path, _):
         name = parameter_path(path)
-        return any(pattern.search(name) for pattern in compiled)
+        return any(is_match(name) for is_match in questions)
 
     return jax.tree_util.tree_map_with_path(matches, tree)
 
@@ -126,9 +157,8 @@ def check_patterns(params: Any, config: OptimizerConfig) -> None:
         that Muon cannot update.
     """
     paths = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    factors = [pattern for pattern, _ in config.learning_rate_factors]
-    for pattern in (*config.frozen, *config.no_decay, *config.muon, *factors):
-        if not any(re.search(pattern, path) for path in paths):
+    for pattern in config.patterns:
+        if not any(map(compiled(pattern), paths)):
             raise ValueError(
                 f"{pattern!r} matches no parameter; there are for example "
                 f"{', '.join(paths[:: max(1, len(paths) // 4)])}"
@@ -239,12 +269,12 @@ def scale_by_path(factors: Sequence[tuple[str, float]]) -> optax.GradientTransfo
     Returns:
       A stateless transformation.
     """
-    compiled = [(re.compile(pattern), factor) for pattern, factor in factors]
+    questions = [(compiled(pattern), factor) for pattern, factor in factors]
 
     def scale(path, update):
         name = parameter_path(path)
-        for pattern, factor in compiled:
-            if pattern.search(name):
+        for is_match, factor in questions:
+            if is_match(name):
                 return update * factor
         return update
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+from ofa_jax import schema
+from ofa_jax.schema import Between
+
 Schedule = Callable[[Any], jax.Array]
 """From finished updates, an int or int32 scalar, to a float32 scalar."""
 
-SHAPES = ("polynomial", "cosine", "constant")
+Rate = Annotated[float, Between(0, 1000)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,30 +38,22 @@ class ScheduleConfig:
       power: exponent of the polynomial.
     """
 
-    peak: float
-    shape: str = "polynomial"
-    total_steps: int | None = None
-    warmup_steps: int = 0
-    warmup_ratio: float = 0.0
-    end: float = 0.0
-    power: float = 1.0
+    peak: Rate
+    shape: Literal["polynomial", "cosine", "constant"] = "polynomial"
+    total_steps: Annotated[int, Between(1, 10**9)] | None = None
+    warmup_steps: Annotated[int, Between(0, 10**9)] = 0
+    warmup_ratio: Annotated[float, Between(0, 1)] = 0.0
+    end: Rate = 0.0
+    power: Annotated[float, Between(0, 1000)] = 1.0
 
     def __post_init__(self) -> None:
-        if self.shape not in SHAPES:
-            raise ValueError(f"schedule shape {self.shape!r} is none of {SHAPES}")
-        if self.peak < 0 or self.end < 0:
-            raise ValueError(f"learning rates must not be negative: peak {self.peak}, {self.end}")
-        if self.warmup_steps < 0 or not 0 <= self.warmup_ratio < 1:
-            raise ValueError(
-                f"warm-up must be at least 0 steps or a share in [0, 1), got {self.warmup_steps} "
-                f"steps and ratio {self.warmup_ratio}"
-            )
+        schema.check(self, "utils.create_learning_rate_scheduler")
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("set warmup_steps or warmup_ratio, not both")
         needs_total = self.shape != "constant" or self.warmup_ratio > 0
         if not needs_total:
             return
-        if self.total_steps is None or self.total_steps < 1:
+        if self.total_steps is None:
             raise ValueError(
                 f"the {self.shape} schedule needs total_steps >= 1, got {self.total_steps}"
             )

@@ -83,7 +83,7 @@ BAD = {
     "hole.json": ('["a", " "]', "entry 1 is ' '"),
     "number.json": ("3", "holds a int"),
     "cut.json": ('["a"', "delimiter"),
-    "deep.json": ("[" * 100_000, "recursion"),
+    "deep.json": ("[" * 100_000, "nested too deeply"),
     "texts.json": ('{"a": "b"}', "neither answer -> number nor number -> answer"),
     "numbers.json": ('{"1": 2.5, "2": NaN}', "neither answer -> number nor number -> answer"),
     "both.pkl": ({1: 2}, "neither answer -> number nor number -> answer"),

@@ -11,6 +11,8 @@ from PIL import Image
 import mixtures.scenes  # noqa: F401  (registers the tasks)
 from ofa_jax.data.image_steps import DecodeImage, StretchToSquare
 from ofa_jax.data.instruction import InstructionError
+from ofa_jax.data.ops.image import decode_picture
+from ofa_jax.data.ops.image_files import TruncatedImageError
 from ofa_jax.data.pipeline import MixturePipeline, evaluation_row
 from ofa_jax.data.registration import lookup
 from ofa_jax.evaluation.streaming import (
@@ -144,3 +146,21 @@ def test_inference_answers_them_and_says_so(tmp_path, caplog):
     found = [image.read() for image in image_files(paths)]
     assert all(pixels.shape == (48, 64, 3) for _, pixels in found)
     assert caplog.text.count("is cut off") == 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(320, 240), (321, 243)], ids=["whole blocks", "odd"])
+def test_a_grey_rest_before_an_end_marker_is_seen(mode, size):
+    width, height = size
+    rows, columns = np.mgrid[:height, :width]
+    waves = [100 + 90 * np.sin(columns / 17 + k) + 20 * np.cos(rows / 5) for k in range(3)]
+    image = Image.fromarray(np.stack(waves, -1).clip(0, 255).astype(np.uint8)).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    whole = buffer.getvalue()
+    assert not decode_picture(whole, truncated="decode").truncated
+    for share in (0.3, 0.5, 0.97):
+        cut = whole[: int(len(whole) * share)] + b"\xff\xd9"
+        assert decode_picture(cut, truncated="decode").truncated, share
+        with pytest.raises(TruncatedImageError, match="cut off"):
+            decode_picture(cut)

@@ -175,10 +175,10 @@ def test_prefix_dropout_differs_per_sample():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"adapter_dim": -1}, "adapter_dim must be an int of 0"),
+        ({"adapter_dim": -1}, "adapter_dim must be a whole number from 0"),
         ({"prefix_dropout": 1.0}, "prefix_dropout must be a rate"),
         ({"lora_targets": ("query", "head")}, "lora_targets must be some of"),
-        ({"lora_targets": "query"}, "lora_targets must be a tuple"),
+        ({"lora_targets": "query"}, "lora_targets must be a list, each a text"),
     ],
 )
 def test_bad_settings_are_named(fields, message):

@@ -152,7 +152,7 @@ def test_paths_keep_containers_and_look_into_boxes():
         ({"eps": 0.0}, "eps"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"clip_norm": -1.0}, "clip_norm"),
-        ({"frozen": "norm"}, "tuple of strings"),
+        ({"frozen": "norm"}, "frozen must be a list, each a text"),
         ({"no_decay": ("(",)}, "regular expression"),
     ],
 )

@@ -38,10 +38,10 @@ def test_ratio_is_rounded_down():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shape": "linear"}, "'linear' is none of"),
-        ({"peak": -1.0}, "negative"),
+        ({"shape": "linear"}, "shape must be one of 'polynomial', 'cosine'"),
+        ({"peak": -1.0}, "peak must be a number from 0 to 1,000"),
         ({"total_steps": None}, "needs total_steps"),
-        ({"warmup_steps": -1}, "warm-up"),
+        ({"warmup_steps": -1}, "warmup_steps must be a whole number from 0"),
         ({"warmup_steps": 2, "warmup_ratio": 0.1}, "not both"),
         ({"warmup_steps": 11}, "warm-up of 11 steps is longer than the 10 steps"),
     ],

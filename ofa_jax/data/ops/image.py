@@ -53,8 +53,8 @@ _TURNS = {
     8: (_TRANSPOSE.ROTATE_90, _TRANSPOSE.ROTATE_270),
 }
 _END_OF_JPEG = b"\xff\xd9"
-# What the JPEG decoder leaves of blocks that it has no data for.
-_UNKNOWN_GREY = 128
+# What the JPEG decoder leaves of blocks that it has no data for, also in inverted colors.
+_UNKNOWN_GREYS = (127, 128)
 
 
 class Picture:
@@ -201,14 +201,14 @@ def read_image(image: Given, *, truncated: str = "decode") -> np.ndarray:
 
 def _has_grey_rest(image: Image.Image) -> bool:
     """Whether the last block of a JPEG looks as if the decoder had no data for it."""
-    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+    if image.format != "JPEG":
         return False
     right, below = image.size
     # One pixel first: it takes microseconds and settles almost every image.
-    if np.any(np.array(image.getpixel((right - 1, below - 1))) != _UNKNOWN_GREY):
+    if not np.isin(image.getpixel((right - 1, below - 1)), _UNKNOWN_GREYS).all():
         return False
-    corner = image.crop((max(0, right - 4), max(0, below - 4), right, below))
-    return bool((np.asarray(corner) == _UNKNOWN_GREY).all())
+    end = image.crop((max(0, right - 4), below - 1, right, below))
+    return bool(np.isin(np.asarray(end), _UNKNOWN_GREYS).all())
 
 
 def _ends_early(data: bytes, image: Image.Image, smallest: int | None, max_pixels: int) -> bool:

@@ -15,6 +15,7 @@ from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.sources import schema
+from ofa_jax.data.sources.values import is_blank
 
 # Fields that a model reads as language, apart from `text`, which has limits of its own.
 _WORDED = (
@@ -210,7 +211,7 @@ def without_boxes(example: Example, numbers: set[int]) -> Example:
 
 
 def _check_text(field: str, text: str, settings: ConversionSettings, *, filled: bool) -> None:
-    if not text.strip():
+    if is_blank(text):
         # Layouts with a column for every kind of example leave those of other kinds blank.
         if filled:
             raise RejectedExample(Reason.EMPTY_TEXT, f"{field} is blank")

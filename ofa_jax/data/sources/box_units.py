@@ -17,6 +17,8 @@ from ofa_jax.data.ops.image_files import read_header
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import nearest
+from ofa_jax.data.sources.values import number
+from ofa_jax.schema import shown
 
 BOX_UNITS = ("pixels", "fractions")
 
@@ -47,8 +49,8 @@ def corners(box: Sequence[Any] | None) -> list[float]:
     """
     if not isinstance(box, list | tuple) or len(box) != 4 or None in box:
         reason = Reason.BAD_FIELDS if box else Reason.NO_BOX
-        raise SourceError(f"the box {str(box)[:60]} is not left, top, width, height", reason)
-    left, top, width, height = (float(value) for value in box)
+        raise SourceError(f"the box {shown(box)} is not left, top, width, height", reason)
+    left, top, width, height = (number(value, "a side of the box") for value in box)
     return [left, top, left + width, top + height]
 
 

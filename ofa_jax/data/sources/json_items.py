@@ -157,10 +157,10 @@ class _Text:
                     return value
             except RecursionError as error:
                 raise self.error("not JSON: nested too deeply") from error
-            except json.JSONDecodeError as error:
+            except ValueError as error:  # also of numbers of thousands of digits
                 size = len(self._window) - self._position
                 if size > _LARGEST_ITEM or not self._more(step):
-                    raise self.error(f"not JSON: {error.msg}") from error
+                    raise self.error(f"not JSON: {getattr(error, 'msg', error)}") from error
             step *= 2
 
     def _more(self, size: int) -> bool:

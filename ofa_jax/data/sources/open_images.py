@@ -17,7 +17,7 @@ from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
 from ofa_jax.data.sources.lines import require_text
 from ofa_jax.data.sources.reasons import Reason
-from ofa_jax.data.sources.values import flag
+from ofa_jax.data.sources.values import flag, number
 
 _SIDES = ("XMin", "YMin", "XMax", "YMax")
 
@@ -59,7 +59,7 @@ class OpenImagesBoxes(AnnotatedPictures):
                             Reason.WRONG_COLUMN_COUNT,
                         )
                     if self.with_groups or group is None or not flag(cells[group], "IsGroupOf"):
-                        box = [float(cells[side]) for side in sides]
+                        box = [number(cells[side], "a side of the box") for side in sides]
                         boxes.add(cells[picture], cells[label], box)
                 except READING_ERRORS as error:
                     left_out.add_error(f"{path}, line {rows.line_num}", error)
@@ -76,8 +76,8 @@ def _class_names(path: str) -> Unique:
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.reader(file))
     names = Unique("name of class")
-    for number, row in enumerate(rows, 1):
+    for line, row in enumerate(rows, 1):
         if len(row) != 2:
-            raise SourceError(f"{path}, line {number}: {len(row)} cells, not a class and its name")
+            raise SourceError(f"{path}, line {line}: {len(row)} cells, not a class and its name")
         names.add(*row)
     return names

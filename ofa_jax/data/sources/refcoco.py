@@ -7,7 +7,6 @@ files travel through many hands (DATA 1.1).
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.values import identifier, text
 from ofa_jax.restricted_pickle import UnsafePickleError, load_restricted
+from ofa_jax.schema import parse_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def _refs(path: str) -> list[Any]:
     data = pathlib.Path(path).read_bytes()
     try:
         if pathlib.Path(path).suffix == ".json":
-            refs = json.loads(data)
+            refs = parse_json(data, path)
         else:
             refs = load_restricted(data)
     except (UnsafePickleError, ValueError) as error:

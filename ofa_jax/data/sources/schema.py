@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.data.instruction import Example
+from ofa_jax.data.sources.values import is_blank
 
 
 class SchemaError(ValueError):
@@ -157,9 +158,9 @@ def is_filled(example: Example, field: str, *, zeros: bool = True) -> bool:
     """
     value = example.get(field)
     if isinstance(value, str):
-        return bool(value.strip())
+        return not is_blank(value)
     if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-        return any(one.strip() for one in value)
+        return not all(map(is_blank, value))
     if field == "boxes" and not zeros:
         return bool(np.any(value)) if value is not None else False
     return value is not None and (not hasattr(value, "__len__") or len(value) > 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
 from ofa_jax.data.sources import lines, split_paths
@@ -12,6 +11,7 @@ from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.tsv_layouts import ENTAILMENT_LABELS
 from ofa_jax.data.sources.values import optional_text, text
+from ofa_jax.schema import parse_json
 
 # Where the people who labeled a claim do not agree.
 _UNDECIDED = "-"
@@ -55,7 +55,7 @@ class _Lines(Sequence):
         path, line = self.places[index]
         where = f"{path}, line {lines.number(path, int(lines.spans(path)[line][0]))}"
         try:
-            entry = json.loads(lines.line(path, line))
+            entry = parse_json(lines.line(path, line), "the line", SourceError)
             premise = text(entry["sentence1"], "sentence1")
             label = optional_text(entry.get("gold_label"), "gold_label")
             if label not in (None, _UNDECIDED, *ENTAILMENT_LABELS):

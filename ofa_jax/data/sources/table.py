@@ -12,7 +12,6 @@ import codecs
 import csv
 import dataclasses
 import io
-import json
 import logging
 import pathlib
 import re
@@ -30,12 +29,12 @@ from ofa_jax.data.sources.lines import utf16_without_mark
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import may_lack_truth, nearest
 from ofa_jax.data.sources.text import opened
-from ofa_jax.data.sources.values import optional_text, text
+from ofa_jax.data.sources.values import number, optional_text, text
+from ofa_jax.schema import parse_json
 
 logger = logging.getLogger("ofa_jax")
 
 _DELIMITERS = ",\t;|"
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 # What a column is called, by what it holds: small letters, without "_" and blanks.
 _USUAL = {
     "image": "filename imagepath path filepath imagefile imagename image img file picture photo",
@@ -335,12 +334,12 @@ def _records(path: str, left_out: LeftOut) -> Iterator[_Record]:
 
 
 def _json_lines(path: str, file: io.TextIOBase, left_out: LeftOut) -> Iterator[_Record]:
-    for number, line in enumerate(file, 1):
+    for row, line in enumerate(file, 1):
         if not line.strip():
             continue
-        place = f"{path}, line {number}"
+        place = f"{path}, line {row}"
         try:
-            record = json.loads(line)
+            record = parse_json(line, "the line", SourceError)
             if not isinstance(record, dict):
                 raise SourceError("the line is no object", Reason.BAD_FIELDS)
         except ValueError as error:
@@ -361,7 +360,7 @@ def _cell(record: Mapping[str, Any], column: str) -> Any:
     """The value of a column, of a part of one, or of four that make a box."""
     if "," in column and column not in record:
         cells = [record.get(one) for one in column.split(",")]
-        return None if not all(map(_holds, cells)) else [float(one) for one in cells]
+        return None if not all(map(_holds, cells)) else [number(one, column) for one in cells]
     if column in record:
         value = record[column]
     else:
@@ -377,15 +376,18 @@ def _numbers(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
     parts = cell.replace(",", " ").replace(";", " ").strip(" ()").split()
-    four = len(parts) == 4 and all(map(_NUMBER.fullmatch, parts))
-    if not four:
+    try:
+        found = [number(one) for one in parts]
+    except SourceError:
+        found = []
+    if len(found) != 4:
         raise SourceError(f"the box {cell[:60]!r} is not four numbers", Reason.BAD_FIELDS)
-    return [float(one) for one in parts]
+    return found
 
 
 def _structure(cell: str) -> Any:
     """A cell that holds a list or an object of JSON or Python; any other as it is."""
-    for read in (json.loads, ast.literal_eval):
+    for read in (lambda text: parse_json(text, "the cell"), ast.literal_eval):
         try:
             return read(cell)
         except (ValueError, SyntaxError, RecursionError, MemoryError):

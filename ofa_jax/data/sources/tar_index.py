@@ -46,7 +46,7 @@ def members(path: str) -> list[Member]:
     except _NotPlainError:
         found = _all_members(path)
     size = os.path.getsize(path)
-    for member in found[-1:]:
+    for member in found:
         if member.start + member.size > size:
             raise SourceError(f"{path}, file {member.name}: the tar is cut off there")
     return found
@@ -63,7 +63,9 @@ def _all_members(path: str) -> list[Member]:
                 if one.isfile():
                     found.append(Member(one.name, one.offset_data, one.size))
             return found
-    except (tarfile.TarError, EOFError) as error:
+    except SourceError:
+        raise
+    except (tarfile.TarError, EOFError, ArithmeticError, ValueError) as error:
         raise SourceError(
             f"{path} is cut off or not an uncompressed tar ({error}); unpack .tar.gz to .tar first"
         ) from error

@@ -12,10 +12,10 @@ import bz2
 import dataclasses
 import gzip
 import io
-import json
 import lzma
 import os
 import threading
+import zlib
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,16 @@ from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.schema import nearest
 from ofa_jax.data.sources.values import text
+from ofa_jax.schema import parse_json
 
 FORMS = ("jsonl", "txt")
 
 # Ending of a compressed file to its first bytes; either says that it is one.
 _COMPRESSED = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ", ".zst": b"\x28\xb5\x2f\xfd"}
 _MARK = "\ufeff".encode()
+# Bytes of the longest line of a compressed file, and of blank lines in a row: a few of the file's
+# bytes can stand for gigabytes.
+LONGEST_LINE = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +101,9 @@ class TextRecords:
         position = index - (self.ends[number - 1] if number else 0)
         line = _line(path, position)
         try:
-            found = line.decode("utf-8")
+            found = line.decode("utf-8").replace("\0", "")
             if self.source.form == "jsonl":
-                found = self._text(json.loads(found))
+                found = self._text(parse_json(found, "the line"))
         except ValueError as error:
             raise SourceError(f"{path}, text {position + 1}: {error}") from error
         name = os.path.basename(path)
@@ -169,7 +173,7 @@ class _Cursor:
                     self._position += 1
                     self._last = line
                     return line
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
             raise SourceError(
                 f"{self._path}, text {self._position + 1}: the file is cut off or damaged: {error}"
             ) from error
@@ -200,18 +204,20 @@ def opened(path: str) -> Any:
         return open(path, "rb")
     readers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     if ending in readers:
-        return readers[ending](path, "rb")
+        return _Unpacked(path, readers[ending](path, "rb"))
     import pyarrow
 
     # pyarrow brings the zstd decoder; gzip it would read as well, but stops at the first member.
-    return _Zstandard(pyarrow.CompressedInputStream(pyarrow.OSFile(path), "zstd"))
+    return _Unpacked(path, pyarrow.CompressedInputStream(pyarrow.OSFile(path), "zstd"))
 
 
-class _Zstandard(io.RawIOBase):
-    """A stream of pyarrow as Python's own file type."""
+class _Unpacked(io.RawIOBase):
+    """What a decoder gives, as Python's own file type, as long as it has lines."""
 
-    def __init__(self, stream: Any):
+    def __init__(self, path: str, stream: Any):
+        self._path = path
         self._stream = stream
+        self._unended = self._blank = 0
 
     def readable(self) -> bool:
         return True
@@ -219,6 +225,13 @@ class _Zstandard(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
+        end = data.rfind(b"\n")
+        self._unended = len(data) - end - 1 if end >= 0 else self._unended + len(data)
+        self._blank = 0 if data.strip() else self._blank + len(data)
+        if max(self._unended, self._blank) > LONGEST_LINE:
+            raise SourceError(
+                f"{self._path}: {LONGEST_LINE:,} bytes without a line's end, or without a text"
+            )
         return len(data)
 
     def close(self) -> None:

@@ -101,7 +101,7 @@ class TsvRecords:
         start, end = rows[index]
         row_layout = layout(self.source.layout, self.source.columns)
         try:
-            line = lines.content(self.path)[start:end].decode("utf-8")
+            line = lines.content(self.path)[start:end].decode("utf-8").replace("\0", "")
             cells = split_cells(line, len(row_layout.columns))
             if len(cells) != len(row_layout.columns):
                 raise SourceError(

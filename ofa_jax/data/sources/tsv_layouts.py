@@ -17,6 +17,7 @@ from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops import image as image_ops
 from ofa_jax.data.sources.glue_labels import GLUE_LABELS, glue_label
 from ofa_jax.data.sources.schema import nearest
+from ofa_jax.data.sources.values import is_blank, number
 
 Columns = Mapping[str, str]
 
@@ -98,18 +99,18 @@ def _picture(row: Columns) -> Example:
 
 
 def _names(cell: str) -> list[str]:
-    return [name for name in cell.split("&&") if name.strip()]
+    return [name for name in cell.split("&&") if not is_blank(name)]
 
 
 def _answers(cell: str) -> Example:
     if not cell.strip():
         return {}
-    pairs = [item.partition("|!+") for item in cell.split("&&") if item.strip()]
+    pairs = [item.partition("|!+") for item in cell.split("&&") if not is_blank(item)]
     if not all(separator for _, separator, _ in pairs):
         raise ValueError(f"the answers are {cell[:60]!r}, not 'confidence|!+answer' joined by &&")
     return {
         "answers": [answer for _, _, answer in pairs],
-        "answer_conf": [float(confidence) for confidence, _, _ in pairs],
+        "answer_conf": [number(confidence, "a confidence") for confidence, _, _ in pairs],
     }
 
 
@@ -120,7 +121,7 @@ def _region(cell: str, expression: str) -> Example:
     if len(box) != 4:
         raise ValueError(f"the region is {cell[:60]!r}, not 'x0,y0,x1,y1'")
     return {
-        "boxes": np.array([[float(value) for value in box]], np.float32),
+        "boxes": np.array([[number(value, "a side of the box") for value in box]], np.float32),
         "refexps": [expression],
         "refexp_box_index": [0],
         "region_captions": [expression],
@@ -128,7 +129,7 @@ def _region(cell: str, expression: str) -> Example:
 
 
 def _codes(cell: str) -> np.ndarray:
-    return np.array(cell.split(), np.int32)
+    return np.array([number(code, "a code") for code in cell.split()]).astype(np.int32)
 
 
 def _captions(cell: str) -> Example:
@@ -147,7 +148,7 @@ def _vision_language(row: Columns) -> Example:
         "type": row["type"],
     }
     if row["type"] == "caption":
-        example["captions"] = [row["caption"]] if row["caption"].strip() else []
+        example["captions"] = [] if is_blank(row["caption"]) else [row["caption"]]
     elif row["type"] == "qa":
         example |= {"question": row["question"], **_answers(row["refs"])}
     else:
@@ -171,7 +172,7 @@ def _detection(row: Columns) -> Example:
         raise ValueError(
             f"the objects are {row['objects'][:60]!r}, not 'x0,y0,x1,y1,number,name' joined by &&"
         )
-    boxes = [[float(value) for value in item[:4]] for item in fields]
+    boxes = [[number(value, "a side of the box") for value in item[:4]] for item in fields]
     return {
         **_picture(row),
         "boxes": np.array(boxes, np.float32),
@@ -228,7 +229,7 @@ def _text_to_image(row: Columns) -> Example:
 
 def _ocr(row: Columns) -> Example:
     text = row.get("text", "")
-    written = {"captions": [text], "caption": text} if text.strip() else {}
+    written = {"captions": [text], "caption": text} if not is_blank(text) else {}
     return {**_picture(row), **written, "type": "ocr"}
 
 

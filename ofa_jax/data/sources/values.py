@@ -15,11 +15,43 @@ import numpy as np
 
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.schema import shown
 
+# Letters and signs that show nothing, beside those that Unicode calls control or format.
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | set(
+    map(chr, range(0xFE00, 0xFE10))
+)
+_NUMBER = re.compile(
+    r"[-+]?([0-9]{1,400}(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,4})?|[-+]?(nan|inf|infinity)",
+    re.IGNORECASE | re.ASCII,
+)
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 # Python refuses to convert longer ones, which no data set counts up to.
 _LONGEST_NUMBER = 4_000
 _FLAGS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
+
+
+def is_blank(value: str) -> bool:
+    """Whether a text shows nothing: white space, zero-width and control characters, fillers."""
+    return not any(
+        one.isprintable() and not one.isspace() and one not in _INVISIBLE for one in value
+    )
+
+
+def number(value: Any, what: str = "the number") -> float:
+    """A number, or a text of ASCII digits that writes one; NaN and infinite ones are numbers here.
+
+    Python's own `float` would take "1_0", full-width digits and truth values.
+
+    Raises:
+      SourceError: it is none.
+    """
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        return float(value)
+    is_real = isinstance(value, numbers.Real | np.number) and not isinstance(value, bool)
+    if (is_real and abs(value) < 1e300) or value != value:
+        return float(value)
+    raise SourceError(f"{what} is {shown(value)}, not a number")
 
 
 def optional_text(value: Any, what: str = "the text") -> str | None:
@@ -30,7 +62,8 @@ def optional_text(value: Any, what: str = "the text") -> str | None:
       what: the field, for messages.
 
     Returns:
-      The text; of a number its digits (3, not 3.0). None for what says nothing: null, NaN, blank.
+      The text without NUL characters; of a number its digits (3, not 3.0). None for what says
+      nothing: null, NaN, blank.
 
     Raises:
       SourceError: a truth value, a list, an object or another value that is no text.
@@ -41,7 +74,7 @@ def optional_text(value: Any, what: str = "the text") -> str | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8-sig")
     if isinstance(value, str):
-        return value if value.strip() else None
+        return None if is_blank(value) else value.replace("\0", "")
     if isinstance(value, numbers.Integral | float | np.floating) and not isinstance(value, bool):
         whole = isinstance(value, numbers.Integral) or float(value).is_integer()
         return str(int(value)) if whole else str(value)

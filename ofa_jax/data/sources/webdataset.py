@@ -13,7 +13,6 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.values import text
+from ofa_jax.schema import parse_json
 
 _TEXT_SUFFIXES = ("txt", "caption", "text")
 _CLASS_SUFFIXES = ("cls", "cls.txt", "cls.name")
@@ -160,7 +160,7 @@ class WebdatasetRecords:
                 f"{', '.join((sample.picture.suffix, *files))}; kind 'image' reads pictures alone",
                 Reason.EMPTY_TEXT,
             )
-        metadata = json.loads(read(files["json"]))
+        metadata = parse_json(read(files["json"]), "its JSON file", SourceError)
         key = self.source.caption_key
         if not isinstance(metadata, dict) or key not in metadata:
             raise SourceError(f"its JSON file has no text under {key!r}", Reason.EMPTY_TEXT)
@@ -168,7 +168,7 @@ class WebdatasetRecords:
 
 
 def _text(data: bytes) -> str:
-    return data.decode("utf-8-sig").strip()
+    return data.decode("utf-8-sig").replace("\0", "").strip()
 
 
 @cached_by_file(8192)

@@ -177,7 +177,7 @@ def test_names_cannot_leave_the_folder(tmp_path, images, name):
         ),
         (
             {"annotations": [{"image_id": 101, "category_id": 0, "bbox": [1, 2, 3, "x"]}]},
-            "could not convert string",
+            "is .*, not a number",
         ),
         ({"annotations": [3]}, r"annotations\[0\]: it has another form than this format: 3"),
         ({"categories": [{"id": 77, "name": "x"}]}, "class 90: there is no category 90"),

@@ -209,7 +209,7 @@ def test_open_images(tmp_path):
         (
             "101,xclick,/m/1,1,0,1,0,x,0,0,0,0,0",
             "bad_fields",
-            "line 15: could not convert string to float: 'x'",
+            "line 15: a side of the box is 'x', not a number",
         ),
         (
             "101,xclick,/m/1,1,0",

@@ -66,7 +66,7 @@ def test_other_keys_and_mistakes(tmp_path):
     path = tmp_path / "b.jsonl"
     path.write_bytes(b'{"text": "a"}\n{"text": \n\xff\n')
     records = TextSource(str(path)).open("train")
-    with pytest.raises(SourceError, match=r"b\.jsonl, text 2: Expecting value"):
+    with pytest.raises(SourceError, match=r"b\.jsonl, text 2: .*Expecting value"):
         records[1]
     with pytest.raises(SourceError, match=r"b\.jsonl, text 3: 'utf-8' codec"):
         records[2]

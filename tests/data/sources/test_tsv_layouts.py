@@ -199,7 +199,7 @@ def test_other_columns(tmp_path):
         ("vqa", "1\t2\twhat\tyes\t\tQUJD", r"the answers are 'yes', not 'confidence\|!\+answer'"),
         ("vqa", "1\t2\twhat\t1|!+yes\t\tQ*", "not base64"),
         ("snli_ve", "1\t2\tQUJD\ta\tb\tmaybe", "the class 'maybe' is not one of entailment, neut"),
-        ("image_gen", "1\t1 2 x\ta", "invalid literal"),
+        ("image_gen", "1\t1 2 x\ta", "a code is 'x', not a number"),
         ("sst2", "good film\t2", r"the class '2' of sst2 is not one of 0 \(negative\)"),
         ("cola", "only one", "1 columns, layout 'cola' has 3"),
     ],

@@ -6,7 +6,7 @@ import pytest
 from ofa_jax.data.sources.annotated_pictures import Unique
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.reasons import Reason
-from ofa_jax.data.sources.values import flag, identifier, optional_text, text
+from ofa_jax.data.sources.values import flag, identifier, is_blank, number, optional_text, text
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,9 @@ from ofa_jax.data.sources.values import flag, identifier, optional_text, text
         (np.float64("nan"), None),
         ("", None),
         (" \n", None),
+        ("\u200b\ufeff\u2060\u00ad", None),
+        ("\u3164\ufe0f\0\x1f", None),
+        ("a\0 bus\u200b", "a bus\u200b"),
     ],
 )
 def test_texts(value, expected):
@@ -91,3 +94,27 @@ def test_an_entry_twice():
     with pytest.raises(SourceError, match="there is no image 3") as error:
         found.find(3, Reason.UNLISTED_IMAGE)
     assert error.value.reason == Reason.UNLISTED_IMAGE
+
+
+def test_texts_that_show_nothing():
+    assert all(map(is_blank, ("", " \t", "\u200b", "\u200d\u2063", "\u2800", "\x07")))
+    assert not any(map(is_blank, ("a", "\u200ba", "狗", "🐶", "👨\u200d👩", ".")))
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1", 1), (" -1.5e2 ", -150), (".5", 0.5), (2, 2)])
+def test_numbers(value, expected):
+    assert number(value) == expected
+    assert number(np.float32(2)) == 2
+    assert np.isnan(number("NaN"))
+    assert np.isinf(number("-inf"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["1_0", "\uff11\uff10", "", "0x1", "1,5", True, None, [1], 10**400, "9" * 5000],
+    ids=["underscore", "full width", "empty", "hex", "comma", "true", "none", "list", "huge", "9"],
+)
+def test_what_is_no_number(value):
+    with pytest.raises(SourceError, match=r"the side is .*, not a number") as error:
+        number(value, "the side")
+    assert len(str(error.value)) < 200

@@ -1,0 +1,337 @@
+"""Every reader of foreign files as a function of bytes, small seeds for it, and hostile inputs.
+
+The fuzz targets and the replay of the corpus share them. A reader gives a value or raises
+ValueError or OSError with a message; whatever else it raises, and whatever it hangs on or fills the
+memory with, is a bug.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import pathlib
+import pickle
+import struct
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ofa_jax.checkpoint.torch_archive import TorchTensor, read_torch_file
+from ofa_jax.checkpoint.torch_writer import write_torch_file
+from ofa_jax.data.answering import read_answers
+from ofa_jax.data.instruction import Instruction
+from ofa_jax.data.sources.coco import CocoCaptions, CocoInstances
+from ofa_jax.data.sources.tar_index import members
+from ofa_jax.data.sources.text import TextSource
+from ofa_jax.data.sources.tsv import TsvSource
+from ofa_jax.data.sources.webdataset import WebdatasetSource
+from ofa_jax.restricted_pickle import load_restricted, plain_fields
+
+Reader = Callable[[pathlib.Path, bytes], None]
+
+# Records that one input is read for.
+_MOST = 50
+
+
+def _written(folder: pathlib.Path, name: str, data: bytes) -> str:
+    path = folder / name
+    path.write_bytes(data)
+    return str(path)
+
+
+def _records(source, split: str = "train") -> None:
+    records = source.open(split)
+    for index in range(min(len(records), _MOST)):
+        with contextlib.suppress(ValueError, OSError):
+            records[index]
+
+
+def _torch(folder: pathlib.Path, data: bytes) -> None:
+    def walk(value, depth: int = 4) -> None:
+        if isinstance(value, TorchTensor):
+            np.asarray(value)
+        elif isinstance(value, dict) and depth:
+            for one in list(value.values())[:_MOST]:
+                walk(one, depth - 1)
+
+    found = read_torch_file(_written(folder, "a.pt", data))
+    walk(found)
+    plain_fields(found)
+
+
+def _pickle(folder: pathlib.Path, data: bytes) -> None:
+    del folder
+    plain_fields(load_restricted(data))
+
+
+def _safetensors(folder: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.checkpoint.huggingface import read_safetensors
+
+    tensors = read_safetensors(_written(folder, "a.safetensors", data))
+    for name in tensors:
+        np.asarray(tensors[name])
+
+
+def _tsv(folder: pathlib.Path, data: bytes) -> None:
+    path = _written(folder, "a.tsv", data)
+    for layout in ("vision_language", "detection", "caption", "image"):
+        with contextlib.suppress(ValueError, OSError):
+            _records(TsvSource(path, layout))
+
+
+def _coco(folder: pathlib.Path, data: bytes) -> None:
+    path = _written(folder, "a.json", data)
+    for source in (CocoCaptions, CocoInstances):
+        with contextlib.suppress(ValueError, OSError):
+            _records(source(annotations=path, images=str(folder)))
+
+
+def _lines(folder: pathlib.Path, data: bytes) -> None:
+    _records(TextSource(_written(folder, "a.jsonl", data)))
+
+
+def _unpacked_lines(folder: pathlib.Path, data: bytes) -> None:
+    _records(TextSource(_written(folder, "a.jsonl.gz", data)))
+
+
+def _tar(folder: pathlib.Path, data: bytes) -> None:
+    path = _written(folder, "a.tar", data)
+    members(path)
+    _records(WebdatasetSource(path))
+
+
+def _instruction(folder: pathlib.Path, data: bytes) -> None:
+    del folder
+    Instruction.parse(data.decode("utf-8"))
+
+
+def _answers(suffix: str) -> Reader:
+    def read(folder: pathlib.Path, data: bytes) -> None:
+        path = _written(folder, f"a{suffix}", data)
+        read_answers.cache_clear()
+        read_answers(path)
+
+    return read
+
+
+def _bins(folder: pathlib.Path, data: bytes) -> None:
+    del folder
+    tokenizer = _tokenizer()
+    tokenizer.encode(data.decode("utf-8"))
+
+
+def _gin(folder: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.cli import gin_files
+
+    del folder
+    _, bindings = gin_files.split_overrides([data.decode("utf-8")])
+    # A gin text may import modules, which is code that its user gives.
+    gin_files.parse((), [one for one in bindings if "import" not in one], {})
+
+
+def _tokenizer():
+    from ofa_jax.text.tokenizer import Tokenizer
+    from ofa_jax.text.trained_bpe import TrainedBPE
+    from ofa_jax.vocab import VocabLayout
+
+    text = TrainedBPE(())
+    return Tokenizer(text, VocabLayout(text.num_text, num_codes=8, num_bins=10))
+
+
+READERS: dict[str, Reader] = {
+    "torch": _torch,
+    "pickle": _pickle,
+    "safetensors": _safetensors,
+    "tsv": _tsv,
+    "coco": _coco,
+    "jsonl": _lines,
+    "jsonl_gz": _unpacked_lines,
+    "tar": _tar,
+    "instruction": _instruction,
+    "answers_pickle": _answers(".pkl"),
+    "answers_json": _answers(".json"),
+    "bins": _bins,
+    "gin": _gin,
+}
+
+
+# Readers of files, which name them.
+FILES = READERS.keys() - {"pickle", "instruction", "bins", "gin"}
+
+
+def read(name: str, folder: pathlib.Path, data: bytes) -> str:
+    """What a reader says about an input: "" where it accepts it, else its message.
+
+    Raises:
+      Exception: of any other kind than a reader may raise.
+    """
+    message = ""
+    try:
+        READERS[name](folder, data)
+        return ""
+    except (ValueError, OSError) as error:
+        message = str(error)
+    longest = 1000 if name in FILES else 3 * len(data) + 1000
+    if not message.strip() or len(message) > longest:
+        raise RuntimeError(f"a message of {len(message)} characters")
+    if name in FILES and str(folder) not in message:
+        raise RuntimeError(f"without the file's name: {message}")
+    return message
+
+
+# Seeds: small files that are right, of own making.
+
+
+def _torch_file() -> bytes:
+    weights = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(2, np.float16)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "a.pt")
+        write_torch_file(path, {"model": weights, "cfg": {"a": [1, "x", None]}})
+        return path.read_bytes()
+
+
+def _safetensors_file() -> bytes:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(8)
+
+
+def _tar_file() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, content in (("0.jpg", b"\xff\xd8\xff"), ("0.txt", b"a bus"), ("0.json", b"{}")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def _vision_language_row() -> bytes:
+    cells = ["1", "aGk=", "a bus", "", "1.0,2,3,4", "bus&&car", "coco", "visual_grounding"]
+    return "\t".join(cells).encode() + b"\n"
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """Name of a reader to inputs that it accepts, or nearly."""
+    coco = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 3, "height": 4}],
+        "annotations": [
+            {"image_id": 1, "caption": "a bus", "category_id": 1, "bbox": [0, 0, 2, 2], "id": 1}
+        ],
+        "categories": [{"id": 1, "name": "bus"}],
+    }
+    lines = b'{"text": "one"}\n{"text": "two \\u00e9"}\n'
+    return {
+        "torch": [_torch_file()],
+        "pickle": [pickle.dumps({"a": (1, 2.5, {"x"}), "b": [None, b"c"]}, 2)],
+        "safetensors": [_safetensors_file()],
+        "tsv": [_vision_language_row(), b'"1"\t"aGk="\t"a ""red"" bus"\t""\n'],
+        "coco": [json.dumps(coco).encode()],
+        "jsonl": [lines],
+        "jsonl_gz": [gzip.compress(lines, mtime=0)],
+        "tar": [_tar_file()],
+        "instruction": [
+            b"[IMAGE:image] what does the image describe? -> [TEXT:caption]",
+            b'[IMAGE:image] which region is " [TEXT:caption] "? -> [BOX:region]',
+        ],
+        "answers_pickle": [pickle.dumps({"yes": 0, "no": 1}, 2)],
+        "answers_json": [b'["yes", "no"]', b'{"0": "yes", "1": "no"}'],
+        "bins": [b"a bus <bin_1> <bin_9><code_3> <mask>"],
+        "gin": [b"--gin.TRAIN_STEPS=100", b"--gin.utils.X.rates={'vqa': 2.0}"],
+    }
+
+
+def deflated(member: str, content: bytes) -> bytes:
+    """A zip archive with one compressed member."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo(member), content, zipfile.ZIP_DEFLATED)
+    return stream.getvalue()
+
+
+def _op(code: bytes, value: int, size: int) -> bytes:
+    return code + value.to_bytes(size, "little")
+
+
+def hostile() -> Iterator[tuple[str, str, bytes]]:
+    """(reader, what it is, input) of all that once hung, filled the memory or raised another kind.
+
+    Small files of own making; those that unpack to gigabytes are made when they are asked for.
+    """
+    nested = b"\x80\x02)q\x00"
+    nested += b"".join(b"h" + bytes([i, 104, i]) + b"\x86q" + bytes([i + 1]) for i in range(60))
+    twice = b"\x80\x02]q\x00"
+    twice += b"".join(b"]q" + bytes([i + 1, 40, 104, i, 104, i]) + b"e" for i in range(60))
+    copies = pickle.dumps(list(range(20_000)), 2)[:-1]
+    copies += b"q\x010c__builtin__\nlist\nq\x02" + b"0h\x02h\x01\x85R" * 50_000 + b"."
+    for reader in ("pickle", "answers_pickle"):
+        yield reader, "key of nested tuples", nested + b"}h\x3cNs."
+        yield reader, "copies", copies
+        yield reader, "memo of 2^30", _op(b"\x80\x02Nr", 1 << 30, 4) + b"."
+        yield reader, "bytes of 2^60", _op(b"\x80\x04\x8e", 1 << 60, 8)
+        yield reader, "number of 2^30 bytes", _op(b"\x80\x02\x8b", 1 << 30, 4)
+        yield reader, "answer of nested lists", twice + b"]q\xff(h\x3ce."
+        yield reader, "deep", b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
+    yield "torch", "persistent id of nested lists", deflated("a/data.pkl", twice + b"Q.")
+    storage = b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    for number in (1 << 62, -1):
+        count = b"\x8a\x08" + number.to_bytes(8, "little", signed=True)
+        size = storage + b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + count + b"tQ."
+        yield "torch", f"storage of {number}", deflated("a/data.pkl", size)
+    yield "torch", "pickle that unpacks to 2 GB", deflated("a/data.pkl", bytes(1 << 26))
+    yield "safetensors", "header of 2^60", struct.pack("<Q", 1 << 60) + b"{}"
+    header = {"w": {"dtype": "F32", "shape": [1 << 40, 1 << 40], "data_offsets": [0, 8]}}
+    text = json.dumps(header).encode()
+    yield "safetensors", "shape of 2^80", struct.pack("<Q", len(text)) + text + bytes(8)
+    for reader in ("coco", "jsonl", "answers_json"):
+        yield reader, "deep", b"[" * 200_000
+        yield reader, "deep objects", b'{"a":' * 100_000
+        yield reader, "digits", b'{"images": [' + b"9" * 5000 + b"]}"
+        yield reader, "cut in a string", b'{"images": [{"id": "'
+    one = b'{"images": [{"id": 1, "file_name": "a.jpg", "width": 1e999, "height": 1}], '
+    yield "coco", "infinite width", one + b'"annotations": []}'
+    yield "coco", "null sections", b'{"images": null, "annotations": null, "categories": null}'
+    yield "tsv", "codes", b"1\taGk=\t9999999999 1_0\n"
+    yield "tsv", "boxes", b"1\taGk=\t1e999,2,3,\xef\xbc\x91\xef\xbc\x90,5,bus\n"
+    tar = bytearray(_tar_file())
+    for name, size in {
+        "negative": b"-1000",
+        "huge": b"77777777777",
+        "base 256": b"\x80" + b"\xff" * 10,
+    }.items():
+        changed = bytearray(tar)
+        changed[124:136] = size.ljust(12, b"\0")
+        changed[148:156] = b" " * 8
+        changed[148:156] = b"%06o\0 " % sum(changed[:512])
+        yield "tar", f"size {name}", bytes(changed)
+    line = gzip.compress(b'{"text": "' + b"a" * (1 << 25) + b'"}\n', 1, mtime=0)
+    yield "jsonl_gz", "line of 32 MiB", line
+    # Members of a gzip file follow one another: 4 GB of one line, in 4 MB.
+    yield "jsonl_gz", "line of 4 GiB", gzip.compress(b"a" * (1 << 22), 6, mtime=0) * 1024
+    yield "jsonl_gz", "blank lines of 4 GiB", gzip.compress(b"\n" * (1 << 22), 6, mtime=0) * 1024
+    yield "jsonl_gz", "damaged", gzip.compress(b"a" * 5000, mtime=0)[:20] + b"\xff" * 50
+    texts = (b"[" * 10_000, b"[TEXT:" * 5000, b"->" * 5000, b"[BOX:a] -> [BOX:" + b"9" * 5000)
+    for text in texts:
+        yield "instruction", f"brackets {text[:6]!r}", text
+    yield "bins", "digits", b"<bin_" + b"9" * 5000 + b">"
+    yield "bins", "full width", "<bin_１>".encode()
+    for text in (
+        "(",
+        "(" * 5000,
+        "'",
+        '"""',
+        "{" * 300,
+        "@" * 50,
+        "\\",
+        "1 if",
+        "lambda: 0",
+        "9" * 5000,
+        "\0",
+    ):
+        yield "gin", f"value {text[:3]!r} of {len(text)}", f"--gin.TRAIN_STEPS={text}".encode()
+    for text in ("", "=", "a/" * 3000, "%", "include 'x'", "\n", "1"):
+        yield "gin", f"name {text[:3]!r} of {len(text)}", f"--gin.{text}=1".encode()
