@@ -205,7 +205,7 @@ def _has_grey_rest(image: Image.Image) -> bool:
         return False
     right, below = image.size
     # One pixel first: it takes microseconds and settles almost every image.
-    if not np.isin(image.getpixel((right - 1, below - 1)), _UNKNOWN_GREYS).all():
+    if not np.isin(np.array(image.getpixel((right - 1, below - 1))), _UNKNOWN_GREYS).all():
         return False
     end = image.crop((max(0, right - 4), below - 1, right, below))
     return bool(np.isin(np.asarray(end), _UNKNOWN_GREYS).all())

@@ -46,10 +46,9 @@ def number(value: Any, what: str = "the number") -> float:
     Raises:
       SourceError: it is none.
     """
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        return float(value)
-    is_real = isinstance(value, numbers.Real | np.number) and not isinstance(value, bool)
-    if (is_real and abs(value) < 1e300) or value != value:
+    is_real = isinstance(value, float | np.floating | np.integer)
+    is_whole = type(value) is int and abs(value) < 10**300
+    if is_real or is_whole or (isinstance(value, str) and _NUMBER.fullmatch(value.strip())):
         return float(value)
     raise SourceError(f"{what} is {shown(value)}, not a number")
 
