@@ -203,7 +203,7 @@ def test_a_damaged_fingerprint_says_what_helps(tmp_path, content):
     save(tmp_path, 1, config=CONFIG)
     path = tmp_path / "model_fingerprint.json"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"no settings that can be read .* delete it, and"):
+    with pytest.raises(CheckpointError, match=r"JSON .* delete it, and"):
         CheckpointManager(tmp_path, config=CONFIG)
     path.unlink()
     assert save(tmp_path, 2, config=CONFIG) == [1, 2]
