@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-slow test-t5x lint format types install clean help
+.PHONY: quickstart test fuzz test-slow test-t5x lint format types install clean help
 
 help:
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,9 @@ test-slow: $(STAMP) ## the tests that take minutes each
 T5X_PYTHON ?= $(BIN)/python
 test-t5x: $(STAMP) ## the tests of the t5x adapter; T5X_DIR=FOLDER is the checkout of t5x
 	T5X_DIR="$(T5X_DIR)" $(T5X_PYTHON) -m pytest -rs -m "slow or not slow" tests/t5x
+
+fuzz: $(STAMP) ## every reader of foreign files for a minute; what breaks one goes to tests/hostile/found
+	$(BIN)/python -m tests.hostile.fuzz --seconds 60
 
 lint: $(STAMP) ## ruff and the type checker
 	$(BIN)/ruff check .

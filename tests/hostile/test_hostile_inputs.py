@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import pathlib
 import subprocess
 import sys
 import threading
@@ -20,6 +21,8 @@ from tests.hostile import child, readers
 CASES = {f"{reader}: {what}": (reader, data) for reader, what, data in readers.hostile()}
 for _reader, _seeds in readers.seeds().items():
     CASES |= {f"{_reader}: seed {n}": (_reader, data) for n, data in enumerate(_seeds)}
+for _path in sorted(pathlib.Path(__file__).with_name("found").glob("*.bin")):
+    CASES[f"found: {_path.stem}"] = (_path.stem.rpartition("-")[0], _path.read_bytes())
 # Seconds of processor time and MiB that one input may take.
 SECONDS, MEBIBYTES = 20, 256
 
