@@ -129,7 +129,10 @@ def _region(cell: str, expression: str) -> Example:
 
 
 def _codes(cell: str) -> np.ndarray:
-    return np.array([number(code, "a code") for code in cell.split()]).astype(np.int32)
+    codes = [number(code, "a code") for code in cell.split()]
+    if not all(abs(code) < 2**31 and code.is_integer() for code in codes):
+        raise ValueError(f"the codes are {cell[:60]!r}, not whole numbers below 2^31")
+    return np.array(codes, np.int32)
 
 
 def _captions(cell: str) -> Example:
