@@ -19,6 +19,7 @@ from types import FrameType
 
 from ofa_jax.ablation.settings import Ablation, Row
 from ofa_jax.errors import Status
+from ofa_jax.schema import read_json
 
 # In a run's folder: the settings that it was started with.
 SETTINGS_FILE = "ablation.json"
@@ -71,7 +72,7 @@ class Run:
         """
         path = self.folder / SETTINGS_FILE
         if path.is_file():
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_json(path, kind=list)
             if before != list(self.settings):
                 changed = [word for word in self.settings if word not in before] or [
                     word for word in before if word not in self.settings
@@ -82,8 +83,9 @@ class Run:
                 )
         metrics = self.folder / "metrics.json"
         if metrics.is_file():
-            facts = json.loads(metrics.read_text(encoding="utf-8")).get("run", {})
-            if facts.get("steps") == self.steps and facts.get("seed") == self.seed:
+            facts = read_json(metrics, kind=dict).get("run")
+            done = {"steps": self.steps, "seed": self.seed}
+            if isinstance(facts, dict) and facts.items() >= done.items():
                 return "finished"
         return "begun" if self.folder.is_dir() else "new"
 

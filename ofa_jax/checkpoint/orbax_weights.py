@@ -167,7 +167,7 @@ def best_step(folder: str | os.PathLike) -> int | None:
     path = pathlib.Path(folder) / "metrics.json"
     if not path.is_file():
         return None
-    step = best_step_of(_read_json(path))
+    step = best_step_of(schema.read_json(path, CheckpointFileError))
     there = step is not None and (path.parent / f"checkpoint_{step}" / "state").is_dir()
     return step if there else None
 

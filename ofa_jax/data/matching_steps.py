@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 
@@ -18,6 +17,7 @@ from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example, InstructionError
 from ofa_jax.data.ops import negatives
 from ofa_jax.data.sources import bucket_file
+from ofa_jax.schema import parse_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,24 +78,30 @@ class SkipNoisyStart:
         return {**example, "loss_skip_prefix": self.tokens}
 
 
-def _text(folder: str, name: str) -> str:
-    path = f"{locations.resolve(folder)}/{name}"
+def _text(path: str) -> str:
     if is_remote(path):
         found = bucket_file.read_file(path)
     else:
         found = pathlib.Path(path).read_bytes() if os.path.isfile(path) else None
     if found is None:
         raise ValueError(f"{path} does not exist; image-text matching draws wrong pairs from it")
-    return found.decode("utf-8")
+    try:
+        return found.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason})") from error
 
 
 @functools.lru_cache(maxsize=8)
 def _lines(folder: str, name: str) -> tuple[str, ...]:
-    text = _text(folder, name)
+    text = _text(f"{locations.resolve(folder)}/{name}")
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 @functools.lru_cache(maxsize=8)
 def _answers(folder: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    by_type = json.loads(_text(folder, "type2ans.json"))
+    path = f"{locations.resolve(folder)}/type2ans.json"
+    by_type = parse_json(_text(path), path)
+    lists = by_type.values() if isinstance(by_type, dict) else [None]
+    if not all(isinstance(one, list) and all(isinstance(a, str) for a in one) for one in lists):
+        raise ValueError(f"{path} must hold a list of answers for each type")
     return by_type, negatives.types_of_answers(by_type)

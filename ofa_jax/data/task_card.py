@@ -9,7 +9,6 @@ data: reading one imports nothing that it names.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from ofa_jax.data.answering import Answering, AnswerList
 from ofa_jax.data.features import Row, pad_row
 from ofa_jax.data.instruction import Instruction, InstructionError
 from ofa_jax.data.task import LENGTH_KEYS, OFATask, Step
+from ofa_jax.schema import read_json
 from ofa_jax.text import cleaning
 from ofa_jax.text.tokenizer import Tokenizer
 
@@ -287,7 +287,7 @@ def read_cards(folder: str | os.PathLike) -> tuple[TaskCard, ...]:
     if not path.is_file():
         return ()
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8")).get("tasks", [])
+        tasks = read_json(path, kind=dict).get("tasks", [])
         return tuple(TaskCard.from_json(card) for card in tasks)
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not describe the tasks of a run: {error}") from error

@@ -18,6 +18,7 @@ import numpy as np
 
 from ofa_jax.metrics.pairing import check_pairs
 from ofa_jax.restricted_pickle import load_restricted
+from ofa_jax.schema import build, read_json
 
 NGram = tuple[str, ...]
 
@@ -40,6 +41,12 @@ def ngram_counts(text: str, max_order: int = _MAX_ORDER) -> collections.Counter[
     return collections.Counter(
         tuple(words[i : i + n]) for n in range(1, max_order + 1) for i in range(len(words) - n + 1)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _SavedFrequencies:
+    num: float
+    counts: dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +86,9 @@ class DocumentFrequency:
         path = pathlib.Path(path)
         try:
             if path.suffix == ".json":
-                raw = json.loads(path.read_text(encoding="utf-8"))
-                return cls({tuple(k.split(" ")): v for k, v in raw["counts"].items()}, raw["num"])
+                saved = build(_SavedFrequencies, read_json(path), path)
+                counts = {tuple(k.split(" ")): float(v) for k, v in saved.counts.items()}
+                return cls(counts, saved.num)
             raw = load_restricted(path.read_bytes(), placeholders=False, encoding="latin1")
             return cls(dict(raw["document_frequency"]), float(raw["ref_len"]))
         except (KeyError, TypeError, ValueError) as error:

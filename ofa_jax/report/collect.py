@@ -144,6 +144,8 @@ def read_json(path: pathlib.Path) -> dict:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise RecordError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(value, dict):
         raise RecordError(f"{path}, line 1: must hold a JSON object, not a {type(value).__name__}")
     return value
@@ -176,6 +178,8 @@ def read_json_lines(path: pathlib.Path) -> tuple[list[tuple[int, dict]], str | N
                     f"{path.name}: the last line (line {number}) is cut off; it is left out.",
                 )
             raise RecordError(f"{path}, line {number}: not JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):
             raise RecordError(
                 f"{path}, line {number}: must be a JSON object, not a {type(row).__name__}"

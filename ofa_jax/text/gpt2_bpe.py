@@ -15,12 +15,15 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ofa_jax.schema import read_json, shown
 from ofa_jax.text.byte_bpe import ByteBPE, byte_alphabet
 from ofa_jax.vocab import NUM_SPECIALS, OFFICIAL_SPECIALS, UNK_ID
 
 FAIRSEQ_FILES = ("encoder.json", "vocab.bpe", "dict.txt")
 HUGGINGFACE_FILES = ("vocab.json", "merges.txt")
 
+# Ids beyond it are no mistake of counting but of the file.
+_MOST_TOKENS = 1 << 24
 _END_OF_TEXT = "<|endoftext|>"
 
 
@@ -120,7 +123,7 @@ class GPT2BPE:
         vocabulary_file, merges_file = (self.directory / name for name in self.files[:2])
         vocabulary = vocabulary_file.read_text(encoding="utf-8")
         if self.files == FAIRSEQ_FILES:
-            names = {str(number): token for token, number in json.loads(vocabulary).items()}
+            names = {str(number): token for token, number in _token_ids(vocabulary_file).items()}
             tokens = [names.get(symbol, symbol) for symbol in self.symbols]
             ids = {token: row for row, token in enumerate((*OFFICIAL_SPECIALS, *tokens, "<mask>"))}
             vocabulary = json.dumps(ids, ensure_ascii=False)
@@ -134,7 +137,7 @@ class GPT2BPE:
 
     @functools.cached_property
     def _tables(self) -> tuple[ByteBPE, tuple[str, ...]]:
-        vocabulary = json.loads((self.directory / self.files[0]).read_text(encoding="utf-8"))
+        vocabulary = _token_ids(self.directory / self.files[0])
         ranked = _ranked_symbols(self.directory / self.files[1])
         if self.files == FAIRSEQ_FILES:
             symbols = read_dictionary(self.directory / "dict.txt")
@@ -180,6 +183,17 @@ class GPT2BPE:
         # Codes and bins may be listed too; they begin after <mask>, which then is only implied.
         added = [i for token, i in vocabulary.items() if token.startswith(("<code_", "<bin_"))]
         return (min(added) - 1 if added else max(vocabulary.values()) + 1) - NUM_SPECIALS
+
+
+def _token_ids(path: pathlib.Path) -> dict[str, int]:
+    listed = read_json(path, kind=dict)
+    for token, number in listed.items():
+        if type(number) is not int or not 0 <= number < _MOST_TOKENS:
+            raise ValueError(
+                f"{path}: {token!r} must have an id from 0 to {_MOST_TOKENS - 1:,}, "
+                f"found {shown(number)}"
+            )
+    return listed
 
 
 def _ranked_symbols(path: pathlib.Path) -> list[str]:

@@ -11,9 +11,9 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Mapping
 from typing import Any
 
+from ofa_jax.schema import build, read_json
 from ofa_jax.vocab import CHINESE, ENGLISH, VocabLayout
 
 LAYOUT_FILE = "vocab_layout.json"
@@ -43,10 +43,7 @@ def read_layout(directory: str | pathlib.Path) -> VocabLayout | None:
     path = pathlib.Path(directory) / LAYOUT_FILE
     if not path.is_file():
         return None
-    try:
-        return VocabLayout(**json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: is no layout of a vocabulary ({error})") from error
+    return build(VocabLayout, read_json(path), f"{path}: is no layout of a vocabulary")
 
 
 def stated_layout(directory: str | pathlib.Path, num_text: int) -> VocabLayout | None:
@@ -69,12 +66,7 @@ def stated_layout(directory: str | pathlib.Path, num_text: int) -> VocabLayout |
 
 
 def _listed_layout(path: pathlib.Path, num_text: int) -> VocabLayout | None:
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(listed, Mapping):
-        raise ValueError(f"{path}: expected a JSON object of tokens and ids")
+    listed = read_json(path, kind=dict)
     ids: dict[str, dict[int, Any]] = {"code": {}, "bin": {}}
     for token, token_id in listed.items():
         if match := _NUMBERED.fullmatch(token):

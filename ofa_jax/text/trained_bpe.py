@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import regex
 
+from ofa_jax.schema import parse_json
 from ofa_jax.text.byte_bpe import SPLIT_PATTERN, ByteBPE
 from ofa_jax.vocab import NUM_SPECIALS
 
@@ -112,10 +113,13 @@ class TrainedBPE:
         Raises:
           ValueError: the text is something else.
         """
-        content = json.loads(text)
+        content = parse_json(text, "a saved TrainedBPE")
         if not isinstance(content, dict) or content.get("kind") != "trained_bpe":
             raise ValueError("not a saved TrainedBPE: the field kind is not 'trained_bpe'")
-        return cls([bytes.fromhex(token) for token in content["merged_tokens"]])
+        tokens = content.get("merged_tokens")
+        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+            raise ValueError("a saved TrainedBPE: merged_tokens must be a list of texts")
+        return cls([bytes.fromhex(token) for token in tokens])
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes `trained_bpe.json` into a folder."""

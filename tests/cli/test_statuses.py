@@ -24,7 +24,8 @@ from ofa_jax.errors import SettingsError, Status, Unfinished
 from ofa_jax.inference.answerer import Answerer
 from ofa_jax.lock import LOCK_NAME, FolderLock, LocalFile
 from ofa_jax.runs.engine import Engine
-from tests.integration.test_resume import QUICK_TO_COMPILE, TINY, checkpoints
+from tests.compiling import QUICK_TO_COMPILE
+from tests.integration.test_resume import TINY, checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BREAKING = (
@@ -110,7 +111,11 @@ def test_a_command_may_end_with_a_status_of_its_own():
 def configured(monkeypatch):
     """What gin makes of a function, which changes the exceptions that come out of it."""
     # gin forgets no name by itself, and a second `train` changes how the first is printed.
-    monkeypatch.setattr(gin.config, "_REGISTRY", gin.config._REGISTRY.copy())
+    # Its own `copy` shares the tree of names below the first level.
+    registry = gin.config.selector_map.SelectorMap()
+    for selector, value in gin.config._REGISTRY.items():
+        registry[selector] = value
+    monkeypatch.setattr(gin.config, "_REGISTRY", registry)
 
     def make(function, name="train"):
         return gin.external_configurable(function, name, module=f"statuses_{next(NUMBERS)}")

@@ -53,15 +53,15 @@ def test_the_defaults_are_those_of_the_pipeline():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rate_by": "size"}, "rate_by must be one of declared, examples"),
-        ({"rate_interpolation": "cubic"}, "rate_interpolation must be one of linear, constant"),
-        ({"on_bad_record": "ignore"}, "on_bad_record must be one of error, skip"),
-        ({"temperature": 0}, "temperature must be positive"),
-        ({"maximum": -3}, "maximum must be positive"),
+        ({"rate_by": "size"}, "rate_by must be one of 'declared', 'examples'"),
+        ({"rate_interpolation": "cubic"}, "rate_interpolation must be one of 'linear', 'constant'"),
+        ({"on_bad_record": "ignore"}, "on_bad_record must be one of 'error', 'skip'"),
+        ({"temperature": 0}, "temperature must be a number from 1e-09"),
+        ({"maximum": -3}, "maximum must be a number from 1e-09"),
         ({"rate_by": "examples", "rates": {"vqa": 2.0}}, "a rate can only be 0"),
-        ({"rate_schedule": {"0": {}}}, "gives factors by step"),
-        ({"rate_schedule": {0: 2.0}}, "gives factors by step"),
-        ({"buckets": {"vqa": 256}}, "'vqa' needs lengths by name"),
+        ({"rate_schedule": {"0": {}}}, "a key of .*rate_schedule must be a whole number"),
+        ({"rate_schedule": {0: 2.0}}, r"rate_schedule\[0\] must be a dictionary"),
+        ({"buckets": {"vqa": 256}}, r"buckets\['vqa'\] must be a dictionary"),
         ({"buckets": {"vqa": {"pixels": 256}}}, "'vqa' needs lengths by name"),
     ],
 )

@@ -12,6 +12,8 @@ import time
 import numpy as np
 import pytest
 
+from tests.compiling import QUICK_TO_COMPILE
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 8
 SETTINGS = [
@@ -60,8 +62,7 @@ class Hosts:
             environment = os.environ | {
                 "JAX_PLATFORMS": "cpu",
                 "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count} "
-                "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count} {QUICK_TO_COMPILE}",
                 "PYTHONPATH": str(ROOT),
             }
             if count > 1:

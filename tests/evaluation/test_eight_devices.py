@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from tests.compiling import QUICK_TO_COMPILE
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -21,8 +23,7 @@ def report():
         | {
             "JAX_PLATFORMS": "cpu",
             # Half the time: the code of a program is not optimised, its arrays are the same.
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}",
             "PYTHONPATH": str(ROOT),
         },
         capture_output=True,

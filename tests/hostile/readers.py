@@ -134,6 +134,50 @@ def _gin(folder: pathlib.Path, data: bytes) -> None:
     gin_files.parse((), [one for one in bindings if "import" not in one], {})
 
 
+def _layout(folder: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.text.layouts import LAYOUT_FILE, read_layout
+
+    _written(folder, LAYOUT_FILE, data)
+    read_layout(folder)
+
+
+def _vocabulary(folder: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.text.gpt2_bpe import GPT2BPE, HUGGINGFACE_FILES
+
+    _written(folder, HUGGINGFACE_FILES[0], data)
+    _written(folder, HUGGINGFACE_FILES[1], b"#version: 0.2\n")
+    GPT2BPE(folder).encode("a bus")
+
+
+def _card(folder: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.data.task_card import CARDS_FILE, read_cards
+
+    _written(folder, CARDS_FILE, data)
+    read_cards(folder)
+
+
+def _manifest(folder: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.data.preparation import manifest
+    from ofa_jax.data.preparation.storage import LocalStorage
+
+    _written(folder, manifest.NAME, data)
+    manifest.read(LocalStorage(folder))
+
+
+def _frequencies(folder: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.metrics.caption import DocumentFrequency
+
+    DocumentFrequency.load(_written(folder, "words.json", data))
+
+
+def _answer_types(folder: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.data import matching_steps
+
+    _written(folder, "type2ans.json", data)
+    matching_steps._answers.cache_clear()
+    matching_steps._answers(str(folder))
+
+
 def _tokenizer():
     from ofa_jax.text.tokenizer import Tokenizer
     from ofa_jax.text.trained_bpe import TrainedBPE
@@ -157,6 +201,12 @@ READERS: dict[str, Reader] = {
     "answers_json": _answers(".json"),
     "bins": _bins,
     "gin": _gin,
+    "layout": _layout,
+    "vocabulary": _vocabulary,
+    "card": _card,
+    "manifest": _manifest,
+    "frequencies": _frequencies,
+    "answer_types": _answer_types,
 }
 
 
@@ -241,6 +291,12 @@ def seeds() -> dict[str, list[bytes]]:
         "answers_pickle": [pickle.dumps({"yes": 0, "no": 1}, 2)],
         "answers_json": [b'["yes", "no"]', b'{"0": "yes", "1": "no"}'],
         "bins": [b"a bus <bin_1> <bin_9><code_3> <mask>"],
+        "layout": [b'{"num_text": 300, "num_codes": 8}'],
+        "vocabulary": [b'{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4, "b": 5}'],
+        "card": [b'{"tasks": []}'],
+        "manifest": [b'{"splits": {}}'],
+        "frequencies": [b'{"num": 2, "counts": {"a": 1, "a bus": 1}}'],
+        "answer_types": [b'{"color": ["red", "blue"], "yes/no": ["yes"]}'],
         "gin": [b"--gin.TRAIN_STEPS=100", b"--gin.utils.X.rates={'vqa': 2.0}"],
     }
 
@@ -287,7 +343,20 @@ def hostile() -> Iterator[tuple[str, str, bytes]]:
     header = {"w": {"dtype": "F32", "shape": [1 << 40, 1 << 40], "data_offsets": [0, 8]}}
     text = json.dumps(header).encode()
     yield "safetensors", "shape of 2^80", struct.pack("<Q", len(text)) + text + bytes(8)
-    for reader in ("coco", "jsonl", "answers_json"):
+    own = ("layout", "vocabulary", "card", "manifest", "frequencies", "answer_types")
+    for reader in own:
+        for text in (b"", b"[1]", b"null", b'"a"', b'{"tasks": 1}', b'{"a": 1}', b"\xff\xfe{}"):
+            yield reader, f"text {text!r}", text
+    yield "layout", "bins of 10^40", b'{"num_bins": 1' + b"0" * 40 + b"}"
+    yield "layout", "text", b'{"num_bins": "10"}'
+    for number in (b"1e999", b"null", b"[]", b"-5", b"1" + b"0" * 30):
+        specials = b'{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": '
+        yield "vocabulary", f"id {number!r}", specials + number + b"}"
+    yield "card", "odd task", b'{"tasks": [{"name": []}, 7]}'
+    yield "frequencies", "odd counts", b'{"num": 2, "counts": {"a": [], "b": "c"}}'
+    yield "frequencies", "infinite", b'{"num": 1e999, "counts": {}}'
+    yield "answer_types", "numbers", b'{"color": [1, 2], "yes/no": "yes"}'
+    for reader in ("coco", "jsonl", "answers_json", *own):
         yield reader, "deep", b"[" * 200_000
         yield reader, "deep objects", b'{"a":' * 100_000
         yield reader, "digits", b'{"images": [' + b"9" * 5000 + b"]}"

@@ -20,6 +20,7 @@ import pytest
 from ofa_jax.checkpoint import bucket
 from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.checkpoint.imports import import_checkpoint
+from tests.compiling import QUICK_TO_COMPILE
 from tests.distributed.test_hosts import SETTINGS
 from tests.storage_server import StorageServer
 
@@ -62,8 +63,7 @@ class Runs:
             environment = os.environ | {
                 "JAX_PLATFORMS": "cpu",
                 "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // hosts} "
-                "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // hosts} {QUICK_TO_COMPILE}",
                 "PYTHONPATH": str(ROOT),
             }
             if hosts > 1:

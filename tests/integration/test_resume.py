@@ -20,8 +20,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from tests.compiling import QUICK_TO_COMPILE
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 TINY = [
     "--gin_file=gin_configs/models/nano.gin",
     "--gin_file=gin_configs/runs/train.gin",

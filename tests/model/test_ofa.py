@@ -205,7 +205,7 @@ def test_padded_vocabulary_rows_get_no_gradient():
     assert np.any(gradient[69])
 
 
-@pytest.mark.parametrize("size", ["nano", "tiny"])
+@pytest.mark.parametrize("size", ["nano", pytest.param("tiny", marks=pytest.mark.slow)])
 def test_initial_loss_is_that_of_guessing(size):
     """Within 10 percent of ln(vocabulary), SPEC 1.10 and the scales of narrow models."""
     config = dataclasses.replace(

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from ofa_jax.model.config import SIZES
+from tests.compiling import QUICK_TO_COMPILE
 from tests.sharding.eight_devices import NANO_BATCH_SIZE
 from tests.sharding.rule_files import RULE_FILES
 
@@ -24,8 +25,7 @@ def compare(*cases):
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         # Unoptimised code compiles in half the time, which is all that this test spends.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}",
         "PYTHONPATH": str(ROOT),
     }
     result = subprocess.run(

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+from tests.compiling import QUICK_TO_COMPILE
 from tests.t5x import checkout
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -31,8 +32,7 @@ def _run(command: list[str], cache: pathlib.Path) -> str:
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *checkout.folders()]),

@@ -22,6 +22,7 @@ from ofa_jax.data.preparation.storage import LocalStorage, Storage
 from ofa_jax.data.preparation.tally import Tally
 from ofa_jax.data.sources import array_record, bucket_file
 from ofa_jax.data.sources.file_cache import cached_by_file
+from ofa_jax.schema import parse_json
 
 NAME = "manifest.json"
 # Counts up whenever the same data and settings give other examples than before.
@@ -146,10 +147,7 @@ def read(storage: Storage | BucketStorage, name: str = NAME) -> dict[str, Any] |
     data = storage.read(name)
     if data is None:
         return None
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"{storage}: {name} is damaged ({error}); delete it") from error
+    value = parse_json(data, f"{storage}: {name} is damaged, delete it", ValueError)
     if not isinstance(value, dict):
         raise ValueError(f"{storage}: {name} does not hold a JSON object; delete it")
     return value

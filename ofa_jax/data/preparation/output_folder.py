@@ -12,7 +12,6 @@ moment loses the shards in work and nothing else.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import uuid
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from ofa_jax.data.preparation import manifest
 from ofa_jax.data.preparation.plan import Plan
 from ofa_jax.data.preparation.shards import ShardResult
 from ofa_jax.data.preparation.storage import Storage
+from ofa_jax.schema import SchemaError, parse_json
 
 
 class OutputFolder:
@@ -101,12 +101,18 @@ class OutputFolder:
         self.storage.write(f"{self.work}/plan.json", text.encode())
 
     def result(self, shard: int) -> ShardResult | None:
-        """What is known of a finished shard; None where it is not, or its file is another."""
+        """What is known of a finished shard; None where it is not, or its file is another.
+
+        A damaged note counts as none: its shard is made again.
+        """
         name = self._plan.shard_name(shard)
         noted = self.storage.read(f"{self.work}/{name}.json")
         if noted is None:
             return None
-        result = ShardResult.from_dict(json.loads(noted))
+        try:
+            result = ShardResult.from_dict(parse_json(noted, name))
+        except (AttributeError, KeyError, TypeError, SchemaError):
+            return None
         return result if self.storage.size(name) == result.size else None
 
     def results(self) -> dict[int, ShardResult]:

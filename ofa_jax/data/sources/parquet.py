@@ -11,7 +11,6 @@ from __future__ import annotations
 import bisect
 import collections
 import dataclasses
-import json
 import os
 import threading
 from typing import Any
@@ -23,6 +22,7 @@ from ofa_jax.data.sources import columns, schema, split_paths
 from ofa_jax.data.sources.box_units import check_box_units, with_pixel_boxes
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import cached_by_file, stamp
+from ofa_jax.schema import parse_json
 
 _KEPT_GROUPS = 2
 
@@ -179,7 +179,7 @@ def _class_names(path: str, column: str) -> tuple[str, ...]:
     """Names of a column's classes, which the `datasets` library keeps in the footer."""
     metadata = _file(path, os.getpid()).schema_arrow.metadata or {}
     try:
-        feature = json.loads(metadata[b"huggingface"])["info"]["features"]
+        feature = parse_json(metadata[b"huggingface"], path)["info"]["features"]
         for part in (*columns.parts(column), ""):
             # Lists are written as [X], or {"feature": X, "_type": "Sequence"} by its versions.
             while isinstance(feature, list) or "feature" in feature:
