@@ -63,7 +63,8 @@ class Runs:
             environment = os.environ | {
                 "JAX_PLATFORMS": "cpu",
                 "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // hosts} {QUICK_TO_COMPILE}",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // hosts} "
+                + QUICK_TO_COMPILE,
                 "PYTHONPATH": str(ROOT),
             }
             if hosts > 1:
