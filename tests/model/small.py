@@ -90,6 +90,10 @@ def make_variables(config=CONFIG, seed=0):
     return jax.tree_util.tree_map_with_path(fill, abstract)
 
 
-def jitted(function, **options):
-    """`jax.jit` that compiles fast; running time does not matter here."""
-    return jax.jit(function, compiler_options=FAST_COMPILE, **options)
+def jitted(function, *, fused=False, **options):
+    """`jax.jit` that compiles fast; running time does not matter here.
+
+    `fused` keeps the fusions of a run, where two programs must round alike.
+    """
+    compiler_options = {**FAST_COMPILE, "xla_cpu_use_fusion_emitters": fused}
+    return jax.jit(function, compiler_options=compiler_options, **options)

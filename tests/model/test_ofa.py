@@ -16,7 +16,7 @@ from tests.model.small import CONFIG, jitted, make_batch, make_config, make_vari
 
 @functools.cache
 def forward_of(config):
-    return jitted(OFA(config).apply)
+    return jitted(OFA(config).apply, fused=True)
 
 
 def logits_of(config, batch):

@@ -34,6 +34,8 @@ from tests.parity.programs import (
 FAST_COMPILE = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
+    # The fusions of a run: what is compared with the official numbers rounds as the product does.
+    "xla_cpu_use_fusion_emitters": True,
 }
 # More layers than this are scanned, so that depth costs no time to compile.
 _LOOPED_LAYERS = 8
