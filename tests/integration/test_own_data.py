@@ -129,6 +129,6 @@ def test_the_commands_of_the_page(folder):
     assert "fine-tuning own_vqa" in shown[0]
     assert (folder / "runs" / "own_vqa" / "evaluation" / "metrics.json").is_file()
     assert (folder / "runs" / "own_vqa" / "report.html").is_file()
-    rows = folder / "runs" / "own_vqa" / "evaluation" / "predictions" / "own_vqa.jsonl"
+    rows = folder / "runs" / "own_vqa" / "evaluation" / "predictions" / "vqa.jsonl"
     assert len(rows.read_text().splitlines()) == 4
     assert shown[-1].strip()
