@@ -60,11 +60,11 @@ def tokenizer() -> Tokenizer:
 
 
 def photographs() -> list[bytes]:
-    """Windows of the two photographs that scikit-learn ships, as JPEG files."""
-    from sklearn.datasets import load_sample_image
+    """Windows of the two photographs that scikit-image ships, as JPEG files."""
+    import skimage.data
 
     rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(load_sample_image(f"{name}.jpg")) for name in ("china", "flower")]
+    pictures = [Image.fromarray(pixels) for pixels in skimage.data.stereo_motorcycle()[:2]]
     files = []
     for number in range(RECORDS):
         picture = pictures[number % 2]

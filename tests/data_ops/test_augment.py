@@ -71,9 +71,9 @@ def test_a_window_of_the_resized_picture_has_the_same_pixels(old, new, corner):
 
 
 def test_a_window_of_a_resized_photograph_differs_in_few_values():
-    from sklearn.datasets import load_sample_image
+    import skimage.data
 
-    image = load_sample_image("china.jpg")
+    image = skimage.data.stereo_motorcycle()[0]
     counts = []
     for short in (384, 401, 433, 450, 479):
         new = size_for_short_side(*image_size(image), short, 672)

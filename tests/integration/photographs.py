@@ -16,8 +16,6 @@ from ofa_jax.data.sources import tsv_writer
 
 # Name -> what is to be seen, and where (fractions x0, y0, x1, y1).
 PHOTOGRAPHS = {
-    "china": ("a chinese temple under a blue sky", "temple", (0.1, 0.2, 0.9, 0.9)),
-    "flower": ("a pink flower in front of green leaves", "flower", (0.3, 0.1, 0.8, 0.8)),
     "astronaut": ("a woman in an orange space suit", "woman", (0.2, 0.0, 0.8, 1.0)),
     "coffee": ("a cup of coffee on a wooden table", "cup", (0.2, 0.2, 0.7, 0.8)),
     "chelsea": ("a cat looking to the side", "cat", (0.1, 0.1, 0.9, 1.0)),
@@ -39,7 +37,7 @@ PHOTOGRAPHS = {
     "cell": ("a cell under the microscope", "cell", (0.2, 0.2, 0.8, 0.8)),
 }
 # Of these the right half serves as another picture.
-HALVED = ("china", "flower", "astronaut", "coffee", "chelsea", "rocket", "retina", "camera")
+HALVED = ("astronaut", "coffee", "chelsea", "rocket", "retina", "camera", "coins", "brick")
 SUBJECTS = PHOTOGRAPHS | {
     f"{name}_half": (f"a part of {caption}", label, (0.1, 0.1, 0.7, 0.8))
     for name, (caption, label, _) in PHOTOGRAPHS.items()
@@ -52,13 +50,10 @@ def photographs() -> dict[str, np.ndarray]:
     """uint8[y, x, 3], or uint8[y, x] of grey ones: the pictures of `SUBJECTS` by name."""
     import matplotlib
     import skimage.data
-    from sklearn.datasets import load_sample_image
 
     folder = pathlib.Path(matplotlib.get_data_path()) / "sample_data"
     left, right, _ = skimage.data.stereo_motorcycle()
     pictures = {
-        "china": load_sample_image("china.jpg"),
-        "flower": load_sample_image("flower.jpg"),
         "grace_hopper": np.asarray(Image.open(folder / "grace_hopper.jpg").convert("RGB")),
         "motorcycle_left": left,
         "motorcycle_right": right,
@@ -123,5 +118,5 @@ def write_official_files(folder: pathlib.Path) -> None:
     (negatives / "all_captions.txt").write_text("\n".join(captions) + "\n")
     objects = sorted({label for _, label, _ in SUBJECTS.values()})
     (negatives / "object.txt").write_text("\n".join(objects) + "\n")
-    by_type = {"is": ["yes", "no"], "how many": ["1", "2"], "other": ["cat", "flower", "temple"]}
+    by_type = {"is": ["yes", "no"], "how many": ["1", "2"], "other": ["cat", "cup", "coin"]}
     (negatives / "type2ans.json").write_text(json.dumps(by_type))

@@ -46,8 +46,10 @@ def run(tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shell, "set_up_process", lambda: None)
-        arguments = [f"--gin.{name}={value}" for name, value in settings.items()]
-        status = entry.run_train(["--gin_file=gin_configs/runs/quickstart.gin", *arguments])
+        files = ("gin_configs/runs/quickstart.gin", "tests/micro.gin")
+        arguments = [f"--gin_file={file}" for file in files]
+        arguments += [f"--gin.{name}={value}" for name, value in settings.items()]
+        status = entry.run_train(arguments)
     gin.clear_config()
     assert status == 0
     return folder

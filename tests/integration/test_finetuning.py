@@ -51,7 +51,7 @@ RUNS = {
     },
 }
 CHINESE = {"ocr", "caption_muge", "refcoco_cn"}
-DEFAULT = {"refcoco", "glue_rte"}
+DEFAULT = {"refcoco"}
 SUBMISSIONS = {"glue": "validation_predict.tsv"}
 
 

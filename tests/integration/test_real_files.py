@@ -30,11 +30,11 @@ def train(run_dir, data_dir, *overrides):
         "--gin.LEARNING_RATE=3e-4",
         "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 257, 'image': 256}",
         "--gin.models.OFA.sample_patch_num=64",
-        "--gin.train_script.train.stats_period=5",
+        "--gin.train_script.train.stats_period=3",
         "--gin.utils.DatasetConfig.num_workers=0",
         *overrides,
     ]
-    # 20 steps of a real size run longer than they compile: with the compiler's full effort.
+    # Steps of a real vocabulary run longer than they compile: with the compiler's full effort.
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -48,38 +48,38 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-# The whole of tiny computes for minutes; what reads the files is the same at any depth.
+# The whole of tiny computes for minutes; what reads the files is the same for any model.
 DEPTHS = {
-    "shallow": [
-        "--gin.models.OFA.encoder_layers=1",
-        "--gin.models.OFA.decoder_layers=1",
-        "--gin.models.OFA.resnet=@models.ResNet()",
-        "--gin.models.ResNet.stage_blocks=(1, 1, 1)",
+    "micro": [
+        "--gin_file=tests/micro.gin",
+        "--gin.models.ResNet.stage_strides=(4,)",
+        "--gin.models.OFA.width=64",
+        "--gin.models.OFA.ffn_dim=128",
     ],
     "whole": [],
 }
 
 
 @requires_vocab
-@pytest.mark.parametrize("depth", ["shallow", pytest.param("whole", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("depth", ["micro", pytest.param("whole", marks=pytest.mark.slow)])
 def test_tiny_trains_eight_tasks_from_official_files(tmp_path, data_dir, depth):
     finished = train(
         tmp_path / "run",
         data_dir,
         *DEPTHS[depth],
-        "--gin.TRAIN_STEPS=20",
+        "--gin.TRAIN_STEPS=12",
         "--gin.utils.EvaluationConfig.final_num_examples=0",
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    assert [line["step"] for line in lines] == [3, 6, 9, 12]
     seen = {key for line in lines for key in line if key.startswith("loss/")}
     assert len(seen) == 9, seen  # the eight tasks; matching has two kinds of rows
     # ln(59,457) is 10.99; two groups of tasks are added, the second has weight 2.
     first, last = lines[0]["nll"], lines[-1]["nll"]
     assert np.isfinite(last)
     assert last < first
-    assert (tmp_path / "run" / "checkpoint_20").is_dir()
+    assert (tmp_path / "run" / "checkpoint_12").is_dir()
 
 
 @requires_vocab

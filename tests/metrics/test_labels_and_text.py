@@ -1,6 +1,9 @@
-"""Classification and text scores against scikit-learn's or hand-made values."""
+"""Classification and text scores against other formulas of the same or hand-made values."""
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ofa_jax.metrics import classification, text
 
@@ -15,13 +18,17 @@ def test_accuracy_f1_and_correlation():
     assert classification.matthews_correlation(PREDICTED, TRUE) == pytest.approx(0.5)
 
 
-def test_scores_equal_scikit_learn():
-    sklearn = pytest.importorskip("sklearn.metrics")
-    binary = ["no" if p == "maybe" else p for p in PREDICTED]
-    mcc = sklearn.matthews_corrcoef(TRUE, binary)
-    assert classification.matthews_correlation(binary, TRUE) == pytest.approx(mcc)
-    f1 = sklearn.f1_score(TRUE, binary, pos_label="yes")
-    assert classification.f1(binary, TRUE) == pytest.approx(f1)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
+def test_correlation_is_pearson_s_and_f1_the_harmonic_mean(pairs):
+    found, true = np.array(pairs).T
+    labels = [["yes" if value else "no" for value in values] for values in (found, true)]
+    if found.std() and true.std():
+        expected = np.corrcoef(found, true)[0, 1]
+        assert classification.matthews_correlation(*labels) == pytest.approx(expected)
+    if (found & true).any():
+        precision, recall = true[found].mean(), found[true].mean()
+        expected = 2 / (1 / precision + 1 / recall)
+        assert classification.f1(*labels) == pytest.approx(expected)
 
 
 def test_degenerate_tables_score_zero():

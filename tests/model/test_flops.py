@@ -111,3 +111,18 @@ def test_abstract_count_equals_real_arrays():
     real = sum(np.size(leaf) for leaf in jax.tree.leaves(variables["params"]))
     padding = (CONFIG.padded_vocab_size - CONFIG.vocab_size) * CONFIG.width
     assert count_parameters(CONFIG).total == real - padding
+
+
+def test_the_table_has_the_official_and_the_chinese_sizes():
+    table = sizes.parameter_table([name for name in sizes.LISTED if name != "nano"])
+    rows = {line.split()[0]: line.split()[1] for line in table.splitlines()[1:]}
+    # SPEC 1.1.
+    assert rows == {
+        "tiny": "33,488,336",
+        "medium": "92,892,000",
+        "base": "182,238,536",
+        "large": "472,977,152",
+        "huge": "929,486,848",
+        "base_chinese": "159,865,160",
+        "large_chinese": "443,145,984",
+    }

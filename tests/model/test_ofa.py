@@ -200,14 +200,15 @@ def test_every_parameter_gets_a_gradient(stack):
 
 
 def test_padded_vocabulary_rows_get_no_gradient():
-    gradient = gradients_of(CONFIG, make_batch())["token_embedding"]["embedding"]
+    gradient = gradients_of(CONFIG, make_batch(images=False))["token_embedding"]["embedding"]
     assert not np.any(gradient[70:])
     assert np.any(gradient[69])
 
 
-@pytest.mark.parametrize("size", ["nano", pytest.param("tiny", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["tiny", "medium"])
 def test_initial_loss_is_that_of_guessing(size):
-    """Within 10 percent of ln(vocabulary), SPEC 1.10 and the scales of narrow models."""
+    """Within 10 percent of ln(vocabulary), SPEC 1.10; nano's is in tests/training."""
     config = dataclasses.replace(
         SIZES[size], vocab_size=600, padded_vocab_size=640, resnet=SIZES["nano"].resnet
     )
@@ -233,7 +234,10 @@ def test_initial_loss_is_that_of_guessing(size):
 
 def test_initial_scales_of_an_official_size():
     """SPEC 1.10: every embedding and linear weight N(0, 0.02), norms (1, 0), head scales 1."""
-    config = dataclasses.replace(SIZES["tiny"], vocab_size=900, encoder_layers=1, decoder_layers=1)
+    one_block = dataclasses.replace(SIZES["tiny"].resnet, stage_blocks=(1, 1, 1))
+    config = dataclasses.replace(
+        SIZES["tiny"], vocab_size=900, encoder_layers=1, decoder_layers=1, resnet=one_block
+    )
     batch = {name: value[:1, :2] for name, value in make_batch().items() if "tokens" in name}
     params = nn.unbox(jitted(OFA(config).init)(jax.random.key(0), batch))["params"]
     checked = 0
