@@ -26,6 +26,13 @@ SCRIPTS = pathlib.PurePosixPath("runs/launch")
 # (the same command fails again), stopped early (the same command goes on).
 DONE, SETTINGS_MISTAKE, AGAIN = 0, 2, 75
 
+# What trains under each engine, as a module. t5x itself must be installed where it trains.
+ENGINES = {"native": "ofa_jax.train", "t5x": "t5x.train"}
+_OF_T5X = re.compile(
+    r"^\s*(from t5x\b|import t5x\b|(from|import) ofa_jax\.t5x\b|import __main__\b)", re.MULTILINE
+)
+_OF_NATIVE = re.compile(r"^(train_script\.|MODEL\s*=\s*@models\.OFA\(\))", re.MULTILINE)
+
 _BATCH_SIZE = re.compile(r"^BATCH_SIZE\s*=\s*(\d+)", re.MULTILINE)
 _MESH = re.compile(r"^(?:partitioning\.)?Partitioner\.(dcn_)?mesh\s*=\s*(.+)$", re.MULTILINE)
 _MESH_IN_BLOCK = re.compile(r"^\s+(dcn_)?mesh\s*=\s*(.+)$", re.MULTILINE)
@@ -84,10 +91,17 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog=f"python launch/{name}.py",
         description=description,
-        epilog="--gin_file=FILE and --gin.NAME=VALUE go to python -m ofa_jax.train as they are.",
+        epilog="--gin_file=FILE and --gin.NAME=VALUE go to python -m ofa_jax.train, or t5x's "
+        "train.py, as they are.",
         allow_abbrev=False,
     )
     result.add_argument("--name", default="ofa", help="of the job (default: ofa)")
+    result.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="native",
+        help="native: python -m ofa_jax.train; t5x: upstream t5x, with files of gin_configs/t5x",
+    )
     result.add_argument(
         "--dry_run", action="store_true", help="print commands and files, start nothing"
     )
@@ -121,14 +135,15 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, gin
 
 
-def training_words(gin: Sequence[str], python: str = ".venv/bin/python") -> tuple[str, ...]:
+def training_words(gin: Sequence[str], python: str, engine: str) -> tuple[str, ...]:
     """The training command.
 
     Args:
       gin: arguments for it.
       python: interpreter on the machine that trains.
+      engine: of `ENGINES`.
     """
-    return (python, "-m", "ofa_jax.train", *gin)
+    return (python, "-m", ENGINES[engine], *gin)
 
 
 def restarted_words(words: Sequence[str], max_restarts: int, python: str) -> tuple[str, ...]:
@@ -190,22 +205,28 @@ def check_positive(options: argparse.Namespace, *names: str, least: int = 1) -> 
             raise LaunchError(f"--{name} must be {least} or more, got {getattr(options, name)}")
 
 
-def check_gin(gin: Sequence[str], devices: int, *, shared_folder: bool) -> None:
+def check_gin(gin: Sequence[str], devices: int, *, engine: str, shared_folder: bool) -> None:
     """Checks what can be checked of the training command without starting it.
 
     Args:
       gin: arguments of training.
       devices: devices of all hosts and slices together.
+      engine: that reads the files.
       shared_folder: whether several machines write to MODEL_DIR, which must then be absolute.
 
     Raises:
-      LaunchError: no or a missing gin file, a mesh of another number of devices, a batch that does
-        not divide, a MODEL_DIR that hosts do not share.
+      LaunchError: no or a missing gin file, one of the other engine, a mesh of another number of
+        devices, a batch that does not divide, a MODEL_DIR that hosts do not share.
     """
     files = [word.partition("=")[2] for word in gin if word.startswith("--gin_file=")]
     if not files:
-        raise LaunchError("give at least one --gin_file, such as gin_configs/runs/pretrain.gin")
+        folder = "t5x" if engine == "t5x" else "runs"
+        raise LaunchError(
+            f"give at least one --gin_file, such as gin_configs/{folder}/pretrain.gin"
+        )
     texts = [_gin_text(file) for file in files]
+    for file, text in zip(files, texts, strict=True):
+        _check_engine(file, text, engine)
     bindings = dict(word[len("--gin.") :].partition("=")[::2] for word in gin if "--gin." in word)
     _check_mesh(texts, bindings, devices)
     model_dir = bindings.get("MODEL_DIR", "").strip("'\"")
@@ -213,12 +234,30 @@ def check_gin(gin: Sequence[str], devices: int, *, shared_folder: bool) -> None:
         raise LaunchError(
             f"MODEL_DIR {model_dir} is no folder; mount the bucket and give its folder"
         )
+    if engine == "t5x" and model_dir and not model_dir.startswith(("/", "gs://")):
+        raise LaunchError(f"MODEL_DIR must be a whole path for t5x, got {model_dir}")
     if shared_folder and not model_dir.startswith(("/", "gs://")):
         raise LaunchError(
             "MODEL_DIR must be a whole path that all hosts see, or the address of a bucket, for "
             "example --gin.MODEL_DIR='\"/mnt/BUCKET/runs/mine\"' or "
             f"--gin.MODEL_DIR='\"gs://BUCKET/runs/mine\"'; got {model_dir or 'none'}"
         )
+
+
+def _check_engine(file: str, text: str, engine: str) -> None:
+    of = "t5x" if _OF_T5X.search(text) else "native" if _OF_NATIVE.search(text) else engine
+    if of == engine:
+        return
+    for t5x, native in (("t5x/models/", "models/"), ("t5x/", "runs/")):
+        ours, theirs = (t5x, native) if engine == "t5x" else (native, t5x)
+        other = file.replace(f"gin_configs/{theirs}", f"gin_configs/{ours}")
+        if other != file and (CHECKOUT / other).is_file():
+            break
+    else:
+        other = f"one of gin_configs/{'t5x' if engine == 't5x' else 'runs'}"
+    raise LaunchError(
+        f"{file} is a gin file of the engine {of}: give --engine={of}, or take {other}"
+    )
 
 
 def _gin_text(file: str) -> str:

@@ -182,8 +182,10 @@ def launch(own: list[str], gin: list[str]) -> int:
     commands.check_bucket(options.bucket)
     commands.check_positive(options, "num_slices")
     commands.check_positive(options, "max_restarts", least=0)
-    commands.check_gin(gin, kind.chips * options.num_slices, shared_folder=True)
-    words = commands.training_words(gin, options.python)
+    commands.check_gin(
+        gin, kind.chips * options.num_slices, engine=options.engine, shared_folder=True
+    )
+    words = commands.training_words(gin, options.python, options.engine)
     command = commands.restarted_words(words, 0, options.python)
     if options.xpk:
         if not options.cluster:

@@ -92,9 +92,11 @@ def launch(own: list[str], gin: list[str]) -> int:
     options = parser.parse_args(own)
     commands.check_positive(options, "gpus", "max_restarts", "port", least=0)
     indices = gpu_indices(options)
-    commands.check_gin(gin, len(indices), shared_folder=False)
+    commands.check_gin(gin, len(indices), engine=options.engine, shared_folder=False)
     address = f"localhost:{options.port or free_port()}" if options.process_per_gpu else None
-    started = processes(commands.training_words(gin, options.python), indices, address)
+    started = processes(
+        commands.training_words(gin, options.python, options.engine), indices, address
+    )
     if options.dry_run:
         for process in started:
             print(process.show() + (" &" if address else ""))

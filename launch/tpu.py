@@ -58,7 +58,7 @@ def setup_script(bucket: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def train_script(gin: list[str], tpu: TpuType, slices: int, max_restarts: int) -> str:
+def train_script(gin: list[str], tpu: TpuType, slices: int, max_restarts: int, engine: str) -> str:
     """What every host runs: tell the processes of each other, then train.
 
     TPU VMs say who they are through Google's metadata only; `ofa_jax.runs.hosts` reads the
@@ -69,9 +69,11 @@ def train_script(gin: list[str], tpu: TpuType, slices: int, max_restarts: int) -
       tpu: kind of slice.
       slices: how many.
       max_restarts: on the hosts, for a host that was lost for a moment.
+      engine: that trains.
     """
     python = ".venv/bin/python"
-    command = commands.restarted_words(commands.training_words(gin, python), max_restarts, python)
+    words = commands.training_words(gin, python, engine)
+    command = commands.restarted_words(words, max_restarts, python)
     lines = ["#!/bin/bash", "set -eu", "cd ~/ofa_jax"]
     hosts = tpu.hosts * slices
     if hosts > 1:
@@ -218,11 +220,15 @@ def launch(own: list[str], gin: list[str]) -> int:
     commands.check_positive(options, "max_restarts", least=0)
     if options.direct and options.num_slices > 1:
         raise commands.LaunchError("several slices need a queued resource: leave out --direct")
-    commands.check_gin(gin, kind.chips * options.num_slices, shared_folder=True)
+    commands.check_gin(
+        gin, kind.chips * options.num_slices, engine=options.engine, shared_folder=True
+    )
     tpu = Tpu(options, kind)
     files = {
         "setup.sh": setup_script(options.bucket),
-        "train.sh": train_script(gin, kind, options.num_slices, options.max_restarts),
+        "train.sh": train_script(
+            gin, kind, options.num_slices, options.max_restarts, options.engine
+        ),
     }
     folder = commands.SCRIPTS / options.name
     archive = str(folder / "ofa_jax.tar.gz")

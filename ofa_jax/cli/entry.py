@@ -18,7 +18,7 @@ REQUIRED_MACROS = (
 )
 
 
-def _macro_types() -> dict[str, Any]:
+def macro_types() -> dict[str, Any]:
     """Annotations of macros (`ofa_jax.schema`)."""
     from ofa_jax.runs.settings import BatchSize, Length, Seed, Steps
 
@@ -71,7 +71,7 @@ def run_train(arguments: Sequence[str]) -> int:
             bindings,
             names.registered(train),
             required=REQUIRED_MACROS,
-            types=_macro_types(),
+            types=macro_types(),
         )
         if options.print_config:
             print(gin_files.resolved())
@@ -109,7 +109,7 @@ def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         bindings,
         names.registered(planner),
         required=REQUIRED_MACROS,
-        types=_macro_types(),
+        types=macro_types(),
     )
     configurables["train_script.train"]()
     print(plan.describe(found[0], options.chip, options.efficiency))

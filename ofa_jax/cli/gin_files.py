@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import gin
 
 from ofa_jax import schema
+from ofa_jax.cli import engines
 
 # Folders in which relative gin files and includes are looked up, after the working directory.
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
@@ -119,12 +120,29 @@ def parse(
                     message = f"{value} is no value of gin; write {named}"
             raise ConfigError(f"--gin.{name}={value}: {message}") from error
     _expand_paths()
-    _check_macros(required, types or {})
-    _check_scopes()
+    check(required=required, types=types or {})
     try:
         gin.finalize()
     except Exception as error:
         raise ConfigError(_explain(error, known)) from error
+
+
+def check(
+    *, required: Sequence[str] = (), types: Mapping[str, Any] | None = None, t5x: bool = False
+) -> None:
+    """Checks every macro and scope of what gin has parsed.
+
+    Args:
+      required: macros that must have a value.
+      types: annotation of macros (`ofa_jax.schema`); those not named here may be anything.
+      t5x: whether t5x's scripts read the files.
+
+    Raises:
+      ConfigError: a macro without value, of another type, or read by nothing; a scope that nothing
+        opens.
+    """
+    _check_macros(required, types or {}, t5x=t5x)
+    _check_scopes()
 
 
 def resolved() -> str:
@@ -150,6 +168,11 @@ class _GinFile(io.StringIO):
             return f"{start}{quote}{_located(file, asked_by=path)}{quote}"
 
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+        if engines.is_of_t5x(text):
+            raise ConfigError(
+                f"{path} is a gin file of t5x: give it to t5x's scripts (docs/t5x.md), or take the "
+                "file of that name in gin_configs/runs or gin_configs/models"
+            )
         super().__init__(_INCLUDE.sub(whole, text))
 
     def close(self) -> None:
@@ -214,7 +237,7 @@ def _check_scopes() -> None:
             )
 
 
-def _check_macros(required: Sequence[str], types: Mapping[str, Any]) -> None:
+def _check_macros(required: Sequence[str], types: Mapping[str, Any], *, t5x: bool) -> None:
     config = gin.config._CONFIG
     values = {
         scope: bound.get("value")
@@ -228,11 +251,13 @@ def _check_macros(required: Sequence[str], types: Mapping[str, Any]) -> None:
     }
     # A macro that nothing reads is most likely a typo of one that something does.
     for name in sorted(values.keys() - used - set(required)):
-        raise ConfigError(f"macro {name} is set but nothing uses it.{_nearest(name, sorted(used))}")
+        near = engines.hint(name, t5x=t5x) or _nearest(name, sorted(used))
+        raise ConfigError(f"macro {name} is set but nothing uses it.{near}")
     for name in sorted(used - values.keys() - set(required)):
         hint = _nearest(name, sorted(values))
         if name == "MODEL":
-            hint = " Include a model file, for example --gin_file=gin_configs/models/base.gin"
+            folder = f"gin_configs/{'t5x/' if t5x else ''}models"
+            hint = f" Include a model file, for example --gin_file={folder}/base.gin"
         raise ConfigError(f"macro {name} is read but never set.{hint}")
     for name in (*required, *sorted(values)):
         value = values.get(name, gin.REQUIRED)
@@ -246,23 +271,44 @@ def _check_macros(required: Sequence[str], types: Mapping[str, Any]) -> None:
         schema.check_values({name: types.get(name, Any)}, {name: value}, "")
 
 
-def _explain(error: Exception, known: Mapping[str, Callable[..., Any]]) -> str:
+def explain_t5x(error: BaseException) -> str | None:
+    """What gin says of a setting under t5x's scripts, with what would be right; None of others."""
+    message, known = (
+        str(error),
+        {
+            ".".join(selector.split(".")[-2:]): configurable.wrapped
+            for selector, configurable in gin.config._REGISTRY.items()
+        },
+    )
+    is_gins = isinstance(error, (ValueError, AttributeError)) and _UNKNOWN.search(message)
+    return _explain(error, known, t5x=True) if is_gins or _ARGUMENT.search(message) else None
+
+
+_UNKNOWN = re.compile(
+    r"No configurable matching (?:reference )?'(?:.*/)?@?([\w.]+)|"
+    r"Couldn't resolve selector ([\w.]+)"
+)
+_ARGUMENT = re.compile(r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'")
+
+
+def _explain(
+    error: BaseException, known: Mapping[str, Callable[..., Any]], *, t5x: bool = False
+) -> str:
     message = str(error)
     if isinstance(error, RecursionError):
         message = "brackets are nested too deeply"
     elif isinstance(error, tokenize.TokenError):
         message = f"{error.args[0]}, line {error.args[1][0]}"
     first_line = (message.strip() or type(error).__name__).splitlines()[0].strip()
-    unknown = re.search(r"No configurable matching (?:reference )?'(?:.*/)?@?([\w.]+)", message)
-    if unknown:
-        return f"{first_line}{_nearest(unknown.group(1), sorted(known))}"
-    argument = re.search(
-        r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'", message
-    )
-    if argument:
-        function = next((known[name] for name in known if name == argument.group(1)), None)
+    if unknown := _UNKNOWN.search(message):
+        name = unknown[1] or unknown[2]
+        return f"{first_line}{engines.hint(name, t5x=t5x) or _nearest(name, sorted(known))}"
+    if argument := _ARGUMENT.search(message):
+        owner = ".".join(argument[1].split(".")[-2:])
+        function = next((known[name] for name in known if name in (owner, argument[1])), None)
         parameters = sorted(inspect.signature(function).parameters) if function else []
-        return f"{first_line}{_nearest(argument.group(2), parameters)}"
+        hint = engines.hint(f"{owner}.{argument[2]}", t5x=t5x)
+        return f"{first_line}{hint or _nearest(argument[2], parameters)}"
     return " ".join(message[: 10 * _SHOWN].split())
 
 

@@ -48,17 +48,17 @@ def run(command: Callable[[], int | None]) -> int:
             print(f"{reason}; give the same command again to go on", file=sys.stderr)
             return Status.UNFINISHED
         except Exception as error:
-            mistake = None if phase.started else _mistake(error)
+            said = None if phase.started else mistake(error)
             outside = isinstance(error, OutsideFailure)
-            line = _message(error) if outside else mistake
+            line = _message(error) if outside else said
             if line is None or os.environ.get("OFA_TRACEBACK"):
                 traceback.print_exception(_without_gin(error))
             if line is not None:
                 print(f"error: {line}", file=sys.stderr)
-            return Status.FAILED if mistake is None else Status.SETTINGS
+            return Status.FAILED if said is None else Status.SETTINGS
 
 
-def _mistake(error: Exception) -> str | None:
+def mistake(error: Exception) -> str | None:
     """The message of what the user can mend, None for a bug."""
     from ofa_jax.checkpoint.errors import CheckpointError
 

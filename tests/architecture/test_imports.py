@@ -45,7 +45,7 @@ ROOMS = (
     "metrics",
     *("losses", "decoding", "sharding", "training", "checkpoint", "image_codes", "data", "scenes"),
     *("report", "inspection"),
-    *("inference", "evaluation", "runs", "ablation", "t5x", "cli"),
+    *("inference", "evaluation", "runs", "ablation", "cli", "t5x"),
 )
 
 
@@ -83,7 +83,7 @@ def test_torch_and_t5x_are_nowhere_else():
         assert "torch" not in names, f"ofa_jax/{name} imports torch"
         if not name.startswith("t5x/"):
             assert "t5x" not in names, f"ofa_jax/{name} imports t5x"
-        if not name.startswith("cli/"):
+        if not name.startswith(("cli/", "t5x/")):
             assert "gin" not in names, f"ofa_jax/{name} imports gin"
 
 
@@ -119,7 +119,7 @@ def test_every_folder_is_a_room():
 def test_command_lines_hold_no_library():
     """`cli` is gin, argparse, settings and exit statuses; what does the work lies in a room."""
     lines = sum(len(path.read_text("utf-8").splitlines()) for path in python_files("cli"))
-    assert lines <= 1300
+    assert lines <= 1400
 
 
 def test_library_never_imports_declarations():

@@ -324,6 +324,33 @@ def test_gin_arguments_arrive_in_a_manifest():
     assert gin_of(command) == GIN
 
 
+T5X = ("--gin_file=gin_configs/t5x/quickstart.gin", "--gin.MODEL_DIR='/mnt/b/runs/a'")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("local",),
+        ("gpu_node",),
+        ("slurm",),
+        ("tpu", *TPU),
+        ("gke", "--tpu_type=v4-16", "--image=i"),
+        ("gke", "--xpk", "--cluster=c", "--tpu_type=v4-16", "--image=i"),
+    ],
+    ids=["local", "gpu_node", "slurm", "tpu", "gke", "gke xpk"],
+)
+def test_every_launcher_trains_with_either_engine(arguments):
+    text = dry_run(*arguments, "--engine=t5x", *T5X)
+    assert "t5x.train" in text
+    assert "ofa_jax.train" not in text
+    for engine, files in (("native", T5X), ("t5x", PLAIN)):
+        done = launch(*arguments, "--dry_run", f"--engine={engine}", *files)
+        assert done.returncode == 2
+        other = "t5x" if engine == "native" else "native"
+        assert f"is a gin file of the engine {other}: give --engine={other}, or" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
 MESH = "--gin.partitioning.Partitioner.mesh='data=16,model=4'"
 RULES = "--gin_file=gin_configs/sharding/fsdp_tensor.gin"
 
@@ -355,6 +382,11 @@ RULES = "--gin_file=gin_configs/sharding/fsdp_tensor.gin"
         (("gpu_node", "--gpus=2", "--devices=1", *PLAIN), "--gpus=2, but --devices names 1"),
         (("local",), "give at least one --gin_file"),
         (("local", "--gin_file"), "--gin_file needs a file"),
+        (
+            ("local", "--engine=t5x", "--gin_file=gin_configs/models/base.gin"),
+            "or take gin_configs/t5x/models/base.gin",
+        ),
+        (("local", "--engine=t5x", T5X[0], "--gin.MODEL_DIR='runs/a'"), "must be a whole path"),
         (("local", "--gin_file=none.gin"), "--gin_file: there is no none.gin"),
         (
             ("slurm", "--dry_run", "--nodes=4", *PLAIN, MESH),

@@ -1,0 +1,82 @@
+"""The two engines' gin files: telling them apart, and the name of a setting under the other one."""
+
+from __future__ import annotations
+
+import re
+
+# t5x's files import what they configure, the native runner's names are always there.
+_OF_T5X = re.compile(
+    r"^\s*(from t5x\b|import t5x\b|(from|import) ofa_jax\.t5x\b|import __main__\b)", re.MULTILINE
+)
+
+MESH = "partitioning.Partitioner.mesh, for example 'data=-1,model=4'"
+_ALONE = "nothing: only python -m ofa_jax.train has it"
+# What the native runner calls a setting (or all settings of a name) -> what t5x does.
+_UNDER_T5X = {
+    "utils.DatasetConfig": "inputs.DatasetConfig",
+    "utils.EvaluationConfig": "evaluation.EvaluationConfig",
+    "utils.create_learning_rate_scheduler": "optimizers.ScheduleConfig",
+    "utils.CheckpointConfig.period": "CHECKPOINT_PERIOD",
+    "utils.CheckpointConfig.keep": "utils.SaveCheckpointConfig.keep",
+    "utils.CheckpointConfig.initial_path": "INITIAL_CHECKPOINT_PATH",
+    "utils.CheckpointConfig.best_metric": _ALONE,
+    "utils.CheckpointConfig.best_mode": _ALONE,
+    "utils.CheckpointConfig.save_trained": _ALONE,
+    "utils.LogConfig": _ALONE,
+    "utils.LossEvaluationConfig": "train_script.train.train_eval_dataset_cfg",
+    "train_script.train.loss_evaluation_cfg": "train_script.train.train_eval_dataset_cfg",
+    "train_script.train.optimizer": "models.OFAModel.optimizer",
+    "train_script.train.trainer": "models.OFAModel.trainer",
+    "train_script.train.locations": "models.OFAModel.locations",
+    "train_script.train.log_cfg": _ALONE,
+    # t5x's own, where `partitioning` is ours.
+    "partitioning.PjitPartitioner": MESH,
+    "partitioning.Partitioner.num_partitions": MESH,
+    "partitioning.MeshPartitioner.num_partitions": MESH,
+}
+_UNDER_NATIVE = {
+    "inputs.DatasetConfig": "utils.DatasetConfig",
+    "evaluation.EvaluationConfig": "utils.EvaluationConfig",
+    "optimizers.ScheduleConfig": "utils.create_learning_rate_scheduler",
+    "utils.SaveCheckpointConfig": "utils.CheckpointConfig",
+    "utils.RestoreCheckpointConfig": "utils.CheckpointConfig.initial_path",
+    "train_script.train.train_eval_dataset_cfg": "train_script.train.loss_evaluation_cfg",
+    "models.OFAModel.optimizer": "train_script.train.optimizer",
+    "models.OFAModel.trainer": "train_script.train.trainer",
+    "models.OFAModel.locations": "train_script.train.locations",
+    "models.OFAModel.random_seed": "SEED",
+    "trainer.StepTrainer": "trainer.Trainer",
+    "trainer.Trainer.learning_rate_fn": "utils.create_learning_rate_scheduler",
+    "partitioning.PjitPartitioner": MESH,
+    "partitioning.MeshPartitioner": "partitioning.Partitioner",
+    "partitioning.Partitioner.num_partitions": MESH,
+    "CHECKPOINT_PERIOD": "utils.CheckpointConfig.period",
+    "STATS_PERIOD": "train_script.train.stats_period",
+}
+
+
+def is_of_t5x(text: str) -> bool:
+    """Whether the text of a gin file is for t5x's scripts."""
+    return _OF_T5X.search(text) is not None
+
+
+def hint(name: str, *, t5x: bool) -> str:
+    """What a setting of the other engine is called under this one.
+
+    Args:
+      name: such as "utils.EvaluationConfig.batch_size" or "CHECKPOINT_PERIOD".
+      t5x: whether t5x's scripts read the file; else the native runner.
+
+    Returns:
+      " Under ... it is ..." or "".
+    """
+    here, table = ("t5x", _UNDER_T5X) if t5x else ("python -m ofa_jax.train", _UNDER_NATIVE)
+    words = name.split(".")
+    # Only the module and the name below it count: a package may stand before them.
+    for start in range(len(words)):
+        for end in range(len(words), start, -1):
+            found = table.get(".".join(words[start:end]))
+            if found is not None:
+                rest = words[end:] if "." in found and " " not in found and end - start == 2 else []
+                return f" Under {here} it is {'.'.join((found, *rest))}."
+    return ""
