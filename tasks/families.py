@@ -42,7 +42,6 @@ class Kind:
       eval_prepare: steps of evaluation; None means the same as training.
       scorer: name in `ofa_jax.evaluation.scorers`.
       loss_weight: weight of every target token (SPEC 4.6).
-      needs_negatives: whether wrong pairs are drawn from the folder `negative_sample`.
     """
 
     family: str
@@ -51,7 +50,6 @@ class Kind:
     eval_prepare: tuple[Step, ...] | None
     scorer: str
     loss_weight: float = 1.0
-    needs_negatives: bool = False
 
 
 # The last word of a task's name -> its kind. Image-text matching has two: over captions and over
@@ -124,7 +122,6 @@ KINDS = {
             clean_caption(max_words=80),
         ),
         scorer="answer",
-        needs_negatives=True,
     ),
     "answer_matching": Kind(
         family="image_text_matching",
@@ -144,7 +141,6 @@ KINDS = {
             clean_question(),
         ),
         scorer="answer",
-        needs_negatives=True,
     ),
     "captioning": Kind(
         family="captioning",

@@ -258,21 +258,6 @@ def missing_names(state_dict: StateDict, config: OFAConfig) -> list[str]:
     return sorted(entry.official for entry in entries(config) if entry.official not in state_dict)
 
 
-def unused_names(state_dict: StateDict, config: OFAConfig) -> list[str]:
-    """Names in the state dict that `to_params` does not read, sorted.
-
-    Tied copies, `version`, bucket tables, `image_position_idx` and `num_batches_tracked` are
-    rebuilt or not needed, so they are not listed.
-    """
-    known = {entry.official for entry in entries(config)}
-    return sorted(name for name in state_dict if name not in known and not _is_rebuilt(name))
-
-
-def _is_rebuilt(name: str) -> bool:
-    endings = (".version", "_rp_bucket", ".image_position_idx", ".num_batches_tracked")
-    return name in TIED_COPIES or name.endswith(endings)
-
-
 def to_params(
     state_dict: StateDict, config: OFAConfig, *, defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

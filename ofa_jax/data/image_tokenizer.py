@@ -147,12 +147,6 @@ def middle_part(image: np.ndarray) -> np.ndarray:
     return image[height // 4 : height // 4 * 3, width // 4 : width // 4 * 3]
 
 
-def psnr(image: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 arrays of one shape in dB; inf for equal ones."""
-    error = np.mean((np.asarray(image, np.float64) - np.asarray(other, np.float64)) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
-
-
 def _patches(images: np.ndarray, patch: int) -> np.ndarray:
     """uint8[..., y, x, 3] -> uint8[... * grid_y * grid_x, patch * patch * 3], row-major."""
     height, width = images.shape[-3:-1]

@@ -190,10 +190,6 @@ class MixturePipeline:
         """float64[tasks]: expected share of each task at a step."""
         return self._plan.schedule.shares(step)
 
-    def bucket_lengths(self) -> tuple[Lengths, ...]:
-        """Task feature lengths of each bucket, numbered as in `plan`."""
-        return self._buckets.lengths
-
     def example_batch(self, size: int = 1) -> Row:
         """A batch with every key and the largest shapes, to initialise a model; reads nothing."""
         return rows.stack_rows([rows.empty_row(self.lengths)] * size)

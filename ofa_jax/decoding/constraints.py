@@ -84,35 +84,6 @@ class IdRanges:
 
 
 @struct.dataclass
-class AllOf:
-    """What every one of several constraints allows.
-
-    Attributes:
-      parts: the constraints.
-    """
-
-    parts: tuple[Any, ...]
-
-    def init_state(self, batch: int, beams: int) -> tuple[Any, ...]:
-        """One state for each part."""
-        return tuple(part.init_state(batch, beams) for part in self.parts)
-
-    def allowed(self, state: tuple[Any, ...], vocab_size: int) -> jax.Array:
-        """bool, broadcastable to [b, g, v]."""
-        mask = jnp.ones((1, 1, vocab_size), bool)
-        for part, part_state in zip(self.parts, state, strict=True):
-            mask = mask & part.allowed(part_state, vocab_size)
-        return mask
-
-    def advance(self, state: tuple[Any, ...], tokens: jax.Array) -> tuple[Any, ...]:
-        """Advances each part."""
-        return tuple(
-            part.advance(part_state, tokens)
-            for part, part_state in zip(self.parts, state, strict=True)
-        )
-
-
-@struct.dataclass
 class Trie:
     """A closed set of token sequences, as compressed tables (SPEC 7.2).
 

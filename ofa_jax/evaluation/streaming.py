@@ -45,10 +45,6 @@ NAMED = 20
 _EXAMPLE = "example"
 
 
-class Stopped(Exception):
-    """Someone asked to stop between two batches."""
-
-
 class Lines(Protocol):
     """Where the lines of a shard go."""
 

@@ -41,11 +41,6 @@ def require_package(name: str, *, score: str) -> ModuleType:
         ) from error
 
 
-def is_installed(name: str) -> bool:
-    """Whether a top-level package can be imported."""
-    return importlib.util.find_spec(name) is not None
-
-
 def require_java(*, score: str) -> None:
     """Fails where there is no Java to run a score's program.
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-import numpy as np
-
 from ofa_jax.metrics.pairing import check_pairs
 
 
@@ -67,28 +65,3 @@ def edit_similarity(predicted: Sequence[str], true: Sequence[str]) -> float:
     return (
         sum(1 - edit_distance(p, t) / max(len(p), len(t), 1) for p, t in zip(predicted, true)) / n
     )
-
-
-def token_accuracy(
-    predicted: Sequence[Sequence[Hashable]], true: Sequence[Sequence[Hashable]]
-) -> float:
-    """Share of true positions at which the prediction has the same token, over all examples.
-
-    Positions are compared as they stand (no alignment); a prediction that is too short is wrong
-    at the missing positions, what it has in excess is not counted.
-
-    Args:
-      predicted: n sequences of ids or words.
-      true: n sequences.
-
-    Returns:
-      Share in [0, 1].
-
-    Raises:
-      ValueError: where the lengths differ or are zero, or no target has any token.
-    """
-    check_pairs(predicted, true, names="predicted and true token sequences")
-    total = int(np.sum([len(t) for t in true]))
-    if total == 0:
-        raise ValueError("all true token sequences are empty; token accuracy is undefined")
-    return sum(a == b for p, t in zip(predicted, true) for a, b in zip(p, t)) / total

@@ -110,23 +110,6 @@ def answer_accuracy(answer: str, annotations: Sequence[str]) -> float:
     return sum(min(1.0, (total - e) / 3) for e in equal) / len(truths)
 
 
-def vqa_accuracy(predicted: Sequence[str], annotations: Sequence[Sequence[str]]) -> float:
-    """Official VQA accuracy: mean of `answer_accuracy` over questions.
-
-    Args:
-      predicted: n answers.
-      annotations: n lists of annotators' answers.
-
-    Returns:
-      Share in [0, 1] (published numbers are times 100).
-
-    Raises:
-      ValueError: where the lengths differ or are zero, or a question has no annotations.
-    """
-    n = check_pairs(predicted, annotations, names="predicted answers and annotations")
-    return sum(answer_accuracy(p, a) for p, a in zip(predicted, annotations)) / n
-
-
 def soft_score(predicted: Sequence[str], confidences: Sequence[Mapping[str, float]]) -> float:
     """OFA's score while training: mean confidence of the raw answer, 0 where it is not listed.
 

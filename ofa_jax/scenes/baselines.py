@@ -44,29 +44,6 @@ def answer_shares(examples: Sequence[Example]) -> dict[str, float]:
     return shares
 
 
-def question_only_share(train: Sequence[Example], examples: Sequence[Example]) -> float:
-    """VQA accuracy of the answer that was most frequent for the same wording in training.
-
-    Args:
-      train: examples to learn the habits of the questions from.
-      examples: examples to answer; an unknown wording gets the most frequent answer of all.
-
-    Returns:
-      The share of right answers.
-    """
-    by_question: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for entry in (entry for example in train for entry in example["qa"]):
-        by_question[entry["question"]][entry["answer"]] += 1
-    default = majority(entry["answer"] for example in train for entry in example["qa"])[0]
-    habits = {question: c.most_common(1)[0][0] for question, c in by_question.items()}
-    right = [
-        habits.get(entry["question"], default) == entry["answer"]
-        for example in examples
-        for entry in example["qa"]
-    ]
-    return float(np.mean(right))
-
-
 def constant_box(
     boxes: np.ndarray, pixels: int, threshold: float = 0.5
 ) -> tuple[np.ndarray, float]:

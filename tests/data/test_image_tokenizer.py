@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from ofa_jax.data.image_tokenizer import ImageTokenizer, PatchCodebook, middle_part, psnr
+from ofa_jax.data.image_tokenizer import ImageTokenizer, PatchCodebook, middle_part
+from ofa_jax.metrics.image import psnr
 from ofa_jax.scenes.source import ScenesSource
 
 

@@ -17,16 +17,16 @@ from ofa_jax.data.ops.image import (
     as_pillow,
     as_rgb,
     decode_base64,
-    decode_base64_image,
     decode_image,
     decode_picture,
     image_size,
-    normalise,
     read_image,
     resize_image,
     resize_square,
 )
 from ofa_jax.data.ops.image_files import BadImageError, TruncatedImageError
+from ofa_jax.model.config import HALF
+from ofa_jax.model.ofa import normalise_images
 from tests.shared import requires_cases, requires_shared, shared_dir
 
 
@@ -48,10 +48,13 @@ def test_resizing_and_normalising_are_bit_exact():
     for name in names:
         source = "gray" if name.endswith("gray") else "image_big" if "big" in name else "image"
         pixels = resize_square(arrays[source], arrays[name].shape[1])
-        settings = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if "imagenet" in name else {}
-        result = normalise(pixels, **settings)
-        assert result.dtype == np.float32
-        np.testing.assert_array_equal(result.transpose(2, 0, 1), arrays[name], err_msg=name)
+        imagenet = "imagenet" in name
+        settings = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (HALF, HALF)
+        official = arrays[name].transpose(1, 2, 0)
+        mean, std = (np.array(values) for values in settings)
+        np.testing.assert_array_equal(np.rint((official * std + mean) * 255), pixels, name)
+        found = normalise_images(pixels[None], np.array([True]), None, *settings)[0]
+        np.testing.assert_allclose(found, official, rtol=0, atol=5e-7 if imagenet else 0)
 
 
 def test_pictures_without_loss_come_back():
@@ -427,7 +430,7 @@ def test_base64_of_both_alphabets():
     standard, url_safe = base64.b64encode(data), base64.urlsafe_b64encode(data)
     assert set(standard) & set(b"+/")
     for text in (standard, url_safe, standard.decode(), url_safe.rstrip(b"="), url_safe + b"\n"):
-        np.testing.assert_array_equal(decode_base64_image(text), image)
+        np.testing.assert_array_equal(decode_image(decode_base64(text)), image)
 
 
 BASE64_FORMS = {
@@ -458,7 +461,7 @@ def test_base64_as_people_write_it(form, size):
 @pytest.mark.parametrize("data", ["", "????", "abcde", "日本", base64.b64encode(b"no picture")])
 def test_text_that_is_no_picture_is_refused(data):
     with pytest.raises(BadImageError):
-        decode_base64_image(data)
+        decode_image(decode_base64(data))
 
 
 def test_damaged_files_are_refused():
@@ -501,11 +504,6 @@ def test_sizes_are_width_and_height():
     resized = resize_image(noise(), 7, 9)
     assert resized.shape == (9, 7, 3)
     assert image_size(resized) == (7, 9)
-
-
-def test_normalised_values():
-    image = np.array([[[0, 255, 128]]], np.uint8)
-    np.testing.assert_allclose(normalise(image)[0, 0], [-1, 1, 128 / 127.5 - 1], atol=1e-6)
 
 
 def test_other_arrays_are_refused():

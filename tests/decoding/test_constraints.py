@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ofa_jax.decoding.constraints import AllOf, IdRanges, Trie
+from ofa_jax.decoding.constraints import IdRanges, Trie
 from tests.decoding.numpy_reference import trie_children
 
 
@@ -78,14 +78,6 @@ def test_target_masks_leave_out_the_prompt():
 def test_ranges_keep_the_specials():
     mask = np.asarray(IdRanges(((6, 8), (10, 11))).allowed((), 12))[0, 0]
     assert np.flatnonzero(mask).tolist() == [0, 1, 2, 3, 6, 7, 10]
-
-
-def test_all_of_is_the_intersection():
-    both = AllOf((IdRanges(((4, 6),)), Trie.build([[4], [5, 9], [9]])))
-    state = both.init_state(1, 1)
-    assert np.flatnonzero(both.allowed(state, 12)).tolist() == [4, 5]
-    state = both.advance(state, np.array([[5]]))
-    assert np.flatnonzero(both.allowed(state, 12)).tolist() == []
 
 
 def test_errors_name_the_cause():

@@ -62,11 +62,6 @@ def test_edit_similarity():
     assert text.edit_similarity(["kitten", ""], ["sitting", ""]) == pytest.approx((4 / 7 + 1) / 2)
 
 
-def test_token_accuracy_is_pooled_and_positional():
-    assert text.token_accuracy([[1, 2, 3], [4]], [[1, 9, 3], [4, 5]]) == pytest.approx(3 / 5)
-    assert text.token_accuracy([[1, 2, 3]], [[1, 2]]) == 1.0
-
-
 @pytest.mark.parametrize(
     "metric",
     [
@@ -75,7 +70,6 @@ def test_token_accuracy_is_pooled_and_positional():
         classification.matthews_correlation,
         text.exact_match,
         text.edit_similarity,
-        text.token_accuracy,
     ],
 )
 def test_mismatches_are_named(metric):

@@ -32,16 +32,6 @@ def test_constant_box():
     assert share == 1.0
 
 
-def test_question_only_share():
-    def example(*pairs):
-        return {"qa": [{"question": q, "answer": a, "kind": "k"} for q, a in pairs]}
-
-    train = [example(("x", "1"), ("x", "1"), ("x", "2"), ("y", "3"), ("y", "3"), ("y", "3"))]
-    judged = [example(("x", "1"), ("x", "2"), ("y", "3"), ("new", "3"))]
-    assert baselines.question_only_share(train, judged) == 0.75
-    assert baselines.answer_shares(judged) == {"all": 0.5, "k": 0.5}
-
-
 def test_constant_caption(examples):
     caption, share = baselines.constant_caption(examples)
     assert share == np.mean([truth(example["scene"], caption) for example in examples])

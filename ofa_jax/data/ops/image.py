@@ -14,7 +14,6 @@ import contextlib
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -251,22 +250,6 @@ def _with_transparent_color(image: Image.Image, data: bytes) -> Image.Image:
     return image
 
 
-def decode_base64_image(data: str | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes an image written in base64, of the standard or the URL-safe alphabet (SPEC 4.1).
-
-    Args:
-      data: base64 text; "-" and "_" mean the same as "+" and "/", missing padding is added.
-      max_pixels: larger pictures are refused.
-
-    Returns:
-      uint8[y, x, 3] RGB.
-
-    Raises:
-      BadImageError: the text is not base64 or not a picture.
-    """
-    return decode_image(decode_base64(data), max_pixels)
-
-
 def decode_base64(data: str | bytes) -> bytes:
     """Bytes of a file written as text, in the ways that people write it.
 
@@ -378,22 +361,3 @@ def resize_square(image: Pixels | Image.Image, size: int) -> np.ndarray:
       uint8[size, size, 3].
     """
     return resize_image(image, size, size)
-
-
-def normalise(
-    image: np.ndarray,
-    mean: float | Sequence[float] = 0.5,
-    std: float | Sequence[float] = 0.5,
-) -> np.ndarray:
-    """Scales pixels to [0, 1], subtracts the mean, divides by the deviation (SPEC 4.4).
-
-    Args:
-      image: uint8[..., y, x, 3].
-      mean: one number or one per channel; 0.5 except for ImageNet fine-tuning.
-      std: likewise.
-
-    Returns:
-      float32[..., y, x, 3].
-    """
-    scaled = np.asarray(image, np.float32) / np.float32(255)
-    return (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops import image as image_ops
-from ofa_jax.data.sources.glue_labels import GLUE_LABELS, glue_label
+from ofa_jax.data.sources.glue_labels import glue_label
 from ofa_jax.data.sources.schema import nearest
 from ofa_jax.data.sources.values import is_blank, number
 
@@ -308,6 +308,3 @@ LAYOUTS: Mapping[str, Layout] = {
     "rte": _glue("rte", "image_id sentence1 sentence2 label"),
     "sst2": _glue("sst2", "sentence1 label"),
 }
-
-# Every GLUE layout has its labels.
-GLUE_TASKS = tuple(GLUE_LABELS)

@@ -147,7 +147,7 @@ def test_summaries_round_trip(tmp_path):
         same(found, example)
 
 
-@pytest.mark.parametrize("task", tsv_layouts.GLUE_TASKS)
+@pytest.mark.parametrize("task", GLUE_LABELS)
 @pytest.mark.parametrize("header", [False, True])
 def test_glue_round_trip(tmp_path, task, header):
     columns = tsv_layouts.LAYOUTS[task].columns
