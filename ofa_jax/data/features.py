@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 
 from ofa_jax import vocab
+from ofa_jax.data.instruction import Example
 
 Row = dict[str, np.ndarray]
 
@@ -87,6 +88,20 @@ def empty_row(lengths: Mapping[str, int], task_id: int = 0) -> Row:
         "loss_weights": np.zeros(1, np.float32),
     }
     return pad_row(features, lengths, task_id)
+
+
+def without_pixels(example: Example) -> Example:
+    """An example without its image, which takes almost all of its memory."""
+    return {
+        name: value
+        for name, value in example.items()
+        if not (isinstance(value, bytes) or (isinstance(value, np.ndarray) and value.ndim > 2))
+    }
+
+
+def identifier(example: Example, index: int) -> str:
+    """The name of an example in predictions: its own id, that of its image, or its number."""
+    return str(example.get("example_id") or example.get("image_id") or index)
 
 
 def _pad(values: np.ndarray, length: int, dtype: type) -> np.ndarray:

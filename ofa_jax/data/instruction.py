@@ -153,6 +153,7 @@ class Instruction:
         Args:
           example: holds every field of `fields()`; images are uint8[image_size, image_size, 3],
             boxes float[4] or float[n, 4] in pixels of that image, codes int[...].
+            `token_ids`, field to ids, may hold texts that are tokenised already.
           tokenizer: the run's tokenizer.
           rng: draws the noise of MASKED_TEXT.
           image_size: pixels per side of the model input; used where the task has no image.
@@ -328,11 +329,14 @@ def _encode_pieces(
         if "IMAGE" in piece.modality:
             continue
         value = _field(example, piece, line)
-        if piece.modality == "TEXT":
+        own_ids = example.get("token_ids", {}).get(piece.field)
+        if piece.modality == "TEXT" and own_ids is None:
             pending += str(value)
             continue
         flush(before_tokens=True)
-        if piece.modality == "BOX":
+        if own_ids is not None:
+            ids.extend(own_ids)
+        elif piece.modality == "BOX":
             ids.extend(tokenizer.encode_box(value))
         elif piece.modality == "BOXES":
             ids.extend(tokenizer.encode_boxes(value, _labels(example, piece, line)))

@@ -270,6 +270,7 @@ class OFATask:
         train: bool = True,
         truncated_images: str = "",
         notes: list[str] | None = None,
+        prepared: list[Example] | None = None,
     ) -> Features:
         """Reads, prepares and encodes one record; see `prepared`.
 
@@ -282,6 +283,7 @@ class OFATask:
           train: see `prepared`.
           truncated_images: see `prepared`.
           notes: gets a line where the image is cut off and was decoded.
+          prepared: gets the prepared example.
 
         Returns:
           See `features`.
@@ -294,6 +296,8 @@ class OFATask:
             example = self.prepared(
                 records[index], rng, lengths, train=train, truncated_images=truncated_images
             )
+            if prepared is not None:
+                prepared.append(example)
             if notes is not None and example.get(IS_TRUNCATED):
                 notes.append(f"task {self.name!r}, record {index}: its image is cut off")
             return self.features(example, rng, lengths, train=train)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ofa_jax.data.features import Row
+from ofa_jax.data.features import Row, identifier
 from ofa_jax.data.finetuning_steps import LabelWord
 from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Example, trim_at_eos
@@ -35,15 +35,6 @@ def decoded(task: OFATask, ids: np.ndarray) -> Any:
     return value
 
 
-def without_pixels(example: Example) -> Example:
-    """An example without its image, which takes almost all of its memory."""
-    return {
-        name: value
-        for name, value in example.items()
-        if not (isinstance(value, bytes) or (isinstance(value, np.ndarray) and value.ndim > 2))
-    }
-
-
 def prediction_row(
     task: OFATask, index: int, example: Example, row: Row, ids: np.ndarray
 ) -> dict[str, Any]:
@@ -58,11 +49,11 @@ def prediction_row(
     """
     tokenizer = task.tokenizer()
     guess = decoded(task, ids)
-    identifier = example.get("example_id") or example.get("image_id") or index
+    name = identifier(example, index)
     found: dict[str, Any] = {
-        "example_id": str(identifier),
+        "example_id": name,
         "index": index,
-        "image_id": str(example.get("image_id") or identifier),
+        "image_id": str(example.get("image_id") or name),
         "input_text": tokenizer.decode(trim_at_eos(row["encoder_input_tokens"])).strip(),
         "image": None,
         "prediction_text": tokenizer.decode(ids).strip(),

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ofa_jax.atomic import append_lines, cut_torn_line, read_lines
-from ofa_jax.data.features import Row
+from ofa_jax.data.features import Row, without_pixels
 from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Example, trim_at_eos
 from ofa_jax.data.pipeline import evaluation_row, fill_batch
@@ -29,7 +29,7 @@ from ofa_jax.data.sources.array_record import in_turn
 from ofa_jax.data.task import IS_TRUNCATED, Lengths, OFATask
 from ofa_jax.errors import Unfinished
 from ofa_jax.evaluation import scorers, scoring
-from ofa_jax.evaluation.rows import decoded, prediction_row, without_pixels, write_images
+from ofa_jax.evaluation.rows import decoded, prediction_row, write_images
 from ofa_jax.evaluation.scoring import Result
 from ofa_jax.evaluation.shown import shown_examples
 from ofa_jax.evaluation.submission import write_submission

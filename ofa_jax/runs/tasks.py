@@ -48,10 +48,12 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> TaskSet
     )
     tokenizer = tasks[0].tokenizer()
     for task in (*tasks, *unseen):
-        if task.tokenizer().layout != tokenizer.layout:
+        other = task.tokenizer()
+        if other is not tokenizer and other.digest != tokenizer.digest:
+            layouts = f"{tokenizer.layout} and {other.layout}"
             raise ValueError(
                 f"tasks {tasks[0].name!r} and {task.name!r} use different vocabularies: "
-                f"{tokenizer.layout} and {task.tokenizer().layout}"
+                + (layouts if other.layout != tokenizer.layout else "other tokens of one layout")
             )
     for task in tasks:
         check_lengths(

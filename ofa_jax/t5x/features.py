@@ -16,7 +16,7 @@ import seqio
 import tensorflow as tf
 
 from ofa_jax.data.features import pad_row
-from ofa_jax.data.registration import FEATURE_KEYS
+from ofa_jax.data.seqio_task import FEATURE_KEYS
 
 _Spec = seqio.FeatureConverter.FeatureSpec
 _FLAG, _HOLE = 1, 4
@@ -81,7 +81,15 @@ class OFAFeatureConverter(seqio.FeatureConverter):
 
         Returns:
           Unbatched rows with the keys of `MODEL_FEATURES`.
+
+        Raises:
+          ValueError: a data set that is not of OFA tasks.
         """
+        if missing := set(self.TASK_FEATURES) - set(ds.element_spec):
+            raise ValueError(
+                f"the task or mixture has no feature {min(missing)!r}: tasks of others are mixed "
+                "by ofa_jax.data.registration.add_mixture, not by seqio.MixtureRegistry.add"
+            )
         return super().__call__(
             ds,
             {

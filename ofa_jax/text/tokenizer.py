@@ -7,7 +7,9 @@ gives their ids.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 import re
@@ -193,6 +195,14 @@ class Tokenizer:
         if run:
             parts.append(self._run_text(run, parts))
         return "".join(parts)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of what decides every id, equal for equal vocabularies wherever they lie."""
+        merges = self.text_tokenizer.huggingface_files().get("merges.txt", "")
+        kind = type(self.text_tokenizer).__name__
+        content = [kind, dataclasses.astuple(self.layout), self.text_tokenizer.symbols, merges]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def word_starts(self) -> np.ndarray:
         """bool[4 + num_text]: which ids begin a word (SPEC 4.3.8)."""

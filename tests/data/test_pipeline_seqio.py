@@ -8,7 +8,8 @@ import tensorflow as tf
 from ofa_jax.data.answering import Answering
 from ofa_jax.data.features import cut, pad_row
 from ofa_jax.data.pipeline import MixturePipeline
-from ofa_jax.data.registration import FEATURE_KEYS, add_mixture, add_task, lookup, ordered
+from ofa_jax.data.registration import add_mixture, add_task, lookup
+from ofa_jax.data.seqio_task import FEATURE_KEYS, ordered
 from ofa_jax.data.task import OFATask
 from ofa_jax.vocab import BOS_ID, EOS_ID
 from tasks import instructions

@@ -13,7 +13,8 @@ import mixtures.pretrain
 import mixtures.scenes
 from mixtures import rates
 from ofa_jax.data.instruction import InstructionError
-from ofa_jax.data.registration import FEATURE_KEYS, add_mixture, add_task, lookup, ordered
+from ofa_jax.data.registration import add_mixture, add_task, lookup
+from ofa_jax.data.seqio_task import EXAMPLE, EXAMPLE_ID, FEATURE_KEYS, ordered
 from ofa_jax.data.task import OFATask
 from ofa_jax.scenes.source import ScenesSplits
 from tasks import instructions
@@ -51,18 +52,21 @@ def test_seqio_features_equal_the_numpy_chain(family, monkeypatch):
         assert task.name == f"scenes_{family}"
         assert options["train"]
         expected = read(task, records, index, lengths, **options)
-        assert features.keys() == expected.keys() == set(FEATURE_KEYS)
+        assert expected.keys() == set(FEATURE_KEYS) == features.keys() - {EXAMPLE_ID, EXAMPLE}
         for key in FEATURE_KEYS:
             assert features[key].dtype == expected[key].dtype, key
             np.testing.assert_array_equal(features[key], expected[key], err_msg=key)
 
 
-def test_validation_uses_its_own_preparation_and_every_example_its_own_seed(monkeypatch):
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_validation_has_its_own_preparation_and_one_seed(split, monkeypatch):
+    """An example of training draws anew each time, one of evaluation by its number alone."""
     calls, _ = reads(monkeypatch)
-    list(dataset("scenes_vqa", split="validation").take(4))
-    assert not any(call[4]["train"] for call in calls)
+    list(dataset("scenes_vqa", split=split).take(4))
+    assert {call[4]["train"] for call in calls} == {split == "train"}
     seeds = {call[2]: call[4]["seed"] for call in calls}
-    assert len(set(seeds.values())) == len(seeds) >= 4
+    assert len(seeds) >= 4
+    assert len(set(seeds.values())) == (len(seeds) if split == "train" else 1)
 
 
 def test_epochs_have_new_draws_and_shuffling_covers_all_records():
@@ -114,6 +118,8 @@ def test_element_spec_is_static_and_stateless():
         "image_hole": (tf.int32, [4]),
         "code_mask": (tf.bool, [1]),
         "loss_weights": (tf.float32, [None]),
+        EXAMPLE_ID: (tf.string, []),
+        EXAMPLE: (tf.string, []),
     }
 
 

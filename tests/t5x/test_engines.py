@@ -8,6 +8,9 @@ import json
 import numpy as np
 import pytest
 
+import mixtures.scenes  # noqa: F401  (registers the tasks)
+from ofa_jax.data.pipeline import evaluation_row
+from ofa_jax.data.registration import lookup
 from tests.t5x import engines
 from tests.t5x.checkout import requires_t5x
 
@@ -109,7 +112,16 @@ def test_infer_script_writes_a_line_per_example(native, folder):
     lines = (output / "scenes_vqa-predict_with_aux.jsonl-00000-of-00001").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert len(rows) > 100
-    assert all(set(row["inputs"]) == {"inputs", "targets"} for row in rows)
+    assert all(set(row["inputs"]) == {"example_id", "inputs", "targets"} for row in rows)
+    # The questions of the native evaluation, drawn for each example alone.
+    lengths = engines.SETTINGS["TASK_FEATURE_LENGTHS"]
+    task = lookup("scenes_vqa")[0][0]
+    records = task.source.open("test")
+    for index, line in enumerate(rows[:200]):
+        example, row = evaluation_row(task, records, index, lengths, seed=0)
+        assert line["inputs"]["example_id"] == example["image_id"]
+        asked = [*line["inputs"]["inputs"], *[0] * lengths["inputs"]][: lengths["inputs"]]
+        assert asked == row["encoder_input_tokens"].tolist()
     assert all(isinstance(row["prediction"], str) for row in rows)
     assert all(row["aux"]["scores"] <= 0 for row in rows)
 
