@@ -87,7 +87,6 @@ def region(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
     true = [example["region"] for example in examples]
     overlaps = grounding.paired_ious(predictions, true)
     hits = overlaps >= IOU_THRESHOLD
-    constants = grounding.iou(np.asarray(true)[:, None], np.asarray(true)[None, :])
     return Result(
         primary="accuracy_at_0.5",
         metrics={
@@ -95,7 +94,7 @@ def region(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
             "mean_iou": float(np.mean(overlaps)),
             "valid_boxes": float(np.mean([box is not None for box in predictions])),
         },
-        baseline=float((constants >= IOU_THRESHOLD).mean(axis=0).max()),
+        baseline=grounding.best_constant(true)[1],
         scores=overlaps.tolist(),
         verdicts=of_hits(hits),
     )
@@ -215,11 +214,9 @@ def objects(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
     }
     baseline = 0.0
     if everything := [item for group in true for item in group]:
-        boxes = np.array([item["box"] for item in everything])
-        overlaps = grounding.iou(boxes[:, None], boxes[None, :])
+        boxes = [item["box"] for item in everything]
         [(label, _)] = collections.Counter(item["label"] for item in everything).most_common(1)
-        best = (overlaps >= IOU_THRESHOLD).sum(axis=0).argmax()
-        constant = [{"box": boxes[best], "label": label}]
+        constant = [{"box": boxes[grounding.best_constant(boxes)[0]], "label": label}]
         baseline = detection.detection_scores([constant] * len(true), true)["recall"]
     scores, details = [], []
     for guess, group in zip(predicted, true):

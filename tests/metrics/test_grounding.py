@@ -1,6 +1,7 @@
 """IoU and its accuracy against the official score and hand-computed boxes."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -42,3 +43,17 @@ def test_bad_input_is_named():
         grounding.paired_ious([None], [(0, 0, 1, 1), (0, 0, 1, 1)])
     with pytest.raises(ValueError, match="4 numbers"):
         grounding.iou([0, 0, 1], [0, 0, 1, 1])
+
+
+def test_the_best_constant_box_needs_no_table_of_all_pairs():
+    corners = np.random.default_rng(0).integers(0, 60, (3000, 2))
+    boxes = np.concatenate([corners, corners + 40], axis=1)
+    few = boxes[:300]
+    hits = (grounding.iou(few[:, None], few[None]) >= 0.5).mean(axis=0)
+    assert grounding.best_constant(few) == (hits.argmax(), hits.max())
+    tracemalloc.start()
+    index, share = grounding.best_constant(boxes)
+    largest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert share == np.mean(grounding.iou(boxes[index], boxes) >= 0.5)
+    assert largest < 40 << 20
