@@ -48,7 +48,8 @@ _LENGTH_STEP = 16
 class OFAPredictor:
     """A model with its tokenizer, ready to answer.
 
-    Nothing changes while it answers, so several threads may use one.
+    Nothing changes while it answers, so several threads may use one: each gets the answers that it
+    would get alone, whatever the others ask.
 
     Attributes:
       config: the model's configuration.
