@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import pathlib
 import random
@@ -132,7 +133,8 @@ def run(
     *,
     from_start: bool = True,
 ) -> tuple[int, list[tuple[float, int, float]]]:
-    """Runs a command, and kills it `life` seconds after its start, or its first new line.
+    """Runs a command, and kills it `life` seconds after its start, at the latest with its first
+    new line; or so many seconds behind that line.
 
     Returns:
       Its status, and samples (seconds, answered lines, MiB).
@@ -142,8 +144,8 @@ def run(
     with log.open("a") as output, subprocess.Popen(arguments, stdout=output, stderr=output) as one:
         while one.poll() is None:
             now = time.monotonic()
-            if since is None and counter.look() > old:
-                since = now
+            if counter.look() > old and (from_start or since is None):
+                since = -math.inf if from_start and life is not None else now
             if life is not None and since is not None and now - since > life:
                 one.kill()
                 break
@@ -198,7 +200,7 @@ def measure(name: str, verb: str, options: list[str], rest: argparse.Namespace) 
     for _ in range(rest.kills):
         # A third dies before it has answered anything anew.
         early = dice.random() < 1 / 3
-        life = dice.uniform(0, first if early else (last - first) / rest.kills)
+        life = dice.uniform(0, first if early else (last - first) / (2 * rest.kills))
         status, _ = run(arguments, killed / lines, log, life, from_start=early)
         if status != -9:
             raise SystemExit(f"{name}: status {status} before kill {len(moments) + 1}")

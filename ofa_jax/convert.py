@@ -84,7 +84,7 @@ def _arguments() -> argparse.ArgumentParser:
         help="fairseq: official task that the file is for; by default what the source says. One of "
         + ", ".join(OFFICIAL_TASKS),
     )
-    add("--seed", type=int, default=0, help="of whatever is initialised")
+    add("--seed", type=shell.whole, default=0, help="of whatever is initialised")
     return parser
 
 

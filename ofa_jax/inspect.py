@@ -33,11 +33,26 @@ def _parser() -> argparse.ArgumentParser:
         default="inspection",
         help="folder to write (default: %(default)s)",
     )
-    add("--limit", type=int, default=1000, help="most records to read (default: %(default)s)")
+    add(
+        "--limit",
+        type=shell.whole,
+        default=1000,
+        help="most records to read (default: %(default)s)",
+    )
     add("--all", action="store_true", help="read all records")
-    add("--examples", type=int, default=16, help="records on the sheet (default: %(default)s)")
-    add("--token_examples", type=int, default=3, help="records per task (default: %(default)s)")
-    add("--image_size", type=int, help="pixels per side of the model input (default: 384)")
+    add(
+        "--examples",
+        type=shell.whole,
+        default=16,
+        help="records on the sheet (default: %(default)s)",
+    )
+    add(
+        "--token_examples",
+        type=shell.whole,
+        default=3,
+        help="records per task (default: %(default)s)",
+    )
+    add("--image_size", type=shell.whole, help="pixels per side of the model input (default: 384)")
     add("--vocab_dir", help="folder of the vocabulary (default: OFA_VOCAB_DIR)")
     add(
         "--data_dir",
@@ -46,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--tasks", default="", help="tasks or mixtures to try, separated by commas")
     add("--module", default="", help="modules that register them, separated by commas")
-    add("--seed", type=int, default=0, help="seed of the preparation (default: %(default)s)")
+    add(
+        "--seed", type=shell.whole, default=0, help="seed of the preparation (default: %(default)s)"
+    )
     return parser
 
 

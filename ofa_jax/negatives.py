@@ -22,7 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("data_dir", metavar="DATA_DIR", help="folder of prepared data sets")
-    add("--limit", type=int, default=100_000, help="records per data set (default: %(default)s)")
+    add(
+        "--limit",
+        type=shell.whole,
+        default=100_000,
+        help="records per data set (default: %(default)s)",
+    )
     add("--split", default="train", help="split to read (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace a folder that is there")
     options = parser.parse_args(argv)
@@ -34,8 +39,8 @@ def _collect(options: argparse.Namespace) -> None:
     from ofa_jax.data.sources.array_record import PreparedSource
 
     data_dir = pathlib.Path(options.data_dir)
-    if options.limit < 1:
-        raise ValueError(f"--limit must be positive, got {options.limit}")
+    if not 1 <= options.limit <= 10**12:
+        raise ValueError(f"--limit must be from 1 to {10**12:,}, got {options.limit}")
     if not data_dir.is_dir():
         raise ValueError(f"{data_dir} does not exist; it should hold prepared data sets")
     if (there := negative_sample.existing(data_dir)) and not options.overwrite:

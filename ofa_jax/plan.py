@@ -15,6 +15,9 @@ from collections.abc import Sequence
 
 from ofa_jax.cli import shell
 
+# The largest pods have 9,216 chips.
+_MOST_DEVICES = 1 << 16
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--gin.NAME=VALUE` is taken out before."""
@@ -28,10 +31,12 @@ def parser() -> argparse.ArgumentParser:
         "--mesh", help="for example data=64,model=4; default: that of the gin files"
     )
     result.add_argument("--dcn_mesh", help="axes between slices, for example replica=2")
-    result.add_argument("--devices", type=int, help="devices; default: the product of the mesh")
+    result.add_argument(
+        "--devices", type=shell.whole, help="devices; default: the product of the mesh"
+    )
     result.add_argument("--chip", default="v5e", help="for the expected time: v4, v5e, h100, ...")
     result.add_argument(
-        "--efficiency", type=float, default=0.5, help="reachable share of the chip's peak"
+        "--efficiency", type=shell.real, default=0.5, help="reachable share of the chip's peak"
     )
     result.add_argument(
         "--topology", help="compile for a TPU such as v5e:16x16 instead (needs pip install libtpu)"
@@ -46,7 +51,11 @@ def device_count(options: argparse.Namespace) -> int:
     Raises:
       ValueError: neither says it.
     """
-    if options.devices:
+    if options.devices is not None:
+        if not 1 <= options.devices <= _MOST_DEVICES:
+            raise ValueError(
+                f"--devices must be from 1 to {_MOST_DEVICES:,}, got {options.devices}"
+            )
         return options.devices
     sizes = [
         int(size)

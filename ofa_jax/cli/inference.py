@@ -39,8 +39,8 @@ def run_eval(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--prepared", type=shell.path, help="folder of prepared shards instead of the task's files"
     )
-    parser.add_argument("--num_examples", type=int, help="the first so many; default all")
-    parser.add_argument("--best", type=int, help="answers per example in the predictions")
+    parser.add_argument("--num_examples", type=shell.whole, help="the first so many; default all")
+    parser.add_argument("--best", type=shell.whole, help="answers per example in the predictions")
     parser.add_argument(
         "--overwrite", action="store_true", help="predict anew what --output holds of other inputs"
     )
@@ -49,7 +49,7 @@ def run_eval(arguments: Sequence[str]) -> int:
         type=shell.path,
         help="last.ckpt, codebook.npz or module:function: shows image codes",
     )
-    parser.add_argument("--batch_size", type=int, help="over all devices")
+    parser.add_argument("--batch_size", type=shell.whole, help="over all devices")
     options, bindings = _options(parser, arguments)
     function = "eval_script.evaluate"
     locations = {"DATA_DIR": options.data, "VOCAB_DIR": options.vocabulary}
@@ -108,14 +108,20 @@ def run_infer(arguments: Sequence[str]) -> int:
         "--prepared", type=shell.path, help="folder of prepared shards whose pictures are used"
     )
     parser.add_argument("--split", help="of the prepared data set; default validation")
-    parser.add_argument("--best", type=int, help="so many answers, with their probabilities")
+    parser.add_argument(
+        "--best", type=shell.whole, help="so many answers, with their probabilities"
+    )
     parser.add_argument("--output", type=shell.path, help="folder of the results")
     parser.add_argument(
         "--overwrite", action="store_true", help="throw away what --output holds of other inputs"
     )
     parser.add_argument("--vocabulary", type=shell.path, help="folder of the vocabulary")
-    parser.add_argument("--image_side", type=int, help="side of the model's input in pixels")
-    parser.add_argument("--batch_size", type=int, help="pictures per step, over all devices")
+    parser.add_argument(
+        "--image_side", type=shell.whole, help="side of the model's input in pixels"
+    )
+    parser.add_argument(
+        "--batch_size", type=shell.whole, help="pictures per step, over all devices"
+    )
     parser.add_argument(
         "--image_tokenizer",
         type=shell.path,
@@ -184,8 +190,8 @@ def _field(text: str) -> tuple[str, str]:
 
 def _numbers(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
+        return tuple(shell.real(part) for part in text.split(","))
+    except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not x0,y0,x1,y1") from error
 
 

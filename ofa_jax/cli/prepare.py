@@ -108,11 +108,11 @@ def _parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("shards and processes")
     add = group.add_argument
-    add("--num_shards", type=int, help="by default, as many as --shard_mb gives")
+    add("--num_shards", type=shell.whole, help="by default, as many as --shard_mb gives")
     default_mb = TARGET_SHARD_BYTES >> 20
-    add("--shard_mb", type=float, default=default_mb, help=f"size of a shard; {default_mb}")
-    add("--limit", type=int, help="only the first so many records")
-    add("--processes", type=int, default=_cores(), help="all cores")
+    add("--shard_mb", type=shell.real, default=default_mb, help=f"size of a shard; {default_mb}")
+    add("--limit", type=shell.whole, help="only the first so many records")
+    add("--processes", type=shell.whole, default=_cores(), help="all cores")
     add("--overwrite", action="store_true", help="remove what was made of other data or settings")
     add("--go_on", action="store_true", help="even where all of the first records are bad")
     add("--strict", action="store_true", help="stop at the first bad record")
@@ -122,28 +122,44 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("what is stored")
     add = group.add_argument
     defaults = ConversionSettings()
-    add("--resize_short_side", type=int, metavar="PIXELS", help="of pictures that are larger")
-    add("--jpeg_quality", type=int, default=defaults.jpeg_quality, help="of pictures made smaller")
+    add(
+        "--resize_short_side",
+        type=shell.whole,
+        metavar="PIXELS",
+        help="of pictures that are larger",
+    )
+    add(
+        "--jpeg_quality",
+        type=shell.whole,
+        default=defaults.jpeg_quality,
+        help="of pictures made smaller",
+    )
     add("--upright", action="store_true", help="turn pictures as EXIF says; boxes are upright")
     add("--image_tokenizer", metavar="NAME", help="last.ckpt, codebook.npz or module:function")
-    add("--code_size", type=int, default=defaults.code_size, metavar="PIXELS", help="of the square")
+    add(
+        "--code_size",
+        type=shell.whole,
+        default=defaults.code_size,
+        metavar="PIXELS",
+        help="of the square",
+    )
     add("--code_part", choices=CODE_PARTS, default=defaults.code_part, help="what codes are of")
 
     group = parser.add_argument_group("what is dropped")
     add = group.add_argument
-    add("--min_side", type=int, default=defaults.min_side, metavar="PIXELS")
-    add("--max_side", type=int, default=defaults.max_side, metavar="PIXELS")
-    add("--max_pixels", type=int, default=defaults.max_pixels, metavar="PIXELS")
-    add("--max_aspect", type=float, metavar="RATIO", help="long side over short side")
+    add("--min_side", type=shell.whole, default=defaults.min_side, metavar="PIXELS")
+    add("--max_side", type=shell.whole, default=defaults.max_side, metavar="PIXELS")
+    add("--max_pixels", type=shell.whole, default=defaults.max_pixels, metavar="PIXELS")
+    add("--max_aspect", type=shell.real, metavar="RATIO", help="long side over short side")
     add("--truncated_images", choices=TRUNCATED_IMAGES, default=defaults.truncated_images)
     add("--cmyk", choices=CMYK_TREATMENTS, default=defaults.cmyk, help="pictures for printing")
     add("--bad_boxes", choices=BAD_BOX_TREATMENTS, default=defaults.bad_boxes)
-    add("--min_box_side", type=float, default=defaults.min_box_side, metavar="PIXELS")
-    add("--box_tolerance", type=float, default=defaults.box_tolerance, metavar="PIXELS")
+    add("--min_box_side", type=shell.real, default=defaults.min_box_side, metavar="PIXELS")
+    add("--box_tolerance", type=shell.real, default=defaults.box_tolerance, metavar="PIXELS")
     add("--clip_boxes", action="store_true", help="cut boxes to the picture instead")
-    add("--min_words", type=int, default=defaults.min_words, help="of captions and texts")
-    add("--max_words", type=int, default=defaults.max_words, help="of all but plain texts")
-    add("--max_text_words", type=int, help="of plain texts")
+    add("--min_words", type=shell.whole, default=defaults.min_words, help="of captions and texts")
+    add("--max_words", type=shell.whole, default=defaults.max_words, help="of all but plain texts")
+    add("--max_text_words", type=shell.whole, help="of plain texts")
     return parser
 
 
@@ -179,8 +195,10 @@ def run_prepare(arguments: Sequence[str]) -> int:
 
 
 def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> int:
-    if options.processes < 1:
-        raise ValueError(f"--processes must be at least 1, got {options.processes}")
+    bounds = {"processes": 1024, "num_shards": 100_000, "limit": 10**12}
+    for name, most in bounds.items():
+        if not 1 <= (1 if (value := getattr(options, name)) is None else value) <= most:
+            raise ValueError(f"--{name} must be at least 1 and at most {most:,}, got {value}")
     names = [field.name for field in dataclasses.fields(ConversionSettings)]
     settings = ConversionSettings(**{name: getattr(options, name) for name in names})
     if settings.image_tokenizer:

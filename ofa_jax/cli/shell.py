@@ -6,6 +6,7 @@ is one message, and so is a failure outside of the program; any other keeps its 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
@@ -17,17 +18,33 @@ import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from ofa_jax import schema
 from ofa_jax.errors import OutsideFailure, Status, Unfinished, phases
 
 logger = logging.getLogger("ofa_jax")
 
 # What gin appends to a message: where in the configuration it was.
-_GIN_PLACE = re.compile(r"\n\s*In call to configurable '(\w+)'")
+_GIN_PLACE = re.compile(r"\n\s*In call to configurable '")
 
 
 def path(given: str) -> str:
     """A path of an option: `--out=~/x` comes past most shells, with its `~`."""
     return os.path.expanduser(given)
+
+
+def whole(given: str) -> int:
+    """A whole number of an option, in ASCII digits; Python's `int` would take "1_0"."""
+    if not re.fullmatch(r"\s*[+-]?[0-9]{1,30}\s*", given):
+        raise argparse.ArgumentTypeError(f"{schema.shown(given)} is no whole number")
+    return int(given)
+
+
+def real(given: str) -> float:
+    """A finite number of an option, in ASCII digits."""
+    written = r"\s*[+-]?([0-9]{1,30}(\.[0-9]*)?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?\s*"
+    if not re.fullmatch(written, given):
+        raise argparse.ArgumentTypeError(f"{schema.shown(given)} is no number")
+    return float(given)
 
 
 def run(command: Callable[[], int | None]) -> int:
@@ -62,12 +79,6 @@ def mistake(error: Exception) -> str | None:
     """The message of what the user can mend, None for a bug."""
     from ofa_jax.checkpoint.errors import CheckpointError
 
-    if isinstance(error, TypeError):
-        # A setting of the wrong type fails where its dataclass is made; elsewhere it is a bug.
-        place = _GIN_PLACE.search(str(error))
-        if place is None or place[1] in ("train", "evaluate", "infer"):
-            return None
-        return f"{place[1]}: a value has the wrong type ({_message(error)})"
     if isinstance(error, (ValueError, OSError, CheckpointError)):
         return _message(error) or type(error).__name__
     return None

@@ -9,7 +9,7 @@ same; see `rules.step_scores` for the deliberate difference.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from ofa_jax.decoding import rules
 from ofa_jax.decoding.constraints import Constraint, advance_state, initial_state
 from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
 from ofa_jax.decoding.unbranched import grow
+from ofa_jax.schema import Between
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +30,7 @@ class BeamConfig(rules.DecodingConfig):
       beam: hypotheses kept per sentence. 1 is greedy search.
     """
 
-    beam: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.beam < 1:
-            raise ValueError(f"beam must be at least 1, got {self.beam}")
+    beam: Annotated[int, Between(1, 1024)] = 5
 
 
 class _Live(NamedTuple):

@@ -18,19 +18,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ofa_jax import vocab
+from ofa_jax import schema, vocab
 from ofa_jax.decoding.constraints import Constraint
+from ofa_jax.schema import Between
 
 Cache = dict[str, Any]
 StepFn = Callable[[Cache, jax.Array, jax.Array], tuple[jax.Array, Cache]]
 
 NEGATIVE_INFINITY = float("-inf")
+Tokens = Annotated[int, Between(0, 1 << 20)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,29 +58,19 @@ class DecodingConfig:
       length_penalty: see `normalize_scores`.
     """
 
-    max_len_a: float = 0.0
-    max_len_b: int = 200
-    min_len: int = 1
-    temperature: float = 1.0
+    max_len_a: Annotated[float, Between(0, 1024)] = 0.0
+    max_len_b: Tokens = 200
+    min_len: Tokens = 1
+    temperature: Annotated[float, Between(1e-6, 1e6)] = 1.0
     unk_penalty: float = 0.0
-    no_repeat_ngram_size: int = 0
+    no_repeat_ngram_size: Annotated[int, Between(0, 1024)] = 0
     gen_code: bool = False
     zero_shot: bool = False
     normalize_scores: bool = True
     length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
-        if self.no_repeat_ngram_size < 0:
-            raise ValueError(
-                f"no_repeat_ngram_size must be 0 (off) or more, got {self.no_repeat_ngram_size}"
-            )
-        if self.max_len_a < 0 or self.max_len_b < 0 or self.min_len < 0:
-            raise ValueError(
-                "max_len_a, max_len_b and min_len must not be negative, got "
-                f"{self.max_len_a}, {self.max_len_b}, {self.min_len}"
-            )
+        schema.check(self, "decoding")
 
     def max_length(self, source_length: int = 0) -> int:
         """The longest output in tokens, EOS not counted (SPEC 7.1).

@@ -7,6 +7,7 @@ id range over the image codes, and as many tokens as the picture has codes.
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from ofa_jax.decoding import rules
 from ofa_jax.decoding.constraints import Constraint
 from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
 from ofa_jax.decoding.unbranched import grow
+from ofa_jax.schema import Between
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +30,9 @@ class SamplingConfig(rules.DecodingConfig):
         more; 0 = off. It takes precedence over `top_k`.
     """
 
-    samples: int = 1
-    top_k: int = 0
-    top_p: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.samples < 1 or self.top_k < 0 or not 0 <= self.top_p <= 1:
-            raise ValueError(
-                "samples must be at least 1, top_k not negative, top_p within [0, 1], got "
-                f"{self.samples}, {self.top_k}, {self.top_p}"
-            )
+    samples: Annotated[int, Between(1, 1024)] = 1
+    top_k: Annotated[int, Between(0, 1 << 24)] = 0
+    top_p: Annotated[float, Between(0, 1)] = 0.0
 
 
 def sample(

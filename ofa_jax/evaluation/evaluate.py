@@ -12,15 +12,15 @@ import datetime
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 
+from ofa_jax import schema
 from ofa_jax.atomic import write_json
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
 from ofa_jax.checkpoint.imports import ImportedCheckpoint
 from ofa_jax.data import locations as data_locations
-from ofa_jax.data.ops.image import TRUNCATED_IMAGES
 from ofa_jax.data.registration import import_modules, lookup
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.task import LENGTH_KEYS, OFATask
@@ -41,6 +41,7 @@ from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.report.build import build_report
 from ofa_jax.report.labels import format_duration
+from ofa_jax.schema import Between
 from ofa_jax.sharding.layout import MeshLayout
 from ofa_jax.sharding.mesh import device_name
 
@@ -55,10 +56,10 @@ def evaluate(
     module: str | Sequence[str] = (),
     splits: Sequence[str] = ("validation",),
     task_feature_lengths: Mapping[str, int] | None = None,
-    batch_size: int = 32,
-    num_examples: int = 0,
-    beam_size: int = 1,
-    closed_set_method: str = "",
+    batch_size: Annotated[int, Between(1, 1 << 16)] = 32,
+    num_examples: Annotated[int, Between(0, 10**12)] = 0,
+    beam_size: Annotated[int, Between(1, 1024)] = 1,
+    closed_set_method: Literal["", "search", "candidates"] = "",
     ema: bool | None = None,
     dtype: str = "",
     model_settings: Mapping[str, Any] | None = None,
@@ -67,13 +68,13 @@ def evaluate(
     real_statistics: str = "",
     prepared_data: str = "",
     caption_server: str = "",
-    num_shards: int = 0,
-    shard: int = 0,
+    num_shards: Annotated[int, Between(0, 1 << 16)] = 0,
+    shard: Annotated[int, Between(0, 1 << 16)] = 0,
     skip_bad_records: bool = True,
-    truncated_images: str = "decode",
-    best: int = 1,
+    truncated_images: Literal["drop", "decode"] = "decode",
+    best: Annotated[int, Between(1, 1024)] = 1,
     overwrite: bool = False,
-    seed: int = 0,
+    seed: Annotated[int, Between(0, 2**32 - 1)] = 0,
     locations: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Predicts, scores and reports every task of a mixture on every split.
@@ -121,11 +122,8 @@ def evaluate(
     Raises:
       ValueError: a setting that cannot work; the message names it.
     """
+    schema.check_arguments(evaluate, locals(), "eval_script.evaluate")
     began = time.monotonic()
-    if truncated_images not in TRUNCATED_IMAGES:
-        raise ValueError(
-            f"truncated_images must be {' or '.join(TRUNCATED_IMAGES)}, got {truncated_images!r}"
-        )
     part = Shard(jax.process_index(), jax.process_count())
     if num_shards:
         part = Shard(shard, num_shards)

@@ -12,11 +12,12 @@ import logging
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from ofa_jax import schema
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
 from ofa_jax.data import digest
 from ofa_jax.data.answering import allowed_answers
@@ -35,6 +36,7 @@ from ofa_jax.inference.questions import Prediction, Question
 from ofa_jax.inference.weights import checkpoint_identity, find_checkpoint, trained_cards
 from ofa_jax.metrics.generation import Extractors
 from ofa_jax.report.pictures import DrawnBox, draw_boxes
+from ofa_jax.schema import Between
 
 logger = logging.getLogger("ofa_jax")
 
@@ -51,16 +53,16 @@ def infer(
     images: Sequence[str] = (),
     prepared_data: str = "",
     split: str = "validation",
-    region: Sequence[float] | None = None,
+    region: Sequence[Annotated[float, Between(0, 1e9)]] | None = None,
     without_image: bool = False,
     answers: str | Sequence[str] = (),
-    method: str = "",
-    best: int = 1,
-    min_box_probability: float = 0.0,
+    method: Literal["", "search", "candidates"] = "",
+    best: Annotated[int, Between(1, 1024)] = 1,
+    min_box_probability: Annotated[float, Between(0, 1)] = 0.0,
     output_dir: str = "",
     overwrite: bool = False,
-    batch_size: int = 8,
-    image_side: int = 0,
+    batch_size: Annotated[int, Between(1, 1 << 16)] = 8,
+    image_side: Annotated[int, Between(0, 1 << 16)] = 0,
     vocabulary: str = "",
     ema: bool | None = None,
     dtype: str = "",
@@ -68,9 +70,9 @@ def infer(
     sampling: bool = False,
     decoder_prompt: str = "",
     image_tokenizer: str = "",
-    picture_side: int = 0,
+    picture_side: Annotated[int, Between(0, 1 << 16)] = 0,
     extractors: str = "",
-    seed: int = 0,
+    seed: Annotated[int, Between(0, 2**32 - 1)] = 0,
     module: str | Sequence[str] = (),
     cards: Sequence[TaskCard] = (),
 ) -> list[Prediction]:
@@ -129,6 +131,7 @@ def infer(
     Raises:
       ValueError: a setting that cannot work, or a bad single image.
     """
+    schema.check_arguments(infer, locals(), "infer_script.infer")
     if task and instruction is not None:
         raise ValueError("--task and --instruction exclude each other: a task has its instruction")
     instruction = "" if task else DEFAULT_INSTRUCTION if instruction is None else instruction

@@ -23,6 +23,7 @@ from ofa_jax.data.instruction import trim_at_eos
 from ofa_jax.data.ops.augment import square_with_boxes
 from ofa_jax.data.ops.boxes import as_boxes
 from ofa_jax.data.ops.image import Given, image_size, read_image
+from ofa_jax.data.sources.values import number
 from ofa_jax.data.task_card import TaskCard, find_card
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Constraint
@@ -382,7 +383,7 @@ class OFAPredictor:
         """
         if box is not None:
             width, height = image_size(pixels)
-            values = [float(value) for value in box]
+            values = [number(value, "a side of the region") for value in box]
             if len(values) != 4:
                 raise ValueError(f"a region is x0, y0, x1, y1 in pixels, got {len(values)} numbers")
             x0, y0, x1, y1 = values

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 
+from ofa_jax import schema
 from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example
@@ -21,6 +23,7 @@ from ofa_jax.inspection.sheet import Tile, save_sheet, tile
 from ofa_jax.inspection.survey import Survey, sample_numbers, survey
 from ofa_jax.inspection.tokens import TaskView, views
 from ofa_jax.report.plots import save_groups
+from ofa_jax.schema import Between
 
 _LENGTHS = {"inputs": 1024, "targets": 1024}
 _IMAGE_SIZE = 384
@@ -47,10 +50,10 @@ class Options:
       seed: of the preparation.
     """
 
-    limit: int | None = 1000
-    examples: int = 16
-    token_examples: int = 3
-    image_size: int | None = None
+    limit: Annotated[int, Between(1, 10**12)] | None = 1000
+    examples: Annotated[int, Between(1, 10_000)] = 16
+    token_examples: Annotated[int, Between(1, 10_000)] = 3
+    image_size: Annotated[int, Between(1, 1 << 16)] | None = None
     vocab_dir: str | None = None
     data_dir: str | None = None
     tasks: tuple[str, ...] = ()
@@ -58,10 +61,7 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("limit", "examples", "token_examples", "image_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} must be positive, got {value}")
+        schema.check(self, "")
 
 
 @dataclasses.dataclass(frozen=True)

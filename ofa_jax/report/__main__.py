@@ -48,7 +48,7 @@ def _report(argv: Sequence[str]) -> int:
     parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="directory of a run")
     parser.add_argument(
         "--examples",
-        type=int,
+        type=shell.whole,
         default=build.DEFAULT_EXAMPLES,
         metavar="N",
         help="most examples per task (default: %(default)s)",

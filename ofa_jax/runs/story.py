@@ -14,11 +14,11 @@ import logging
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
-from ofa_jax import atomic, errors
+from ofa_jax import atomic, errors, schema
 from ofa_jax.data.features import Row
 from ofa_jax.data.pipeline import MixturePipeline
 from ofa_jax.data.task import TaskSet
@@ -39,8 +39,11 @@ from ofa_jax.runs.settings import (
     CheckpointConfig,
     DatasetConfig,
     PartitionerConfig,
+    Seed,
+    Steps,
     TrainerConfig,
 )
+from ofa_jax.schema import Between
 from ofa_jax.sharding import placement
 from ofa_jax.sharding.chips import chip_of
 from ofa_jax.sharding.layout import MeshLayout
@@ -58,19 +61,19 @@ logger = logging.getLogger("ofa_jax")
 def train(
     *,
     model: Any,
-    model_dir: str,
+    model_dir: Annotated[str, Between(1, 4096)],
     train_dataset_cfg: DatasetConfig,
     optimizer: OptimizerConfig,
-    total_steps: int,
+    total_steps: Annotated[int, Between(1, 10**9)],
     infer_eval_dataset_cfg: EvaluationConfig | None = None,
     loss_evaluation_cfg: LossEvaluationConfig | None = None,
     checkpoint_cfg: CheckpointConfig = CheckpointConfig(),
     partitioner: PartitionerConfig = PartitionerConfig(),
     trainer: TrainerConfig = TrainerConfig(),
     log_cfg: LogConfig = LogConfig(),
-    eval_period: int = 0,
-    stats_period: int = 100,
-    random_seed: int = 0,
+    eval_period: Steps = 0,
+    stats_period: Annotated[int, Between(1, 10**9)] = 100,
+    random_seed: Seed = 0,
     locations: Mapping[str, str] | None = None,
     config_text: str = "",
 ) -> dict[str, Any]:
@@ -104,6 +107,7 @@ def train(
         would be right.
       Unfinished: a signal asked to stop; what was done is saved.
     """
+    schema.check_arguments(train, locals(), "train_script.train")
     began = time.monotonic()
     run_folder.check_model_dir(model_dir)
     run_tasks.assign_locations(locations or {}, checkpoint_cfg.initial_path)

@@ -16,7 +16,11 @@ import pytest
 from ofa_jax.checkpoint.fingerprint import write_fingerprint
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.runs import folder as run_folder
+from ofa_jax.runs.settings import DatasetConfig
+from ofa_jax.runs.story import train
 from ofa_jax.sharding import placement
+from ofa_jax.training.optimizer import OptimizerConfig
+from ofa_jax.training.schedule import ScheduleConfig
 from tests.cli.conftest import QUICKSTART, ComputationStarted
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -317,3 +321,21 @@ def test_bugs_keep_their_traceback(command_line, monkeypatch, tmp_path, capsys):
     first, *_, last = capsys.readouterr().err.splitlines()
     assert first == "Traceback (most recent call last):"
     assert last == "error: TRAIN_STEPS must be a whole number from 1 to 1,000,000,000, got 0"
+
+
+def test_train_from_python_checks_its_arguments():
+    lengths = {"inputs": 30, "targets": 20, "image": 32}
+    given = {
+        "model": None,
+        "model_dir": "x",
+        "total_steps": 1,
+        "train_dataset_cfg": DatasetConfig("scenes_vqa", lengths, 8),
+        "optimizer": OptimizerConfig(ScheduleConfig(1e-3, total_steps=1)),
+    }
+    for name, value, right in (
+        ("total_steps", "9", "total_steps must be a whole number from 1 to 1,000,000,000, got '9'"),
+        ("random_seed", -1, "random_seed must be a whole number from 0 to 4,294,967,295, got -1"),
+        ("trainer", 3, "train_script.train.trainer must be a TrainerConfig, got 3"),
+    ):
+        with pytest.raises(ValueError, match=right):
+            train(**given | {name: value})

@@ -1,5 +1,6 @@
 """How commands end: a test for every row of the table of statuses in docs/running.md."""
 
+import argparse
 import itertools
 import json
 import os
@@ -148,13 +149,14 @@ def test_the_cause_of_a_failure_is_shown_through_gin(capsys, configured):
     assert text.endswith("CheckpointError: no checkpoint\n")
 
 
-def test_a_setting_of_the_wrong_type_is_a_mistake(capsys, configured):
-    def settings():
-        raise TypeError("'<' not supported")
-
-    assert shell.run(configured(settings, "CheckpointConfig")) == 2
-    assert "error: CheckpointConfig: a value has the wrong type ('<' " in capsys.readouterr().err
-    assert shell.run(configured(settings, "train")) == 1
+def test_numbers_of_options_have_ascii_digits():
+    assert (shell.whole(" 12"), shell.whole("-3"), shell.real("1.5e0")) == (12, -3, 1.5)
+    for given in ("1_0", "１０", "9" * 40, "1.5", "many", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="is no whole number"):
+            shell.whole(given)
+    for given in ("nan", "inf", "1_0", "1e999", "1e", "９"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is no number"):
+            shell.real(given)
 
 
 def test_sigterm_ends_a_command_with_its_status():

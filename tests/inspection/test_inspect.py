@@ -202,8 +202,14 @@ def test_a_slot_shows_its_own_tasks(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere does not exist; PATH is a file or folder of data, or one of scenes"),
-        (["scenes", "--limit=0"], "--limit must be positive, got 0"),
-        (["scenes", "--image_size=-4"], "--image_size must be positive, got -4"),
+        (
+            ["scenes", "--limit=0"],
+            "limit must be a whole number from 1 to 1,000,000,000,000 or None",
+        ),
+        (
+            ["scenes", "--image_size=-4"],
+            "image_size must be a whole number from 1 to 65,536 or None, go",
+        ),
         (["scenes", "--split=tset"], "unknown split 'tset'"),
         (["scenes", "--tasks=scenes_vqaa"], "--tasks: no task or mixture named 'scenes_vqaa'; did"),
         (["scenes", "--module=tasks.nothing"], "--module: no module 'tasks.nothing'"),

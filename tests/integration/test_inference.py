@@ -201,6 +201,15 @@ BAD = {
         ["--image={photos}/a.png", "--region=0,0,9,9"],
         "--region x0,y0,x1,y1 and {region} in the instruction belong together",
     ),
+    "large batch": (["--image={photos}/a.png", "--batch_size=1000000"], "from 1 to 65,536, got 10"),
+    "many beams": (
+        ["--image={photos}/a.png", "--gin.DECODING={'beam': 1000000}"],
+        "decoding.beam must be a whole number from 1 to 1,024, got 1000000",
+    ),
+    "long answers": (
+        ["--image={photos}/a.png", "--gin.DECODING={'max_len_b': 10000000}"],
+        "decoding.max_len_b must be a whole number from 0 to 1,048,576",
+    ),
     "no model": (["--image={photos}/a.png", "--checkpoint=gone"], "gone: no such file or folder"),
     "unknown setting": (
         ["--image={photos}/a.png", "--gin.DECODING={'beams': 2}"],

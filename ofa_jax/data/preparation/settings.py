@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from PIL import Image
 
-from ofa_jax.data.ops.image import TRUNCATED_IMAGES
+from ofa_jax import schema
 from ofa_jax.data.ops.image_files import MAX_PIXELS
+from ofa_jax.schema import Between
 
 CODE_PARTS = ("middle", "whole")
 BAD_BOX_TREATMENTS = ("drop_example", "drop_box")
 CMYK_TREATMENTS = ("drop", "convert")
+Side = Annotated[int, Between(1, 1 << 20)]
+Words = Annotated[int, Between(1, 10**9)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,57 +51,39 @@ class ConversionSettings:
         `whole` square (image generation, SPEC 8.5).
     """
 
-    resize_short_side: int | None = None
-    jpeg_quality: int = 90
+    resize_short_side: Side | None = None
+    jpeg_quality: Annotated[int, Between(1, 95)] = 90
     upright: bool = False
-    truncated_images: str = "drop"
-    cmyk: str = "drop"
-    min_side: int = 2
-    max_side: int = 10_000
-    max_pixels: int = MAX_PIXELS
-    max_aspect: float | None = None
-    bad_boxes: str = "drop_box"
-    min_box_side: float = 0.0
-    box_tolerance: float = 1.0
+    truncated_images: Literal["drop", "decode"] = "drop"
+    cmyk: Literal["drop", "convert"] = "drop"
+    min_side: Side = 2
+    max_side: Side = 10_000
+    max_pixels: Annotated[int, Between(1, 1 << 40)] = MAX_PIXELS
+    max_aspect: Annotated[float, Between(1, 1e9)] | None = None
+    bad_boxes: Literal["drop_example", "drop_box"] = "drop_box"
+    min_box_side: Annotated[float, Between(0, 1e9)] = 0.0
+    box_tolerance: Annotated[float, Between(0, 1e9)] = 1.0
     clip_boxes: bool = False
-    min_words: int = 1
-    max_words: int = 1000
-    max_text_words: int | None = None
+    min_words: Annotated[int, Between(0, 10**9)] = 1
+    max_words: Words = 1000
+    max_text_words: Words | None = None
     image_tokenizer: str | None = None
-    code_size: int = 256
-    code_part: str = "middle"
+    code_size: Annotated[int, Between(4, 1 << 13)] = 256
+    code_part: Literal["middle", "whole"] = "middle"
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("truncated_images", TRUNCATED_IMAGES),
-            ("cmyk", CMYK_TREATMENTS),
-            ("bad_boxes", BAD_BOX_TREATMENTS),
-            ("code_part", CODE_PARTS),
-        ):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
-        most_pixels = 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
-        for name, least, most in (
-            ("resize_short_side", 1, None),
-            ("jpeg_quality", 1, 95),
-            ("min_side", 1, None),
-            ("max_side", self.min_side, None),
-            ("max_pixels", 1, most_pixels),
-            ("max_aspect", 1, None),
-            ("min_box_side", 0, None),
-            ("box_tolerance", 0, None),
-            ("min_words", 0, None),
-            ("max_words", max(1, self.min_words), None),
-            ("max_text_words", max(1, self.min_words), None),
-            ("code_size", 4, None),
-        ):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if not value >= least or (most is not None and value > most):
-                limits = f"at least {least}" if most is None else f"from {least} to {most}"
-                raise ValueError(f"{name} must be {limits}, got {value}")
+        schema.check(self, "")
+        for name, least in (("max_side", "min_side"), ("max_words", "min_words")):
+            if getattr(self, name) < getattr(self, least):
+                raise ValueError(
+                    f"{name} must be at least {least}, {getattr(self, least)}, got "
+                    f"{getattr(self, name)}"
+                )
+        if (self.max_text_words or self.min_words) < self.min_words:
+            raise ValueError(f"max_text_words must be at least min_words, {self.min_words}")
+        # Pillow refuses more as a bomb.
+        if self.max_pixels > (most := 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS)):
+            raise ValueError(f"max_pixels must be from 1 to {most}, got {self.max_pixels}")
         if self.code_size % 4:
             raise ValueError(f"code_size must be a multiple of 4 pixels, got {self.code_size}")
         if self.image_tokenizer and self.resize_short_side:

@@ -249,7 +249,11 @@ def test_a_bad_half_is_told_at_the_start(texts, caplog):
         (["--source=tsv", "--out=x", "text"], "'text' is not --NAME=VALUE"),
         (["--source=tsv", "--out=x", "--layout=a", "--layout=b"], "--layout is given twice"),
         (["--source=tsv", "--out=x", "--processes=0"], "--processes must be at least 1"),
-        (["--source=tsv", "--out=x", "--jpeg_quality=99"], "jpeg_quality must be from 1 to 95"),
+        (["--source=tsv", "--out=x", "--processes=9999"], "at most 1,024, got 9999"),
+        (
+            ["--source=tsv", "--out=x", "--jpeg_quality=99"],
+            "jpeg_quality must be a whole number from 1 to",
+        ),
     ],
 )
 def test_mistakes_in_the_command_are_named(arguments, message, capsys):
