@@ -48,24 +48,32 @@ def manifest(options: argparse.Namespace, kind: TpuType, command: tuple[str, ...
         "env": [{"name": "JAX_PLATFORMS", "value": "tpu,cpu"}],
         "ports": [{"containerPort": 8471}, {"containerPort": 8080}, {"containerPort": 8476}],
         "resources": {"requests": chips, "limits": chips},
+        # Input workers hand batches over in shared memory, of which a container has 64 MB.
+        "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],
     }
     pod: dict = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": _GRACE,
+        # One pod per host: slices talk at the speed of the host's own network.
+        "hostNetwork": True,
+        "dnsPolicy": "ClusterFirstWithHostNet",
+        "tolerations": [{"key": "google.com/tpu", "operator": "Exists"}],
         "nodeSelector": selector,
         "containers": [container],
+        "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}],
     }
     if options.service_account:
         pod["serviceAccountName"] = options.service_account
-    pod_annotations = {}
+    pod_annotations: dict = {}
     if options.bucket:
         pod_annotations["gke-gcsfuse/volumes"] = "true"
-        container["volumeMounts"] = [{"name": "bucket", "mountPath": f"/mnt/{options.bucket}"}]
+        mount = {"name": "bucket", "mountPath": f"/mnt/{options.bucket}"}
+        container["volumeMounts"].append(mount)
         driver = {
             "driver": "gcsfuse.csi.storage.gke.io",
             "volumeAttributes": {"bucketName": options.bucket, "mountOptions": "implicit-dirs"},
         }
-        pod["volumes"] = [{"name": "bucket", "csi": driver}]
+        pod["volumes"].append({"name": "bucket", "csi": driver})
     template: dict = {"spec": pod}
     if pod_annotations:
         template = {"metadata": {"annotations": pod_annotations}, "spec": pod}
@@ -85,7 +93,13 @@ def manifest(options: argparse.Namespace, kind: TpuType, command: tuple[str, ...
     }
     failure = {
         "maxRestarts": options.max_restarts,
-        "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+        "rules": [
+            {
+                "name": "settings",
+                "action": "FailJobSet",
+                "onJobFailureReasons": ["PodFailurePolicy"],
+            }
+        ],
     }
     metadata: dict = {"name": options.name, "namespace": options.namespace}
     metadata |= {"labels": labels} if labels else {}

@@ -44,14 +44,14 @@ def script(options: argparse.Namespace, gin: list[str]) -> str:
     directives = "\n".join(f"#SBATCH {line}" for line in lines)
     # SLURM signals the processes of srun itself; the script only has to outlive the signal, at
     # which `wait` returns before srun has ended. Hosts that lose another one end by themselves, so
-    # none is killed while it saves.
+    # none is killed while it saves. Since version 22.05 srun does not inherit --cpus-per-task.
     return f"""#!/bin/bash
 {directives}
 set -u
 cd {shlex.quote(options.checkout)}
 export JAX_PLATFORMS=cuda
 
-srun --kill-on-bad-exit=0 --wait=600 \\
+srun --cpus-per-task={options.cpus_per_gpu} --kill-on-bad-exit=0 --wait=600 \\
   {shlex.join(command)} &
 step=$!
 trap : TERM

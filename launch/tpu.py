@@ -24,36 +24,71 @@ _POLL = 60
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes"
 
 
+# A run needs Python 3.11 to 3.13; TPU images bring 3.10. What fails three times here will not mend
+# itself on a new machine: the status says that it is a mistake.
+_SETUP = f"""\
+#!/bin/bash
+set -u
+fail() {{ echo "setup: $*" >&2; exit {commands.SETTINGS_MISTAKE}; }}
+again() {{ for wait in 5 20 0; do "$@" && return; sleep $wait; done; return 1; }}
+fits() {{
+  "$1" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
+}}
+with_own_python() {{
+  for python in python3.13 python3.12 python3.11 python3; do
+    if command -v "$python" >/dev/null && fits "$python" 2>/dev/null; then
+      "$python" -m venv .venv && return
+    fi
+  done
+  return 1
+}}
+with_uv() {{
+  export PATH="$HOME/.local/bin:$PATH"
+  command -v uv >/dev/null || python3 -m pip install --quiet --user uv \\
+    || {{ curl -LsSf https://astral.sh/uv/install.sh | sh; }}
+  rm -rf .venv
+  uv venv --quiet --seed --python 3.12 .venv
+}}
+with_apt() {{
+  sudo apt-get -qq update && sudo apt-get -qq install -y python3.11-venv \\
+    && python3.11 -m venv .venv
+}}
+mkdir -p ~/ofa_jax && tar -xzf ~/ofa_jax.tar.gz -C ~/ofa_jax && cd ~/ofa_jax \\
+  || fail "the checkout cannot be unpacked to ~/ofa_jax: is the disk full?"
+if ! fits .venv/bin/python 2>/dev/null; then
+  rm -rf .venv
+  with_own_python || again with_uv || with_apt \\
+    || fail "no Python 3.11 to 3.13 here ($(python3 --version 2>&1)); neither uv nor apt has one"
+  fits .venv/bin/python || fail "the Python of .venv is not 3.11 to 3.13"
+fi
+again .venv/bin/python -m pip install --quiet -c constraints.txt -e '.[tpu,gs]' \\
+  || fail "pip could not install ofa_jax (see above)"
+"""
+
+
 def setup_script(bucket: str) -> str:
     """What every host runs once: unpack, install, mount the bucket; harmless when repeated.
 
     Args:
       bucket: name of a Cloud Storage bucket, mounted at /mnt/<bucket>; "" mounts none.
     """
-    lines = [
-        "#!/bin/bash",
-        "set -eu",
-        "mkdir -p ~/ofa_jax",
-        "tar -xzf ~/ofa_jax.tar.gz -C ~/ofa_jax",
-        "cd ~/ofa_jax",
-        "for python in python3.13 python3.12 python3.11 python3; do",
-        '  command -v "$python" >/dev/null && break',
-        "done",
-        'test -x .venv/bin/python || "$python" -m venv .venv',
-        ".venv/bin/python -m pip install --quiet -c constraints.txt -e '.[tpu,gs]'",
-    ]
+    lines = _SETUP.splitlines()
     if bucket:
         folder = f"/mnt/{bucket}"
         lines += [
-            "if ! command -v gcsfuse >/dev/null; then",
+            "install_gcsfuse() {",
             '  list="deb https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main"',
             '  echo "$list" | sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null',
             "  curl -s https://packages.cloud.google.com/apt/doc/apt-key.gpg "
             "| sudo tee /etc/apt/trusted.gpg.d/google-cloud.asc >/dev/null",
             "  sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse",
-            "fi",
-            f'sudo mkdir -p {folder} && sudo chown "$(id -u)" {folder}',
-            f"mountpoint -q {folder} || gcsfuse --implicit-dirs {bucket} {folder}",
+            "}",
+            "command -v gcsfuse >/dev/null || again install_gcsfuse \\",
+            '  || fail "gcsfuse cannot be installed (see above)"',
+            f'sudo mkdir -p {folder} && sudo chown "$(id -u)" {folder} \\',
+            f'  || fail "{folder} cannot be made"',
+            f"mountpoint -q {folder} || gcsfuse --implicit-dirs {bucket} {folder} \\",
+            f'  || fail "gs://{bucket} cannot be mounted; may the TPU\'s service account read it?"',
         ]
     return "\n".join(lines) + "\n"
 
@@ -136,12 +171,15 @@ class Tpu:
                 if slices > 1
                 else [f"--node-id={options.name}"]
             )
+        software = "version" if options.direct else "runtime-version"
         words += [
             f"--accelerator-type={self._kind.name}",
-            f"--runtime-version={options.runtime_version or self._kind.generation.runtime}",
+            f"--{software}={options.runtime_version or self._kind.generation.runtime}",
         ]
-        words += ["--spot"] if options.spot else []
-        words += [f"--network={options.network}"] if options.network else []
+        words += [f"--{name}" for name in ("spot", "reserved") if getattr(options, name)]
+        for name in ("network", "service_account"):
+            if value := getattr(options, name):
+                words.append(f"--{name.replace('_', '-')}={value}")
         return self._gcloud(*words)
 
     def describe(self) -> Command:
@@ -208,7 +246,9 @@ def launch(own: list[str], gin: list[str]) -> int:
     parser.add_argument("--direct", action="store_true", help="no queue: a TPU at once or not")
     parser.add_argument("--spot", action="store_true", help="cheaper, may be taken away")
     parser.add_argument("--runtime_version", default="", help="default: that of the TPU type")
-    parser.add_argument("--network", default="")
+    parser.add_argument("--reserved", action="store_true", help="of a reservation of the project")
+    parser.add_argument("--network", default="", help="default: that of the project")
+    parser.add_argument("--service_account", default="", help="default: that of Compute Engine")
     parser.add_argument("--bucket", default="", help="mounted at /mnt/BUCKET on every host")
     parser.add_argument("--max_restarts", type=int, default=20)
     parser.add_argument("--keep", action="store_true", help="do not delete the TPU at the end")
@@ -218,6 +258,9 @@ def launch(own: list[str], gin: list[str]) -> int:
     commands.check_bucket(options.bucket)
     commands.check_positive(options, "num_slices")
     commands.check_positive(options, "max_restarts", least=0)
+    commands.check_words(options, "network", "service_account")
+    if options.spot and options.reserved:
+        raise commands.LaunchError("a TPU is either --spot or --reserved: leave out one of them")
     if options.direct and options.num_slices > 1:
         raise commands.LaunchError("several slices need a queued resource: leave out --direct")
     commands.check_gin(
@@ -244,12 +287,14 @@ def launch(own: list[str], gin: list[str]) -> int:
         if status:
             return status
         tpu.ready()
-        if not commands.carry_out(install, dry_run=False):
-            trained = _run_on_slices(tpu.run("train.sh"))
-            if trained in (commands.DONE, commands.SETTINGS_MISTAKE):
-                if not options.keep:
-                    commands.carry_out([tpu.delete()], dry_run=False)
-                return trained
+        ended = commands.carry_out(install, dry_run=False)
+        if ended == commands.DONE:
+            ended = _run_on_slices(tpu.run("train.sh"))
+        # A setup that failed as one of the settings fails the same way on the next machine.
+        if ended in (commands.DONE, commands.SETTINGS_MISTAKE):
+            if not options.keep:
+                commands.carry_out([tpu.delete()], dry_run=False)
+            return ended
         time.sleep(_POLL)
     print(f"not finished after {options.max_restarts} restarts; the same command goes on")
     return commands.AGAIN

@@ -39,7 +39,7 @@ set -u
 cd /shared/ofa_jax
 export JAX_PLATFORMS=cuda
 
-srun --kill-on-bad-exit=0 --wait=600 \\
+srun --cpus-per-task=8 --kill-on-bad-exit=0 --wait=600 \\
   .venv/bin/python launch/restart.py --max_restarts=0 -- .venv/bin/python {TRAIN} &
 step=$!
 trap : TERM
@@ -102,7 +102,8 @@ spec:
   failurePolicy:
     maxRestarts: 50
     rules:
-      - action: "FailJobSet"
+      - name: "settings"
+        action: "FailJobSet"
         onJobFailureReasons:
           - "PodFailurePolicy"
   network:
@@ -131,6 +132,11 @@ spec:
             spec:
               restartPolicy: "Never"
               terminationGracePeriodSeconds: 300
+              hostNetwork: true
+              dnsPolicy: "ClusterFirstWithHostNet"
+              tolerations:
+                - key: "google.com/tpu"
+                  operator: "Exists"
               nodeSelector:
                 cloud.google.com/gke-tpu-accelerator: "tpu-v6e-slice"
                 cloud.google.com/gke-tpu-topology: "4x4"
@@ -161,9 +167,14 @@ spec:
                     limits:
                       google.com/tpu: 4
                   volumeMounts:
+                    - name: "shared-memory"
+                      mountPath: "/dev/shm"
                     - name: "bucket"
                       mountPath: "/mnt/b"
               volumes:
+                - name: "shared-memory"
+                  emptyDir:
+                    medium: "Memory"
                 - name: "bucket"
                   csi:
                     driver: "gcsfuse.csi.storage.gke.io"
@@ -222,7 +233,14 @@ def test_tpu_queued_resource():
     assert text.endswith(TPU_COMMANDS)
     assert "gcsfuse" not in files["runs/launch/ofa/setup.sh"]
     mounted = files_of(dry_run("tpu", *TPU, "--bucket=b", *PLAIN))["runs/launch/ofa/setup.sh"]
-    assert mounted.endswith("mountpoint -q /mnt/b || gcsfuse --implicit-dirs b /mnt/b\n")
+    assert "mountpoint -q /mnt/b || gcsfuse --implicit-dirs b /mnt/b" in mounted
+
+
+def test_tpu_of_a_reservation():
+    options = ("--reserved", "--network=n", "--service_account=ofa@p.iam.gserviceaccount.com")
+    created = line_with(dry_run("tpu", *TPU, *options, *PLAIN), " create ofa")
+    asked = "--reserved --network=n --service-account=ofa@p.iam.gserviceaccount.com --zone"
+    assert asked in created
 
 
 def test_tpu_of_several_slices_and_direct():
@@ -236,7 +254,7 @@ def test_tpu_of_several_slices_and_direct():
     direct = dry_run("tpu", "--tpu_type=v6e-8", "--zone=z", "--direct", *PLAIN)
     assert (
         "gcloud compute tpus tpu-vm create ofa --accelerator-type=v6e-8 "
-        "--runtime-version=v2-alpha-tpuv6e --zone=z\n" in direct
+        "--version=v2-alpha-tpuv6e --zone=z\n" in direct
     )
     # One host has nobody to find.
     assert "COORDINATOR_ADDRESS" not in direct
@@ -361,6 +379,7 @@ RULES = "--gin_file=gin_configs/sharding/fsdp_tensor.gin"
         (("tpu", "--tpu_type=v5e-16", "--zone=z", *PLAIN), "did you mean v5litepod-16?"),
         (("tpu", "--tpu_type=x9", "--zone=z", *PLAIN), "known are v4-N, v5litepod-N, v5p-N, v6e-N"),
         (("tpu", *TPU, *PLAIN), "gcloud is not on the PATH; install the Google Cloud CLI"),
+        (("tpu", *TPU, "--spot", "--reserved", *PLAIN), "either --spot or --reserved"),
         (("tpu", *TPU, "--direct", "--num_slices=2", *PLAIN), "leave out --direct"),
         (("tpu", *TPU, PLAIN[0]), "MODEL_DIR must be a whole path that all hosts see"),
         (("tpu", *TPU, PLAIN[0], "--gin.MODEL_DIR='s3://b/a'"), "s3://b/a is no folder"),
