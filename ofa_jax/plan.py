@@ -36,10 +36,18 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--chip", default="v5e", help="for the expected time: v4, v5e, h100, ...")
     result.add_argument(
-        "--efficiency", type=shell.real, default=0.5, help="reachable share of the chip's peak"
+        "--efficiency",
+        type=shell.real,
+        help="reachable share of the chip's peak; default: that of the table, or 0.5",
     )
     result.add_argument(
-        "--topology", help="compile for a TPU such as v5e:16x16 instead (needs pip install libtpu)"
+        "--efficiency_table",
+        default="benchmarks/efficiency.json",
+        help='measured shares by chip, {"v5e": 0.41}, where there are some (%(default)s)',
+    )
+    result.add_argument(
+        "--topology",
+        help="compile for a TPU such as v5e:16x16 instead (needs the libtpu of the extra tpu)",
     )
     result.add_argument("--json", help="write the numbers to this file as well")
     return result

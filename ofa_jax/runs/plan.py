@@ -14,13 +14,14 @@ import json
 import logging
 import math
 import pathlib
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
 
-from ofa_jax import vocab
+from ofa_jax import schema, vocab
 from ofa_jax.checkpoint.manager import readable_size
 from ofa_jax.data import features
 from ofa_jax.data import locations as data_locations
@@ -39,6 +40,8 @@ from ofa_jax.training.programs import program_memory
 logger = logging.getLogger("ofa_jax")
 
 _GIB = 2**30
+# Share of the peak where nothing was measured.
+ASSUMED_EFFICIENCY = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,9 @@ class Plan:
         """Devices of the mesh."""
         return math.prod(self.mesh.values())
 
-    def times(self, chip: Chip, efficiency: float, *, slices: int = 1) -> dict[str, float]:
+    def times(
+        self, chip: Chip, efficiency: float, *, slices: int = 1, sides: Sequence[int] = ()
+    ) -> dict[str, float]:
         """Expected seconds of a step.
 
         Args:
@@ -89,6 +94,7 @@ class Plan:
           efficiency: share of its peak that products and convolutions reach.
           slices: TPU slices; a collective over more chips than a domain of the fast network has,
             or across slices, is charged to the slow one.
+          sides: of a slice's torus; () takes those of `Chip.topology`.
 
         Returns:
           "compute", "memory" (state and temporary arrays read and written once), "network",
@@ -97,10 +103,15 @@ class Plan:
         compute = self.executed_operations / self.devices / (chip.flops * efficiency)
         moved = 2 * (self.memory["arguments"] + self.memory["temporary"])
         domain = min(chip.domain, self.devices // slices)
-        network = sum(
-            one.wire_bytes / (chip.fast_network if one.group <= domain else chip.slow_network)
-            for one in self.collectives
-        )
+        sides = sides or chip.topology(domain)
+
+        def speed(one: Collective) -> float:
+            if one.group > domain:
+                return chip.slow_network
+            # A permutation passes everything on to one neighbour.
+            return chip.bandwidth(2 if one.kind == "collective-permute" else one.group, sides)
+
+        network = sum(one.wire_bytes / speed(one) for one in self.collectives)
         parts = {"compute": compute, "memory": moved / chip.memory_bandwidth, "network": network}
         return {**parts, "best": max(parts.values()), "worst": sum(parts.values())}
 
@@ -239,14 +250,24 @@ def _topology_devices(name: str) -> list[Any]:
         raise ValueError(f"--topology {name}: {str(error).splitlines()[0]}") from error
 
 
-def describe(plan: Plan, chip_name: str, efficiency: float, *, slices: int = 1) -> str:
+def describe(
+    plan: Plan,
+    chip_name: str,
+    efficiency: float,
+    *,
+    measured: bool = False,
+    slices: int = 1,
+    sides: Sequence[int] = (),
+) -> str:
     """The plan as text.
 
     Args:
       plan: what was found.
       chip_name: of `CHIPS`.
       efficiency: see `Plan.times`.
+      measured: whether it was, or is only assumed.
       slices: see `Plan.times`.
+      sides: see `Plan.times`.
     """
     chip = CHIPS[chip_name]
     axes = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
@@ -270,7 +291,10 @@ def describe(plan: Plan, chip_name: str, efficiency: float, *, slices: int = 1) 
         )
     if not plan.collectives:
         lines.append("  none")
-    times = plan.times(chip, efficiency, slices=slices)
+    times = plan.times(chip, efficiency, slices=slices, sides=sides)
+    sides = sides or chip.topology(min(chip.domain, plan.devices // slices))
+    torus = f" over a torus of {'x'.join(map(str, sides))}" if sides else ""
+    source = "as measured" if measured else "an assumption"
     usable = plan.model_operations / plan.devices / chip.flops
     lines += [
         "",
@@ -278,13 +302,14 @@ def describe(plan: Plan, chip_name: str, efficiency: float, *, slices: int = 1) 
         f"  of the model {plan.model_operations / 1e12:12,.2f} TFLOP, executed "
         f"{plan.executed_operations / 1e12:,.2f} TFLOP (recomputation included)",
         "",
-        f"expected on {plan.devices} x {chip_name} at {efficiency:.0%} of its peak",
+        f"expected on {plan.devices} x {chip_name} at {efficiency:.0%} of its peak, {source}",
         f"  compute {times['compute'] * 1e3:,.1f} ms, memory {times['memory'] * 1e3:,.1f} ms, "
-        f"network {times['network'] * 1e3:,.1f} ms",
+        f"network {times['network'] * 1e3:,.1f} ms{torus}",
         f"  a step takes {times['best'] * 1e3:,.1f} ms where these overlap, "
         f"{times['worst'] * 1e3:,.1f} ms where they do not",
         f"  {plan.batch_size / times['worst']:,.0f} to {plan.batch_size / times['best']:,.0f} "
-        f"examples/s, MFU {usable / times['worst']:.0%} to {usable / times['best']:.0%}",
+        f"examples/s; at that share of the peak MFU is at most {usable / times['best']:.0%}, "
+        f"{usable / times['worst']:.0%} where nothing overlaps",
     ]
     return "\n".join(lines)
 
@@ -296,6 +321,48 @@ def write_json(plan: Plan, path: str) -> None:
     pathlib.Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def network_and_efficiency(options: argparse.Namespace) -> dict[str, Any]:
+    """What `describe` is told besides the plan and the chip.
+
+    Args:
+      options: of the command line. "v5e:4x8" is a slice of these sides, "replica=2" two slices.
+
+    Raises:
+      ValueError: see `efficiency_of`.
+    """
+    efficiency, measured = efficiency_of(options)
+    between = re.findall(r"=\s*(\d+)", options.dcn_mesh or "")
+    inside = re.findall(r"\d+", (options.topology or "").partition(":")[2])
+    return {
+        "efficiency": efficiency,
+        "measured": measured,
+        "slices": math.prod(map(int, between)),
+        "sides": tuple(map(int, inside)),
+    }
+
+
+def efficiency_of(options: argparse.Namespace) -> tuple[float, bool]:
+    """The share of the peak, and whether it was measured.
+
+    Args:
+      options: of the command line: a number, or a table by chip, or neither.
+
+    Raises:
+      ValueError: a table that is none, or that lacks a chip that was asked for.
+    """
+    if options.efficiency is not None:
+        return options.efficiency, False
+    path = pathlib.Path(options.efficiency_table)
+    if path.exists():
+        table = schema.read_json(path, kind=dict)
+        share = table.get(options.chip)
+        if isinstance(share, float) and 0 < share <= 1:
+            return share, True
+        if share is not None:
+            raise ValueError(f"{path}: {options.chip} must have a share in (0, 1], got {share!r}")
+    return ASSUMED_EFFICIENCY, False
+
+
 def check_options(options: argparse.Namespace) -> None:
     """Fails where the command line names what there is not.
 
@@ -304,5 +371,5 @@ def check_options(options: argparse.Namespace) -> None:
     """
     if options.chip not in CHIPS:
         raise ValueError(f"--chip {options.chip!r} is none of {', '.join(CHIPS)}")
-    if not 0 < options.efficiency <= 1:
+    if options.efficiency is not None and not 0 < options.efficiency <= 1:
         raise ValueError(f"--efficiency must be in (0, 1], got {options.efficiency}")

@@ -238,8 +238,7 @@ def _group(line: str, mesh: Mapping[str, int]) -> tuple[int, tuple[str, ...]]:
         members = np.array([int(part) for part in match[1].split(",")])
     elif match := _PAIRS.search(line):
         pairs = [[int(end) for end in pair] for pair in re.findall(r"(\d+),(\d+)", match[1])]
-        # A device that keeps its own part stands for nobody.
-        members = np.array(next((pair for pair in pairs if pair[0] != pair[1]), [0]))
+        members = _first_chain(pairs)
     else:
         members = np.arange(math.prod(sizes))  # "replica_groups={}" is all devices
     if members.max(initial=0) >= math.prod(sizes):
@@ -247,6 +246,23 @@ def _group(line: str, mesh: Mapping[str, int]) -> tuple[int, tuple[str, ...]]:
     places = np.unravel_index(members, sizes)
     axes = tuple(axis for axis, place in zip(mesh, places, strict=True) if len(set(place)) > 1)
     return len(members), axes
+
+
+def _first_chain(pairs: Sequence[Sequence[int]]) -> np.ndarray:
+    """Devices of the first ring or chain of a permutation, without those that keep their part."""
+    neighbours: dict[int, set[int]] = {}
+    for source, target in pairs:
+        if source != target:
+            neighbours.setdefault(source, set()).add(target)
+            neighbours.setdefault(target, set()).add(source)
+    found: set[int] = set()
+    waiting = [next(iter(neighbours), 0)]
+    while waiting:
+        device = waiting.pop()
+        if device not in found:
+            found.add(device)
+            waiting.extend(neighbours.get(device, ()))
+    return np.array(sorted(found))
 
 
 def _named_members(sizes: str, group: str) -> np.ndarray:

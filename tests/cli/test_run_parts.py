@@ -19,7 +19,7 @@ from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import log as run_log
 from ofa_jax.runs.engine import FROZEN_BATCH_NORM
 from ofa_jax.runs.log import LogConfig
-from ofa_jax.runs.plan import Plan, describe
+from ofa_jax.runs.plan import Plan, describe, efficiency_of, network_and_efficiency
 from ofa_jax.sharding.chips import CHIPS
 from ofa_jax.sharding.collectives import Collective
 from ofa_jax.training.optimizer import matching_paths
@@ -119,18 +119,50 @@ def test_expected_times_of_a_plan():
     assert PLAN.devices == 256
     assert times["compute"] == pytest.approx(8e15 / 256 / (197e12 * 0.5))
     assert times["memory"] == pytest.approx(8 * 2**30 / 819e9)
-    sent = 2 * 2**30 * 63 / 64 + 2 * 2**20 * 255 / 256
-    assert times["network"] == pytest.approx(sent / 200e9)
+    # The data axis is a ring and a line of 4, two and one of the four links.
+    gathered, reduced = 2 * 2**30 * 63 / 64, 2 * 2**20 * 255 / 256
+    assert times["network"] == pytest.approx(gathered / 150e9 + reduced / 200e9)
+    assert PLAN.times(chip, 0.5, sides=(8, 32))["network"] > times["network"]
     assert times["best"] == max(times["compute"], times["memory"], times["network"])
     # Over two slices the group of all chips goes over the slow network.
     over_slices = PLAN.times(chip, 0.5, slices=2)["network"]
-    slow = 2 * 2**20 * 255 / 256 * (1 / chip.slow_network - 1 / chip.fast_network)
-    assert over_slices - times["network"] == pytest.approx(slow)
+    # Half a pod, 8x16: the data axis keeps its ring, and a line of 4.
+    assert over_slices == pytest.approx(gathered / 150e9 + reduced / chip.slow_network)
     text = describe(PLAN, "v5e", 0.5)
+    assert "at 50% of its peak, an assumption" in text
+    assert "over a torus of 16x16" in text
+    assert "at that share of the peak MFU is at most" in text
+    assert "as measured" in describe(PLAN, "v5e", 0.4, measured=True)
+    assert "torus" not in describe(PLAN, "h100", 0.5)
     assert "batch 2,048 on 256 devices (replica=1, data=64, model=4)" in text
     assert "total           4.0 GiB" in text
     assert "fits into the 16 GiB of v5e" in text
     assert "all-gather         over data         ( 64 devices)      2 x     2.0 GiB" in text
+
+
+def test_efficiency_comes_from_a_measured_table_where_one_exists(tmp_path):
+    table = tmp_path / "efficiency.json"
+    words = ["--gin_file=x.gin", f"--efficiency_table={table}"]
+
+    def found(*more):
+        return efficiency_of(plan_command.parser().parse_args([*words, *more]))
+
+    assert found() == (0.5, False)
+    table.write_text('{"v5e": 0.41, "v4": 3}')
+    assert found() == (0.41, True)
+    assert found("--efficiency=0.3") == (0.3, False)
+    assert found("--chip=h100") == (0.5, False)
+    with pytest.raises(ValueError, match=r"v4 must have a share in \(0, 1\], got 3"):
+        found("--chip=v4")
+
+
+def test_slices_and_sides_of_a_plan():
+    words = ["--gin_file=x.gin", "--efficiency=0.4", "--efficiency_table=none"]
+    parse = plan_command.parser().parse_args
+    found = network_and_efficiency(parse([*words, "--dcn_mesh=replica=2", "--topology=v5e:4x8"]))
+    wanted = {"efficiency": 0.4, "measured": False, "slices": 2, "sides": (4, 8)}
+    assert found == wanted
+    assert network_and_efficiency(parse(words)) == wanted | {"slices": 1, "sides": ()}
 
 
 @pytest.mark.parametrize(

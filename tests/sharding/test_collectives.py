@@ -40,7 +40,7 @@ def test_collectives_of_a_program():
         ("reduce-scatter", 8 * 4, 12, 2, ("model",)),
         ("all-reduce", 4 * 4, 1, 8, ("data", "model")),
         ("all-gather", 16 * 16 * 4, 1, 4, ("data",)),
-        ("collective-permute", 40, 1, 2, ("data",)),
+        ("collective-permute", 40, 1, 3, ("data",)),
     ]
     assert [c.wire_bytes for c in found] == [
         256 * 3 / 4 * 12,
@@ -90,6 +90,57 @@ def test_collectives_of_a_program_for_tpus():
         ("all-gather", 16 * 16 * 2, 24, 4, ("data",)),
         ("all-reduce", 8 * 4, 24, 4, ("data", "model")),
     ]
+
+
+def test_a_ring_is_as_large_as_its_devices():
+    pairs = ",".join(f"{{{n},{(n + 1) % 16}}}" for n in range(16))
+    permute = f" %p = f32[10]{{0}} collective-permute(%z), source_target_pairs={{{pairs}}}"
+    program = f"ENTRY %main (q: f32[8]) -> f32[] {{\n{permute}\n}}\n"
+    (found,) = program_collectives(program, {"data": 16, "model": 1})
+    assert (found.group, found.axes, found.wire_bytes) == (16, ("data",), 40)
+    # Two rings along one axis: each is as large as the axis.
+    pairs = "{0,2},{2,4},{4,6},{6,0},{1,3},{3,5},{5,7},{7,1}"
+    text = program.replace(program[program.index("pairs={{") + 7 : -4], f"{pairs}}}")
+    (found,) = program_collectives(text, MESH)
+    assert (found.group, found.axes) == (4, ("data",))
+
+
+@pytest.mark.parametrize(
+    ("name", "chips", "sides"),
+    [
+        ("v5e", 256, (16, 16)),
+        ("v5e", 32, (4, 8)),
+        ("v5e", 1, (1, 1)),
+        ("v4", 4, (1, 2, 2)),
+        ("v5p", 32, (2, 4, 4)),
+        ("v5p", 768, (8, 8, 12)),
+        ("h100", 8, ()),
+    ],
+)
+def test_slices_are_as_even_as_they_can_be(name, chips, sides):
+    assert CHIPS[name].topology(chips) == sides
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "group", "links"),
+    [
+        ("v5e", (16, 16), 256, 4),
+        ("v5e", (16, 16), 16, 2),
+        ("v5e", (16, 16), 4, 1),
+        ("v5e", (8, 16), 128, 3),
+        ("v5e", (4, 4), 16, 2),
+        ("v5p", (4, 4, 4), 64, 6),
+        ("v5p", (2, 4, 4), 32, 3),
+        ("v4", (1, 2, 2), 4, 2),
+        ("v5e", (16, 16), 2, 1),
+    ],
+)
+def test_wrap_around_links_follow_the_topology(name, sides, group, links):
+    """v5e wraps sides of 16, v4 and v5p wrap slices of whole cubes of 4 x 4 x 4."""
+    chip = CHIPS[name]
+    assert chip.bandwidth(group, sides) == chip.fast_network * links / (2 * len(sides))
+    assert chip.bandwidth(group) == chip.fast_network
+    assert CHIPS["h100"].bandwidth(group, ()) == CHIPS["h100"].fast_network
 
 
 @pytest.mark.parametrize(
