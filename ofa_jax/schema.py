@@ -48,7 +48,7 @@ class Between:
 
     def __str__(self) -> str:
         least, most = (
-            f"{one:,}" if type(one) is int else f"{one:g}" for one in (self.least, self.most)
+            f"{one:,}" if type(one) is int else f"{one:.10g}" for one in (self.least, self.most)
         )
         return f"{least} to {most}"
 

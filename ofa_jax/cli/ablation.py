@@ -18,7 +18,7 @@ from ofa_jax.ablation.runs import Run, plan, shell_line, train
 from ofa_jax.ablation.settings import Ablation
 from ofa_jax.cli import gin_files, shell
 from ofa_jax.errors import Status, Unfinished, started
-from ofa_jax.report.labels import format_duration
+from ofa_jax.progress import format_duration
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,12 +12,15 @@ from typing import Any
 import gin
 
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig
+from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.model.config import ResNetConfig, TuningConfig
 from ofa_jax.runs import settings
 from ofa_jax.runs.log import LogConfig
 from ofa_jax.runs.loss_evaluation import LossEvaluationConfig
+from ofa_jax.training.ema import EMAConfig
 from ofa_jax.training.optimizer import OptimizerConfig
 from ofa_jax.training.schedule import ScheduleConfig
+from ofa_jax.training.scst import SCSTConfig
 
 
 def registered(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
@@ -40,6 +43,9 @@ def registered(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
         "optimizers.OptimizerConfig": OptimizerConfig,
         "partitioning.Partitioner": settings.PartitionerConfig,
         "trainer.Trainer": settings.TrainerConfig,
+        "trainer.LossConfig": LossConfig,
+        "trainer.EMAConfig": EMAConfig,
+        "trainer.SCSTConfig": SCSTConfig,
     }
 
 

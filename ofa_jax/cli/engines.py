@@ -55,6 +55,18 @@ _UNDER_NATIVE = {
 }
 
 
+# What both engines once called a setting -> what it is called.
+_OF_LOSS = "label_smoothing drop_worst_ratio drop_worst_after encouraging_log_end constraint_range"
+_RENAMED = {
+    **{f"trainer.Trainer.{name}": f"trainer.LossConfig.{name}" for name in _OF_LOSS.split()},
+    "trainer.Trainer.loss_normalisation": "trainer.LossConfig.normalisation",
+    "trainer.Trainer.ema_decay": "trainer.EMAConfig.decay",
+    "trainer.Trainer.objective": "trainer.Trainer.scst = @trainer.SCSTConfig()",
+    "trainer.Trainer.scst_samples": "trainer.SCSTConfig.samples",
+    "trainer.Trainer.scst_sampling": "trainer.SCSTConfig.sampling",
+}
+
+
 def is_of_t5x(text: str) -> bool:
     """Whether the text of a gin file is for t5x's scripts."""
     return _OF_T5X.search(text) is not None
@@ -71,6 +83,7 @@ def hint(name: str, *, t5x: bool) -> str:
       " Under ... it is ..." or "".
     """
     here, table = ("t5x", _UNDER_T5X) if t5x else ("python -m ofa_jax.train", _UNDER_NATIVE)
+    table = _RENAMED | table
     words = name.split(".")
     # Only the module and the name below it count: a package may stand before them.
     for start in range(len(words)):

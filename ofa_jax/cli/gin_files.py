@@ -139,10 +139,12 @@ def check(
 
     Raises:
       ConfigError: a macro without value, of another type, or read by nothing; a scope that nothing
-        opens.
+        opens; settings of something that nothing refers to.
     """
     _check_macros(required, types or {}, t5x=t5x)
     _check_scopes()
+    if not t5x:
+        _check_unused()
 
 
 def resolved() -> str:
@@ -235,6 +237,20 @@ def _check_scopes() -> None:
                 f"{scope}/{selector}.{name} is set but nothing uses the scope {scope!r}; "
                 f"write {selector}.{name}"
             )
+
+
+def _check_unused() -> None:
+    """Fails on settings of what nothing refers to: they would be taken and never used."""
+    config = gin.config._CONFIG
+    referred = {reference.selector for reference in gin.config.iterate_references(config)}
+    for (_, selector), bound in config.items():
+        if selector in referred or selector.startswith("gin.") or "_script." in selector:
+            continue
+        name = next(iter(bound))
+        raise ConfigError(
+            f"{selector}.{name} is set but nothing uses @{selector}(); bind it where it belongs, "
+            "as docs/configuration.md shows"
+        )
 
 
 def _check_macros(required: Sequence[str], types: Mapping[str, Any], *, t5x: bool) -> None:

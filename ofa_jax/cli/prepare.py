@@ -8,15 +8,12 @@ import logging
 import os
 import shlex
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from ofa_jax.cli import shell
 from ofa_jax.data.ops.image import TRUNCATED_IMAGES
-from ofa_jax.data.preparation import beam_pipeline, local_engine, manifest
+from ofa_jax.data.preparation import beam_pipeline, local_engine, manifest, summary
 from ofa_jax.data.preparation.plan import TARGET_SHARD_BYTES, Estimate, Plan, make_plan
 from ofa_jax.data.preparation.settings import (
     BAD_BOX_TREATMENTS,
@@ -24,71 +21,11 @@ from ofa_jax.data.preparation.settings import (
     CODE_PARTS,
     ConversionSettings,
 )
-from ofa_jax.data.preparation.tally import NOTES
 from ofa_jax.data.sources import formats
-from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.errors import Status
+from ofa_jax.progress import Progress
 
 logger = logging.getLogger("ofa_jax")
-
-_LOG_SECONDS = 10.0
-
-
-class PreparationProgress:
-    """A bar with ETA on a terminal, one line per interval elsewhere.
-
-    Attributes:
-      rate: records per second of this run so far.
-    """
-
-    def __init__(self, total: int, label: str, interval: float = _LOG_SECONDS):
-        self._total = total
-        self._label = label
-        self._interval = interval
-        self._started = self._logged = time.monotonic()
-        self._first: int | None = None
-        self.rate = 0.0
-        self._bar: tqdm | None = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, desc=label, unit="record", smoothing=0.1)
-
-    def __call__(self, records: int, examples: int) -> None:
-        """Shows how far the preparation is.
-
-        Args:
-          records: records done.
-          examples: examples kept of them.
-        """
-        if self._first is None:
-            # What earlier runs did is no work of this one.
-            self._first = records
-            self._started = time.monotonic()
-            if records:
-                logger.info("%s: going on after %d records", self._label, records)
-        now = time.monotonic()
-        self.rate = (records - self._first) / max(now - self._started, 1e-9)
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{records - examples} dropped", refresh=False)
-            self._bar.update(records - self._bar.n)
-        elif now - self._logged >= self._interval:
-            self._logged = now
-            remaining = "?"
-            if self.rate > 0:
-                remaining = tqdm.format_interval((self._total - records) / self.rate)
-            logger.info(
-                "%s: %d/%d records, %d dropped, %.0f records/s, ETA %s",
-                self._label,
-                records,
-                self._total,
-                records - examples,
-                self.rate,
-                remaining,
-            )
-
-    def close(self) -> None:
-        """Leaves the finished bar on the terminal."""
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -242,67 +179,23 @@ def _run(
     estimate: Estimate,
     options: argparse.Namespace,
 ) -> int:
-    logger.info(
-        "%s: %d records into %d shards of about %.1f MB",
-        plan.split,
-        plan.num_records,
-        plan.num_shards,
-        estimate.stored_bytes / plan.num_shards / 1e6,
-    )
-    _warn(plan, estimate)
+    summary.say_start(plan, estimate)
     if engine is beam_pipeline.prepare:
         result = engine(plan, estimate, options.out, options=shlex.split(options.beam_options))
     else:
-        progress = PreparationProgress(plan.num_records, plan.split)
+        progress = Progress(plan.split, plan.num_records, unit="record", interval=10.0)
+
+        def show(records: int, examples: int) -> None:
+            progress.update(records, f"{records - examples} dropped")
+
         try:
-            result = engine(
-                plan, estimate, options.out, processes=options.processes, progress=progress
-            )
+            result = engine(plan, estimate, options.out, processes=options.processes, progress=show)
         finally:
             progress.close()
         if progress.rate:
             logger.info("%s: %.1f records/s", plan.split, progress.rate)
-    entry = result["splits"][plan.split]
-    logger.info("%s: kept %s", plan.split, _counts(entry["examples"], entry["kinds"]))
-    dropped = {reason: found["count"] for reason, found in entry["dropped"].items()}
-    if dropped:
-        logger.info("%s: dropped %s", plan.split, _counts(sum(dropped.values()), dropped))
-    if entry["removed_boxes"]:
-        removed = entry["removed_boxes"]
-        logger.info("%s: removed boxes: %s", plan.split, _counts(sum(removed.values()), removed))
-    for note, count in entry["notes"].items():
-        remedy = ""
-        if note == "rotation_tag" and not options.upright:
-            remedy = "; boxes are taken as pixels of the stored image, --upright turns the images"
-        logger.info("%s: %d %s%s", plan.split, count, NOTES[note], remedy)
-    if entry["left_out"]:
-        left_out = LeftOut.from_dict(entry["left_out"])
-        logger.info("%s: left out of its files: %s", plan.split, left_out)
-    logger.info("%s: see %s", plan.split, f"{options.out.rstrip('/')}/{manifest.NAME}")
-    if entry["examples"]:
+    if summary.say_result(plan, result, options.out, upright=options.upright):
         return Status.DONE
     say = f"{options.out}: every {plan.split} example was dropped, see the manifest"
     print(f"error: {say}", file=sys.stderr)
     return Status.SETTINGS
-
-
-def _warn(plan: Plan, estimate: Estimate) -> None:
-    """Says at the start what will be missing at the end."""
-    if plan.left_out.total:
-        logger.warning("%s: left out of its files: %s", plan.split, plan.left_out)
-    tally = estimate.tally
-    bad = sum(tally.dropped.values())
-    if 4 * bad >= tally.records > 0:
-        first = next(iter(tally.named.values()))[0]["detail"]
-        logger.warning(
-            "%s: of %d records that were looked at, %s would be dropped, such as %s",
-            plan.split,
-            tally.records,
-            _counts(bad, tally.dropped),
-            first,
-        )
-
-
-def _counts(total: int, parts: Mapping[str, int]) -> str:
-    named = ", ".join(f"{name} {count}" for name, count in parts.items())
-    return f"{total} ({named})" if named else str(total)

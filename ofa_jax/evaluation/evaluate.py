@@ -39,8 +39,8 @@ from ofa_jax.inference.weights import (
 )
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
+from ofa_jax.progress import format_duration
 from ofa_jax.report.build import build_report
-from ofa_jax.report.labels import format_duration
 from ofa_jax.schema import Between
 from ofa_jax.sharding.layout import MeshLayout
 from ofa_jax.sharding.mesh import device_name

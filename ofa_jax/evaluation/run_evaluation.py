@@ -18,7 +18,7 @@ from ofa_jax.evaluation.generated_pictures import CodePictures
 from ofa_jax.evaluation.split_evaluation import SplitEvaluation, SplitScore
 from ofa_jax.inference.answerer import Answerer
 from ofa_jax.model.ofa import OFA
-from ofa_jax.report.labels import format_duration
+from ofa_jax.progress import format_duration
 from ofa_jax.schema import Between
 from ofa_jax.sharding.layout import MeshLayout
 

@@ -30,7 +30,7 @@ from ofa_jax.evaluation.streaming import (
 )
 from ofa_jax.evaluation.submission import file_name
 from ofa_jax.inference.answerer import Answerer, Answers, Recipe
-from ofa_jax.inference.progress import StreamProgress
+from ofa_jax.progress import Progress
 
 logger = logging.getLogger("ofa_jax")
 
@@ -153,7 +153,7 @@ class SplitEvaluation:
             limit=limit,
             skip_bad=self.skip_bad,
             truncated_images=self.truncated_images,
-            progress=StreamProgress(f"{name or task.name}, {split}"),
+            progress=Progress(f"{name or task.name}, {split}"),
             stop_requested=self.stop_requested,
             agree=self.agree,
         )

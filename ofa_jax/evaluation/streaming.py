@@ -34,6 +34,7 @@ from ofa_jax.evaluation.scoring import Result
 from ofa_jax.evaluation.shown import shown_examples
 from ofa_jax.evaluation.submission import write_submission
 from ofa_jax.inference.answerer import Answers
+from ofa_jax.progress import Progress
 
 logger = logging.getLogger("ofa_jax")
 
@@ -140,7 +141,7 @@ def predict_split(
     limit: int | None = None,
     skip_bad: bool = True,
     truncated_images: str = "decode",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     agree: Callable[[int], int] = lambda done: done,
 ) -> Tally:
@@ -158,7 +159,7 @@ def predict_split(
       limit: only the first so many examples of the split.
       skip_bad: whether a bad record is counted and left out; otherwise it is an error.
       truncated_images: what becomes of images that are cut off, see `OFATask.prepared`.
-      progress: called with (examples done, examples of the shard) after every batch.
+      progress: shows how many examples of the shard are done, after every batch.
       stop_requested: asked before every batch.
       agree: with several processes that answer together, the number of lines to go on behind.
 
@@ -169,6 +170,7 @@ def predict_split(
       ValueError: the split is empty or cannot be opened; a bad record, without `skip_bad`.
       Unfinished: `stop_requested` said so.
     """
+    progress = progress or Progress(shown=False)
     records = task.source.open(split)
     total = len(records) if limit is None else min(limit, len(records))
     if not total:
@@ -176,9 +178,7 @@ def predict_split(
     indices = range(shard.index, total, shard.count)
     done, skipped = lines.resume()
     resumed = done = min(agree(done), len(indices))
-    if done:
-        logger.info("%s: going on behind %d examples", task.name, done)
-    progress(done, len(indices))
+    progress.update(done, total=len(indices))
     for start in range(done, len(indices), batch_size):
         if stop_requested():
             place = f"behind {done} of {len(indices)} examples"
@@ -192,7 +192,7 @@ def predict_split(
         skipped += len(bad)
         lines.append(rows)
         done += len(rows)
-        progress(done, len(indices))
+        progress.update(done, total=len(indices))
     return Tally(done, resumed, skipped)
 
 

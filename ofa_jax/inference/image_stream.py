@@ -25,8 +25,8 @@ from ofa_jax.data.ops.image import image_size
 from ofa_jax.errors import started
 from ofa_jax.inference.images import ListedImage
 from ofa_jax.inference.predictor import OFAPredictor
-from ofa_jax.inference.progress import StreamProgress
 from ofa_jax.inference.questions import Prediction, Question
+from ofa_jax.progress import Progress
 from ofa_jax.report.build import build_report
 from ofa_jax.sharding.mesh import device_name
 
@@ -74,8 +74,8 @@ def answer_images(
     known = {row["key"]: row["file"] for file in (path, bad) for row in _rows_of(file)}
     left = [image for image in images if known.get(image.key) != image.identity]
     shown = {image.key for image in images[:SHOWN]}
-    progress = StreamProgress("infer", "images")
-    progress(done := len(images) - len(left), len(images))
+    progress = Progress("infer", len(images), unit="image")
+    progress.update(done := len(images) - len(left))
     for start in range(0, len(left), batch_size):
         chosen = left[start : start + batch_size]
         good, rejected = [], []
@@ -107,7 +107,7 @@ def answer_images(
                     for (image, name, pixels), prediction in zip(good, found)
                 ),
             )
-        progress(done := done + len(chosen), len(images))
+        progress.update(done := done + len(chosen))
     answered = _in_order(path, images)
     skipped = _in_order(bad, images)
     if skipped:

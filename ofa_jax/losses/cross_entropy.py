@@ -8,18 +8,22 @@ returns per-token losses; the training step sums them over tokens, examples and 
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated, Literal
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ofa_jax import schema
 from ofa_jax.losses.encouraging import encouraging_token_loss
 from ofa_jax.losses.rdrop import rdrop_token_loss
 from ofa_jax.losses.vocabulary_terms import allowed_mask, log_probabilities, vocabulary_terms
+from ofa_jax.schema import Between
 from ofa_jax.vocab import EOS_ID
 
-NORMALISATIONS = ("tokens", "group", "examples")
+Share = Annotated[float, Between(0, 0.999999)]
+Count = Annotated[int, Between(0, 10**9)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +34,8 @@ class LossConfig:
       label_smoothing: eps of SPEC 5.1; 0 in pretraining.
       constraint_range: (start, stop) of allowed internal ids besides the four specials, or None.
       drop_worst_ratio: share of the tokens with the largest loss to leave out.
-      drop_worst_after: leave them out only from the update after this one on.
+      drop_worst_after: leave them out only from the update after this one on;
+        -1 from the first on.
       drop_best_ratio: share of the tokens with the smallest loss to leave out (SPEC 5.4).
       drop_best_after: as `drop_worst_after`.
       ignore_prefix_size: the first k target positions are not counted.
@@ -42,43 +47,28 @@ class LossConfig:
       normalisation: the divisor of the summed loss. "tokens": counted tokens of the global
         batch. "examples": examples of the global batch. "group": the official pretraining rule,
         one mean over tokens per group of tasks, and the means added (SPEC 4.6).
-      task_groups: for "group": the group of each task, by task index.
+      task_groups: for "group": the group of each task, by task index; a run fills it in.
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     constraint_range: tuple[int, int] | None = None
-    drop_worst_ratio: float = 0.0
-    drop_worst_after: int = 0
-    drop_best_ratio: float = 0.0
-    drop_best_after: int = 0
-    ignore_prefix_size: int = 0
+    drop_worst_ratio: Share = 0.0
+    drop_worst_after: Annotated[int, Between(-1, 10**9)] = 0
+    drop_best_ratio: Share = 0.0
+    drop_best_after: Annotated[int, Between(-1, 10**9)] = 0
+    ignore_prefix_size: Count = 0
     ignore_eos: bool = False
-    rdrop_alpha: float = 0.0
-    encouraging_log_end: float | None = None
-    normalisation: str = "tokens"
-    task_groups: tuple[int, ...] = ()
+    rdrop_alpha: Annotated[float, Between(0, 1e9)] = 0.0
+    encouraging_log_end: Annotated[float, Between(1e-9, 1)] | None = None
+    normalisation: Literal["tokens", "group", "examples"] = "tokens"
+    task_groups: tuple[Count, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("label_smoothing", "drop_worst_ratio", "drop_best_ratio"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"LossConfig.{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.rdrop_alpha < 0:
-            raise ValueError(f"LossConfig.rdrop_alpha must not be negative: {self.rdrop_alpha}")
-        log_end = self.encouraging_log_end
-        if log_end is not None and not 0.0 < log_end <= 1.0:
-            raise ValueError(f"LossConfig.encouraging_log_end must be in (0, 1], got {log_end}")
-        if self.normalisation not in NORMALISATIONS:
-            raise ValueError(
-                f"LossConfig.normalisation {self.normalisation!r} is none of {NORMALISATIONS}"
-            )
-        if self.normalisation == "group" and not self.task_groups:
-            raise ValueError("LossConfig.normalisation 'group' needs task_groups, one per task")
+        schema.check(self, "LossConfig")
         if self.normalisation == "group" and (self.drop_worst_ratio or self.drop_best_ratio):
             raise ValueError(
                 "LossConfig: dropping tokens and normalisation 'group' exclude each other"
             )
-        if self.task_groups and min(self.task_groups) < 0:
-            raise ValueError(f"LossConfig.task_groups must not be negative: {self.task_groups}")
 
 
 @flax.struct.dataclass

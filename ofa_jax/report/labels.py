@@ -101,16 +101,6 @@ def format_tick(value: float) -> str:
     return f"{value:.3g}"
 
 
-def format_duration(seconds: float) -> str:
-    """Seconds as "48 s", "12 min 30 s", "3 h 05 min"."""
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    if total < 3600:
-        return f"{total // 60} min {total % 60:02d} s"
-    return f"{total // 3600} h {total % 3600 // 60:02d} min"
-
-
 def format_setting(value: object) -> str:
     """Any value of the run's information as text."""
     if isinstance(value, float):

@@ -9,6 +9,7 @@ import html
 import re
 from collections.abc import Sequence
 
+from ofa_jax.progress import format_duration
 from ofa_jax.report import labels, tables
 from ofa_jax.report.cards import task_section
 from ofa_jax.report.collect import ANSWERS, EVALUATION, TRAINING, RunRecord, TaskScores
@@ -43,7 +44,7 @@ def _fact(record: RunRecord, keys: Sequence[str]) -> tuple[str, object] | None:
 def _fact_text(heading: str, value: object) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if heading == "Wall time":
-            return labels.format_duration(value)
+            return format_duration(value)
         return labels.format_count(value)
     return labels.format_setting(value)
 

@@ -99,12 +99,10 @@ class Engine:
             "vocab": config.embedding_rows,
         }
         placement.check_axis_sizes(sizes, mesh, axis_rules)
-        objective.loss_config(trainer, tasks.tasks)  # refuses what contradicts itself
         if config.batch_norm == "frozen":
             frozen = (*optimizer.frozen, FROZEN_BATCH_NORM)
             optimizer = dataclasses.replace(optimizer, frozen=frozen)
         tx, schedule = build_optimizer(optimizer)
-        ema = EMAConfig(trainer.ema_decay, trainer.ema_start_step) if trainer.ema_decay else None
         return cls(
             config=config,
             module=OFA(config),
@@ -112,7 +110,7 @@ class Engine:
             tx=tx,
             schedule=schedule,
             trainer=trainer,
-            ema=ema,
+            ema=trainer.ema if trainer.averages else None,
             tasks=tasks,
             mesh=mesh,
             rules=axis_rules,

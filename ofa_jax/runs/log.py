@@ -7,18 +7,16 @@ import importlib
 import json
 import logging
 import pathlib
-import sys
 import time
 import zlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from clu import metric_writers
-from tqdm import tqdm
 
 from ofa_jax import atomic, schema
 from ofa_jax.checkpoint.bucket import is_remote
-from ofa_jax.report.labels import format_duration
+from ofa_jax.progress import Progress
 
 logger = logging.getLogger("ofa_jax")
 
@@ -154,27 +152,12 @@ class NoLog:
         """Closes nothing."""
 
 
-class NoProgress:
-    """Stands in for `ProgressBar` on hosts that show nothing."""
+class TrainingProgress:
+    """How far the steps of a run are, with the values of each interval."""
 
-    def update(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows nothing."""
-
-    def close(self) -> None:
-        """Closes nothing."""
-
-
-class ProgressBar:
-    """A bar with ETA on a terminal, one line per interval elsewhere."""
-
-    def __init__(self, total: int, start: int, *, label: str = "train"):
-        self._label = label
-        self._total = total
-        self._started = time.perf_counter()
-        self._start_step = start
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=start, desc=label, unit="step", smoothing=0.1)
+    def __init__(self, total: int, start: int, *, shown: bool = True):
+        self._progress = Progress("train", total, unit="step", interval=0.0, shown=shown)
+        self._progress.update(start)
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Moves to `step` and shows the interval's values."""
@@ -184,25 +167,11 @@ class ProgressBar:
         )
         if "mfu" in values:
             text += f", MFU {values['mfu']:.0%}"
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(step - self._bar.n)
-            return
-        elapsed = time.perf_counter() - self._started
-        remaining = elapsed / max(1, step - self._start_step) * (self._total - step)
-        logger.info(
-            "%s step %d/%d, ETA %s, %s",
-            self._label,
-            step,
-            self._total,
-            format_duration(remaining),
-            text,
-        )
+        self._progress.update(step, text)
 
     def close(self) -> None:
         """Leaves the finished bar on the terminal."""
-        if self._bar is not None:
-            self._bar.close()
+        self._progress.close()
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ the functions that the loop takes.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,20 +43,9 @@ SEPARATOR = "&&"
 
 
 def loss_config(trainer: TrainerConfig, tasks: tuple[OFATask, ...]) -> LossConfig:
-    """The training loss that the settings ask for.
-
-    Raises:
-      ValueError: the settings contradict each other.
-    """
-    return LossConfig(
-        label_smoothing=trainer.label_smoothing,
-        constraint_range=trainer.constraint_range,
-        drop_worst_ratio=trainer.drop_worst_ratio,
-        drop_worst_after=trainer.drop_worst_after,
-        encouraging_log_end=trainer.encouraging_log_end,
-        normalisation=trainer.loss_normalisation,
-        task_groups=tuple(int(task.family in _SECOND_GROUP) for task in tasks),
-    )
+    """The training loss that the settings ask for, with the group of each task."""
+    groups = tuple(int(task.family in _SECOND_GROUP) for task in tasks)
+    return dataclasses.replace(trainer.loss, task_groups=groups)
 
 
 def training_step(
@@ -90,8 +80,8 @@ def training_step(
       ValueError: SCST over several tasks, over one without captions, or contradictory settings.
     """
     vocab_size = tasks.tokenizer.layout.size
-    is_scst = trainer.objective == "scst"
-    if is_scst:
+    scst = trainer.scst
+    if scst is not None:
         check_scst(trainer, tasks)
     update = make_train_step(
         model,
@@ -104,15 +94,15 @@ def training_step(
         ema=ema,
         frozen=frozen,
         target_masks=target_masks(tasks.tasks, vocab_size),
-        forward_losses=scst_forward(model, vocab_size) if is_scst else None,
+        forward_losses=None if scst is None else scst_forward(model, vocab_size),
         state_shardings=state_shardings,
         batch_shardings=batch_shardings,
     )
-    if not is_scst:
+    if scst is None:
         return update
-    length, samples = trainer.scst_max_length, trainer.scst_samples
+    length, samples = scst.max_length, scst.samples
     decoding: BeamConfig | SamplingConfig
-    if trainer.scst_sampling == "beam":
+    if scst.sampling == "beam":
         decoding = BeamConfig(beam=samples, max_len_b=length, no_repeat_ngram_size=3)
     else:
         # OFA-NOTE: SPEC 5.5.1. The official samples are hypotheses of a beam search, which is no
@@ -122,7 +112,7 @@ def training_step(
     def sample(variables: Mapping[str, Any], batch: Any, key: jax.Array) -> jax.Array:
         return generate(model, variables, batch, decoding, rng=key).tokens
 
-    frequency = _document_frequency(trainer.scst_document_frequency, tasks.tasks[0])
+    frequency = _document_frequency(scst.document_frequency, tasks.tasks[0])
     return make_scst_step(
         update,
         sample,
@@ -139,12 +129,13 @@ def check_scst(trainer: TrainerConfig, tasks: TaskSet) -> None:
     """
     if len(tasks.tasks) != 1 or tasks.tasks[0].target_modality != "TEXT":
         raise ValueError(
-            "trainer.Trainer.objective 'scst' needs one task with a text target, a captioning "
+            "self-critical training (SCSTConfig) needs one task with a text target, a captioning "
             f"task such as caption_scst; the run has {', '.join(tasks.names)}"
         )
-    if trainer.loss_normalisation == "group":
+    if trainer.loss.normalisation == "group" or trainer.loss.rdrop_alpha:
         raise ValueError(
-            "trainer.Trainer: 'scst' and loss_normalisation 'group' exclude each other"
+            "self-critical training (SCSTConfig) has a loss of its own: LossConfig.normalisation "
+            "'group' and LossConfig.rdrop_alpha exclude it"
         )
 
 

@@ -184,7 +184,9 @@ def _plan(
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = engine.train_step(shardings)
     if not hasattr(step, "trace"):
-        raise ValueError("trainer.Trainer.objective: only steps of cross entropy can be planned")
+        raise ValueError(
+            "only steps of cross entropy can be planned, not self-critical ones (SCSTConfig)"
+        )
     started = time.perf_counter()
     traced = engine.on_mesh(step.trace)(state, batch, key)
     executed = count_operations(traced.jaxpr)

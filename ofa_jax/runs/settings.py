@@ -14,8 +14,11 @@ from ofa_jax import schema
 from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data.sources import bucket_file
 from ofa_jax.data.task import LENGTH_KEYS
+from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.model.config import SIZES, OFAConfig
 from ofa_jax.schema import Between
+from ofa_jax.training.ema import EMAConfig
+from ofa_jax.training.scst import SCSTConfig
 
 # Bounds are far above what is used, and low enough that nothing overflows on the way.
 Steps = Annotated[int, Between(0, 10**9)]
@@ -195,53 +198,27 @@ class TrainerConfig:
 
     Attributes:
       num_microbatches: gradient accumulation; 1 takes the batch at once.
-      label_smoothing: SPEC 5.1.
-      loss_normalisation: "tokens" or "group" (SPEC 4.6).
-      ema_decay: decay of the averaged weights; 0 keeps no average.
-      ema_start_step: before it the average is a copy.
-      drop_worst_ratio: share of the tokens of largest loss to leave out (SPEC 5.1).
-      drop_worst_after: leave them out from this step on.
-      encouraging_log_end: adds the encouraging loss with this turning point (SPEC 5.4); None does
-        not.
-      constraint_range: (start, stop) of the ids that targets may have besides the specials, as
-        in text-to-image (SPEC 6.5); None allows all.
-      objective: "cross_entropy", or "scst" for captions rewarded by CIDEr-D (SPEC 5.5).
-      scst_samples: captions per picture that SCST compares.
-      scst_sampling: where they come from: "beam", the hypotheses of a beam search as in the
-        official code, or "random", independent draws from the model.
-      scst_max_length: longest of them, in tokens.
-      scst_document_frequency: file of n-gram frequencies (the official coco-train-words.p, or
-        JSON); "" counts them in the training references.
+      loss: the training loss (`trainer.LossConfig`).
+      ema: the moving average of the weights (`trainer.EMAConfig`); None or a decay of 0 keeps none.
+      scst: self-critical training of captions in place of cross entropy (`trainer.SCSTConfig`).
       profile_start: finished steps when the profiler starts to record.
       profile_steps: steps that it records into the folder `profile` of the run; 0 records none.
     """
 
     num_microbatches: Annotated[int, Between(1, 1 << 20)] = 1
-    label_smoothing: Annotated[float, Between(0, 1)] = 0.0
-    loss_normalisation: str = "tokens"
-    ema_decay: float = 0.0
-    ema_start_step: Steps = 0
-    drop_worst_ratio: Annotated[float, Between(0, 1)] = 0.0
-    drop_worst_after: Steps = 0
-    encouraging_log_end: float | None = None
-    constraint_range: tuple[int, int] | None = None
-    objective: Literal["cross_entropy", "scst"] = "cross_entropy"
-    scst_samples: Annotated[int, Between(1, 1024)] = 5
-    scst_sampling: Literal["beam", "random"] = "beam"
-    scst_max_length: Annotated[int, Between(1, 1 << 20)] = 16
-    scst_document_frequency: str = ""
+    loss: LossConfig = LossConfig()
+    ema: EMAConfig | None = None
+    scst: SCSTConfig | None = None
     profile_start: Steps = 10
     profile_steps: Steps = 0
 
     def __post_init__(self) -> None:
         schema.check(self, "trainer.Trainer")
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise ValueError(f"trainer.Trainer.ema_decay must be in [0, 1), got {self.ema_decay}")
-        if self.objective == "scst" and self.scst_samples < 2:
-            raise ValueError(
-                "trainer.Trainer.scst_samples must be 2 or more: each caption is compared with "
-                f"the others of its picture; got {self.scst_samples}"
-            )
+
+    @property
+    def averages(self) -> bool:
+        """Whether a moving average of the weights is kept."""
+        return self.ema is not None and self.ema.decay > 0
 
 
 # These follow from the tokenizer of the tasks.

@@ -25,15 +25,15 @@ from ofa_jax.data.task import TaskSet
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.model import flops
 from ofa_jax.model.config import OFAConfig
+from ofa_jax.progress import format_duration
 from ofa_jax.report.build import build_report
 from ofa_jax.report.collect import RecordError
-from ofa_jax.report.labels import format_duration
 from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import hosts, objective
 from ofa_jax.runs import state as run_state
 from ofa_jax.runs import tasks as run_tasks
 from ofa_jax.runs.engine import Engine, check_model_fits
-from ofa_jax.runs.log import LogConfig, NoLog, NoProgress, ProgressBar, RunLog
+from ofa_jax.runs.log import LogConfig, NoLog, RunLog, TrainingProgress
 from ofa_jax.runs.loss_evaluation import LossEvaluation, LossEvaluationConfig
 from ofa_jax.runs.settings import (
     CheckpointConfig,
@@ -367,7 +367,7 @@ def _train(
             # Saving takes all hosts, and the others know nothing of what went wrong on this one.
             rescue=rescue if jax.process_count() == 1 else None,
             stop_requested=stop_requested,
-            progress=ProgressBar(periods.total, start_step) if primary else NoProgress(),
+            progress=TrainingProgress(periods.total, start_step, shown=primary),
             watcher=watcher,
             timers=timers,
         )

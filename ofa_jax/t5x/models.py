@@ -89,14 +89,14 @@ class OFAModel(models.BaseModel):
         Raises:
           ValueError: a setting that cannot work, or that t5x's train state has no place for.
         """
-        if trainer.ema_decay:
+        if trainer.averages:
             raise ValueError(
-                "trainer.Trainer.ema_decay: t5x's train state holds no moving average; set it to "
+                "trainer.EMAConfig.decay: t5x's train state holds no moving average; set it to "
                 "0, or train with python -m ofa_jax.train"
             )
-        if trainer.objective != "cross_entropy":
+        if trainer.scst is not None:
             raise ValueError(
-                f"trainer.Trainer.objective = {trainer.objective!r} samples outside of the "
+                "trainer.Trainer.scst: self-critical training samples outside of the "
                 "compiled step, which t5x cannot; train with python -m ofa_jax.train"
             )
         for name, path in (locations or {}).items():

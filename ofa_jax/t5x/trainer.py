@@ -15,13 +15,19 @@ import jax
 from flax import linen as nn
 from t5x import trainer  # pyrefly: ignore[missing-import]
 
+from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.runs.settings import TrainerConfig
 from ofa_jax.t5x.features import model_inputs
 from ofa_jax.t5x.models import Metrics, OFAModel, step_metrics
+from ofa_jax.training.ema import EMAConfig
+from ofa_jax.training.scst import SCSTConfig
 from ofa_jax.training.state import from_checkpoint_tree, to_checkpoint_tree
 
 Trainer = TrainerConfig
-"""`trainer.Trainer` of the gin files of both engines: how a step is taken."""
+"""`trainer.Trainer` of the gin files of both engines: how a step is taken.
+
+`trainer.LossConfig`, `trainer.EMAConfig` and `trainer.SCSTConfig` are its parts."""
+__all__ = ["EMAConfig", "LossConfig", "SCSTConfig", "StepTrainer", "Trainer"]
 
 
 class StepTrainer(trainer.Trainer):
@@ -83,7 +89,7 @@ class StepTrainer(trainer.Trainer):
         def train_step(state: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, Metrics]:
             if model.loss.normalisation == "group" and "task_ids" not in batch:
                 raise ValueError(
-                    "trainer.Trainer.loss_normalisation = 'group' needs to know the task of each "
+                    "trainer.LossConfig.normalisation = 'group' needs to know the task of each "
                     "example, which seqio's mixtures do not say; use grain "
                     "(train_script.train.get_dataset_fn = @inputs.grain_dataset)"
                 )

@@ -7,10 +7,13 @@ it instead of the raw weights.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+
+from ofa_jax import schema
+from ofa_jax.schema import Between
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +25,11 @@ class EMAConfig:
       start_step: updates before this one copy the weights instead.
     """
 
-    decay: float = 0.9999
-    start_step: int = 0
+    decay: Annotated[float, Between(0, 0.9999999)] = 0.9999
+    start_step: Annotated[int, Between(0, 10**9)] = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.decay < 1.0:
-            raise ValueError(f"EMAConfig.decay must be in [0, 1), got {self.decay}")
-        if self.start_step < 0:
-            raise ValueError(f"EMAConfig.start_step must not be negative, got {self.start_step}")
+        schema.check(self, "EMAConfig")
 
 
 def initial_ema(params: Any, batch_stats: Any) -> dict[str, Any]:

@@ -8,8 +8,9 @@ same. The picture is encoded once per example, not once per sample.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,10 @@ import numpy as np
 from flax import linen as nn
 from jax.experimental import multihost_utils
 
+from ofa_jax import schema
 from ofa_jax.losses.cross_entropy import TokenLosses
 from ofa_jax.losses.scst import leave_one_out_advantages, scst_token_losses
+from ofa_jax.schema import Between
 from ofa_jax.training.state import TrainState
 from ofa_jax.training.step import Batch, ForwardLosses, Metrics
 from ofa_jax.vocab import BOS_ID, PAD_ID
@@ -28,6 +31,28 @@ Sample = Callable[[Mapping[str, Any], Batch, jax.Array], jax.Array]
 
 Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(samples int32[b, g, t], references int32[b, t']) to rewards float32[b, g], on the host."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SCSTConfig:
+    """Settings of self-critical training, whose reward is CIDEr-D.
+
+    Attributes:
+      samples: captions per image that are compared with one another.
+      sampling: where they come from: "beam", the hypotheses of a beam search as in the official
+        code, or "random", independent draws from the model.
+      max_length: longest of them, in tokens.
+      document_frequency: file of n-gram frequencies (the official coco-train-words.p, or JSON);
+        "" counts them in the training references.
+    """
+
+    samples: Annotated[int, Between(2, 1024)] = 5
+    sampling: Literal["beam", "random"] = "beam"
+    max_length: Annotated[int, Between(1, 1 << 20)] = 16
+    document_frequency: str = ""
+
+    def __post_init__(self) -> None:
+        schema.check(self, "SCSTConfig")
 
 
 def scst_forward(

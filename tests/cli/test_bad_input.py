@@ -63,7 +63,7 @@ NAMES = {
     "utils.DatasetConfig.batchsize=1": "named 'batchsize'. Did you mean batch_size",
     "train_script.train.evalperiod=1": "named 'evalperiod'. Did you mean eval_period",
     "models.OFA.dropot=0.1": "named 'dropot'. Did you mean dropout",
-    "trainer.Trainer.ema_decay=%EMA_DECY": "macro EMA_DECY is read but never set.",
+    "trainer.EMAConfig.decay=%EMA_DECY": "macro EMA_DECY is read but never set.",
     "models.OFA.size='giant'": "models.OFA.size: no size 'giant'; known: nano, tiny, medium",
     "MIXTURE_OR_TASK_NAME='scenes_quikstart'": "did you mean scenes_quickstart",
     "MIXTURE_OR_TASK_NAME='scenes_vqaa'": "did you mean scenes_vqa",
@@ -75,7 +75,7 @@ NAMES = {
     "utils.EvaluationConfig.extra_splits={'tst': 8}": "EvaluationConfig.extra_splits): unknown sp",
     "utils.DatasetConfig.rates={'vqaa': 1.0}": "has no task 'vqaa'; did you mean vqa",
     "partitioning.Partitioner.rules='fdsp'": "'fdsp' are none of data_parallel, fsdp",
-    "trainer.Trainer.loss_normalisation='tokns'": "'tokns'",
+    "trainer.LossConfig.normalisation='tokns'": "'tokns'",
     "utils.create_learning_rate_scheduler.shape='cosin'": "shape must be one of 'polynomial', 'cos",
 }
 
@@ -150,7 +150,7 @@ VALUES = {
     "trainer.Trainer.num_microbatches=5": "5 microbatches",
     "trainer.Trainer.num_microbatches=0": "trainer.Trainer.num_microbatches must be a whole number",
     "trainer.Trainer.profile_steps=-1": "trainer.Trainer.profile_steps must be a whole number from",
-    "trainer.Trainer.ema_decay=1.5": "trainer.Trainer.ema_decay must be in [0, 1), got 1.5",
+    "trainer.EMAConfig.decay=1.5": "EMAConfig.decay must be a number from 0 to 0.9999999, got 1.5",
     "partitioning.Partitioner.dcn_mesh='replica=2'": "has 2 slices, over which 1 devices do",
     "partitioning.Partitioner.additional_rules=(('embed', 'dta'),)": "none of the mesh axes ",
     "utils.LogConfig.wandb_mode='of'": "wandb_mode must be one of 'online', 'offline', got 'of'",

@@ -38,13 +38,14 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path):
 
 
 def test_progress_in_a_log_names_step_eta_and_rate(caplog):
-    bar = run_log.ProgressBar(100, 20)
+    bar = run_log.TrainingProgress(100, 20)
     with caplog.at_level(logging.INFO, logger="ofa_jax"):
         bar.update(40, {"loss": 1.25, "examples_per_second": 512.3, "data_wait": 0.034})
         bar.close()
-    [line] = caplog.messages
-    assert line.startswith("train step 40/100, ETA ")
-    assert line.endswith("loss 1.250, 512 examples/s, data wait 3%")
+    _, line = caplog.messages
+    assert line.startswith("train: 40/100 steps, loss ")
+    assert "loss 1.250, 512 examples/s, data wait 3%, " in line
+    assert ", ETA " in line
 
 
 def test_rates_are_changed_by_task_or_family():

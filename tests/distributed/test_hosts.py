@@ -29,7 +29,7 @@ SETTINGS = [
     "--gin_file=tests/micro.gin",
     "--gin.models.OFA.width=32",
     "--gin.models.OFA.ffn_dim=64",
-    "--gin.trainer.Trainer.ema_decay=0.9",
+    "--gin.trainer.EMAConfig.decay=0.9",
     "--gin.train_script.train.stats_period=1",
     "--gin.train_script.train.loss_evaluation_cfg=@utils.LossEvaluationConfig()",
     "--gin.utils.LossEvaluationConfig.period=4",
@@ -120,7 +120,7 @@ def test_two_hosts_equal_one_and_survive_the_loss_of_one(tmp_path):
     assert "start all of them again with the same command" in message
     first, second = finish(tmp_path, "two", 2)
     assert "going on from the checkpoint at step 3" in first
-    assert "train step" not in second, "one host speaks for all"
+    assert "train: " not in second, "one host speaks for all"
     for key in ("loss", "eval_loss"):
         alone, together = (numbers(tmp_path / name, key) for name in ("one", "two"))
         assert alone.keys() == together.keys()

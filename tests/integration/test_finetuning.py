@@ -23,14 +23,14 @@ from tests.integration import finetuning_files
 SMALL = "{'inputs': 64, 'targets': 80, 'image': 32}"
 # Run file -> (task, further settings).
 RUNS = {
-    "caption": ("caption_coco", ["--gin.trainer.Trainer.drop_worst_after=1"]),
+    "caption": ("caption_coco", ["--gin.trainer.LossConfig.drop_worst_after=1"]),
     "caption_encouraging": ("caption_coco", []),
-    "caption_scst": ("caption_coco_scst", ["--gin.trainer.Trainer.scst_max_length=6"]),
+    "caption_scst": ("caption_coco_scst", ["--gin.trainer.SCSTConfig.max_length=6"]),
     "caption_scst_base": (
         "caption_coco_scst",
         [
-            "--gin.trainer.Trainer.scst_max_length=6",
-            '--gin.trainer.Trainer.scst_sampling="random"',
+            "--gin.trainer.SCSTConfig.max_length=6",
+            '--gin.trainer.SCSTConfig.sampling="random"',
         ],
     ),
     "refcoco": ("refcoco", []),
@@ -141,7 +141,7 @@ def test_run_file_goes_from_checkpoint_to_submission(name, tmp_path, checkpoints
     layout = tokenizer.layout
     if name == "image_generation":
         overrides = [
-            f"--gin.trainer.Trainer.constraint_range=({layout.code_start}, {layout.bin_start})",
+            f"--gin.trainer.LossConfig.constraint_range=({layout.code_start}, {layout.bin_start})",
             "--gin.models.OFA.code_image_size=16",
         ]
     assert train(arguments(tmp_path, [name], vocabulary, checkpoint, overrides)) == 0

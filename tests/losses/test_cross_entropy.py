@@ -181,8 +181,8 @@ def test_repeat_for_rdrop_puts_the_second_pass_behind():
         ({"drop_worst_ratio": -0.1}, "drop_worst_ratio"),
         ({"rdrop_alpha": -1.0}, "rdrop_alpha"),
         ({"encouraging_log_end": 0.0}, "encouraging_log_end"),
-        ({"normalisation": "mean"}, "normalisation 'mean'"),
-        ({"normalisation": "group"}, "task_groups"),
+        ({"normalisation": "mean"}, "normalisation.*'mean'"),
+        ({"normalisation": "group", "drop_worst_ratio": 0.1}, "exclude each other"),
     ],
 )
 def test_config_errors_name_the_setting(settings, message):

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from ofa_jax.progress import format_duration
 from ofa_jax.report import labels, tables
 from ofa_jax.report.collect import collect
 
@@ -103,7 +104,7 @@ def test_metric_values(metric, value, text):
 def test_numbers():
     assert labels.format_count(624_512) == "624,512"
     assert labels.format_count(93_400_000) == "93.4 M"
-    assert [labels.format_duration(s) for s in (48, 333, 11_100)] == [
+    assert [format_duration(s) for s in (48, 333, 11_100)] == [
         "48 s",
         "5 min 33 s",
         "3 h 05 min",

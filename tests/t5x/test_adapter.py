@@ -30,8 +30,10 @@ if not MISSING:
     from ofa_jax.t5x import evaluation, inputs, models, partitioning
     from ofa_jax.t5x.decoding import CodesInCodeRows
     from ofa_jax.t5x.features import OFAFeatureConverter, model_inputs
+    from ofa_jax.training.ema import EMAConfig
     from ofa_jax.training.optimizer import OptimizerConfig
     from ofa_jax.training.schedule import ScheduleConfig
+    from ofa_jax.training.scst import SCSTConfig
     from ofa_jax.training.state import from_checkpoint_tree, to_checkpoint_tree
 
 MIXTURE = "scenes_without_image_infilling"
@@ -198,9 +200,12 @@ def test_buckets_are_refused():
 def test_what_t5x_has_no_place_for_is_refused():
     settings = {"model": models.OFA(size="nano"), "dataset": dataset_config()}
     with pytest.raises(ValueError, match="holds no moving average"):
-        models.OFAModel(**settings, trainer=TrainerConfig(ema_decay=0.99))
-    with pytest.raises(ValueError, match="'scst' samples outside of the compiled step"):
-        models.OFAModel(**settings, trainer=TrainerConfig(objective="scst"))
+        models.OFAModel(**settings, trainer=TrainerConfig(ema=EMAConfig(0.99)))
+    with pytest.raises(
+        ValueError,
+        match="samples outside of the compiled step",
+    ):
+        models.OFAModel(**settings, trainer=TrainerConfig(scst=SCSTConfig()))
     with pytest.raises(ValueError, match="MIXTURE_OR_TASK_NAME: no task or mixture named 'scene"):
         models.OFAModel(model=models.OFA(), dataset=dataset_config(mixture_or_task_name="scene"))
 

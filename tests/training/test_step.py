@@ -36,7 +36,7 @@ def compiled(model, loss, optimizer, ema, options):
     return create, step
 
 
-def setup(model=PLAIN, loss=LossConfig(), optimizer=OPTIMIZER, ema=None, **options):  # noqa: B008
+def setup(model=PLAIN, loss=LossConfig(), optimizer=OPTIMIZER, ema=None, **options):
     create, step = compiled(model, loss, optimizer, ema, tuple(options.items()))
     return create(RNG), step
 

@@ -1,16 +1,14 @@
 """The folder of prepared data: what it refuses, what it says, what a second run does."""
 
-import io
 import json
 import logging
 import os
 import pathlib
 import shutil
-import sys
 
 import pytest
 
-from ofa_jax.cli.prepare import PreparationProgress, run_prepare
+from ofa_jax.cli.prepare import run_prepare
 from ofa_jax.data.preparation import local_engine
 from ofa_jax.data.preparation.plan import make_plan
 from ofa_jax.data.preparation.settings import ConversionSettings
@@ -282,35 +280,6 @@ def test_shards_are_cut_by_size(texts):
     ranges = [plan.shard_range(shard) for shard in range(plan.num_shards)]
     assert [record for part in ranges for record in part] == list(range(40))
     assert {len(part) for part in ranges} <= {8, 10}
-
-
-def test_progress_without_a_terminal_is_a_line_per_interval(caplog):
-    with caplog.at_level(logging.INFO, logger="ofa_jax"):
-        progress = PreparationProgress(100, "train", interval=0.0)
-        progress(20, 20)
-        progress(60, 50)
-        progress.close()
-    lines = [record.getMessage() for record in caplog.records]
-    assert lines[0] == "train: going on after 20 records"
-    assert lines[-1].startswith("train: 60/100 records, 10 dropped, ")
-    assert "ETA 00:0" in lines[-1]
-
-
-def test_progress_on_a_terminal_is_a_bar(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    progress = PreparationProgress(100, "train")
-    progress(0, 0)
-    progress(100, 90)
-    progress.close()
-    last = terminal.getvalue().rsplit("\r", 1)[1]
-    assert "train: 100%" in last
-    assert "100/100" in last
-    assert "10 dropped" in last
 
 
 def test_a_worker_that_is_killed_is_reported(texts, monkeypatch):

@@ -1,0 +1,75 @@
+"""What a preparation says of itself in the log: at its start, and of its result."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ofa_jax.data.preparation import manifest
+from ofa_jax.data.preparation.plan import Estimate, Plan
+from ofa_jax.data.preparation.tally import NOTES
+from ofa_jax.data.sources.left_out import LeftOut
+
+logger = logging.getLogger("ofa_jax")
+
+
+def say_start(plan: Plan, estimate: Estimate) -> None:
+    """Logs the size of the work, and what will be missing at its end."""
+    logger.info(
+        "%s: %d records into %d shards of about %.1f MB",
+        plan.split,
+        plan.num_records,
+        plan.num_shards,
+        estimate.stored_bytes / plan.num_shards / 1e6,
+    )
+    if plan.left_out.total:
+        logger.warning("%s: left out of its files: %s", plan.split, plan.left_out)
+    tally = estimate.tally
+    bad = sum(tally.dropped.values())
+    if 4 * bad >= tally.records > 0:
+        first = next(iter(tally.named.values()))[0]["detail"]
+        logger.warning(
+            "%s: of %d records that were looked at, %s would be dropped, such as %s",
+            plan.split,
+            tally.records,
+            _counts(bad, tally.dropped),
+            first,
+        )
+
+
+def say_result(plan: Plan, result: Mapping[str, Any], out: str, *, upright: bool) -> bool:
+    """Logs what was kept, dropped, removed and left out.
+
+    Args:
+      plan: of the preparation.
+      result: the manifest.
+      out: folder of the shards.
+      upright: whether images were turned as EXIF says.
+
+    Returns:
+      Whether there is any example.
+    """
+    entry = result["splits"][plan.split]
+    logger.info("%s: kept %s", plan.split, _counts(entry["examples"], entry["kinds"]))
+    dropped = {reason: found["count"] for reason, found in entry["dropped"].items()}
+    if dropped:
+        logger.info("%s: dropped %s", plan.split, _counts(sum(dropped.values()), dropped))
+    if entry["removed_boxes"]:
+        removed = entry["removed_boxes"]
+        logger.info("%s: removed boxes: %s", plan.split, _counts(sum(removed.values()), removed))
+    for note, count in entry["notes"].items():
+        remedy = ""
+        if note == "rotation_tag" and not upright:
+            remedy = "; boxes are taken as pixels of the stored image, --upright turns the images"
+        logger.info("%s: %d %s%s", plan.split, count, NOTES[note], remedy)
+    if entry["left_out"]:
+        left_out = LeftOut.from_dict(entry["left_out"])
+        logger.info("%s: left out of its files: %s", plan.split, left_out)
+    logger.info("%s: see %s", plan.split, f"{out.rstrip('/')}/{manifest.NAME}")
+    return entry["examples"] > 0
+
+
+def _counts(total: int, parts: Mapping[str, int]) -> str:
+    named = ", ".join(f"{name} {count}" for name, count in parts.items())
+    return f"{total} ({named})" if named else str(total)
