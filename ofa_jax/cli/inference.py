@@ -23,33 +23,11 @@ def run_eval(arguments: Sequence[str]) -> int:
       Exit status, see `shell.run`.
     """
     parser = _parser("eval", "Evaluates a checkpoint on the splits of a task or mixture.")
-    parser.add_argument(
-        "--checkpoint",
-        type=shell.path,
-        help="run folder, gs:// address, .pt, HuggingFace or hub id",
-    )
-    parser.add_argument("--task", help="registered task or mixture")
-    parser.add_argument("--module", action="append", help="module that registers it; repeatable")
-    parser.add_argument("--split", action="append", help="repeatable; default validation")
-    parser.add_argument("--output", type=shell.path, help="folder of the results")
-    parser.add_argument("--data", type=shell.path, help="DATA_DIR, the folder of the task's files")
-    parser.add_argument(
-        "--vocabulary", type=shell.path, help="VOCAB_DIR; default beside the checkpoint"
-    )
-    parser.add_argument(
-        "--prepared", type=shell.path, help="folder of prepared shards instead of the task's files"
-    )
-    parser.add_argument("--num_examples", type=shell.whole, help="the first so many; default all")
-    parser.add_argument("--best", type=shell.whole, help="answers per example in the predictions")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="predict anew what --output holds of other inputs"
-    )
-    parser.add_argument(
-        "--image_tokenizer",
-        type=shell.path,
-        help="last.ckpt, codebook.npz or module:function: shows image codes",
-    )
-    parser.add_argument("--batch_size", type=shell.whole, help="over all devices")
+    add = parser.add_argument
+    add("--task", help="registered task or mixture")
+    add("--split", action="append", help="repeatable; default validation")
+    add("--data", type=shell.path, help="DATA_DIR, the folder of the task's files")
+    add("--num_examples", type=shell.whole, help="the first so many; default all")
     options, bindings = _options(parser, arguments)
     function = "eval_script.evaluate"
     locations = {"DATA_DIR": options.data, "VOCAB_DIR": options.vocabulary}
@@ -83,53 +61,17 @@ def run_infer(arguments: Sequence[str]) -> int:
     Returns:
       Exit status, see `shell.run`.
     """
-    parser = _parser("infer", "Answers an instruction about pictures.")
-    parser.add_argument(
-        "--image", action="append", type=shell.path, help="file, folder or pattern; repeatable"
-    )
-    parser.add_argument("--instruction", help='such as "what does the image describe?"')
-    parser.add_argument("--task", help="a task of the model instead, such as grounded_captioning")
-    parser.add_argument(
-        "--module", action="append", help="module that registers --task; repeatable; it is run"
-    )
-    parser.add_argument(
-        "--field", action="append", type=_field, help="NAME=TEXT that the task reads; repeatable"
-    )
-    parser.add_argument(
-        "--checkpoint",
-        type=shell.path,
-        help="run folder, gs:// address, .pt, HuggingFace or hub id",
-    )
-    parser.add_argument("--region", type=_numbers, help="x0,y0,x1,y1 in pixels, for {region}")
-    parser.add_argument(
-        "--answers", type=shell.path, help="allowed answers: a,b,c or a .txt, .json or .pkl file"
-    )
-    parser.add_argument(
-        "--prepared", type=shell.path, help="folder of prepared shards whose pictures are used"
-    )
-    parser.add_argument("--split", help="of the prepared data set; default validation")
-    parser.add_argument(
-        "--best", type=shell.whole, help="so many answers, with their probabilities"
-    )
-    parser.add_argument("--output", type=shell.path, help="folder of the results")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="throw away what --output holds of other inputs"
-    )
-    parser.add_argument("--vocabulary", type=shell.path, help="folder of the vocabulary")
-    parser.add_argument(
-        "--image_side", type=shell.whole, help="side of the model's input in pixels"
-    )
-    parser.add_argument(
-        "--batch_size", type=shell.whole, help="pictures per step, over all devices"
-    )
-    parser.add_argument(
-        "--image_tokenizer",
-        type=shell.path,
-        help="last.ckpt, codebook.npz or module:function: the answer is a picture",
-    )
-    parser.add_argument(
-        "--without_image", action="store_true", help="the instruction is about text alone"
-    )
+    parser = _parser("infer", "Answers an instruction about images.")
+    add = parser.add_argument
+    add("--image", action="append", type=shell.path, help="file, folder or pattern; repeatable")
+    add("--instruction", help='such as "what does the image describe?"')
+    add("--task", help="a task of the model instead, such as grounded_captioning")
+    add("--field", action="append", type=_field, help="NAME=TEXT that the task reads; repeatable")
+    add("--region", type=_numbers, help="x0,y0,x1,y1 in pixels, for {region}")
+    add("--answers", type=shell.path, help="allowed: a,b,c or a .txt, .json or .pkl file")
+    add("--split", help="of the prepared data set; default validation")
+    add("--image_side", type=shell.whole, help="side of the model's input in pixels")
+    add("--without_image", action="store_true", help="the instruction is about text alone")
     options, bindings = _options(parser, arguments)
     function = "infer_script.infer"
     chosen = {
@@ -167,8 +109,20 @@ def _parser(verb: str, description: str) -> argparse.ArgumentParser:
         description=description,
         epilog="Any other setting can be given as --gin.NAME=VALUE.",
     )
-    parser.add_argument("--gin_file", action="append", help="may be repeated")
-    parser.add_argument("--print_config", action="store_true", help="print the settings and stop")
+    add = parser.add_argument
+    checkpoint = "run folder, gs:// address, .pt, HuggingFace or hub id"
+    add("--checkpoint", type=shell.path, help=checkpoint)
+    add("--module", action="append", help="module that registers --task; repeatable; it is run")
+    add("--output", type=shell.path, help="folder of the results")
+    add("--overwrite", action="store_true", help="throw away what --output holds of other inputs")
+    add("--vocabulary", type=shell.path, help="its folder; default beside the checkpoint")
+    add("--prepared", type=shell.path, help="folder of prepared shards, instead of files")
+    add("--best", type=shell.whole, help="so many answers, with their probabilities")
+    add("--batch_size", type=shell.whole, help="images per step, over all devices")
+    tokenizer = "last.ckpt, codebook.npz or module:function: shows image codes as images"
+    add("--image_tokenizer", type=shell.path, help=tokenizer)
+    add("--gin_file", action="append", help="may be repeated")
+    add("--print_config", action="store_true", help="print the settings and stop")
     return parser
 
 

@@ -42,7 +42,7 @@ def test_progress_in_a_log_names_step_eta_and_rate(caplog):
     with caplog.at_level(logging.INFO, logger="ofa_jax"):
         bar.update(40, {"loss": 1.25, "examples_per_second": 512.3, "data_wait": 0.034})
         bar.close()
-    _, line = caplog.messages
+    line = caplog.messages[-1]
     assert line.startswith("train: 40/100 steps, loss ")
     assert "loss 1.250, 512 examples/s, data wait 3%, " in line
     assert ", ETA " in line
