@@ -121,6 +121,7 @@ def parse(
             raise ConfigError(f"--gin.{name}={value}: {message}") from error
     _expand_paths()
     check(required=required, types=types or {})
+    _check_unused(known)
     try:
         gin.finalize()
     except Exception as error:
@@ -143,8 +144,6 @@ def check(
     """
     _check_macros(required, types or {}, t5x=t5x)
     _check_scopes()
-    if not t5x:
-        _check_unused()
 
 
 def resolved() -> str:
@@ -239,12 +238,17 @@ def _check_scopes() -> None:
             )
 
 
-def _check_unused() -> None:
-    """Fails on settings of what nothing refers to: they would be taken and never used."""
+def _check_unused(known: Mapping[str, Callable[..., Any]]) -> None:
+    """Fails on settings of what nothing refers to: they would be taken and never used.
+
+    Args:
+      known: as in `parse`; one name alone is that of the entry point, as is `*_script.*`.
+    """
     config = gin.config._CONFIG
     referred = {reference.selector for reference in gin.config.iterate_references(config)}
     for (_, selector), bound in config.items():
-        if selector in referred or selector.startswith("gin.") or "_script." in selector:
+        entry = "_script." in selector or list(known) == [selector]
+        if entry or selector in referred or selector.startswith("gin."):
             continue
         name = next(iter(bound))
         raise ConfigError(
