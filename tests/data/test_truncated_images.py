@@ -12,7 +12,7 @@ import mixtures.scenes  # noqa: F401  (registers the tasks)
 from ofa_jax.data.image_steps import DecodeImage, StretchToSquare
 from ofa_jax.data.instruction import InstructionError
 from ofa_jax.data.ops.image import decode_picture
-from ofa_jax.data.ops.image_files import TruncatedImageError
+from ofa_jax.data.ops.image_files import BadImageError
 from ofa_jax.data.pipeline import MixturePipeline, evaluation_row
 from ofa_jax.data.registration import lookup
 from ofa_jax.evaluation.streaming import (
@@ -150,17 +150,26 @@ def test_inference_answers_them_and_says_so(tmp_path, caplog):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("size", [(320, 240), (321, 243)], ids=["whole blocks", "odd"])
-def test_a_grey_rest_before_an_end_marker_is_seen(mode, size):
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"restart_marker_blocks": 4}, {"restart_marker_rows": 1}, {"progressive": True}],
+    ids=["plain", "restarts", "restarts of rows", "progressive"],
+)
+def test_a_cut_before_an_end_marker_is_seen(mode, size, kind):
     width, height = size
     rows, columns = np.mgrid[:height, :width]
     waves = [100 + 90 * np.sin(columns / 17 + k) + 20 * np.cos(rows / 5) for k in range(3)]
     image = Image.fromarray(np.stack(waves, -1).clip(0, 255).astype(np.uint8)).convert(mode)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG")
+    image.save(buffer, "JPEG", **kind)
     whole = buffer.getvalue()
     assert not decode_picture(whole, truncated="decode").truncated
-    for share in (0.3, 0.5, 0.97):
-        cut = whole[: int(len(whole) * share)] + b"\xff\xd9"
+    last_scan = whole.rfind(b"\xff\xda")
+    # Of a progressive file, anywhere before its last scan.
+    length = last_scan if "progressive" in kind else len(whole)
+    for share in (0.3, 0.5, 0.7, 0.97):
+        cut = whole[: int(length * share)] + b"\xff\xd9"
         assert decode_picture(cut, truncated="decode").truncated, share
-        with pytest.raises(TruncatedImageError, match="cut off"):
+        # Within a table, the marker is taken for a part of it.
+        with pytest.raises(BadImageError, match=r"cut off|is truncated"):
             decode_picture(cut)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from ofa_jax.data.ops import jpeg_rest
 from ofa_jax.data.ops.image_files import (
     MAX_PIXELS,
     BadImageError,
@@ -52,8 +53,6 @@ _TURNS = {
     8: (_TRANSPOSE.ROTATE_90, _TRANSPOSE.ROTATE_270),
 }
 _END_OF_JPEG = b"\xff\xd9"
-# What the JPEG decoder leaves of blocks that it has no data for, also in inverted colors.
-_UNKNOWN_GREYS = (127, 128)
 
 
 class Picture:
@@ -143,9 +142,9 @@ def decode_picture(
             image.draft("RGB", (smallest, smallest))
         try:
             image.load()
-            cut = _has_grey_rest(image) and _ends_early(data, image, smallest, max_pixels)
+            cut = image.format == "JPEG" and jpeg_rest.is_missing(data, image, smallest, max_pixels)
             if cut and truncated == "drop":
-                raise TruncatedImageError("the JPEG file is cut off: its last rows are grey")
+                raise TruncatedImageError("the JPEG file is cut off before its end marker")
         except BadImageError:
             raise
         except Exception:  # Pillow's decoders raise many kinds on damaged data.
@@ -196,33 +195,6 @@ def read_image(image: Given, *, truncated: str = "decode") -> np.ndarray:
     if picture.truncated:
         logger.warning("%s is cut off: a part of the image is missing", path)
     return np.asarray(picture.pillow)
-
-
-def _has_grey_rest(image: Image.Image) -> bool:
-    """Whether the last block of a JPEG looks as if the decoder had no data for it."""
-    if image.format != "JPEG":
-        return False
-    right, below = image.size
-    # One pixel first: it takes microseconds and settles almost every image.
-    if not np.isin(np.array(image.getpixel((right - 1, below - 1))), _UNKNOWN_GREYS).all():
-        return False
-    end = image.crop((max(0, right - 4), below - 1, right, below))
-    return bool(np.isin(np.asarray(end), _UNKNOWN_GREYS).all())
-
-
-def _ends_early(data: bytes, image: Image.Image, smallest: int | None, max_pixels: int) -> bool:
-    """Whether a JPEG's data end before its image does, although an end marker follows them.
-
-    Bytes before the marker are skipped where the image is complete, and decoded where it is not.
-    """
-    end = data.rfind(_END_OF_JPEG)
-    try:
-        with opened(data[:end] + bytes(range(64)) + data[end:], max_pixels) as longer:
-            if smallest is not None:
-                longer.draft("RGB", (smallest, smallest))
-            return longer.tobytes() != image.tobytes()
-    except BadImageError:
-        return True
 
 
 def _give_up_rest(image: ImageFile.ImageFile) -> None:

@@ -7,6 +7,7 @@ files travel through many hands (DATA 1.1).
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,9 @@ from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.values import identifier, text
 from ofa_jax.restricted_pickle import UnsafePickleError, load_restricted
 from ofa_jax.schema import parse_json
+
+# Bytes; the largest published list has 13 MB as a pickle and 60 MB as JSON.
+_LARGEST = 1 << 27
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +127,8 @@ def _target(value: Any) -> int | str:
 
 
 def _refs(path: str) -> list[Any]:
+    if (size := os.stat(path).st_size) > _LARGEST:
+        raise SourceError(f"{path} has {size:,} bytes; at most {_LARGEST:,} are read")
     data = pathlib.Path(path).read_bytes()
     try:
         if pathlib.Path(path).suffix == ".json":
