@@ -26,6 +26,15 @@ _COPIES_PER_BYTE = 2
 # Tuples that hold one another stand for billions of parts, all of which a key of a dict visits.
 _HASHED_PER_BYTE = 64
 _FREE = 1 << 16
+# Bytes that an opcode may take in memory, rounded up: an empty set has 216 and is one byte of a
+# file. Together they may be so many times the file, and some for small files.
+_MEMORY = dict.fromkeys(("EMPTY_SET", "FROZENSET"), 224)
+_MEMORY |= dict.fromkeys(("EMPTY_LIST", "LIST", "EMPTY_DICT", "DICT"), 72)
+_MEMORY |= dict.fromkeys(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"), 72)
+_MEMORY |= dict.fromkeys(("GLOBAL", "STACK_GLOBAL"), 1200)  # A class that stands for it.
+_MEMORY |= dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ"), 448)
+_MEMORY_PER_BYTE = 48
+_FREE_MEMORY = 1 << 24
 _ENDLESS = 1 << 60
 _GETS = ("GET", "BINGET", "LONG_BINGET")
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
@@ -240,12 +249,13 @@ def pickle_length(stream: BinaryIO | mmap.mmap) -> int:
 def _length_and_uses(stream: BinaryIO | mmap.mmap) -> tuple[int, int]:
     """Length of a pickle, and how often it uses something composed a second time."""
     start = stream.tell()
-    opcodes = largest_memo = memos = uses = 0
+    opcodes = largest_memo = memos = uses = memory = 0
     composed: set[int] = set()
     previous = ""
     for opcode, argument in _opcodes(stream):
         name = opcode.name
         opcodes += 1
+        memory += _MEMORY.get(name, 0)
         if name in _PUTS:
             index = memos if name == "MEMOIZE" else int(argument)
             largest_memo = max(largest_memo, index)
@@ -257,7 +267,12 @@ def _length_and_uses(stream: BinaryIO | mmap.mmap) -> tuple[int, int]:
         previous = name
     if largest_memo > opcodes + 1024:
         raise UnsafePickleError(f"the pickle has a memo index of {largest_memo}")
-    return stream.tell() - start, uses
+    length = stream.tell() - start
+    if memory > (most := _MEMORY_PER_BYTE * length + _FREE_MEMORY):
+        raise UnsafePickleError(
+            f"the pickle of {length:,} bytes makes objects of {memory:,}; at most {most:,} are read"
+        )
+    return length, uses
 
 
 def _opcodes(stream: BinaryIO | mmap.mmap) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:

@@ -12,8 +12,11 @@ exchanged on import and export, no other id moves.
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
+
+from ofa_jax import schema
 
 PAD_ID = 0
 BOS_ID = 1
@@ -24,6 +27,9 @@ NUM_SPECIALS = 4
 SPECIAL_SYMBOLS = ("<pad>", "<s>", "</s>", "<unk>")
 # The same in the order of official ids.
 OFFICIAL_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+
+
+Ids = Annotated[int, schema.Between(1, 1 << 24)]
 
 
 def swap_official_ids(ids: np.ndarray) -> np.ndarray:
@@ -56,18 +62,14 @@ class VocabLayout:
       pad_multiple: `padded_size` is a multiple of this.
     """
 
-    num_text: int = 50260
-    num_codes: int = 8192
-    num_bins: int = 1000
-    max_image_size: int = 512
-    pad_multiple: int = 128
+    num_text: Ids = 50260
+    num_codes: Annotated[int, schema.Between(0, 1 << 24)] = 8192
+    num_bins: Ids = 1000
+    max_image_size: Annotated[int, schema.Between(1, 1 << 20)] = 512
+    pad_multiple: Annotated[int, schema.Between(1, 1 << 20)] = 128
 
     def __post_init__(self) -> None:
-        for name in ("num_text", "num_bins", "max_image_size", "pad_multiple"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"VocabLayout.{name} must be positive, got {getattr(self, name)}")
-        if self.num_codes < 0:
-            raise ValueError(f"VocabLayout.num_codes must not be negative, got {self.num_codes}")
+        schema.check(self, "VocabLayout")
 
     @property
     def mask_id(self) -> int:

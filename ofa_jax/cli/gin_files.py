@@ -102,8 +102,9 @@ def parse(
     for file in files:
         try:
             gin.parse_config_file(_located(file, asked_by="--gin_file"), skip_unknown=False)
-        except ConfigError:
-            raise
+        except ConfigError as error:
+            # gin adds a line for each file that includes the next.
+            raise ConfigError(str(error).splitlines()[0]) from None
         except Exception as error:  # gin and Python's tokenizer raise any kind on a bad text.
             raise ConfigError(f"{file}: {_explain(error, known)}") from error
     for binding in overrides:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ofa_jax.metrics.pairing import check_pairs
 from ofa_jax.restricted_pickle import load_restricted
-from ofa_jax.schema import build, read_json
+from ofa_jax.schema import LARGEST_JSON, build, read_json
 
 NGram = tuple[str, ...]
 
@@ -89,6 +89,8 @@ class DocumentFrequency:
                 saved = build(_SavedFrequencies, read_json(path), path)
                 counts = {tuple(k.split(" ")): float(v) for k, v in saved.counts.items()}
                 return cls(counts, saved.num)
+            if (size := path.stat().st_size) > LARGEST_JSON:
+                raise ValueError(f"it has {size:,} bytes; at most {LARGEST_JSON:,} are read")
             raw = load_restricted(path.read_bytes(), placeholders=False, encoding="latin1")
             return cls(dict(raw["document_frequency"]), float(raw["ref_len"]))
         except (KeyError, TypeError, ValueError) as error:

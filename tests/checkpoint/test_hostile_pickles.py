@@ -229,3 +229,19 @@ def test_hostile_files_of_the_field(name, message):
         import_checkpoint(path)
     assert str(path) in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("part", [b"\x8f", b"]", b"}", b"h\x00)R", b"h\x01)\x81"], ids=str)
+def test_a_pickle_makes_no_more_objects_than_its_size_allows(part):
+    """Sets of one byte each took 216; named classes and calls take more."""
+    start = b"\x80\x04c__builtin__\nset\nq\x000cx\ny\nq\x010"
+
+    def pickled(size):
+        return start + b"(" + part * (size // len(part)) + b"l."
+
+    # A list is taken out again; the largest file of answers is refused before it is unpickled.
+    assert len(load_restricted(pickled(1000))) == 1000 // len(part)
+    with pytest.raises(
+        UnsafePickleError, match=r"makes objects of [\d,]+; at most [\d,]+ are read"
+    ):
+        load_restricted(pickled(1 << 22))

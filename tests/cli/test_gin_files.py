@@ -194,3 +194,13 @@ def test_paths_of_options(tmp_path, monkeypatch, capsys):
     assert f"CHECKPOINT = '{tmp_path}/none'" in capsys.readouterr().out
     assert convert(["--source=~/none.pt", "--target=~/out", "--target_format=orbax"]) == 2
     assert f"{tmp_path}/none.pt" in capsys.readouterr().err
+
+
+def test_files_that_include_each_other_are_named(tmp_path):
+    (tmp_path / "a.gin").write_text('include "b.gin"\n')
+    (tmp_path / "b.gin").write_text('include "a.gin"\n')
+    (tmp_path / "own.gin").write_text('include "own.gin"\n')
+    for name, chain in (("a.gin", "a.gin includes .*b.gin includes .*a.gin"), ("own.gin", "own")):
+        with pytest.raises(gin_files.ConfigError, match=f"deeper than 16: .*{chain}") as caught:
+            gin_files.parse([str(tmp_path / name)], [], {})
+        assert "\n" not in str(caught.value)
