@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -309,6 +309,38 @@ def agreed(name: str) -> Iterator[None]:
         for _, text in sorted(found):
             if text != "=":
                 raise SettingsError(text[1:])
+
+
+def require_same_settings(settings: Sequence[str]) -> None:
+    """Fails on all processes where one was started with other settings than process 0.
+
+    Args:
+      settings: a line NAME = VALUE for each. Folders of one machine are not compared.
+
+    Raises:
+      SettingsError: names the process and what it has and has not.
+    """
+    if jax.process_count() == 1:
+        return
+    place, client = _new_place("settings"), _coordinator()
+    own = [line for line in settings if "bucket_cache" not in line]
+    client.key_value_set(f"{place}/{jax.process_index()}", "\n".join(own))
+    wait_for_all("settings are written")
+    found = {
+        int(name.rpartition("/")[2]): text.splitlines()
+        for name, text in client.key_value_dir_get(place)
+    }
+    # As in `agreed`.
+    wait_for_all("settings are read")
+    for process, other in sorted(found.items()):
+        added = [line for line in other if line not in found[0]]
+        missing = [line for line in found[0] if line not in other]
+        if added or missing:
+            theirs, ours = (", ".join(lines[:3])[:300] or "less" for lines in (added, missing))
+            raise SettingsError(
+                f"process {process} was started with {theirs}, process 0 with {ours}; all "
+                "processes of a run need the same settings"
+            )
 
 
 @contextlib.contextmanager

@@ -107,7 +107,12 @@ def train(
         would be right.
       Unfinished: a signal asked to stop; what was done is saved.
     """
-    schema.check_arguments(train, locals(), "train_script.train")
+    given = dict(locals())
+    schema.check_arguments(train, given, "train_script.train")
+    hosts.require_same_settings(
+        run_tasks.settings_lines(config_text)
+        or [f"{name} = {value!r}" for name, value in given.items()]
+    )
     began = time.monotonic()
     run_folder.check_model_dir(model_dir)
     run_tasks.assign_locations(locations or {}, checkpoint_cfg.initial_path)

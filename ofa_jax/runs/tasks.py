@@ -157,7 +157,7 @@ def refuse_other_settings(
     if start_step == 0:
         return
     try:
-        before, now = _settings(path.read_text(encoding="utf-8")), _settings(config)
+        before, now = (settings_lines(text) for text in (path.read_text(encoding="utf-8"), config))
     except (OSError, UnicodeDecodeError):  # Not there, or damaged.
         return
     changed = [line for line in now if line not in before] or [
@@ -173,7 +173,8 @@ def refuse_other_settings(
     logger.warning("settings differ from those this run began with: %s", "; ".join(changed))
 
 
-def _settings(config: str) -> list[str]:
+def settings_lines(config: str) -> list[str]:
+    """A line NAME = VALUE for each setting of a gin text."""
     joined = config.replace("\\\n", " ")
     lines = (" ".join(line.split()) for line in joined.splitlines())
     return [line for line in lines if line and not line.startswith("#")]

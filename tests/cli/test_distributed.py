@@ -1,5 +1,7 @@
 """How processes find each other: the environments of launchers, and incomplete ones."""
 
+import concurrent.futures
+import threading
 import types
 
 import jax
@@ -185,3 +187,53 @@ def test_all_processes_get_the_same_answer_at_the_same_question(monkeypatch):
     stop_requested = hosts.stop_question(hosts.preemption_handler())
     assert [stop_requested() for _ in range(5)] == [False, False, True, True, True]
     assert asked == [1, 2, 3]
+
+
+class Shared:
+    """The coordinator of processes that are threads here."""
+
+    def __init__(self, count):
+        self.values, self._together = {}, threading.Barrier(count)
+
+    def key_value_set(self, key, value):
+        self.values[key] = value
+
+    def key_value_dir_get(self, folder):
+        return [(key, value) for key, value in self.values.items() if key.startswith(folder)]
+
+    def wait_at_barrier(self, place, milliseconds):
+        self._together.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (["SEED = 0", "utils.X.keep = 2"], ""),
+        (["SEED = 1", "utils.X.keep = 2"], "started with SEED = 1, process 0 with SEED = 0; all"),
+        (["SEED = 0"], "process 1 was started with less, process 0 with utils.X.keep = 2"),
+        (["SEED = 0", "utils.X.keep = 2", "utils.X.bucket_cache = '/tmp'"], ""),
+    ],
+    ids=["equal", "seed", "missing", "folder of a machine"],
+)
+def test_hosts_with_other_settings_are_refused_by_name(monkeypatch, second, message):
+    state = types.SimpleNamespace(client=Shared(2))
+    process = threading.local()
+    monkeypatch.setattr(hosts.jax_distributed, "global_state", state)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: process.index)
+    # Each process counts the places that it comes to.
+    monkeypatch.setattr(hosts, "_new_place", lambda name: f"ofa_{name}")
+
+    def start(index):
+        process.index = index
+        try:
+            hosts.require_same_settings((["SEED = 0", "utils.X.keep = 2"], second)[index])
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(start, range(2)))
+    assert said[0] == said[1]
+    assert message in said[0]
+    assert bool(said[0]) == bool(message)

@@ -16,6 +16,8 @@ from tests.compiling import QUICK_TO_COMPILE
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 8
+# Statuses after which launchers start a run again.
+RESTARTABLE = (1, 75)
 SETTINGS = [
     "--gin_file=gin_configs/models/nano.gin",
     "--gin_file=gin_configs/runs/train.gin",
@@ -45,7 +47,7 @@ SETTINGS = [
 class Hosts:
     """The processes of one session."""
 
-    def __init__(self, folder, name, count, *, steps=STEPS, signals=None):
+    def __init__(self, folder, name, count, *, steps=STEPS, signals=None, others=None):
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             address = f"localhost:{probe.getsockname()[1]}"
@@ -73,6 +75,7 @@ class Hosts:
                 *SETTINGS,
                 f"--gin.TRAIN_STEPS={steps}",
                 f"--gin.MODEL_DIR='{folder / name}'",
+                *(others or {}).get(host, ()),
             ]
             with output.open("w") as file:
                 self.processes.append(
@@ -106,9 +109,51 @@ def numbers(run_dir, key):
     return {line["step"]: line[key] for line in lines if key in line}
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run of one process, `one`."""
+    path = tmp_path_factory.mktemp("hosts")
+    finish(path, "one", 1)
+    return path
+
+
 @pytest.mark.slow
-def test_two_hosts_equal_one_and_survive_the_loss_of_one(tmp_path):
-    finish(tmp_path, "one", 1)
+@pytest.mark.parametrize(
+    ("place", "host"),
+    [("save", 0), ("save", 1), ("evaluation", 0), ("evaluation", 1), ("compile", 1)],
+    ids=lambda value: str(value),
+)
+def test_a_host_that_dies_in_the_middle_of_something(folder, place, host):
+    name = f"{place}_{host}"
+    with Hosts(folder, name, 2, signals={host: {"OFA_TEST_KILL_IN": place}}) as hosts:
+        assert hosts.processes[host].wait(1500) == -signal.SIGKILL
+        died = time.monotonic()
+        status = hosts.processes[1 - host].wait(90)
+        seconds = time.monotonic() - died
+        text = hosts.texts()[1 - host]
+    print(f"killed host {host} in {place}: the other ended after {seconds:.0f} s with {status}")
+    assert status in RESTARTABLE, text[-3000:]
+    assert "lost another host" in text, text[-3000:]
+    assert "start all of them again with the same command" in text
+    finish(folder, name, 2)
+    for key in ("loss", "eval_loss"):
+        alone, together = (numbers(folder / run, key) for run in ("one", name))
+        assert alone.keys() == together.keys()
+        np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_hosts_of_other_seeds_are_refused_by_name(tmp_path):
+    with Hosts(tmp_path, "run", 2, others={1: ["--gin.SEED=1"]}) as hosts:
+        assert hosts.wait() == [2, 2], "\n".join(text[-3000:] for text in hosts.texts())
+        for text in hosts.texts():
+            assert "error: process 1 was started with SEED = 1, process 0 with SEED = 0" in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_hosts_equal_one_and_survive_the_loss_of_one(folder):
+    tmp_path = folder
     # Host 1 dies before its 6th step; a checkpoint is complete by then.
     with Hosts(tmp_path, "two", 2, signals={1: {"OFA_TEST_KILL_STEP": "6"}}) as hosts:
         assert hosts.processes[1].wait(1500) == -signal.SIGKILL
