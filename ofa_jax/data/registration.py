@@ -90,20 +90,23 @@ def add_mixture(name: str, rates: Mapping[str, float]) -> None:
     Raises:
       ValueError: the name is taken, a task is unknown, or it cannot be mixed with the others.
     """
-    parts = {part: seqio.get_mixture_or_task(part) for part in rates}
     tasks: dict[str, seqio.Task] = {}
     shares: dict[str, float] = {}
-    for part, provider in parts.items():
-        inner = [provider] if isinstance(provider, seqio.Task) else provider.tasks
-        for task in inner:
-            share = 1.0 if task is provider else provider.get_rate(task) / provider.total_rate
+    for part, rate in rates.items():
+        provider = seqio.get_mixture_or_task(part)
+        if isinstance(provider, seqio.Task):
+            inner = [(provider, 1.0)]
+        else:
+            total = provider.total_rate
+            inner = [(task, provider.get_rate(task) / total) for task in provider.tasks]
+        for task, share in inner:
             tasks[task.name] = task
-            shares[task.name] = shares.get(task.name, 0.0) + rates[part] * share
+            shares[task.name] = shares.get(task.name, 0.0) + rate * share
     own = [task for task in tasks.values() if isinstance(task.source, RecordSource)]
     if len(own) == len(tasks):
         seqio.MixtureRegistry.add(name, list(rates.items()))
         return
-    tokenizer = own[0].source.task.tokenizer if own else None
+    tokenizer = cast(RecordSource, own[0].source).task.tokenizer if own else None
     mixed = [adapted(task, tokenizer, mixture=name) for task in tasks.values()]
     seqio.MixtureRegistry.add(name, [(task, shares[task.name]) for task in mixed])
 

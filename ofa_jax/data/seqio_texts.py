@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import seqio
@@ -19,7 +19,7 @@ from ofa_jax.data.instruction import Example, Instruction
 from ofa_jax.data.seqio_task import OFASeqioTask, RecordSource, seqio_arguments
 from ofa_jax.data.seqio_vocabulary import SeqioVocabulary
 from ofa_jax.data.sources.text_pairs import TextPairs
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.task import OFATask, Source
 from ofa_jax.text.tokenizer import Tokenizer
 
 _SEED = 0
@@ -64,7 +64,7 @@ def adapted(
         name=task.name,
         family=task.name,
         instructions=(Instruction.parse(_LINE),),
-        source=TextPairs(task.name, functools.partial(_pairs, task, tokenizer)),
+        source=cast(Source, TextPairs(task.name, functools.partial(_pairs, task, tokenizer))),
         tokenizer=tokenizer,
         scorer="answer",
     )

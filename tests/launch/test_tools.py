@@ -4,6 +4,9 @@
 - xpk: `pip install xpk`, its own --dry-run;
 - sbatch: Debian's slurm-client. Without a cluster it reads the script, then finds no controller;
 - JobSet: `JOBSET_CRD` names the file of the CRD of a JobSet release.
+
+`GCLOUD_PROGRAM`, `XPK_PROGRAM` and `SBATCH_PROGRAM` name programs that are not on the PATH,
+`SLURM_PLUGINS` the folder of SLURM's plugins where it is not the usual one.
 """
 
 import os
