@@ -29,8 +29,8 @@ _COEFFICIENTS = 64
 def is_missing(data: bytes, image: Image.Image, smallest: int | None, max_pixels: int) -> bool:
     """Whether a part of a decoded JPEG is missing.
 
-    OFA-NOTE: SPEC 4.4. A cut in the last scan of a progressive file, which gives fine detail its
-    last bit, is not noticed.
+    A cut in the last scan of a progressive file, which gives fine detail its last bit, is not
+    noticed.
 
     Args:
       data: the file.
