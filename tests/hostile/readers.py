@@ -77,6 +77,34 @@ def _safetensors(folder: pathlib.Path, data: bytes) -> None:
         np.asarray(tensors[name])
 
 
+def _weights(folder: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.checkpoint.imports import import_checkpoint
+
+    import_checkpoint(_written(folder, "a.safetensors", data))
+
+
+def _tuned(folder: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.checkpoint.tuned import read_tuned
+
+    read_tuned(_written(folder, "a.safetensors", data))
+
+
+def _huggingface(folder: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.checkpoint.huggingface import read_huggingface_folder
+
+    _written(folder, "config.json", data)
+    _written(folder, "model.safetensors", _tensors(*_NAMES))
+    read_huggingface_folder(folder)
+
+
+def _index(folder: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.checkpoint.huggingface import read_huggingface_folder
+
+    _written(folder, "model.safetensors.index.json", data)
+    _written(folder, "a.safetensors", _tensors(*_NAMES))
+    read_huggingface_folder(folder)
+
+
 def _tsv(folder: pathlib.Path, data: bytes) -> None:
     path = _written(folder, "a.tsv", data)
     for layout in ("vision_language", "detection", "caption", "image"):
@@ -191,6 +219,10 @@ READERS: dict[str, Reader] = {
     "torch": _torch,
     "pickle": _pickle,
     "safetensors": _safetensors,
+    "weights": _weights,
+    "tuned": _tuned,
+    "huggingface": _huggingface,
+    "index": _index,
     "tsv": _tsv,
     "coco": _coco,
     "jsonl": _lines,
@@ -245,9 +277,23 @@ def _torch_file() -> bytes:
         return path.read_bytes()
 
 
-def _safetensors_file() -> bytes:
-    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
-    return struct.pack("<Q", len(header)) + header + bytes(8)
+_NAMES = ("encoder.embed_tokens.weight", "decoder.layers.0.fc1.weight")
+_CONFIG = {"d_model": 2, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 2}
+
+
+def _tensors(*names: str, **metadata: str) -> bytes:
+    """A safetensors file of tensors of 2 x 2."""
+    header: dict = {
+        name: {"dtype": "F32", "shape": [2, 2], "data_offsets": [16 * place, 16 * place + 16]}
+        for place, name in enumerate(names)
+    }
+    text = json.dumps(header | ({"__metadata__": metadata} if metadata else {})).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(16 * len(names))
+
+
+def _tuned_file(**changes: str) -> bytes:
+    header = {"format": "ofa_jax tuned 1", "tuning": "{}", "batch_norm": "batch", "base": ""}
+    return _tensors("params/a/bias", **{**header, "settings": "{}", "digest": "", **changes})
 
 
 def _tar_file() -> bytes:
@@ -278,7 +324,11 @@ def seeds() -> dict[str, list[bytes]]:
     return {
         "torch": [_torch_file()],
         "pickle": [pickle.dumps({"a": (1, 2.5, {"x"}), "b": [None, b"c"]}, 2)],
-        "safetensors": [_safetensors_file()],
+        "safetensors": [_tensors("w")],
+        "weights": [_tensors(*_NAMES)],
+        "tuned": [_tuned_file()],
+        "huggingface": [json.dumps(_CONFIG).encode()],
+        "index": [json.dumps({"weight_map": {"w": "a.safetensors"}}).encode()],
         "tsv": [_vision_language_row(), b'"1"\t"aGk="\t"a ""red"" bus"\t""\n'],
         "coco": [json.dumps(coco).encode()],
         "jsonl": [lines],
@@ -327,6 +377,7 @@ def hostile() -> Iterator[tuple[str, str, bytes]]:
     for reader in ("pickle", "answers_pickle"):
         yield reader, "key of nested tuples", nested + b"}h\x3cNs."
         yield reader, "copies", copies
+        yield reader, "empty sets", b"\x80\x04(" + b"\x8f" * (1 << 22) + b"l."
         yield reader, "memo of 2^30", _op(b"\x80\x02Nr", 1 << 30, 4) + b"."
         yield reader, "bytes of 2^60", _op(b"\x80\x04\x8e", 1 << 60, 8)
         yield reader, "number of 2^30 bytes", _op(b"\x80\x02\x8b", 1 << 30, 4)
@@ -343,7 +394,27 @@ def hostile() -> Iterator[tuple[str, str, bytes]]:
     header = {"w": {"dtype": "F32", "shape": [1 << 40, 1 << 40], "data_offsets": [0, 8]}}
     text = json.dumps(header).encode()
     yield "safetensors", "shape of 2^80", struct.pack("<Q", len(text)) + text + bytes(8)
-    own = ("layout", "vocabulary", "card", "manifest", "frequencies", "answer_types")
+    # As many layers as a name or a number says.
+    for number in (10**3, 10**9, 10**30, -1):
+        for stack in ("encoder", "decoder"):
+            name = f"{stack}.layers.{number}.fc1.weight"
+            yield "weights", f"{stack} layer {number}", _tensors(*_NAMES, name)
+            fields = {**_CONFIG, f"{stack}_layers": number, "d_model": 16}
+            yield "huggingface", f"{stack} of {number}", json.dumps(fields).encode()
+        deep = f"encoder.embed_images.layer3.{number}.conv1.weight"
+        yield "weights", f"block {number}", _tensors(*_NAMES, deep)
+    for field in ("d_model", "vocab_size", "resnet_type", "encoder_attention_heads"):
+        for value in (10**12, "x", [], None, -1, 0.5):
+            fields = {**_CONFIG, field: value}
+            yield "huggingface", f"{field} {value!r}", json.dumps(fields).encode()
+    ranks = ('{"lora_rank": 1e999}', '{"lora_rank": ' + "9" * 30 + "}", '{"lora_rank": -1}')
+    for field in ("tuning", "settings"):
+        for text in ("[" * 5000, "null", "[1]", *ranks):
+            yield "tuned", f"{field} {text[:22]}", _tuned_file(**{field: text})
+    for shards in ({"w": 1}, {"w": "../a"}, {"w": "/etc/passwd"}, [], {"w": "a\0b"}):
+        yield "index", f"shards {shards}", json.dumps({"weight_map": shards}).encode()
+    own = ("index", "huggingface", "layout", "vocabulary", "card", "manifest", "frequencies")
+    own += ("answer_types",)
     for reader in own:
         for text in (b"", b"[1]", b"null", b'"a"', b'{"tasks": 1}', b'{"a": 1}', b"\xff\xfe{}"):
             yield reader, f"text {text!r}", text
