@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -166,8 +167,11 @@ def content(folder: pathlib.Path) -> dict[str, str]:
     return found
 
 
-def measure(name: str, verb: str, options: list[str], rest: argparse.Namespace) -> None:
-    """One command without kills, and one with."""
+def measure(name: str, verb: str, options: list[str], rest: argparse.Namespace) -> float:
+    """One command without kills, and one with; returns by how many MiB the first grew.
+
+    From a quarter of its lines to the last one.
+    """
     folder = rest.folder
     whole, killed = folder / f"{name}_whole", folder / f"{name}_killed"
     log = folder / f"{name}.log"
@@ -193,8 +197,13 @@ def measure(name: str, verb: str, options: list[str], rest: argparse.Namespace) 
         "last line",
         flush=True,
     )
+    sizes = [
+        next(size for _, count, size in samples if count >= part * samples[-1][1])
+        for part in (0.25, 1)
+    ]
+    growth = sizes[1] - sizes[0]
     if not rest.kills:
-        return
+        return growth
     dice, moments = random.Random(rest.seed), []
     arguments[-1] = f"--output={killed}"
     for _ in range(rest.kills):
@@ -213,9 +222,11 @@ def measure(name: str, verb: str, options: list[str], rest: argparse.Namespace) 
     print(f"{name}: {rest.kills} kills at {moments} lines; different: {different or 'nothing'}")
     if different:
         raise SystemExit(1)
+    return growth
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> list[float]:
+    """Runs the command line; returns the growth of each command, see `measure`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--examples", type=int, default=5000)
@@ -223,7 +234,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=pathlib.Path, help="kept; default a temporary one")
     parser.add_argument("--only", choices=("infer", "eval"))
-    options = parser.parse_args()
+    options, growth = parser.parse_args(arguments), []
     with tempfile.TemporaryDirectory() as temporary:
         options.folder = options.folder or pathlib.Path(temporary)
         options.folder.mkdir(exist_ok=True)
@@ -235,11 +246,12 @@ def main() -> None:
         # Eight tokens each, whatever a model of one step says.
         asked.append("--gin.DECODING={'beam': 2, 'max_len_b': 8}")
         if options.only != "eval":
-            measure("infer", "infer", asked, options)
+            growth.append(measure("infer", "infer", asked, options))
         scored = [f"--checkpoint={run_dir}", "--task=own_grounding", "--module=tasks.own"]
         scored += [f"--data={data}", f"--vocabulary={options.folder / 'vocabulary'}", LENGTHS]
         if options.only != "infer":
-            measure("eval", "eval", scored, options)
+            growth.append(measure("eval", "eval", scored, options))
+    return growth
 
 
 if __name__ == "__main__":
