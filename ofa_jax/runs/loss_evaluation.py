@@ -57,11 +57,9 @@ class LossEvaluation:
 
     def __post_init__(self) -> None:
         self._pipeline = dataclasses.replace(self.pipeline, split=self.config.split)
-        trainer = self.engine.trainer
         # The divisor of the training loss means nothing for sums by task.
-        loss = objective.loss_config(
-            dataclasses.replace(trainer, loss_normalisation="tokens"), self.engine.tasks.tasks
-        )
+        loss = objective.loss_config(self.engine.trainer, self.engine.tasks.tasks)
+        loss = dataclasses.replace(loss, normalisation="tokens")
         step = make_eval_step(
             self.engine.module,
             loss,
