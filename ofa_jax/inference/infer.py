@@ -50,7 +50,7 @@ def infer(
     task: str = "",
     fields: Mapping[str, Any] | None = None,
     checkpoint: str = "",
-    images: Sequence[str] = (),
+    images: str | Sequence[str] = (),
     prepared_data: str = "",
     split: str = "validation",
     region: Sequence[Annotated[float, Between(0, 1e9)]] | None = None,

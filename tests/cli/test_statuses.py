@@ -20,6 +20,7 @@ from ofa_jax import errors
 from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.cli import shell
+from ofa_jax.cli.inference import run_infer
 from ofa_jax.data.pipeline import MixturePipeline
 from ofa_jax.errors import SettingsError, Status, Unfinished
 from ofa_jax.inference.answerer import Answerer
@@ -391,3 +392,11 @@ def test_two_starts_in_one_folder_and_a_kill(command):
     assert status == 0, text[-3000:]
     assert f"was locked by process {first.pid} on " in text
     assert "going on from the checkpoint at step" in text
+
+
+@pytest.mark.parametrize("given", ["0,0,1_0,9", "0,0,１０,9", "0,0,nan,9", "0,0,,9"], ids=ascii)
+def test_a_region_is_written_in_ascii_digits(given, capsys):
+    with pytest.raises(SystemExit) as status:
+        run_infer(["--image=a.png", f"--region={given}"])
+    assert status.value.code == 2
+    assert "is not x0,y0,x1,y1" in capsys.readouterr().err

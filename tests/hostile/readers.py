@@ -419,6 +419,7 @@ def hostile() -> Iterator[tuple[str, str, bytes]]:
         for text in (b"", b"[1]", b"null", b'"a"', b'{"tasks": 1}', b'{"a": 1}', b"\xff\xfe{}"):
             yield reader, f"text {text!r}", text
     yield "layout", "bins of 10^40", b'{"num_bins": 1' + b"0" * 40 + b"}"
+    yield "layout", "bins of 10^9", b'{"num_text": 300, "num_codes": 8, "num_bins": 1000000000}'
     yield "layout", "text", b'{"num_bins": "10"}'
     for number in (b"1e999", b"null", b"[]", b"-5", b"1" + b"0" * 30):
         specials = b'{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": '
