@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Any gin binding can be given as --gin.NAME=VALUE, as for python -m ofa_jax.train.",
     )
     result.add_argument("--gin_file", action="append", required=True, help="may be repeated")
+    result.add_argument("--engine", choices=("native", "t5x"), default="native")
     result.add_argument(
         "--mesh", help="for example data=64,model=4; default: that of the gin files"
     )
@@ -98,7 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         simulate_devices(1 if options.topology else device_count(options))
-        from ofa_jax.cli.entry import run_plan
+        from ofa_jax.cli import engines
+
+        engines.check_files(options.gin_file, options.engine)
+        if options.engine == "t5x":
+            engines.require_t5x()
+            from ofa_jax.t5x.planning import run_plan
+        else:
+            from ofa_jax.cli.entry import run_plan
 
         run_plan(options, [a for a in arguments if a.startswith("--gin.")])
 

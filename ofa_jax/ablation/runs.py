@@ -35,6 +35,7 @@ class Run:
       steps: TRAIN_STEPS.
       folder: MODEL_DIR.
       settings: arguments of training besides MODEL_DIR.
+      engine: "native", or "t5x" for t5x's `train.py`.
     """
 
     row: Row
@@ -42,6 +43,12 @@ class Run:
     steps: int
     folder: pathlib.Path
     settings: tuple[str, ...]
+    engine: str = "native"
+
+    @property
+    def results(self) -> pathlib.Path:
+        """Folder of its scores and predictions."""
+        return self.folder / "inference_eval" if self.engine == "t5x" else self.folder
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -61,8 +68,10 @@ class Run:
           launcher: for example ("python", "launch/slurm.py", "--nodes=1"); () trains right here.
         """
         if launcher:
-            return (*launcher, f"--name={self.name}", *self.arguments)
-        return (sys.executable, "-m", "ofa_jax.train", *self.arguments)
+            engine = () if self.engine == "native" else (f"--engine={self.engine}",)
+            return (*launcher, *engine, f"--name={self.name}", *self.arguments)
+        module = "t5x.train" if self.engine == "t5x" else "ofa_jax.train"
+        return (sys.executable, "-m", module, *self.arguments)
 
     def state(self) -> str:
         """ "finished", "begun" or "new".
@@ -81,7 +90,7 @@ class Run:
                     f"{self.folder} holds a run of other settings (now: {changed[0]}); give "
                     "ablation.Ablation.folder another value, or delete that folder"
                 )
-        metrics = self.folder / "metrics.json"
+        metrics = self.results / "metrics.json"
         if metrics.is_file():
             facts = read_json(metrics, kind=dict).get("run")
             done = {"steps": self.steps, "seed": self.seed}
@@ -96,28 +105,35 @@ class Run:
         (self.folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
-def plan(ablation: Ablation) -> tuple[Run, ...]:
+def plan(ablation: Ablation, engine: str = "native") -> tuple[Run, ...]:
     """All runs; all rows with the first seed come first, so that a first table is there early.
 
     Args:
       ablation: the settings.
+      engine: of all runs, see `Run`. Under t5x a run is evaluated as a whole at its last step.
     """
     common = [f"--gin_file={file}" for file in ablation.gin_files]
     common += [f"--gin.{name}={text}" for name, text in ablation.bindings.items()]
     common.append(f"--gin.TRAIN_STEPS={ablation.steps}")
+    dataset = "utils.DatasetConfig"
+    folder = pathlib.Path(ablation.folder)
+    if engine == "t5x":
+        dataset, folder = "inputs.DatasetConfig", folder.absolute()
+        common += [
+            f"--gin.{name}={ablation.steps}" for name in ("EVAL_PERIOD", "CHECKPOINT_PERIOD")
+        ]
+        common.append("--gin.evaluation.Evaluator.complete=True")
     return tuple(
         Run(
             row=row,
             seed=seed,
             steps=ablation.steps,
-            folder=pathlib.Path(ablation.folder) / "runs" / row.folder / f"seed_{seed}",
+            engine=engine,
+            folder=folder / "runs" / row.folder / f"seed_{seed}",
             settings=(
                 *common,
                 f"--gin.SEED={seed}",
-                *(
-                    f"--gin.utils.DatasetConfig.{field}={value!r}"
-                    for field, value in row.changes.items()
-                ),
+                *(f"--gin.{dataset}.{field}={value!r}" for field, value in row.changes.items()),
             ),
         )
         for seed in ablation.seeds

@@ -59,7 +59,7 @@ def read_scores(runs: Sequence[Run]) -> Scores:
     for run in runs:
         if run.state() != "finished":
             continue
-        record = collect(run.folder)
+        record = collect(run.results)
         for task, found in record.tasks.items():
             if found.value is None or found.primary is None:
                 continue

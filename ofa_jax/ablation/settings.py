@@ -139,7 +139,9 @@ class Ablation:
                     f"{', '.join(sorted(unknown)) or 'nothing'}"
                 )
         for name in self.bindings:
-            if name in _OWN_BINDINGS or name.removeprefix("utils.DatasetConfig.") in MIXING_FIELDS:
+            owner, _, field = name.rpartition(".")
+            mixes = owner in ("utils.DatasetConfig", "inputs.DatasetConfig")
+            if name in _OWN_BINDINGS or (mixes and field in MIXING_FIELDS):
                 raise ValueError(
                     f"ablation.Ablation.bindings: {name} is set by folder, seeds, steps or the "
                     "rows, so that all rows have the same budget"

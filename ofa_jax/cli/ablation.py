@@ -16,7 +16,7 @@ import gin
 from ofa_jax.ablation.results import write_results
 from ofa_jax.ablation.runs import Run, plan, shell_line, train
 from ofa_jax.ablation.settings import Ablation
-from ofa_jax.cli import gin_files, shell
+from ofa_jax.cli import engines, gin_files, shell
 from ofa_jax.errors import Status, Unfinished, started
 from ofa_jax.progress import format_duration
 
@@ -30,6 +30,9 @@ def parser() -> argparse.ArgumentParser:
         "--gin.ablation.Ablation.seeds='(0,)'.",
     )
     result.add_argument("--gin_file", action="append", required=True, help="may be repeated")
+    result.add_argument(
+        "--engine", choices=("native", "t5x"), default="native", help="what trains every run"
+    )
     result.add_argument(
         "--print_commands", action="store_true", help="print what is left to run, and stop"
     )
@@ -76,7 +79,10 @@ def run_ablate(arguments: Sequence[str]) -> int:
 
 
 def _carry_out(ablation: Ablation, options: argparse.Namespace) -> int:
-    runs = plan(ablation)
+    engines.check_files(ablation.gin_files, options.engine)
+    if options.engine == "t5x" and not options.launcher and not options.print_commands:
+        engines.require_t5x()
+    runs = plan(ablation, options.engine)
     left = [run for run in runs if run.state() != "finished"]
     launcher = shlex.split(options.launcher)
     if options.print_commands:

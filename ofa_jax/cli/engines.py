@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import pathlib
 import re
+from collections.abc import Sequence
 
 # t5x's files import what they configure, the native runner's names are always there.
 _OF_T5X = re.compile(
     r"^\s*(from t5x\b|import t5x\b|(from|import) ofa_jax\.t5x\b|import __main__\b)", re.MULTILINE
 )
+_OF_NATIVE = re.compile(
+    r"^(train_script\.|MODEL\s*=\s*@models\.OFA\(\)|include\s+.gin_configs/(runs|models)/)",
+    re.MULTILINE,
+)
+_CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
 MESH = "partitioning.Partitioner.mesh, for example 'data=-1,model=4'"
 _ALONE = "nothing: only python -m ofa_jax.train has it"
@@ -70,6 +78,37 @@ _RENAMED = {
 def is_of_t5x(text: str) -> bool:
     """Whether the text of a gin file is for t5x's scripts."""
     return _OF_T5X.search(text) is not None
+
+
+def check_files(files: Sequence[str], engine: str) -> None:
+    """Fails where a gin file is one of the other engine.
+
+    Args:
+      files: as given on a command line; those that are not there are left to gin.
+      engine: "native" or "t5x".
+
+    Raises:
+      ValueError: with what to give instead.
+    """
+    for file in files:
+        path = next((one for one in (pathlib.Path(file), _CHECKOUT / file) if one.is_file()), None)
+        text = path.read_text(encoding="utf-8", errors="replace") if path else ""
+        of = "t5x" if is_of_t5x(text) else "native" if _OF_NATIVE.search(text) else engine
+        if of != engine:
+            raise ValueError(
+                f"{file} is a gin file of the engine {of}: give --engine={of}, or take one of "
+                f"gin_configs/{'t5x' if engine == 't5x' else 'runs'}"
+            )
+
+
+def require_t5x() -> None:
+    """Fails where t5x is not installed.
+
+    Raises:
+      ValueError: with where to read how.
+    """
+    if importlib.util.find_spec("t5x") is None:
+        raise ValueError("--engine=t5x: t5x is not installed; see docs/t5x.md")
 
 
 def hint(name: str, *, t5x: bool) -> str:

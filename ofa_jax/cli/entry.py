@@ -112,6 +112,4 @@ def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         types=macro_types(),
     )
     configurables["train_script.train"]()
-    print(plan.describe(found[0], options.chip, **plan.network_and_efficiency(options)))
-    if options.json:
-        plan.write_json(found[0], options.json)
+    plan.report(found[0], options)

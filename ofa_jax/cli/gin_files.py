@@ -172,8 +172,9 @@ class _GinFile(io.StringIO):
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
         if engines.is_of_t5x(text):
             raise ConfigError(
-                f"{path} is a gin file of t5x: give it to t5x's scripts (docs/t5x.md), or take the "
-                "file of that name in gin_configs/runs or gin_configs/models"
+                f"{path} is a gin file of t5x: give it to t5x's scripts, or --engine=t5x to a "
+                "launcher, plan and ablate (docs/t5x.md); the file of that name in "
+                "gin_configs/runs or gin_configs/models is for here"
             )
         super().__init__(_INCLUDE.sub(whole, text))
 

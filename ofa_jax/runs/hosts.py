@@ -352,9 +352,15 @@ def lost_hosts_end_the_process() -> Iterator[None]:
     """
     try:
         yield
-    except (jax.errors.JaxRuntimeError, RuntimeError) as error:
-        if jax.process_count() == 1 or not _is_connection_error(str(error)):
-            raise
+    except RuntimeError as error:  # JAX's own are some of these.
+        end_if_lost(error)
+        raise
+
+
+def end_if_lost(error: BaseException) -> None:
+    """Ends this process, see above, where an error says that another host is gone."""
+    is_ours = isinstance(error, RuntimeError) and _is_connection_error(str(error))
+    if is_ours and jax.process_count() > 1:
         _end(str(error))
 
 

@@ -17,6 +17,7 @@ from clu import metric_writers
 from ofa_jax import atomic, schema
 from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.progress import Progress
+from ofa_jax.runs import event_files
 
 logger = logging.getLogger("ofa_jax")
 
@@ -61,7 +62,7 @@ class RunLog:
 
         Args:
           run_dir: folder of the run.
-          start_step: lines after it (of a run that was killed) are dropped.
+          start_step: lines and events after it (of a run that was killed) are dropped.
           config: where the numbers go.
           address: of the run, by which a restart finds its W&B run again; "" is `run_dir`.
           settings: the whole configuration as text, kept with a W&B run.
@@ -73,12 +74,12 @@ class RunLog:
         root = pathlib.Path(run_dir)
         root.mkdir(parents=True, exist_ok=True)
         self.path = root / "metrics.jsonl"
-        kept = [row for row in _rows(self.path) if row["step"] <= start_step]
+        kept = rows_until(self.path, start_step)
         self._time_before = float(kept[-1].get("time", 0.0)) if kept else 0.0
-        atomic.write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in kept))
         self._start = time.perf_counter()
         self._writer = None
         if config.tensorboard:
+            event_files.purge(root / "tensorboard", start_step)
             self._writer = metric_writers.AsyncMultiWriter(
                 [metric_writers.SummaryWriter(str(root / "tensorboard"))]
             )
@@ -172,6 +173,21 @@ class TrainingProgress:
     def close(self) -> None:
         """Leaves the finished bar on the terminal."""
         self._progress.close()
+
+
+def rows_until(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
+    """Drops the lines of a `metrics.jsonl` after a step, from which a run goes on.
+
+    Args:
+      path: the file; it is made where there is none.
+      step: the last one that stays.
+
+    Returns:
+      The rows that stay.
+    """
+    kept = [row for row in _rows(path) if row["step"] <= step]
+    atomic.write_text(path, "".join(f"{json.dumps(row)}\n" for row in kept))
+    return kept
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:

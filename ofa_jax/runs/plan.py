@@ -316,6 +316,13 @@ def describe(
     return "\n".join(lines)
 
 
+def report(plan: Plan, options: argparse.Namespace) -> None:
+    """Prints a plan, and writes it where the command line says so."""
+    print(describe(plan, options.chip, **network_and_efficiency(options)))
+    if options.json:
+        write_json(plan, options.json)
+
+
 def write_json(plan: Plan, path: str) -> None:
     """Writes the numbers of a plan."""
     content = dataclasses.asdict(plan)

@@ -8,12 +8,6 @@ gin; what they are given comes from here. Reading order: `features` and `inputs`
 This is the only folder that may import t5x, which is not on PyPI (extra `t5x`, or a checkout).
 """
 
-import os
-import sys
+from ofa_jax.t5x import script
 
-import t5x  # pyrefly: ignore[missing-import]
-
-# `python t5x/train.py` puts t5x's own folder first on the path, where its tasks.py would be found
-# in place of our package of task declarations.
-_T5X_FOLDER = os.path.realpath(os.path.dirname(t5x.__file__))
-sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or ".") != _T5X_FOLDER]
+script.set_up()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -21,7 +22,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from ofa_jax import atomic
 from ofa_jax.data.features import empty_row
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.registration import lookup
+from ofa_jax.data.task import OFATask, TaskSet
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import tasks as run_tasks
@@ -55,12 +57,12 @@ class Evaluator:
         """Takes what t5x passes to `seqio.Evaluator`, and three things more.
 
         Args:
-          mixture_or_task_name: not used, the model knows its tasks.
+          mixture_or_task_name: the run's mixture, or another one of some of its tasks.
           feature_converter: not used.
-          eval_split: not used, see `settings`.
+          eval_split: the split; `settings.split` need not be set.
           use_cached: not used.
           seed: of the examples.
-          sequence_length: not used.
+          sequence_length: must be that of the run.
           use_memory_cache: not used.
           log_dir: where predictions and scores go, a folder or gs:// address; None writes nothing.
           logger_cls: not used.
@@ -71,19 +73,31 @@ class Evaluator:
             `settings.num_examples` per task, scores only.
 
         Raises:
-          ValueError: a task without the split.
+          ValueError: a task without the split, or not of the run; a setting that says otherwise.
         """
-        del mixture_or_task_name, feature_converter, eval_split, use_cached, sequence_length
-        del use_memory_cache, logger_cls
-        run_tasks.check_evaluation(model.tasks, settings, period=1)
-        self._tasks = model.tasks
+        del feature_converter, use_cached, use_memory_cache, logger_cls
+        if dict(sequence_length) != dict(model.tasks.lengths):
+            raise ValueError(
+                f"utils.DatasetConfig.task_feature_lengths of the evaluation is {sequence_length}, "
+                f"that of the run {model.tasks.lengths}: set TASK_FEATURE_LENGTHS, which both read"
+            )
+        if settings.split not in (EvaluationConfig.split, eval_split):
+            raise ValueError(
+                f"evaluation.EvaluationConfig.split is {settings.split!r}, utils.DatasetConfig."
+                f"split of the evaluation {eval_split!r}: set only the latter"
+            )
+        settings = dataclasses.replace(settings, split=eval_split)
+        self._tasks = _evaluated(model, mixture_or_task_name)
+        run_tasks.check_evaluation(self._tasks, settings, period=1)
         self._model, self._settings, self._seed = model, settings, seed or 0
         self._complete = complete
         self._folder, self._writer = None, None
         self._open = contextlib.ExitStack()
-        if log_dir and jax.process_index() == 0:
-            self._run = self._open.enter_context(run_folder.opened(log_dir))
-            self._folder = self._run.files
+        # All hosts come here; one of them writes.
+        run = self._open.enter_context(run_folder.opened(log_dir)) if log_dir else None
+        if run is not None and run_folder.is_primary():
+            self._run = run
+            self._folder = run.files
             self._folder.mkdir(parents=True, exist_ok=True)
             self._writer = metric_writers.create_default_writer(
                 str(self._folder), asynchronous=False
@@ -140,7 +154,8 @@ class Evaluator:
             results = evaluation.final(variables, self._folder, {"step": step})
             values = _flat_scores(results) if compute_metrics else {}
             if self._folder is not None:
-                atomic.write_json(self._folder / "metrics.json", results)
+                facts = {"steps": step, "seed": self._model.random_seed}
+                atomic.write_json(self._folder / "metrics.json", {**results, "run": facts})
         else:
             values = evaluation.during_training(variables)
         if not compute_metrics:
@@ -171,6 +186,24 @@ class Evaluator:
             self._writer.close()
             self._writer = None
         self._open.close()
+
+
+def _evaluated(model: OFAModel, mixture: str) -> TaskSet:
+    """The tasks of a mixture as the model has them."""
+    tasks = model.tasks
+    if mixture == model.mixture:
+        return tasks
+    setting = "utils.DatasetConfig.mixture_or_task_name of the evaluation"
+    names = {task.name for task, _ in lookup(mixture, setting=setting)}
+    chosen = [pair for pair in zip(tasks.tasks, tasks.rates) if pair[0].name in names]
+    if missing := names - {task.name for task, _ in chosen}:
+        raise ValueError(
+            f"{setting}: {', '.join(sorted(missing))} is not in MIXTURE_OR_TASK_NAME "
+            f"{model.mixture!r} of the run"
+        )
+    return dataclasses.replace(
+        tasks, tasks=tuple(task for task, _ in chosen), rates=tuple(rate for _, rate in chosen)
+    )
 
 
 def _layout(variables: Any, model: OFAModel) -> MeshLayout:

@@ -19,7 +19,7 @@ from flax import linen as nn
 from flax import traverse_util
 from flax.linen.partitioning import AxisMetadata
 from t5x import metrics as metrics_lib  # pyrefly: ignore[missing-import]
-from t5x import models  # pyrefly: ignore[missing-import]
+from t5x import models, optimizers  # pyrefly: ignore[missing-import]
 
 from ofa_jax.data import locations as data_locations
 from ofa_jax.decoding.beam import BeamConfig
@@ -27,7 +27,7 @@ from ofa_jax.decoding.generate import generate
 from ofa_jax.inference.answerer import Recipe
 from ofa_jax.losses.cross_entropy import LossConfig, token_losses
 from ofa_jax.model import ofa
-from ofa_jax.model.config import OFAConfig, ResNetConfig
+from ofa_jax.model.config import OFAConfig, ResNetConfig, TuningConfig
 from ofa_jax.runs import tasks as run_tasks
 from ofa_jax.runs.engine import Engine, check_model_fits
 from ofa_jax.runs.objective import loss_config
@@ -44,9 +44,8 @@ from ofa_jax.training.step import TaskSums
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, clu_metrics.Metric]
 
-OFA = ModelConfig
-ResNet = ResNetConfig
-"""`models.OFA` and `models.ResNet` of the gin files of both engines."""
+OFA, ResNet, Tuning = ModelConfig, ResNetConfig, TuningConfig
+"""`models.OFA`, `models.ResNet` and `models.Tuning` of the gin files of both engines."""
 
 
 class OFAModel(models.BaseModel):
@@ -67,7 +66,7 @@ class OFAModel(models.BaseModel):
         *,
         model: Any,
         dataset: DatasetConfig,
-        optimizer: OptimizerConfig | None = None,
+        optimizer: OptimizerConfig | optimizers.OptimizerDef | None = None,
         trainer: TrainerConfig = TrainerConfig(),
         partitioner: PartitionerConfig = PartitionerConfig(),
         beam_size: int = 1,
@@ -79,7 +78,8 @@ class OFAModel(models.BaseModel):
         Args:
           model: `models.OFA` settings.
           dataset: mixture, lengths, batch size, modules; its tokenizer decides the vocabulary.
-          optimizer: update rule and learning rate; None where nothing is trained.
+          optimizer: update rule and learning rate; None where nothing is trained. An optimiser of
+            t5x, such as its Adafactor, needs t5x's own `trainer.Trainer` as well.
           trainer: loss and accumulation.
           partitioner: mesh and rules, those of the run's partitioner.
           beam_size: hypotheses kept while decoding; 1 is greedy.
@@ -114,8 +114,9 @@ class OFAModel(models.BaseModel):
         self.mixture = dataset.mixture_or_task_name
         self.rules = build_rules(partitioner.rules, partitioner.additional_rules)
         self._beam_size = beam_size
-        self._engine = optimizer_def = None
-        if optimizer is not None:
+        self._engine = None
+        optimizer_def = optimizer
+        if isinstance(optimizer, OptimizerConfig):
             self._engine = Engine.build(
                 self.config,
                 self.tasks,
@@ -137,10 +138,14 @@ class OFAModel(models.BaseModel):
         """What the native runner would train with.
 
         Raises:
-          ValueError: the model was built without an optimiser.
+          ValueError: the model was built without an optimiser, or with one of t5x.
         """
         if self._engine is None:
-            raise ValueError("models.OFAModel.optimizer is not set; training needs one")
+            raise ValueError(
+                "models.OFAModel.optimizer must be @optimizers.OptimizerConfig() for "
+                "trainer.StepTrainer; with an optimiser of t5x, train_script.train.trainer_cls is "
+                "t5x's own trainer.Trainer"
+            )
         return self._engine
 
     def abstract_state(self) -> TrainState:

@@ -11,13 +11,25 @@ import jax
 import optax
 from flax import linen as nn
 from flax import serialization
-from t5x import optimizers  # pyrefly: ignore[missing-import]
+from t5x import adafactor, optimizers  # pyrefly: ignore[missing-import]
 
 from ofa_jax.training.optimizer import OptimizerConfig
 from ofa_jax.training.schedule import ScheduleConfig
 from ofa_jax.training.state import TrainState
 
-__all__ = ["ChainOptimizer", "OptimizerConfig", "ScheduleConfig"]
+__all__ = ["ChainOptimizer", "OptimizerConfig", "ScheduleConfig", "factor_rules"]
+
+# Axes of OFA's arrays that t5x has no rule for: arrays with them keep all second moments.
+_UNFACTORED = (
+    *("conv_h", "conv_w", "conv_in", "conv_out", "abspos_buckets", "length", "positions"),
+    *("prefix", "adapter"),
+)
+
+
+def factor_rules() -> Any:
+    """For `adafactor.Adafactor.logical_factor_rules` of t5x: its own rules and OFA's axes."""
+    unfactored = dict.fromkeys(_UNFACTORED, adafactor.FactorDim.NONE)
+    return flax.core.freeze({**unfactored, **adafactor.standard_logical_factor_rules()})
 
 
 class ChainOptimizer(optimizers.OptaxWrapper):

@@ -6,17 +6,20 @@ native runner, converted, and loaded by `ofa_jax.load`.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import dataclasses
 from typing import Any
 
-import jax
 from t5x import gin_utils  # pyrefly: ignore[missing-import]
 
 from ofa_jax.checkpoint.bucket import directory_path
 from ofa_jax.checkpoint.fingerprint import check_fingerprint, write_fingerprint
 from ofa_jax.checkpoint.orbax_weights import write_model_config
+from ofa_jax.runs import event_files, hosts
 from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import tasks as run_tasks
+from ofa_jax.runs.log import rows_until
 from ofa_jax.t5x.models import OFAModel
 
 CONFIG_FILE = "t5x_config.gin"
@@ -36,20 +39,55 @@ def write_run_files(model_dir: str, summary_writer: Any, step: int, *, model: OF
 
     Raises:
       ModelMismatchError: the folder belongs to another model.
+      SettingsError: another process trains in the folder.
     """
-    if jax.process_index() != 0:
-        return
     layout = model.tasks.tokenizer.layout
     directory = directory_path(model_dir)
     settings = {"model": dataclasses.asdict(model.config), "vocabulary": dataclasses.asdict(layout)}
-    check_fingerprint(directory, settings)
-    write_fingerprint(directory, settings)
-    config = gin_utils.get_gin_config_str()
-    with run_folder.opened(model_dir) as run:
-        (run.files / CONFIG_FILE).write_text(config, encoding="utf-8")
-        write_model_config(run.files, model.config)
-        run_tasks.save_vocabulary(run.files, model.tasks.tokenizer)
-        run_tasks.save_cards(run.files, model.tasks, model.mixture)
+    run = hold(model_dir)
+    with hosts.agreed("files of the run"):
+        if run_folder.is_primary():
+            check_fingerprint(directory, settings)
+            write_fingerprint(directory, settings)
+            (run.files / CONFIG_FILE).write_text(gin_utils.get_gin_config_str(), encoding="utf-8")
+            write_model_config(run.files, model.config)
+            run_tasks.save_vocabulary(run.files, model.tasks.tokenizer)
+            run_tasks.save_cards(run.files, model.tasks, model.mixture)
+            run.push()
+            # What a run that was killed logged after the step from which this one goes on.
+            event_files.purge(directory, step)
+            scores = run.files / "inference_eval" / "metrics.jsonl"
+            if scores.is_file():
+                rows_until(scores, step)
     if summary_writer is not None:
-        summary_writer.write_texts(step, {"config": config})
+        summary_writer.write_texts(step, {"config": gin_utils.get_gin_config_str()})
         summary_writer.flush()
+
+
+_folders: dict[str, run_folder.RunFolder] = {}
+_open_folders = contextlib.ExitStack()
+
+
+def release() -> None:
+    """Opens the folders of this process's runs to others; at its end by itself."""
+    _folders.clear()
+    _open_folders.close()
+
+
+atexit.register(release)
+
+
+def hold(model_dir: str) -> run_folder.RunFolder:
+    """The folder of a run, locked until the process ends: t5x says nowhere that it is done.
+
+    A second run of the same command, or hosts that do not know of each other, find it in use.
+
+    Args:
+      model_dir: folder or gs:// address; the same on all processes.
+
+    Raises:
+      SettingsError: another process trains in the folder.
+    """
+    if model_dir not in _folders:
+        _folders[model_dir] = _open_folders.enter_context(run_folder.opened(model_dir))
+    return _folders[model_dir]

@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from t5x import trainer  # pyrefly: ignore[missing-import]
 
+from ofa_jax.errors import started
 from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.runs.settings import TrainerConfig
 from ofa_jax.t5x.features import model_inputs
+from ofa_jax.t5x.inputs import place
 from ofa_jax.t5x.models import Metrics, OFAModel, step_metrics
 from ofa_jax.training.ema import EMAConfig
 from ofa_jax.training.scst import SCSTConfig
@@ -54,18 +57,26 @@ class StepTrainer(trainer.Trainer):
           eval_names: names of the teacher-forced evaluations.
           summary_dir: where TensorBoard files go.
           train_state_axes: where each array of the state goes.
-          rng: not used, training draws from the model's `random_seed`.
+          rng: must be that of the model's `random_seed`, from which training draws.
           learning_rate_fn: must be None, the optimiser has its schedule.
           num_microbatches: must be None, see `trainer.Trainer`.
 
         Raises:
-          ValueError: one of the last two is set.
+          ValueError: one of the last two is set, or another seed.
         """
+        # As t5x makes it.
+        expected = jax.random.split(jax.random.PRNGKey(model.random_seed), 2)[1]
+        if rng is not None and not np.array_equal(rng, expected):
+            raise ValueError(
+                f"train_script.train.random_seed is not {model.random_seed}, the seed of "
+                "models.OFAModel: set SEED, which both read"
+            )
         if learning_rate_fn is not None or num_microbatches is not None:
             raise ValueError(
                 "trainer.StepTrainer: set the learning rate in optimizers.ScheduleConfig and "
                 "trainer.Trainer.num_microbatches"
             )
+        self._placed = False
         super().__init__(
             model=model,
             train_state=train_state,
@@ -77,6 +88,14 @@ class StepTrainer(trainer.Trainer):
             learning_rate_fn=None,
             num_microbatches=None,
         )
+
+    def train(self, batch_iter: Any, num_steps: int, start_step: int | None = None) -> Any:
+        """t5x's, with the input at the step of the state."""
+        if not self._placed and start_step is not None:
+            place(batch_iter, start_step)
+        self._placed = True
+        started()
+        return super().train(batch_iter, num_steps, start_step)
 
     @functools.cached_property
     def _partitioned_train_step(self) -> Any:

@@ -39,7 +39,7 @@ class OptimizerConfig:
     """Settings of the optimiser.
 
     Attributes:
-      schedule: the learning rate.
+      schedule: the learning rate: settings, or a function from finished updates to it.
       beta1: decay of the first moment.
       beta2: decay of the second moment.
       eps: added to the square root of the uncorrected second moment.
@@ -54,7 +54,7 @@ class OptimizerConfig:
       muon_beta: decay of Muon's momentum.
     """
 
-    schedule: ScheduleConfig
+    schedule: ScheduleConfig | Callable[..., Any]
     beta1: float = 0.9
     beta2: float = 0.999
     eps: Annotated[float, Between(1e-30, 1)] = 1e-8
@@ -301,7 +301,8 @@ def build_optimizer(
       The optax transformation, whose updates are to be added to the parameters, and the schedule
       from finished updates to learning rate.
     """
-    schedule = build_schedule(config.schedule)
+    given = config.schedule
+    schedule = build_schedule(given) if isinstance(given, ScheduleConfig) else given
     parts = []
     if config.clip_norm:
         parts.append(clip_by_global_norm(config.clip_norm))

@@ -8,6 +8,7 @@ import pytest
 import mixtures.scenes  # noqa: F401  (registers the tasks)
 from ofa_jax import atomic
 from ofa_jax.data.registration import lookup
+from ofa_jax.runs import event_files
 from ofa_jax.runs import log as run_log
 from ofa_jax.runs import tasks as run_tasks
 
@@ -35,6 +36,37 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path):
     fresh.close()
     assert steps_of(fresh) == []
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def logged_steps(folder):
+    """Steps with a loss, by TensorFlow's own reader."""
+    import tensorflow as tf
+
+    return sorted(
+        event.step
+        for path in folder.glob("events*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        if any(value.tag == "loss" for value in event.summary.value)
+    )
+
+
+def test_events_after_the_checkpoint_are_dropped(tmp_path):
+    log = run_log.RunLog(tmp_path, 0)
+    for step in (1, 200, 70_000):
+        log.write(step, {"loss": 1.0})
+    log.close()
+    folder = tmp_path / "tensorboard"
+    [events] = folder.iterdir()
+    with events.open("ab") as file:
+        file.write(b"\x40" + bytes(20))  # cut off by a kill
+    again = run_log.RunLog(tmp_path, 200)
+    again.write(201, {"loss": 0.5})
+    again.close()
+    assert logged_steps(folder) == [1, 200, 201]
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert event_files.purge(folder, 201) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert event_files.purge(tmp_path / "none", 0) == 0
 
 
 def test_progress_in_a_log_names_step_eta_and_rate(caplog):
