@@ -7,6 +7,7 @@ the package libtpu is installed. Nothing is allocated, no data is read, nothing 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import os
 import re
@@ -103,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         engines.check_files(options.gin_file, options.engine)
         if options.engine == "t5x":
-            engines.require_t5x()
+            if importlib.util.find_spec("t5x") is None:
+                raise ValueError("--engine=t5x: t5x is not installed; see docs/t5x.md")
             from ofa_jax.t5x.planning import run_plan
         else:
             from ofa_jax.cli.entry import run_plan

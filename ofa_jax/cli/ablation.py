@@ -80,8 +80,6 @@ def run_ablate(arguments: Sequence[str]) -> int:
 
 def _carry_out(ablation: Ablation, options: argparse.Namespace) -> int:
     engines.check_files(ablation.gin_files, options.engine)
-    if options.engine == "t5x" and not options.launcher and not options.print_commands:
-        engines.require_t5x()
     runs = plan(ablation, options.engine)
     left = [run for run in runs if run.state() != "finished"]
     launcher = shlex.split(options.launcher)

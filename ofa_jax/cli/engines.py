@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 import re
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ _CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
 MESH = "partitioning.Partitioner.mesh, for example 'data=-1,model=4'"
 _ALONE = "nothing: only python -m ofa_jax.train has it"
+_PARTITIONERS = ("Partitioner", "MeshPartitioner")
+_KEPT = ("best_metric", "best_mode", "save_trained")
 # What the native runner calls a setting (or all settings of a name) -> what t5x does.
 _UNDER_T5X = {
     "utils.DatasetConfig": "inputs.DatasetConfig",
@@ -27,20 +28,16 @@ _UNDER_T5X = {
     "utils.CheckpointConfig.period": "CHECKPOINT_PERIOD",
     "utils.CheckpointConfig.keep": "utils.SaveCheckpointConfig.keep",
     "utils.CheckpointConfig.initial_path": "INITIAL_CHECKPOINT_PATH",
-    "utils.CheckpointConfig.best_metric": _ALONE,
-    "utils.CheckpointConfig.best_mode": _ALONE,
-    "utils.CheckpointConfig.save_trained": _ALONE,
-    "utils.LogConfig": _ALONE,
+    **dict.fromkeys((f"utils.CheckpointConfig.{name}" for name in _KEPT), _ALONE),
+    **dict.fromkeys(("utils.LogConfig", "train_script.train.log_cfg"), _ALONE),
     "utils.LossEvaluationConfig": "train_script.train.train_eval_dataset_cfg",
     "train_script.train.loss_evaluation_cfg": "train_script.train.train_eval_dataset_cfg",
     "train_script.train.optimizer": "models.OFAModel.optimizer",
     "train_script.train.trainer": "models.OFAModel.trainer",
     "train_script.train.locations": "models.OFAModel.locations",
-    "train_script.train.log_cfg": _ALONE,
     # t5x's own, where `partitioning` is ours.
     "partitioning.PjitPartitioner": MESH,
-    "partitioning.Partitioner.num_partitions": MESH,
-    "partitioning.MeshPartitioner.num_partitions": MESH,
+    **dict.fromkeys((f"partitioning.{one}.num_partitions" for one in _PARTITIONERS), MESH),
 }
 _UNDER_NATIVE = {
     "inputs.DatasetConfig": "utils.DatasetConfig",
@@ -99,16 +96,6 @@ def check_files(files: Sequence[str], engine: str) -> None:
                 f"{file} is a gin file of the engine {of}: give --engine={of}, or take one of "
                 f"gin_configs/{'t5x' if engine == 't5x' else 'runs'}"
             )
-
-
-def require_t5x() -> None:
-    """Fails where t5x is not installed.
-
-    Raises:
-      ValueError: with where to read how.
-    """
-    if importlib.util.find_spec("t5x") is None:
-        raise ValueError("--engine=t5x: t5x is not installed; see docs/t5x.md")
 
 
 def hint(name: str, *, t5x: bool) -> str:

@@ -19,17 +19,17 @@ from ofa_jax.training.state import TrainState
 
 __all__ = ["ChainOptimizer", "OptimizerConfig", "ScheduleConfig", "factor_rules"]
 
-# Axes of OFA's arrays that t5x has no rule for: arrays with them keep all second moments.
-_UNFACTORED = (
-    *("conv_h", "conv_w", "conv_in", "conv_out", "abspos_buckets", "length", "positions"),
-    *("prefix", "adapter"),
-)
+
+class _FactorRules(dict):
+    """Rules for t5x's own names; arrays with an axis of another one keep all second moments."""
+
+    def __missing__(self, axis: str | None) -> adafactor.FactorDim:
+        return adafactor.FactorDim.NONE
 
 
 def factor_rules() -> Any:
-    """For `adafactor.Adafactor.logical_factor_rules` of t5x: its own rules and OFA's axes."""
-    unfactored = dict.fromkeys(_UNFACTORED, adafactor.FactorDim.NONE)
-    return flax.core.freeze({**unfactored, **adafactor.standard_logical_factor_rules()})
+    """For `adafactor.Adafactor.logical_factor_rules` of t5x: its own rules, and OFA's axes."""
+    return _FactorRules(adafactor.standard_logical_factor_rules())
 
 
 class ChainOptimizer(optimizers.OptaxWrapper):

@@ -39,6 +39,34 @@ def test_rows_and_runs(tmp_path):
     }
 
 
+def test_runs_of_t5x(tmp_path):
+    """Rates by gin under t5x's name of them; a whole evaluation at the last step."""
+    settings = ablation(tmp_path, gin_files=("gin_configs/t5x/quickstart.gin",))
+    run = plan(settings, "t5x")[1]
+    words = shlex.split(shell_line(run))
+    assert words[1:3] == ["-m", "t5x.train"]
+    assert "--gin.inputs.DatasetConfig.rates={'text_infilling': 0}" in words
+    assert {"--gin.EVAL_PERIOD=30", "--gin.CHECKPOINT_PERIOD=30"} < set(words)
+    assert run.results == run.folder / "inference_eval"
+    launched = shlex.split(shell_line(run, ("python", "launch/local.py", "--dry_run")))
+    done = subprocess.run(
+        [sys.executable, *launched[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "-m t5x.train" in done.stdout
+    run.results.mkdir(parents=True)
+    facts = {"run": {"steps": 30, "seed": 0}, "tasks": {}}
+    (run.results / "metrics.json").write_text(json.dumps(facts))
+    assert run.state() == "finished"
+
+
+def test_files_of_the_other_engine_are_refused(tmp_path, monkeypatch, capsys):
+    settings = ablation(tmp_path)
+    monkeypatch.setattr(command_line, "read_settings", lambda files, overrides: settings)
+    assert command_line.run_ablate(["--gin_file=x.gin", "--engine=t5x"]) == 2
+    line = capsys.readouterr().err
+    assert "gin_configs/runs/quickstart.gin is a gin file of the engine native: give" in line
+
+
 def test_launcher_gets_a_name_that_it_accepts(tmp_path):
     run = plan(ablation(tmp_path))[1]
     words = shlex.split(shell_line(run, ("python", "launch/slurm.py", "--dry_run")))

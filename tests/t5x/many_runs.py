@@ -29,10 +29,8 @@ def run(arguments):
             script.check()
             configured()
         except Exception as error:
-            if phase.started or (line := script.explain(error)) is None:
-                traceback.print_exc()
-                raise
-            return line
+            line = None if phase.started else script.explain(error)
+            return line or traceback.format_exc()[-3000:]
         finally:
             run_files.release()
     return None
