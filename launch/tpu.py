@@ -66,13 +66,30 @@ again .venv/bin/python -m pip install --quiet -c constraints.txt -e '.[tpu,gs]' 
 """
 
 
-def setup_script(bucket: str) -> str:
+# Upstream t5x is not on PyPI; these are the commits of docs/t5x.md.
+_T5X = {
+    "google-research/t5x": "cc342d419ec3e3e9c4bf1df33c82330cafdc1e16",
+    "google/airio": "69897df7d9a427b947a9f7bb4164c7782b43e601",
+    "google-research/jestimator": "326824a477feef6d92e6f44175000907a72899ca",
+}
+
+
+def setup_script(bucket: str, engine: str) -> str:
     """What every host runs once: unpack, install, mount the bucket; harmless when repeated.
 
     Args:
       bucket: name of a Cloud Storage bucket, mounted at /mnt/<bucket>; "" mounts none.
+      engine: that trains; t5x is installed as well.
     """
     lines = _SETUP.splitlines()
+    if engine == "t5x":
+        pip = "again .venv/bin/python -m pip install --quiet"
+        sources = " ".join(f"git+https://github.com/{name}@{at}" for name, at in _T5X.items())
+        lines += [
+            f"{pip} -c constraints.txt cached_property fiddle jaxtyping && \\",
+            f"{pip} --no-deps {sources} \\",
+            '  || fail "pip could not install t5x (see above)"',
+        ]
     if bucket:
         folder = f"/mnt/{bucket}"
         lines += [
@@ -268,7 +285,7 @@ def launch(own: list[str], gin: list[str]) -> int:
     )
     tpu = Tpu(options, kind)
     files = {
-        "setup.sh": setup_script(options.bucket),
+        "setup.sh": setup_script(options.bucket, options.engine),
         "train.sh": train_script(
             gin, kind, options.num_slices, options.max_restarts, options.engine
         ),

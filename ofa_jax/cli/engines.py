@@ -1,4 +1,4 @@
-"""The two engines' gin files: telling them apart, and the name of a setting under the other one."""
+"""The two engines' gin files: telling them apart, and the names of settings in both."""
 
 from __future__ import annotations
 
@@ -78,15 +78,7 @@ def is_of_t5x(text: str) -> bool:
 
 
 def check_files(files: Sequence[str], engine: str) -> None:
-    """Fails where a gin file is one of the other engine.
-
-    Args:
-      files: as given on a command line; those that are not there are left to gin.
-      engine: "native" or "t5x".
-
-    Raises:
-      ValueError: with what to give instead.
-    """
+    """Raises ValueError where a gin file is one of the other engine than "native" or "t5x"."""
     for file in files:
         path = next((one for one in (pathlib.Path(file), _CHECKOUT / file) if one.is_file()), None)
         text = path.read_text(encoding="utf-8", errors="replace") if path else ""
@@ -102,16 +94,12 @@ def hint(name: str, *, t5x: bool) -> str:
     """What a setting of the other engine is called under this one.
 
     Args:
-      name: such as "utils.EvaluationConfig.batch_size" or "CHECKPOINT_PERIOD".
+      name: such as "utils.EvaluationConfig.batch_size" or "CHECKPOINT_PERIOD"; "" has no hint.
       t5x: whether t5x's scripts read the file; else the native runner.
-
-    Returns:
-      " Under ... it is ..." or "".
     """
     here, table = ("t5x", _UNDER_T5X) if t5x else ("python -m ofa_jax.train", _UNDER_NATIVE)
     table = _RENAMED | table
-    words = name.split(".")
-    # Only the module and the name below it count: a package may stand before them.
+    words = name.split(".")  # A package may stand before the two that count.
     for start in range(len(words)):
         for end in range(len(words), start, -1):
             found = table.get(".".join(words[start:end]))

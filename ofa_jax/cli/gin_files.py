@@ -295,13 +295,8 @@ def _check_macros(required: Sequence[str], types: Mapping[str, Any], *, t5x: boo
 
 def explain_t5x(error: BaseException) -> str | None:
     """What gin says of a setting under t5x's scripts, with what would be right; None of others."""
-    message, known = (
-        str(error),
-        {
-            ".".join(selector.split(".")[-2:]): configurable.wrapped
-            for selector, configurable in gin.config._REGISTRY.items()
-        },
-    )
+    message, registry = str(error), gin.config._REGISTRY
+    known = {".".join(name.split(".")[-2:]): one.wrapped for name, one in registry.items()}
     is_gins = isinstance(error, (ValueError, AttributeError)) and _UNKNOWN.search(message)
     return _explain(error, known, t5x=True) if is_gins or _ARGUMENT.search(message) else None
 

@@ -369,6 +369,13 @@ def test_every_launcher_trains_with_either_engine(arguments):
         assert done.stderr.count("\n") == 1
 
 
+def test_a_tpu_host_installs_t5x_where_it_trains():
+    text = files_of(dry_run("tpu", *TPU, "--engine=t5x", *T5X))["runs/launch/ofa/setup.sh"]
+    assert "pip install --quiet --no-deps git+https://github.com/google-research/t5x@" in text
+    subprocess.run(["bash", "-n", "-c", text], check=True)
+    assert "t5x" not in files_of(dry_run("tpu", *TPU, *PLAIN))["runs/launch/ofa/setup.sh"]
+
+
 MESH = "--gin.partitioning.Partitioner.mesh='data=16,model=4'"
 RULES = "--gin_file=gin_configs/sharding/fsdp_tensor.gin"
 
