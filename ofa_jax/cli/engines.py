@@ -18,7 +18,7 @@ _CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
 MESH = "partitioning.Partitioner.mesh, for example 'data=-1,model=4'"
 _ALONE = "nothing: only python -m ofa_jax.train has it"
-_PARTITIONERS = ("Partitioner", "MeshPartitioner")
+_OF_MODEL = ("optimizer", "trainer", "locations")
 _KEPT = ("best_metric", "best_mode", "save_trained")
 # What the native runner calls a setting (or all settings of a name) -> what t5x does.
 _UNDER_T5X = {
@@ -32,12 +32,11 @@ _UNDER_T5X = {
     **dict.fromkeys(("utils.LogConfig", "train_script.train.log_cfg"), _ALONE),
     "utils.LossEvaluationConfig": "train_script.train.train_eval_dataset_cfg",
     "train_script.train.loss_evaluation_cfg": "train_script.train.train_eval_dataset_cfg",
-    "train_script.train.optimizer": "models.OFAModel.optimizer",
-    "train_script.train.trainer": "models.OFAModel.trainer",
-    "train_script.train.locations": "models.OFAModel.locations",
+    "train_script.train": "train, as in --gin.train.eval_period=100",
+    **{f"train_script.train.{name}": f"models.OFAModel.{name}" for name in _OF_MODEL},
     # t5x's own, where `partitioning` is ours.
     "partitioning.PjitPartitioner": MESH,
-    **dict.fromkeys((f"partitioning.{one}.num_partitions" for one in _PARTITIONERS), MESH),
+    **{f"partitioning.{one}Partitioner.num_partitions": MESH for one in ("", "Mesh")},
 }
 _UNDER_NATIVE = {
     "inputs.DatasetConfig": "utils.DatasetConfig",
@@ -46,10 +45,7 @@ _UNDER_NATIVE = {
     "utils.SaveCheckpointConfig": "utils.CheckpointConfig",
     "utils.RestoreCheckpointConfig": "utils.CheckpointConfig.initial_path",
     "train_script.train.train_eval_dataset_cfg": "train_script.train.loss_evaluation_cfg",
-    "models.OFAModel.optimizer": "train_script.train.optimizer",
-    "models.OFAModel.trainer": "train_script.train.trainer",
-    "models.OFAModel.locations": "train_script.train.locations",
-    "models.OFAModel.random_seed": "SEED",
+    **{f"models.OFAModel.{name}": f"train_script.train.{name}" for name in _OF_MODEL},
     "trainer.StepTrainer": "trainer.Trainer",
     "trainer.Trainer.learning_rate_fn": "utils.create_learning_rate_scheduler",
     "partitioning.PjitPartitioner": MESH,
@@ -58,8 +54,6 @@ _UNDER_NATIVE = {
     "CHECKPOINT_PERIOD": "utils.CheckpointConfig.period",
     "STATS_PERIOD": "train_script.train.stats_period",
 }
-
-
 # What both engines once called a setting -> what it is called.
 _OF_LOSS = "label_smoothing drop_worst_ratio drop_worst_after encouraging_log_end constraint_range"
 _RENAMED = {

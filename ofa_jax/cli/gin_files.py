@@ -141,10 +141,10 @@ def check(
 
     Raises:
       ConfigError: a macro without value, of another type, or read by nothing; a scope that nothing
-        opens; settings of something that nothing refers to.
+        opens.
     """
     _check_macros(required, types or {}, t5x=t5x)
-    _check_scopes()
+    _check_scopes(_T5X_SCOPES if t5x else ())
 
 
 def resolved() -> str:
@@ -222,7 +222,11 @@ def _shell_path(name: str, value: str) -> str:
     return found
 
 
-def _check_scopes() -> None:
+# Of t5x's three data sets, of which a run may leave out one.
+_T5X_SCOPES = ("train", "train_eval", "infer_eval")
+
+
+def _check_scopes(fine: Sequence[str]) -> None:
     """Fails on a binding in a scope that nothing opens: it would be taken and never used."""
     config = gin.config._CONFIG
     opened = {
@@ -232,7 +236,8 @@ def _check_scopes() -> None:
         if reference.selector != "gin.macro"
     }
     for (scope, selector), bound in config.items():
-        if scope and selector not in ("gin.macro", "gin.constant") and scope not in opened:
+        is_value = selector in ("gin.macro", "gin.constant")
+        if scope and not is_value and scope not in opened and scope not in fine:
             name = next(iter(bound))
             raise ConfigError(
                 f"{scope}/{selector}.{name} is set but nothing uses the scope {scope!r}; "

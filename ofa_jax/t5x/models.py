@@ -244,6 +244,10 @@ class OFAModel(models.BaseModel):
         sums = TaskSums.of(losses, task_ids, len(self.tasks.tasks)).metrics()
         mean = losses.loss_sum / jnp.maximum(sums["tokens"], 1.0)
         metrics = step_metrics({**sums, "loss": mean}, self._task_names(inputs))
+        # Over batches, and over microbatches of t5x's own trainer, a mean counts by its tokens.
+        tokens = sums["tokens"]
+        for name, value in (("loss", mean), ("nll", sums["nll"]), ("accuracy", sums["accuracy"])):
+            metrics[name] = clu_metrics.Average(total=value * tokens, count=tokens)
         if flax_mutables is None:
             return mean, metrics
         return mean, (metrics, flax.core.freeze({"batch_stats": stats} if stats else {}))

