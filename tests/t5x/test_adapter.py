@@ -15,6 +15,7 @@ if not MISSING:
     import jax
     import jax.numpy as jnp
     import seqio
+    import tensorflow as tf
     from flax import linen as nn
     from flax import traverse_util
     from t5x import train_state as train_state_lib
@@ -96,6 +97,31 @@ def test_seqio_rows_equal_those_of_the_native_input():
 def test_packing_is_refused():
     with pytest.raises(ValueError, match=r"utils\.DatasetConfig\.pack: images cannot be packed"):
         OFAFeatureConverter(pack=True)
+
+
+def test_data_of_others_is_refused_in_one_line():
+    features = dict.fromkeys(("inputs", "targets"), tf.constant([4, 2]))
+    with pytest.raises(ValueError, match=r"tasks of others are mixed by .*add_mixture") as error:
+        OFAFeatureConverter()(tf.data.Dataset.from_tensors(features), LENGTHS)
+    assert "\n" not in str(error.value)
+
+
+def test_the_evaluator_of_seqio_scores_what_the_model_reads():
+    evaluator = seqio.Evaluator(
+        mixture_or_task_name="scenes_vqa",
+        feature_converter=OFAFeatureConverter(),
+        eval_split="validation",
+        num_examples=4,
+        sequence_length=LENGTHS,
+    )
+
+    assert evaluator.model_feature_shapes["encoder_images"] == (32, 32, 3)
+
+    def predict(dataset, model_feature_shapes=None):
+        return [(n, row["decoder_target_tokens"]) for n, row in dataset.as_numpy_iterator()]
+
+    future, _ = evaluator.evaluate(compute_metrics=True, predict_fn=predict, score_fn=None, step=0)
+    assert future.result()["scenes_vqa"]["accuracy"] == 1.0
 
 
 def test_grain_iterator_gives_the_native_batches_from_any_step(tmp_path):
