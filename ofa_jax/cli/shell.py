@@ -123,21 +123,6 @@ def _sigterm_ends() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-@contextlib.contextmanager
-def _quiet_native_stderr() -> Iterator[None]:
-    """Sends what C++ libraries print to file descriptor 2 nowhere."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
-
 def set_up_log() -> None:
     """What the library says goes to stderr with the time of day."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -145,16 +130,11 @@ def set_up_log() -> None:
 
 
 def set_up_process() -> None:
-    """Log, quiet libraries, a compilation cache: once, before JAX and TensorFlow load."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    """Log, quiet libraries, a compilation cache: once, before JAX loads."""
     set_up_log()
     # orbax and grain report on themselves through absl; what a user must know, ofa_jax says.
     logging.getLogger("absl").setLevel(logging.ERROR)
     import jax
-
-    with _quiet_native_stderr():
-        import tensorflow  # noqa: F401  (its C++ start-up chatter says nothing to a user)
 
     cache = os.environ.get(
         "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/ofa_jax/compiled")

@@ -1,27 +1,36 @@
-"""Puts OFA tasks and mixtures into the seqio registry, the only declaration of either.
+"""Declares OFA tasks and mixtures; each is a seqio Task or Mixture of the same name as well.
 
-`add_task` wraps an `OFATask` as a seqio Task (`ofa_jax.data.seqio_task`), so stock seqio and t5x
-input, evaluation and caching work; the grain executor (`ofa_jax.data.pipeline`) takes the `OFATask`
-itself back out of the registry with `lookup`.
+The native runner needs nothing of seqio and of TensorFlow below it, which take seconds and half a
+gigabyte: it takes an `OFATask` out of this registry with `lookup`. As soon as a process imports
+seqio, before or after a declaration, its registry holds everything that is declared here
+(`ofa_jax.data.seqio_tasks`), so stock seqio and t5x input, evaluation and caching work.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.abc
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
-import seqio
-
+from ofa_jax import quiet_tensorflow
 from ofa_jax.data.answering import FREE_ANSWER, Answering
 from ofa_jax.data.instruction import Instruction
-from ofa_jax.data.seqio_task import OFASeqioTask, RecordSource, seqio_arguments
-from ofa_jax.data.seqio_texts import adapted
 from ofa_jax.data.task import OFATask, Source, Step
 from ofa_jax.text.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
+
+_TASKS: dict[str, OFATask] = {}
+# Mixture -> its tasks with their shares, nested mixtures resolved.
+_MIXTURES: dict[str, dict[str, float]] = {}
+# What the registry of seqio does not hold yet: calls of `seqio_tasks.registry`, in order.
+_WAITING: list[tuple[str, tuple[Any, ...]]] = []
 
 
 def add_task(
@@ -38,7 +47,7 @@ def add_task(
     splits: Sequence[str] = SPLITS,
     answering: Answering = FREE_ANSWER,
 ) -> OFATask:
-    """Declares a task and registers it with seqio.
+    """Declares a task.
 
     Args:
       name: registered name.
@@ -73,7 +82,11 @@ def add_task(
         loss_weight=loss_weight,
         answering=answering,
     )
-    seqio.TaskRegistry.add(name, task_cls=OFASeqioTask, **seqio_arguments(task, splits))
+    _check_free(name)
+    _WAITING.append(("add_task", (task, tuple(splits))))
+    if "seqio" in sys.modules:
+        publish()
+    _TASKS[name] = task
     return task
 
 
@@ -81,7 +94,7 @@ def add_mixture(name: str, rates: Mapping[str, float]) -> None:
     """Registers a mixture of tasks by rate; rates need not sum to one.
 
     Text-to-text tasks that were declared with seqio alone become tasks of ours in it, see
-    `seqio_texts`.
+    `ofa_jax.data.seqio_tasks.texts`.
 
     Args:
       name: of the mixture.
@@ -90,25 +103,72 @@ def add_mixture(name: str, rates: Mapping[str, float]) -> None:
     Raises:
       ValueError: the name is taken, a task is unknown, or it cannot be mixed with the others.
     """
-    tasks: dict[str, seqio.Task] = {}
+    _check_free(name)
     shares: dict[str, float] = {}
     for part, rate in rates.items():
-        provider = seqio.get_mixture_or_task(part)
-        if isinstance(provider, seqio.Task):
-            inner = [(provider, 1.0)]
-        else:
-            total = provider.total_rate
-            inner = [(task, provider.get_rate(task) / total) for task in provider.tasks]
-        for task, share in inner:
-            tasks[task.name] = task
-            shares[task.name] = shares.get(task.name, 0.0) + rate * share
-    own = [task for task in tasks.values() if isinstance(task.source, RecordSource)]
-    if len(own) == len(tasks):
-        seqio.MixtureRegistry.add(name, list(rates.items()))
-        return
-    tokenizer = cast(RecordSource, own[0].source).task.tokenizer if own else None
-    mixed = [adapted(task, tokenizer, mixture=name) for task in tasks.values()]
-    seqio.MixtureRegistry.add(name, [(task, shares[task.name]) for task in mixed])
+        inner = {part: 1.0} if part in _TASKS else _MIXTURES.get(part)
+        if inner is None:
+            # Declared with seqio alone, or nowhere, which it says.
+            publish()
+            _seqio_registry().add_mixture(name, rates)
+            return
+        for task, share in inner.items():
+            shares[task] = shares.get(task, 0.0) + rate * share / (sum(inner.values()) or 1.0)
+    _WAITING.append(("add_mixture", (name, dict(rates))))
+    if "seqio" in sys.modules:
+        publish()
+    _MIXTURES[name] = shares
+
+
+def all_tasks() -> list[OFATask]:
+    """Every task of `add_task` in this process, sorted by name."""
+    return [_TASKS[name] for name in sorted(_TASKS)]
+
+
+def publish() -> None:
+    """Puts what is declared here into the registry of seqio, which this imports.
+
+    Raises:
+      ValueError: seqio has another task or mixture of one of the names.
+    """
+    quiet_tensorflow.load()
+    registry = _seqio_registry()
+    while _WAITING:
+        function, arguments = _WAITING.pop(0)
+        getattr(registry, function)(*arguments)
+
+
+def _seqio_registry() -> ModuleType:
+    return importlib.import_module("ofa_jax.data.seqio_tasks.registry")
+
+
+class _WhenSeqioIsImported(importlib.abc.MetaPathFinder):
+    """Publishes behind the import of seqio, by whomever; then it is gone."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if fullname != "seqio":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            publish()
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if "seqio" not in sys.modules:
+    sys.meta_path.insert(0, _WhenSeqioIsImported())
+
+
+def _check_free(name: str) -> None:
+    if name in _TASKS or name in _MIXTURES:
+        raise ValueError(f"a task or mixture named {name!r} is declared already")
 
 
 def import_modules(names: tuple[str, ...], *, setting: str = "MIXTURE_OR_TASK_MODULE") -> None:
@@ -147,15 +207,21 @@ def lookup(name: str, *, setting: str = "MIXTURE_OR_TASK_NAME") -> list[tuple[OF
       ValueError: an unknown name (the message lists the nearest), no task of positive rate, or a
         task that cannot be read, see `adapted`.
     """
-    registered = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
-    if name not in registered:
-        near = difflib.get_close_matches(name, sorted(registered), n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"{setting}: no task or mixture named {name!r}{hint}")
-    mixture = seqio.get_mixture_or_task(name)
-    if isinstance(mixture, seqio.Task):
-        return [(_task_of(mixture, name), 1.0)]
-    tasks = [(_task_of(task, name), float(mixture.get_rate(task))) for task in mixture.tasks]
+    if name in _TASKS:
+        return [(_TASKS[name], 1.0)]
+    if name in _MIXTURES:
+        tasks = [(_TASKS[task], rate) for task, rate in sorted(_MIXTURES[name].items())]
+    else:
+        # Declared with seqio alone: where nothing has imported it, there is no such thing.
+        registered = {*_TASKS, *_MIXTURES}
+        if "seqio" in sys.modules:
+            publish()
+            registered |= _seqio_registry().names()
+        if name not in registered:
+            near = difflib.get_close_matches(name, sorted(registered), n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"{setting}: no task or mixture named {name!r}{hint}")
+        tasks = _seqio_registry().tasks_of(name)
     positive = [(task, rate) for task, rate in tasks if rate > 0]
     if not positive:
         raise ValueError(
@@ -163,7 +229,3 @@ def lookup(name: str, *, setting: str = "MIXTURE_OR_TASK_NAME") -> list[tuple[OF
             "give at least one task a positive rate"
         )
     return positive
-
-
-def _task_of(task: seqio.Task, mixture: str) -> OFATask:
-    return cast(Any, adapted(task, None, mixture=mixture).source).task

@@ -1,7 +1,4 @@
-"""Registered tasks that may be able to read a data set.
-
-The only part of an inspection that knows seqio; imported where token ids are wanted.
-"""
+"""Declared tasks that may be able to read a data set."""
 
 from __future__ import annotations
 
@@ -9,9 +6,7 @@ import importlib
 import pathlib
 from collections.abc import Sequence
 
-import seqio
-
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.registration import all_tasks, lookup
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.task import OFATask
 from ofa_jax.inspection.opening import OpenedData
@@ -50,15 +45,10 @@ def candidates(
     if names:
         found = {task.name: task for name in names for task, _ in lookup(name, setting="--tasks")}
     else:
-        found = {task.name: task for task in _all_tasks() if _belongs(task, opened)}
+        found = {task.name: task for task in all_tasks() if _belongs(task, opened)}
         if not found:
-            found = {t.name: t for t in _all_tasks() if t.name.startswith(_OFFICIAL)}
+            found = {t.name: t for t in all_tasks() if t.name.startswith(_OFFICIAL)}
     return [found[name] for name in sorted(found)]
-
-
-def _all_tasks() -> list[OFATask]:
-    registered = (seqio.TaskRegistry.get(name) for name in sorted(seqio.TaskRegistry.names()))
-    return [one.source.task for one in registered if hasattr(one.source, "task")]
 
 
 def _belongs(task: OFATask, opened: OpenedData) -> bool:

@@ -12,9 +12,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from clu import metric_writers
-
-from ofa_jax import atomic, schema
+from ofa_jax import atomic, quiet_tensorflow, schema
 from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.progress import Progress
 from ofa_jax.runs import event_files
@@ -80,9 +78,7 @@ class RunLog:
         self._writer = None
         if config.tensorboard:
             event_files.purge(root / "tensorboard", start_step)
-            self._writer = metric_writers.AsyncMultiWriter(
-                [metric_writers.SummaryWriter(str(root / "tensorboard"))]
-            )
+            self._writer = _tensorboard_writer(root / "tensorboard")
 
     @property
     def seconds(self) -> float:
@@ -111,6 +107,14 @@ class RunLog:
             self._writer.close()
         if self._wandb:
             self._wandb.finish()
+
+
+def _tensorboard_writer(folder: pathlib.Path) -> Any:
+    # Imported here: TensorFlow below it takes seconds and half a gigabyte.
+    quiet_tensorflow.load()
+    from clu import metric_writers
+
+    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(folder))])
 
 
 def _wandb_run(run_dir: pathlib.Path, address: str, config: LogConfig, settings: str) -> Any:

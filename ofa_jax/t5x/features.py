@@ -16,7 +16,7 @@ import seqio
 import tensorflow as tf
 
 from ofa_jax.data.features import pad_row
-from ofa_jax.data.seqio_task import FEATURE_KEYS
+from ofa_jax.data.seqio_tasks.task import FEATURE_KEYS
 
 _Spec = seqio.FeatureConverter.FeatureSpec
 _FLAG, _HOLE = 1, 4

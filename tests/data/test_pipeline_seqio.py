@@ -9,7 +9,7 @@ from ofa_jax.data.answering import Answering
 from ofa_jax.data.features import cut, pad_row
 from ofa_jax.data.pipeline import MixturePipeline
 from ofa_jax.data.registration import add_mixture, add_task, lookup
-from ofa_jax.data.seqio_task import FEATURE_KEYS, ordered
+from ofa_jax.data.seqio_tasks.task import FEATURE_KEYS, ordered
 from ofa_jax.data.task import OFATask
 from ofa_jax.vocab import BOS_ID, EOS_ID
 from tasks import instructions

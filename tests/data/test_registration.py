@@ -14,7 +14,7 @@ import mixtures.scenes
 from mixtures import rates
 from ofa_jax.data.instruction import InstructionError
 from ofa_jax.data.registration import add_mixture, add_task, lookup
-from ofa_jax.data.seqio_task import EXAMPLE, EXAMPLE_ID, FEATURE_KEYS, ordered
+from ofa_jax.data.seqio_tasks.task import EXAMPLE, EXAMPLE_ID, FEATURE_KEYS, ordered
 from ofa_jax.data.task import OFATask
 from ofa_jax.scenes.source import ScenesSplits
 from tasks import instructions

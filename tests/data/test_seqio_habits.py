@@ -17,8 +17,8 @@ import mixtures.scenes  # noqa: F401  (registers the tasks)
 import tasks.scenes_answers  # noqa: F401
 from ofa_jax.data.pipeline import MixturePipeline, evaluation_row
 from ofa_jax.data.registration import add_mixture, add_task, lookup
-from ofa_jax.data.seqio_task import FEATURE_KEYS
-from ofa_jax.data.seqio_vocabulary import SeqioVocabulary
+from ofa_jax.data.seqio_tasks.task import FEATURE_KEYS
+from ofa_jax.data.seqio_tasks.vocabulary import SeqioVocabulary
 from ofa_jax.data.sources import text_pairs
 from ofa_jax.scenes.tokenizers import scenes_tokenizer
 from ofa_jax.text.tokenizer import load_tokenizer

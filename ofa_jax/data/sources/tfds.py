@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ofa_jax import quiet_tensorflow
 from ofa_jax.data import locations
 from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import split_paths
@@ -138,6 +139,7 @@ class TfdsRecords:
 def _open(name: str, data_dir: str, split: str, process: int) -> tuple[Any, Any, str]:
     """Features of a data set, what `len` and `[]` read it by, and its folder, per process."""
     del process
+    quiet_tensorflow.load()
     import tensorflow_datasets as tfds
 
     folder = os.path.expanduser(locations.resolve(data_dir)) or None

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from ofa_jax.data.features import cut, identifier, without_pixels
 from ofa_jax.data.instruction import Example
-from ofa_jax.data.seqio_vocabulary import SeqioVocabulary
+from ofa_jax.data.seqio_tasks.vocabulary import SeqioVocabulary
 from ofa_jax.data.sources.array_record import decode_example, encode_example
 from ofa_jax.data.task import OFATask, Source
 

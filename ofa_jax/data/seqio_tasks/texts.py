@@ -16,8 +16,8 @@ import seqio
 
 from ofa_jax import vocab
 from ofa_jax.data.instruction import Example, Instruction
-from ofa_jax.data.seqio_task import OFASeqioTask, RecordSource, seqio_arguments
-from ofa_jax.data.seqio_vocabulary import SeqioVocabulary
+from ofa_jax.data.seqio_tasks.task import OFASeqioTask, RecordSource, seqio_arguments
+from ofa_jax.data.seqio_tasks.vocabulary import SeqioVocabulary
 from ofa_jax.data.sources.text_pairs import TextPairs
 from ofa_jax.data.task import OFATask, Source
 from ofa_jax.text.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ def adapted(
         raise ValueError(
             f"{mixture!r}: nothing says which vocabulary the model has to read seqio task "
             f"{task.name!r} by; put a task made by add_task into the mixture, or make its features "
-            "with ofa_jax.data.seqio_vocabulary.SeqioVocabulary"
+            "with ofa_jax.data.seqio_tasks.vocabulary.SeqioVocabulary"
         )
     mine = OFATask(
         name=task.name,
