@@ -39,7 +39,7 @@ SETTINGS = [
     "--gin.utils.CheckpointConfig.period=3",
     "--gin.utils.EvaluationConfig.num_examples=4",
     "--gin.utils.EvaluationConfig.batch_size=4",
-    "--gin.utils.EvaluationConfig.final_num_examples=4",
+    "--gin.utils.EvaluationConfig.final_num_examples=8",
     "--gin.utils.LogConfig.tensorboard=False",
 ]
 
