@@ -67,3 +67,11 @@ def test_macros_of_the_design_exist():
         "DROPOUT_RATE",
     ):
         assert macro in names
+
+
+@pytest.mark.parametrize("name", ["train", "quickstart", "pretrain"])
+def test_periods_are_multiples_of_each_other(name):
+    """t5x trains in stretches of the shorter one, and refuses others."""
+    found = macros(CONFIGS / "t5x" / f"{name}.gin")
+    periods = [int(found[macro]) for macro in ("EVAL_PERIOD", "CHECKPOINT_PERIOD")]
+    assert 0 in periods or max(periods) % min(periods) == 0
