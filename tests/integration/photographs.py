@@ -16,8 +16,8 @@ from ofa_jax.data.sources import tsv_writer
 
 # Name -> what is to be seen, and where (fractions x0, y0, x1, y1).
 PHOTOGRAPHS = {
-    "astronaut": ("a woman in an orange space suit", "woman", (0.2, 0.0, 0.8, 1.0)),
     "coffee": ("a cup of coffee on a wooden table", "cup", (0.2, 0.2, 0.7, 0.8)),
+    "astronaut": ("a woman in an orange space suit", "woman", (0.2, 0.0, 0.8, 1.0)),
     "chelsea": ("a cat looking to the side", "cat", (0.1, 0.1, 0.9, 1.0)),
     "grace_hopper": ("a woman in a navy uniform", "woman", (0.2, 0.1, 0.9, 1.0)),
     "rocket": ("a rocket on its launch pad at night", "rocket", (0.45, 0.1, 0.6, 0.9)),
@@ -37,7 +37,10 @@ PHOTOGRAPHS = {
     "cell": ("a cell under the microscope", "cell", (0.2, 0.2, 0.8, 0.8)),
 }
 # Of these the right half serves as another picture.
-HALVED = ("astronaut", "coffee", "chelsea", "rocket", "retina", "camera", "coins", "brick")
+HALVED = (
+    *("astronaut", "coffee", "chelsea", "rocket", "retina"),
+    *("camera", "coins", "brick", "moon", "grass"),
+)
 SUBJECTS = PHOTOGRAPHS | {
     f"{name}_half": (f"a part of {caption}", label, (0.1, 0.1, 0.7, 0.8))
     for name, (caption, label, _) in PHOTOGRAPHS.items()
@@ -72,8 +75,11 @@ def jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def write_official_files(folder: pathlib.Path) -> None:
-    """Writes the four official TSV files and the negative samples into a folder."""
+def write_official_files(folder: pathlib.Path, *, patch: int = 8) -> None:
+    """Writes the four official TSV files and the negative samples into a folder.
+
+    `patch` is the side of an image code in pixels: (128 / patch) ** 2 codes of each image.
+    """
     pairs, detections, infillings, texts = [], [], [], []
     pictures = photographs()
     squares = {
@@ -81,7 +87,7 @@ def write_official_files(folder: pathlib.Path) -> None:
         for name, pixels in pictures.items()
     }
     centres = np.stack([square[64:192, 64:192] for square in squares.values()])
-    codebook = PatchCodebook.fit(centres, num_codes=256, patch=8)
+    codebook = PatchCodebook.fit(centres, num_codes=256, patch=patch)
     for name, pixels in pictures.items():
         caption, label, fractions = SUBJECTS[name]
         height, width = pixels.shape[:2]

@@ -41,11 +41,11 @@ def train(run_dir, data_dir, *overrides):
     )
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("official")
-    write_official_files(folder)
-    return folder
+@pytest.fixture
+def data_dir(tmp_path, depth):
+    # A fourth of the codes: the logits of a real vocabulary are most of a micro model's time.
+    write_official_files(tmp_path / "official", patch=16 if depth == "micro" else 8)
+    return tmp_path / "official"
 
 
 # The whole of tiny computes for minutes; what reads the files is the same for any model.
@@ -55,6 +55,8 @@ DEPTHS = {
         "--gin.models.ResNet.stage_strides=(4,)",
         "--gin.models.OFA.width=64",
         "--gin.models.OFA.ffn_dim=128",
+        "--gin.models.OFA.code_stride=16",
+        "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 65, 'image': 256}",
     ],
     "whole": [],
 }

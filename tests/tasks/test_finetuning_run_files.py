@@ -46,21 +46,21 @@ OWN = {"own_captioning": "cider_d", "own_grounding": "accuracy_at_0.5", "own_vqa
 # What else single rows of the table say.
 EXTRAS = {
     "caption": {
-        "Trainer.drop_worst_ratio": 0.2,
-        "Trainer.drop_worst_after": 2500,
-        "Trainer.label_smoothing": 0.1,
+        "LossConfig.drop_worst_ratio": 0.2,
+        "LossConfig.drop_worst_after": 2500,
+        "LossConfig.label_smoothing": 0.1,
         "OptimizerConfig.frozen": ("^token_embedding",),
         "create_learning_rate_scheduler.warmup_ratio": "WARMUP_RATIO",
         "WARMUP_RATIO": 0.06,
         "EVAL_PERIOD": 500,
     },
-    "caption_base": {"Trainer.drop_worst_after": 6000},
+    "caption_base": {"LossConfig.drop_worst_after": 6000},
     "caption_encouraging": {
-        "Trainer.encouraging_log_end": 0.75,
-        "Trainer.drop_worst_ratio": 0.05,
+        "LossConfig.encouraging_log_end": 0.75,
+        "LossConfig.drop_worst_ratio": 0.05,
     },
     "caption_scst": {
-        "Trainer.objective": "scst",
+        "Trainer.scst": "@trainer.SCSTConfig()",
         "create_learning_rate_scheduler.end": 2e-7,
         "DROPOUT_RATE": 0.0,
     },
@@ -69,7 +69,7 @@ EXTRAS = {
     "refcoco_adapter": {"Tuning.adapter_dim": 100},
     "refcoco_bitfit": {"OptimizerConfig.frozen": (frozen_except("bitfit"),)},
     "vqa": {
-        "Trainer.ema_decay": 0.9999,
+        "EMAConfig.decay": 0.9999,
         "WARMUP_STEPS": 1000,
         "WARMUP_RATIO": 0.0,
         "EvaluationConfig.batch_size": 20,
@@ -77,11 +77,11 @@ EXTRAS = {
     "vqa_base": {"WARMUP_STEPS": 0, "WARMUP_RATIO": 0.04},
     "imagenet": {"OFA.image_mean": (0.485, 0.456, 0.406), "WARMUP_STEPS": 1000},
     "image_generation": {
-        "Trainer.constraint_range": (50265, 58457),
+        "LossConfig.constraint_range": (50265, 58457),
         "WARMUP_STEPS": 2000,
         "OFA.code_image_size": 256,
     },
-    "gigaword": {"Trainer.label_smoothing": 0.1},
+    "gigaword": {"LossConfig.label_smoothing": 0.1},
     "glue_mnli": {"EVAL_PERIOD": 1000},
     "glue_rte": {"EVAL_PERIOD": 10},
 }
@@ -152,8 +152,8 @@ def test_numbers_are_official(name, settings):
     assert found["OFA.encoder_drop_path"] == found["OFA.decoder_drop_path"] == drop_path
     assert found["TASK_FEATURE_LENGTHS"]["image"] == pixels
     assert found["CheckpointConfig.best_metric"]
-    if "Trainer.label_smoothing" in found:
-        assert found["Trainer.label_smoothing"] == 0.1
+    if "LossConfig.label_smoothing" in found:
+        assert found["LossConfig.label_smoothing"] == 0.1
     for key, value in EXTRAS.get(name, {}).items():
         assert found[key] == value, key
 
