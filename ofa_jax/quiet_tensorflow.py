@@ -14,12 +14,12 @@ def load() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     if "tensorflow" not in sys.modules:
-        with _quiet_native_stderr():
+        with quiet_native_stderr():
             importlib.import_module("tensorflow")
 
 
 @contextlib.contextmanager
-def _quiet_native_stderr() -> Iterator[None]:
+def quiet_native_stderr() -> Iterator[None]:
     """Sends what C++ libraries print to file descriptor 2 nowhere."""
     sys.stderr.flush()
     saved = os.dup(2)

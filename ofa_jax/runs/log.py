@@ -114,7 +114,9 @@ def _tensorboard_writer(folder: pathlib.Path) -> Any:
     quiet_tensorflow.load()
     from clu import metric_writers
 
-    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(folder))])
+    # Its first writer looks for accelerators, and says that there is none.
+    with quiet_tensorflow.quiet_native_stderr():
+        return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(folder))])
 
 
 def _wandb_run(run_dir: pathlib.Path, address: str, config: LogConfig, settings: str) -> Any:

@@ -16,7 +16,7 @@ from ofa_jax.checkpoint.exports import export_checkpoint
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, initial_variables
 from ofa_jax.checkpoint.orbax_weights import SourceRecord
 from ofa_jax.data.sources import tsv_writer
-from ofa_jax.model.config import SIZES, OFAConfig
+from ofa_jax.model.config import SIZES, OFAConfig, ResNetConfig
 from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.vocab import VocabLayout
@@ -167,8 +167,13 @@ def write_chinese_vocabulary(folder: pathlib.Path) -> Tokenizer:
     return load_tokenizer(folder)
 
 
+MICRO_RESNET = ResNetConfig(
+    stage_blocks=(1,), stage_widths=(8,), stage_strides=(2,), stem_width=8, stem_kernel=5
+)
+
+
 def small_config(tokenizer: Tokenizer) -> OFAConfig:
-    """The nano model with one layer on each side."""
+    """The nano model with the changes of tests/micro.gin."""
     layout = tokenizer.layout
     return dataclasses.replace(
         SIZES["nano"],
@@ -177,6 +182,7 @@ def small_config(tokenizer: Tokenizer) -> OFAConfig:
         num_codes=layout.num_codes,
         encoder_layers=1,
         decoder_layers=1,
+        resnet=MICRO_RESNET,
     )
 
 

@@ -48,7 +48,12 @@ def teacher_forced(config, batch, variables, patch_orders=None):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"layer_stack": "scan"}, {"scale_resids": True}], ids=["loop", "scan", "resid"]
+    "changes",
+    [
+        pytest.param({}, id="loop"),
+        pytest.param({"layer_stack": "scan"}, id="scan"),
+        pytest.param({"scale_resids": True}, id="resid", marks=pytest.mark.slow),
+    ],
 )
 def test_steps_equal_teacher_forcing(changes):
     config, batch = make_config(**changes), make_batch(images=False)

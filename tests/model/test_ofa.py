@@ -148,7 +148,12 @@ DROPOUTS = (
 
 
 @pytest.mark.parametrize(
-    ("name", "stack"), [*((name, "loop") for name in DROPOUTS), ("encoder_drop_path", "scan")]
+    ("name", "stack"),
+    [
+        ("dropout", "loop"),
+        ("encoder_drop_path", "scan"),
+        *(pytest.param(name, "loop", marks=pytest.mark.slow) for name in DROPOUTS[1:]),
+    ],
 )
 def test_every_dropout_acts_in_training_only(name, stack):
     config = make_config(**{name: 0.4}, layer_stack=stack, batch_norm="frozen")
@@ -181,7 +186,7 @@ def gradients_of(config, batch):
     return jitted(jax.grad(loss))(variables["params"])
 
 
-@pytest.mark.parametrize("stack", ["loop", "scan"])
+@pytest.mark.parametrize("stack", [pytest.param("loop", marks=pytest.mark.slow), "scan"])
 def test_every_parameter_gets_a_gradient(stack):
     config = make_config(layer_stack=stack, scale_resids=True)
     gradients = gradients_of(config, make_batch())

@@ -154,7 +154,9 @@ def test_order_of_sampled_patches_does_not_matter():
     assert largest_difference(first, second, run.target_mask) <= tolerances.LOGITS / 10
 
 
-@pytest.mark.parametrize("case", ["codes_mixed", "sample_patches"])
+@pytest.mark.parametrize(
+    "case", [pytest.param("codes_mixed", marks=pytest.mark.slow), "sample_patches"]
+)
 def test_fused_attention_and_scan_agree(case):
     run = Run(
         mini().case(case), compiler_options=FAST_COMPILE, attention="fused", layer_stack="scan"

@@ -99,7 +99,11 @@ def loss_and_gradients(config):
 
 @pytest.mark.parametrize(
     ("stack", "remat"),
-    [("scan", "none"), ("scan", "dots"), ("loop", "full")],
+    [
+        ("scan", "none"),
+        pytest.param("scan", "dots", marks=pytest.mark.slow),
+        pytest.param("loop", "full", marks=pytest.mark.slow),
+    ],
 )
 def test_layouts_and_policies_compute_the_same(stack, remat):
     expected_value, expected = loss_and_gradients(CONFIG)

@@ -59,8 +59,14 @@ def test_each_part_adds_its_own_parameters_and_no_others():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"tuning": EVERYTHING}, {"tuning": PREFIX, "layer_stack": "scan", "attention": "fused"}],
-    ids=["loop", "scan"],
+    [
+        pytest.param({"tuning": EVERYTHING}, id="loop"),
+        pytest.param(
+            {"tuning": PREFIX, "layer_stack": "scan", "attention": "fused"},
+            id="scan",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_steps_with_tuned_parts_equal_teacher_forcing(changes):
     config, batch = make_config(**changes), make_batch(images=False)

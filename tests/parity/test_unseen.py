@@ -135,6 +135,7 @@ def perturb(folder, name, factor):
     np.savez(folder / "weights.npz", **weights)
 
 
+@pytest.mark.slow
 def test_odd_sizes_pass_and_a_wrong_weight_fails(tmp_path, capsys):
     write_fixture(tmp_path, config_json(**ODD), TEXT)
     add_gradients(tmp_path, ["words"])

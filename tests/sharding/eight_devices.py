@@ -131,8 +131,8 @@ def main():
     results = {}
     for case, setting in cases.items():
         reference, initial = references[id(setting)]
-        # Making a state in place is compiled for the small stand-in, and once for the model.
-        made = case.startswith("standin") or case == "shallow fsdp_tensor"
+        # That a state is made in place is compiled once for the stand-in and for the model.
+        made = case in ("standin fsdp", "shallow fsdp_tensor")
         result, _ = two_steps(
             *setting, partitioner(case.split()[1]), initial=None if made else initial
         )

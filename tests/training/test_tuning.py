@@ -40,7 +40,13 @@ def test_run_files_freeze_all_but_their_method(method):
     assert pattern == frozen_except(method)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[] if name in ("prefix", "lora") else [pytest.mark.slow])
+        for name in METHODS
+    ],
+)
 def test_only_the_method_s_parameters_change(method):
     config = make_config(tuning=METHODS[method], batch_norm="frozen")
     model = OFA(config)
