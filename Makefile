@@ -12,8 +12,9 @@ help:
 quickstart: $(STAMP) ## install, then train and evaluate OFA on all eight tasks (about 15 minutes)
 	$(BIN)/python -m ofa_jax.train --gin_file=gin_configs/runs/quickstart.gin
 
+# In the order of the folders: by count, the files of few long tests would come last, one alone.
 test: $(STAMP) ## install, then run the default tests (under 15 minutes on two cores)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP) ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow

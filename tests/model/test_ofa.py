@@ -237,6 +237,7 @@ def test_initial_loss_is_that_of_guessing(size):
     assert loss == pytest.approx(np.log(600), rel=0.1)
 
 
+@pytest.mark.slow
 def test_initial_scales_of_an_official_size():
     """SPEC 1.10: every embedding and linear weight N(0, 0.02), norms (1, 0), head scales 1."""
     one_block = dataclasses.replace(SIZES["tiny"].resnet, stage_blocks=(1, 1, 1))
