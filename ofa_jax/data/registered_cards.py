@@ -78,7 +78,7 @@ def _is_own(module: Any) -> bool:
     package, _, name = module.partition(".")
     # Another package of that name may stand before ours.
     found = importlib.util.find_spec(package)
-    origin = (found and found.origin) or ""
+    origin = (found.origin if found is not None else None) or ""
     folder = _ROOT / package
     is_ours = pathlib.Path(origin).resolve() == folder / "__init__.py"
     return is_ours and (folder / f"{name}.py").is_file()

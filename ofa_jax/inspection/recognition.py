@@ -124,10 +124,10 @@ def _file(path: pathlib.Path) -> Recognised:
     name = path.name
     if name.endswith(".array_record"):
         raise UnknownFormatError(f"{path} is one shard; give its folder, {path.parent}")
-    if path.suffix == ".tsv" and not (table := _table(path)):
-        return Recognised("tsv", {"paths": str(path), "layout": _tsv_layout(path)})
     if path.suffix == ".tsv":
-        return table
+        if (table := _table(path)) is not None:
+            return table
+        return Recognised("tsv", {"paths": str(path), "layout": _tsv_layout(path)})
     if path.suffix == ".tar":
         return Recognised("webdataset", {"paths": str(path)})
     if path.suffix in (".parquet", ".arrow"):

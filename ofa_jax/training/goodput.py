@@ -153,5 +153,6 @@ def _is_session(entry: Any) -> bool:
     times = [entry.get("started"), entry.get("ended"), *entry["seconds"].values()]
     steps = [entry.get("first_step"), entry.get("last_step")]
     return all(type(step) is int for step in steps) and all(
-        type(value) in (int, float) and abs(value) < 1e12 for value in times
+        isinstance(value, int | float) and type(value) is not bool and abs(value) < 1e12
+        for value in times
     )

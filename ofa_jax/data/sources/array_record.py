@@ -283,6 +283,7 @@ class PreparedSource:
 
 def _paths_in(folder: str) -> list[tuple[str, str]]:
     """(name, path) of what lies in a folder here or in a bucket."""
+    found: list[tuple[str, str]] = []
     if is_remote(folder):
         found = [(file.name, file.path) for file in bucket_file.folder_files(folder)]
         exists = bool(found)  # buckets know no empty folders

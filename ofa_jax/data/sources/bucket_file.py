@@ -106,7 +106,7 @@ _FIELDS = "items(name,size,generation),nextPageToken"
 
 
 def _is_passing(error: Exception) -> bool:
-    from gcsfs.retry import is_retriable
+    from gcsfs.retry import is_retriable  # pyrefly: ignore[missing-import]
 
     return is_retriable(error) or isinstance(error, TimeoutError | ConnectionError)
 
@@ -186,7 +186,7 @@ def folder_files(address: str, setting: str = "DATA_DIR") -> list[StoredFile]:
 
     connection = _connection()
     try:
-        items = sync(connection.files.loop, _patiently, address, _START_PATIENCE, listed)
+        items: Any = sync(connection.files.loop, _patiently, address, _START_PATIENCE, listed)
     except FileNotFoundError as error:
         raise ValueError(f"{setting} gs://{name}: there is no such bucket") from error
     except Exception as error:  # as true of all other folders: a run says it once
