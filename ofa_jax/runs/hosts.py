@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import itertools
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -145,6 +147,7 @@ def initialize_distributed(environment: Mapping[str, str] | None = None) -> None
     # JAX has no public name for the store that its processes share.
     client = jax_distributed.global_state.client
     HostWatch(client, jax.process_index(), jax.process_count()).start()
+    _end_where_jax_aborts()
     if jax.process_index():
         # What all processes know, one says.
         logger.setLevel(logging.WARNING)
@@ -362,6 +365,28 @@ def end_if_lost(error: BaseException) -> None:
     is_ours = isinstance(error, RuntimeError) and _is_connection_error(str(error))
     if is_ours and jax.process_count() > 1:
         _end(str(error))
+
+
+_SignalHandler = ctypes.CFUNCTYPE(None, ctypes.c_int)
+
+
+@_SignalHandler
+def _aborted(number: int) -> None:
+    _end("JAX aborts it, as it says above")
+
+
+def _end_where_jax_aborts() -> None:
+    """Ends this process with the line and the status of `_end` where JAX would abort it.
+
+    The threads of JAX that ask process 0 for errors abort a process in C++ as soon as process 0 is
+    gone, often before anything else notices; neither a callback nor a handler of Python's `signal`
+    comes before that.
+    """
+    if sys.platform.startswith("linux"):
+        library = ctypes.CDLL(None)
+        library.signal.argtypes = [ctypes.c_int, _SignalHandler]
+        library.signal.restype = ctypes.c_void_p
+        library.signal(signal.SIGABRT, _aborted)
 
 
 def _is_connection_error(message: str) -> bool:
