@@ -91,7 +91,9 @@ class Answering:
         (SPEC 8.8). Applied by the grain executor.
       clean: turns a decoded text into the text that is scored and submitted (a module-level
         function); None keeps it.
-      submission: official format of predictions, see `ofa_jax.evaluation.submission`.
+      submission: format of the predictions of a test split: a name in
+        `ofa_jax.evaluation.submission`, or a module-level function from a row of
+        `predictions/<task>.jsonl` to its entry in the file; "" writes none.
     """
 
     decoder_prompt: str = "none"
@@ -103,7 +105,7 @@ class Answering:
     renormalise: bool = True
     decoder_input_noise: float = 0.0
     clean: Callable[[str], str] | None = None
-    submission: str = ""
+    submission: str | Callable[[Mapping[str, Any]], Mapping[str, Any]] = ""
 
     def __post_init__(self) -> None:
         for name, known in (("decoder_prompt", DECODER_PROMPTS), ("method", METHODS)):

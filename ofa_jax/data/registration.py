@@ -21,7 +21,7 @@ from typing import Any
 from ofa_jax import quiet_tensorflow
 from ofa_jax.data.answering import FREE_ANSWER, Answering
 from ofa_jax.data.instruction import Instruction
-from ofa_jax.data.task import OFATask, Source, Step
+from ofa_jax.data.task import MetricFunction, OFATask, Source, Step
 from ofa_jax.text.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
@@ -42,7 +42,7 @@ def add_task(
     tokenizer: Callable[[], Tokenizer],
     prepare: Sequence[Step] = (),
     eval_prepare: Sequence[Step] | None = None,
-    scorer: str = "exact_match",
+    scorer: str | MetricFunction = "exact_match",
     loss_weight: float = 1.0,
     splits: Sequence[str] = SPLITS,
     answering: Answering = FREE_ANSWER,
@@ -57,7 +57,8 @@ def add_task(
       tokenizer: cached module-level function that returns the tokenizer.
       prepare: steps of training, see `OFATask.prepare`.
       eval_prepare: steps of evaluation; None means `prepare`.
-      scorer: name in `ofa_jax.evaluation.scorers`.
+      scorer: `fn(targets, predictions) -> {name: value}`, or a name in
+        `ofa_jax.evaluation.scorers`; see its `score`.
       loss_weight: weight of each target token.
       splits: names that `source.open` knows.
       answering: decoder prompt, closed answer set, decoding; see `Answering`.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,8 @@ from ofa_jax.text.tokenizer import Tokenizer
 logger = logging.getLogger("ofa_jax")
 
 Step = Callable[[Example, np.random.Generator], Example]
+# As seqio's `metric_fns`: (targets, predictions) to {name: value}, see `evaluation.scorers.score`.
+MetricFunction = Callable[..., Mapping[str, float | Sequence[float]]]
 Lengths = Mapping[str, int]
 LENGTH_KEYS = ("inputs", "targets", "image")
 
@@ -79,7 +81,7 @@ class OFATask:
       tokenizer: returns the tokenizer; a cached module-level function, so that tasks pickle.
       prepare: steps `fn(example, rng) -> example` of training, in order.
       eval_prepare: steps of evaluation; None means the same as training.
-      scorer: name of the scoring function in `ofa_jax.evaluation.scorers`.
+      scorer: a metric function as seqio has it, or a name in `ofa_jax.evaluation.scorers`.
       loss_weight: weight of every target token (SPEC 4.6: 2 for text infilling, image infilling
         and detection); an example's own "confidence" multiplies it.
       answering: decoder prompt, closed answer set and decoding of a fine-tuned task.
@@ -92,7 +94,7 @@ class OFATask:
     tokenizer: Callable[[], Tokenizer]
     prepare: tuple[Step, ...] = ()
     eval_prepare: tuple[Step, ...] | None = None
-    scorer: str = "exact_match"
+    scorer: str | MetricFunction = "exact_match"
     loss_weight: float = 1.0
     answering: Answering = FREE_ANSWER
 

@@ -165,6 +165,8 @@ class TaskCard:
         answering["decoding"] = dict(self.answering.decoding)
         answering["answers"] = self.answering.answers and list(self.answering.answers.load())
         answering["clean"] = _name_of(self.answering.clean)
+        if not isinstance(self.answering.submission, str):
+            answering["submission"] = ""
         return {
             "name": self.name,
             "family": self.family,

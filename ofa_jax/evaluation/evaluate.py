@@ -141,7 +141,7 @@ def evaluate(
     if caption_server:
         tasks = [_scored_by_server(task, caption_server) for task in tasks]
     for task in tasks:
-        scorers.check_installed(task.scorer)
+        scorers.check(task)
     imported = load_weights(source, ema=ema, dtype=dtype, settings=model_settings)
     if imported.vocabulary_files and not data_locations.is_assigned("VOCAB_DIR"):
         data_locations.assign("VOCAB_DIR", str(imported.vocabulary_files[0].parent))

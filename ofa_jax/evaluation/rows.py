@@ -18,7 +18,7 @@ from ofa_jax.data.image_tokenizer import ImageTokenizer
 from ofa_jax.data.instruction import Example, trim_at_eos
 from ofa_jax.data.task import IMAGE_SIZE, OFATask
 from ofa_jax.evaluation import scoring
-from ofa_jax.evaluation.scorers import has_truth
+from ofa_jax.evaluation.scorers import has_truth, reads_captions
 from ofa_jax.inference.code_images import code_grid, with_centre
 
 
@@ -63,7 +63,7 @@ def prediction_row(
     if any(getattr(piece, "modality", "") == "BOX" for piece in task.instructions[0].source):
         found["true_box"] = _floats(example["region"])
     if slot.modality == "BOX":
-        if has_truth(task.scorer, example):
+        if has_truth(task, example):
             found["true_box"] = _floats(example[slot.field])
         found["predicted_box"] = None if guess is None else _floats(guess)
         found["original_box"] = _original_box(guess, example)
@@ -75,7 +75,7 @@ def prediction_row(
     elif slot.modality == "TEXT":
         found["prediction_text"] = str(guess)
         found["target_text"] = str(example.get("reference", example.get(slot.field, "")))
-        if "caption" in task.scorer:
+        if reads_captions(task, example):
             found["references"] = list(example.get("captions", ()))
         if label := _class_of(task, str(guess)):
             found["class"] = label

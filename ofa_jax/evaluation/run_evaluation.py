@@ -210,7 +210,9 @@ class RunEvaluation:
         }
         primary = results[0].primary
         entry = results[0].entry() | mean
-        entry["baseline"] = float(np.mean([result.baseline for result in results]))
+        constants = [result.baseline for result in results if result.baseline is not None]
+        if constants:
+            entry["baseline"] = float(np.mean(constants))
         entry["values"] = [result.metrics[primary] for result in results]
         entry["n"] = sum(len(result.scores) for result in results)
         return entry
@@ -220,13 +222,14 @@ def _report(name: str, split: str, found: SplitScore, seconds: float) -> None:
     if (result := found.result) is None:
         logger.info("%s: %d predictions, no truth to score them by", name, found.count)
         return
+    constant = result.baseline
     logger.info(
-        "evaluated %s (%s, %d examples, %s): %s %.3f, best constant answer %.3f",
+        "evaluated %s (%s, %d examples, %s): %s %.3f%s",
         name,
         split,
         len(result.scores),
         format_duration(seconds),
         result.primary,
         result.metrics[result.primary],
-        result.baseline,
+        "" if constant is None else f", best constant answer {constant:.3f}",
     )

@@ -1,15 +1,16 @@
 """Scores of each kind of task, with what guessing would get.
 
 A scorer takes the predictions of one task and the prepared examples (which hold the truth) and
-returns a `Result`, with the verdict on each prediction. Tasks name their scorer; the table is
-`evaluation.scorers`. Metrics themselves live in `ofa_jax.metrics`; here is only what a task's truth
-means. Numpy only.
+returns a `Result`, with the verdict on each prediction. Tasks name their scorer, or bring a metric
+function of their own: `evaluation.scorers`. Metrics themselves live in `ofa_jax.metrics`; here is
+only what a task's truth means. Numpy only.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,8 +32,9 @@ class Result:
     Attributes:
       primary: name of the headline metric.
       metrics: name to value, the headline metric included.
-      baseline: what the best constant answer reaches on the headline metric.
-      scores: one number per example, what the headline metric counts or averages.
+      baseline: what the best constant answer reaches on the headline metric, None where unknown.
+      scores: one number per example, what the headline metric counts or averages; nan where it is
+        of all examples together.
       verdicts: one per example, decided as the headline metric decides; NONE where the metric only
         measures.
       details: one mapping per example, what else the scorer found out and a row of the predictions
@@ -44,7 +46,7 @@ class Result:
 
     primary: str
     metrics: dict[str, float]
-    baseline: float
+    baseline: float | None
     scores: list[float]
     verdicts: list[Verdict]
     details: Sequence[Mapping[str, Any]] = ()
@@ -55,7 +57,11 @@ class Result:
 
     @classmethod
     def measured(
-        cls, primary: str, metrics: dict[str, float], baseline: float, scores: Iterable[float]
+        cls,
+        primary: str,
+        metrics: dict[str, float],
+        baseline: float | None,
+        scores: Iterable[float],
     ) -> Result:
         """A result whose metric only measures: nothing is right or wrong."""
         values = [float(score) for score in scores]
@@ -64,22 +70,37 @@ class Result:
     def judgement(self, number: int) -> dict[str, Any]:
         """What a row of the predictions says about one of the scored examples."""
         detail = self.details[number] if self.details else {}
-        return {"score": float(self.scores[number]), "verdict": self.verdicts[number], **detail}
+        score = float(self.scores[number])
+        score = None if math.isnan(score) else score
+        return {"score": score, "verdict": self.verdicts[number], **detail}
 
     def entry(self) -> dict[str, Any]:
         """The entry of `metrics.json`."""
-        return {
-            **self.metrics,
-            "primary": self.primary,
-            "baseline": self.baseline,
-            "n": len(self.scores),
-        }
+        known = {} if self.baseline is None else {"baseline": self.baseline}
+        return {**self.metrics, "primary": self.primary, **known, "n": len(self.scores)}
 
 
 # What a row says of an example without truth.
 NOT_JUDGED: Mapping[str, Any] = {"score": None, "verdict": Verdict.NONE}
 
 Scorer = Callable[[Sequence[Any], Sequence[Example]], Result]
+
+
+def exact_match(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, list[float]]:
+    """The metric function of a task that names no scorer: equal to the target, or not."""
+    return {
+        "exact_match": [
+            float(_plain(guess) == _plain(target)) for guess, target in zip(predictions, targets)
+        ]
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def region(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:

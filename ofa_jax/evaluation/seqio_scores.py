@@ -57,7 +57,5 @@ def scores(task: OFATask, examples: Sequence[Example], guesses: Sequence[Any]) -
     Returns:
       Name to value; {} where no example has a truth.
     """
-    pairs = [pair for pair in zip(guesses, examples) if scorers.has_truth(task.scorer, pair[1])]
-    if not pairs:
-        return {}
-    return scorers.SCORERS[task.scorer](*map(list, zip(*pairs))).metrics
+    pairs = [pair for pair in zip(guesses, examples) if scorers.has_truth(task, pair[1])]
+    return scorers.score(task, *map(list, zip(*pairs))).metrics if pairs else {}

@@ -226,7 +226,7 @@ def score_split(task: OFATask, works: Sequence[Lines], limit: int | None = None)
     for line in _merged(works, limit):
         if "skipped" in line:
             skipped += 1
-        elif scorers.has_truth(task.scorer, line[_EXAMPLE]):
+        elif scorers.has_truth(task, line[_EXAMPLE]):
             values.append(decoded(task, np.array(line["tokens"], np.int32)))
             examples.append(line[_EXAMPLE])
             numbers.append(line["index"])
@@ -235,7 +235,7 @@ def score_split(task: OFATask, works: Sequence[Lines], limit: int | None = None)
     if not numbers and not unjudged:
         raise ValueError(f"task {task.name!r}: none of the {skipped} records could be read")
     judgements: dict[int, Mapping[str, Any]] = dict.fromkeys(unjudged, scoring.NOT_JUDGED)
-    result = scorers.SCORERS[task.scorer](values, examples) if values else None
+    result = scorers.score(task, values, examples) if values else None
     if result is not None:
         judgements |= {number: result.judgement(place) for place, number in enumerate(numbers)}
     return Scored(result, judgements, skipped)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 Row = Mapping[str, Any]
+Format = str | Callable[[Row], Mapping[str, Any]]
+"""A name of `FORMATS`, "glue", or a function like those of `FORMATS`."""
 
 
 def _identifier(row: Row) -> Any:
@@ -49,7 +51,7 @@ def _image_codes(row: Row) -> dict[str, Any]:
     return {"uniq_id": row["example_id"], "codes": row["codes"], "caption": row["input_text"]}
 
 
-FORMATS: Mapping[str, Callable[[Row], dict[str, Any]]] = {
+FORMATS: Mapping[str, Callable[[Row], Mapping[str, Any]]] = {
     "caption": _caption,
     "vqa": _vqa,
     "refcoco": _refcoco,
@@ -73,7 +75,20 @@ _NUMBERED = {
 }
 
 
-def file_name(form: str, split: str) -> str:
+def check_format(form: Format) -> None:
+    """Fails where a submission could not be written.
+
+    Raises:
+      ValueError: an unknown format.
+    """
+    if isinstance(form, str) and form not in ("", GLUE, *FORMATS):
+        raise ValueError(
+            f"no submission format {form!r}; known: {', '.join([*FORMATS, GLUE])}, or give a "
+            "function from a row of the predictions to its entry"
+        )
+
+
+def file_name(form: Format, split: str) -> str:
     """Name of a submission file, `<split>_predict.json`, or `.tsv` for GLUE."""
     return f"{split}_predict.{'tsv' if form == GLUE else 'json'}"
 
@@ -87,12 +102,12 @@ def _replacing(path: pathlib.Path) -> Iterator[Any]:
     temporary.replace(path)
 
 
-def write_submission(path: pathlib.Path, form: str, rows: Iterable[Row]) -> int:
+def write_submission(path: pathlib.Path, form: Format, rows: Iterable[Row]) -> int:
     """Writes a submission file.
 
     Args:
       path: the file; replaced at once when it is complete.
-      form: key of `FORMATS`, or "glue" for a table of row number and class.
+      form: makes the entry of a row in a JSON list; "glue" a table of row number and class.
       rows: predictions of `evaluation.prediction_rows`, in order.
 
     Returns:
@@ -103,14 +118,14 @@ def write_submission(path: pathlib.Path, form: str, rows: Iterable[Row]) -> int:
     """
     if form == GLUE:
         return _write_table(path, rows)
-    if form not in FORMATS:
-        raise ValueError(f"no submission format {form!r}; known: {', '.join([*FORMATS, GLUE])}")
+    check_format(form)
+    entry = FORMATS[form] if isinstance(form, str) else form
     count = 0
     with _replacing(path) as file:
         file.write("[")
         for row in rows:
             file.write(",\n " if count else "\n ")
-            file.write(json.dumps(FORMATS[form](row), ensure_ascii=False))
+            file.write(json.dumps(entry(row), ensure_ascii=False))
             count += 1
         file.write("\n]\n")
     return count

@@ -15,8 +15,8 @@ from ofa_jax.data.registration import import_modules, lookup
 from ofa_jax.data.steps import image_tokenizer_of
 from ofa_jax.data.task import OFATask, TaskSet, check_lengths
 from ofa_jax.data.task_card import TaskCard, write_cards
+from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig
-from ofa_jax.evaluation.scorers import check_installed
 from ofa_jax.runs.rates import change_rates, check_presence
 from ofa_jax.runs.settings import DatasetConfig
 from ofa_jax.text.tokenizer import Tokenizer
@@ -82,7 +82,7 @@ def check_evaluation(tasks: TaskSet, evaluation: EvaluationConfig, *, period: in
     """
     if period or evaluation.final_num_examples:
         for task in tasks.tasks:
-            check_installed(task.scorer)
+            scorers.check(task)
             image_tokenizer_of(task, evaluation.image_tokenizer)
             _check_split(task, evaluation.split, "utils.EvaluationConfig.split")
     if evaluation.final_num_examples:

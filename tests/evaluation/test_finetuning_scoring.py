@@ -7,9 +7,17 @@ import shutil
 import numpy as np
 import pytest
 
+from ofa_jax.data.instruction import Instruction
+from ofa_jax.data.task import OFATask
 from ofa_jax.evaluation import finetuning_scoring as scoring
 from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.scorers import SCORERS
+
+
+def task_of(scorer):
+    """A task that the scorer can belong to."""
+    return OFATask("t", "t", (Instruction.parse(" a -> [TEXT:answer]"),), None, None, scorer=scorer)
+
 
 CAPTIONS = [
     {"captions": ["A man riding a wave.", "a surfer on a big wave"]},
@@ -57,7 +65,7 @@ def test_a_missing_java_is_named_before_anything_is_predicted(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     for scorer in ("server_caption", "server_caption_with_spice"):
         with pytest.raises(ValueError, match="the caption server runs a Java program"):
-            scorers.check_installed(scorer)
+            scorers.check(task_of(scorer))
 
 
 def test_chinese_captions_are_compared_by_character():
@@ -134,5 +142,5 @@ def test_generated_codes():
     ],
 )
 def test_what_can_be_scored(scorer, with_truth, without):
-    assert scorers.has_truth(scorer, with_truth)
-    assert not scorers.has_truth(scorer, without)
+    assert scorers.has_truth(task_of(scorer), with_truth)
+    assert not scorers.has_truth(task_of(scorer), without)

@@ -178,7 +178,7 @@ def test_only_bad_records(tmp_path):
 
 def test_examples_without_truth_are_predicted_but_not_scored(tmp_path, monkeypatch):
     task = scenes_task("vqa")
-    monkeypatch.setattr(streaming.scorers, "has_truth", lambda scorer, example: False)
+    monkeypatch.setattr(streaming.scorers, "has_truth", lambda task, example: False)
     run(task, Oracle(), tmp_path)
     works = [Shard().work_file(tmp_path / "work", "it")]
     result, _ = finish(task, works, tmp_path)

@@ -109,7 +109,7 @@ def test_one_folder_serves_all_three_tasks(tmp_path, monkeypatch):
         targets = features["targets"].tolist()
         assert targets[targets.index(answer[0]) :] == [*answer, EOS_ID]
         example, row = evaluation_row(task, records, 1, lengths, seed=0)
-        assert scorers.has_truth(task.scorer, example)
+        assert scorers.has_truth(task, example)
         assert row["encoder_image_masks"]
 
 

@@ -116,7 +116,7 @@ def check(name, rows):
     [(task, _)] = lookup(name)
     example, row = evaluation_row(task, rows, 0, LENGTHS, seed=0)
     assert not task.has_truth(example)
-    assert not scorers.has_truth(task.scorer, example)
+    assert not scorers.has_truth(task, example)
     assert not row["decoder_loss_weights"].any()
     source = row["encoder_input_tokens"]
     assert (source[0], source[source != PAD_ID][-1]) == (BOS_ID, EOS_ID)
@@ -166,7 +166,7 @@ def test_regions_without_descriptions_are_described():
     example, _ = evaluation_row(task, Rows([{"image": pixels, "boxes": boxes}]), 0, LENGTHS, seed=0)
     np.testing.assert_allclose(example["region"], boxes[0] * SCALE, rtol=1e-6)
     assert not task.has_truth(example)
-    assert not scorers.has_truth(task.scorer, example)
+    assert not scorers.has_truth(task, example)
     with pytest.raises(InstructionError, match="has no referring expression"):
         task.read(Rows([{"image": pixels, "boxes": boxes}]), 0, LENGTHS, seed=0)
     with pytest.raises(InstructionError, match="has no referring expression"):
