@@ -31,7 +31,7 @@ from benchmarks.input import (
     processor_name,
     write_data,
 )
-from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.data.sources import bucket_file
 from ofa_jax.data.sources.array_record import PreparedSource
 from tests.storage_server import StorageServer

@@ -31,11 +31,11 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from ofa_jax.data import locations
-from ofa_jax.data.instruction import Instruction
-from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.data.batches.pipeline import MixturePipeline
+from ofa_jax.data.sources import locations
 from ofa_jax.data.sources.array_record import PreparedSource, shard_name, write_shard
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.tasks.instruction import Instruction
+from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.vocab import VocabLayout

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import tasks.pretrain  # noqa: F401  (registers the tasks over TSV files)
 from mixtures.rates import CAPTION_SAMPLES, FAMILIES, QUESTION_SAMPLES, official_rates, without
-from ofa_jax.data.registration import add_mixture
+from ofa_jax.data.tasks.registration import add_mixture
 from tasks.pretrain_slots import SLOTS
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ofa_jax.data.task import PRETRAINING_FAMILIES
+from ofa_jax.data.tasks.task import PRETRAINING_FAMILIES
 
 FAMILIES = PRETRAINING_FAMILIES
 

@@ -7,7 +7,7 @@ quickstart's mixture. The same for the larger worlds `scenes_small` and `scenes_
 
 import tasks.scenes  # noqa: F401  (registers the tasks)
 from mixtures.rates import FAMILIES, of_tasks, official_rates, without
-from ofa_jax.data.registration import add_mixture
+from ofa_jax.data.tasks.registration import add_mixture
 
 # More of what needs the words compared with the picture, which is learnt last (grounding,
 # questions, matching) and of texts, which cost little, less of naming and of the long image codes

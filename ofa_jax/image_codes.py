@@ -5,7 +5,7 @@
     picture = tokenizer.decode(codes)
 
 Used by `prepare` to make codes and by evaluation and `infer` to show them; they find it by its file
-(`ofa_jax.data.image_tokenizer.load_image_tokenizer`). Pictures are encoded in batches of
+(`ofa_jax.data.ops.image_tokenizer.load_image_tokenizer`). Pictures are encoded in batches of
 one static shape, on all devices of the process.
 """
 

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _collect(options: argparse.Namespace) -> None:
-    from ofa_jax.data import negative_sample
+    from ofa_jax.data.preparation import negative_sample
     from ofa_jax.data.sources.array_record import PreparedSource
 
     data_dir = pathlib.Path(options.data_dir)

@@ -1,7 +1,7 @@
 """COCO captioning: cross entropy (stage 1) and self-critical training (stage 2) (SPEC 8.1, 7.7)."""
 
-from ofa_jax.data.answering import Answering
-from ofa_jax.data.finetuning_steps import AllReferences, TrainingCaption
+from ofa_jax.data.steps.finetuning import AllReferences, TrainingCaption
+from ofa_jax.data.tasks.answering import Answering
 from ofa_jax.text.cleaning import caption_prediction
 from tasks import instructions
 from tasks.finetuning import SQUARE_PICTURE, add, files

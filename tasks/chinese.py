@@ -3,8 +3,8 @@
 `VOCAB_DIR` is the folder of the Chinese vocabulary; it is recognised by its files.
 """
 
-from ofa_jax.data.answering import Answering
-from ofa_jax.data.finetuning_steps import ChineseCaption, FirstReferring
+from ofa_jax.data.steps.finetuning import ChineseCaption, FirstReferring
+from ofa_jax.data.tasks.answering import Answering
 from ofa_jax.text.cleaning import without_spaces
 from tasks import instructions
 from tasks.finetuning import SQUARE_PICTURE, SQUARE_PICTURE_WITH_BOXES, add, files

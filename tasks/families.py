@@ -10,8 +10,10 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-from ofa_jax.data.finetuning_steps import LikeliestAnswer
-from ofa_jax.data.image_steps import (
+from ofa_jax.data.sources.example import Source
+from ofa_jax.data.steps import Step
+from ofa_jax.data.steps.finetuning import LikeliestAnswer
+from ofa_jax.data.steps.image import (
     AugmentForText,
     CheckBoxes,
     CropAroundObject,
@@ -19,12 +21,12 @@ from ofa_jax.data.image_steps import (
     JitterScene,
     StretchToSquare,
 )
-from ofa_jax.data.matching_steps import MatchAnswer, MatchCaption, SkipNoisyStart
-from ofa_jax.data.official_tokenizer import official_tokenizer
-from ofa_jax.data.registration import add_task
-from ofa_jax.data.selection_steps import KeepOneReferring
-from ofa_jax.data.steps import Choose, ChooseReferring, LowerCase, clean_caption, clean_question
-from ofa_jax.data.task import OFATask, Source, Step
+from ofa_jax.data.steps.matching import MatchAnswer, MatchCaption, SkipNoisyStart
+from ofa_jax.data.steps.selection import Choose, ChooseReferring, KeepOneReferring
+from ofa_jax.data.steps.text import LowerCase, clean_caption, clean_question
+from ofa_jax.data.tasks.official_tokenizer import official_tokenizer
+from ofa_jax.data.tasks.registration import add_task
+from ofa_jax.data.tasks.task import OFATask
 from tasks import instructions
 
 NEGATIVES = "{DATA_DIR}/negative_sample"

@@ -6,11 +6,11 @@ GPT-2's vocabulary, or of the Chinese one for Chinese tasks.
 
 import functools
 
-from ofa_jax.data.finetuning_steps import RememberSize
-from ofa_jax.data.image_steps import CheckBoxes, DecodeImage, StretchToSquare
-from ofa_jax.data.official_tokenizer import official_tokenizer
-from ofa_jax.data.registration import add_task
 from ofa_jax.data.sources.tsv import TsvSource
+from ofa_jax.data.steps.finetuning import RememberSize
+from ofa_jax.data.steps.image import CheckBoxes, DecodeImage, StretchToSquare
+from ofa_jax.data.tasks.official_tokenizer import official_tokenizer
+from ofa_jax.data.tasks.registration import add_task
 
 add = functools.partial(add_task, tokenizer=functools.partial(official_tokenizer, "{VOCAB_DIR}"))
 

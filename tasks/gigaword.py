@@ -1,7 +1,7 @@
 """Gigaword: the headline of an article's first sentence (SPEC 8.8, 7.8)."""
 
-from ofa_jax.data.answering import Answering
-from ofa_jax.data.finetuning_steps import Article
+from ofa_jax.data.steps.finetuning import Article
+from ofa_jax.data.tasks.answering import Answering
 from ofa_jax.text.gigaword import gigaword_prediction
 from tasks import instructions
 from tasks.finetuning import add, files

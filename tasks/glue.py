@@ -1,7 +1,7 @@
 """The seven GLUE tasks as questions with one-word answers (SPEC 8.7, 7.5)."""
 
-from ofa_jax.data.answering import Answering, AnswerList
-from ofa_jax.data.finetuning_steps import LabelWord, Sentences
+from ofa_jax.data.steps.finetuning import LabelWord, Sentences
+from ofa_jax.data.tasks.answering import Answering, AnswerList
 from tasks import instructions
 from tasks.finetuning import add, files
 

@@ -6,9 +6,9 @@ captioned pictures (`--code_part=whole`).
 
 import functools
 
-from ofa_jax.data.answering import Answering
-from ofa_jax.data.finetuning_steps import ImageDescription
 from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.steps.finetuning import ImageDescription
+from ofa_jax.data.tasks.answering import Answering
 from tasks import instructions
 from tasks.finetuning import add, files
 

@@ -1,8 +1,8 @@
 """ImageNet-1K classification as naming: every class name is scored (SPEC 8.6)."""
 
-from ofa_jax.data.answering import Answering, AnswerList
-from ofa_jax.data.classification_steps import AugmentForClassification, ClassName
-from ofa_jax.data.image_steps import DecodeImage
+from ofa_jax.data.steps.finetuning import ClassName
+from ofa_jax.data.steps.image import AugmentForClassification, DecodeImage
+from ofa_jax.data.tasks.answering import Answering, AnswerList
 from tasks import instructions
 from tasks.finetuning import SQUARE_PICTURE, add, files
 

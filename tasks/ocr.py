@@ -2,10 +2,9 @@
 
 import dataclasses
 
-from ofa_jax.data.answering import Answering
-from ofa_jax.data.finetuning_steps import RememberSize, WrittenText
-from ofa_jax.data.image_steps import DecodeImage
-from ofa_jax.data.ocr_steps import FitText
+from ofa_jax.data.steps.finetuning import RememberSize, WrittenText
+from ofa_jax.data.steps.image import DecodeImage, FitText
+from ofa_jax.data.tasks.answering import Answering
 from ofa_jax.text.cleaning import without_spaces
 from tasks import instructions
 from tasks.finetuning import add, files

@@ -5,15 +5,16 @@ The chains are those of the official fine-tuning, over prepared shards instead o
 type, so one folder may serve several.
 """
 
-from ofa_jax.data.finetuning_steps import (
+from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.steps.finetuning import (
     AllReferences,
     FirstReferring,
     LikeliestAnswer,
     QuestionWithObjects,
     TrainingCaption,
 )
-from ofa_jax.data.sources.array_record import PreparedSource
-from ofa_jax.data.steps import ChooseReferring, clean_caption
+from ofa_jax.data.steps.selection import ChooseReferring
+from ofa_jax.data.steps.text import clean_caption
 from tasks import captioning, instructions, refcoco, vqa
 from tasks.finetuning import SQUARE_PICTURE, SQUARE_PICTURE_WITH_BOXES, add
 

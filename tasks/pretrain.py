@@ -8,8 +8,8 @@ The same tasks over prepared data sets, one set each: `tasks.pretrain_slots`.
 
 import functools
 
-from ofa_jax.data.registration import SPLITS
 from ofa_jax.data.sources.tsv import TsvSource
+from ofa_jax.data.tasks.registration import SPLITS
 from tasks import families
 
 

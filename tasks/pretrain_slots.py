@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from ofa_jax.data.selection_steps import CaptionsFrom, NameDataset, PlainAnswers
 from ofa_jax.data.sources.array_record import PreparedSource
-from ofa_jax.data.task import Step
+from ofa_jax.data.steps import Step
+from ofa_jax.data.steps.selection import CaptionsFrom, NameDataset
+from ofa_jax.data.steps.text import PlainAnswers
 from tasks import families
 
 CAPTIONS = ("captioning", "image_text_matching")

@@ -1,7 +1,7 @@
 """Referring expressions: RefCOCO, RefCOCO+, RefCOCOg (SPEC 8.2, 7.6)."""
 
-from ofa_jax.data.answering import Answering
-from ofa_jax.data.finetuning_steps import FirstReferring
+from ofa_jax.data.steps.finetuning import FirstReferring
+from ofa_jax.data.tasks.answering import Answering
 from tasks import instructions
 from tasks.finetuning import SQUARE_PICTURE_WITH_BOXES, add, files
 

@@ -5,17 +5,17 @@ captioning with rewards.
 import dataclasses
 import functools
 
-from ofa_jax.data.finetuning_steps import AllReferences
-from ofa_jax.data.registration import add_task
-from ofa_jax.data.steps import (
+from ofa_jax.data.steps.finetuning import AllReferences
+from ofa_jax.data.steps.image import EncodeCentre
+from ofa_jax.data.steps.selection import (
     Choose,
     ChooseMatch,
     ChooseQuestion,
     ChooseReferring,
     ChooseRegion,
     ChooseRegionQuestion,
-    EncodeCentre,
 )
+from ofa_jax.data.tasks.registration import add_task
 from ofa_jax.scenes.presets import preset
 from ofa_jax.scenes.source import ScenesSplits
 from ofa_jax.scenes.tokenizers import scenes_codebook, scenes_tokenizer

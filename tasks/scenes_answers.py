@@ -7,9 +7,9 @@ world: evaluate with `--task=scenes_vqa_closed`.
 
 import functools
 
-from ofa_jax.data.answering import Answering, AnswerList
-from ofa_jax.data.registration import add_task
-from ofa_jax.data.steps import ChooseQuestion
+from ofa_jax.data.steps.selection import ChooseQuestion
+from ofa_jax.data.tasks.answering import Answering, AnswerList
+from ofa_jax.data.tasks.registration import add_task
 from ofa_jax.scenes.presets import PRESETS, ScenesConfig
 from ofa_jax.scenes.source import ScenesSplits
 from ofa_jax.scenes.tokenizers import scenes_tokenizer

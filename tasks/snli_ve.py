@@ -1,7 +1,7 @@
 """SNLI-VE: does a picture with its caption imply a sentence? (SPEC 8.4, 7.4)"""
 
-from ofa_jax.data.answering import Answering, AnswerList
-from ofa_jax.data.finetuning_steps import Entailment, LabelWord
+from ofa_jax.data.steps.finetuning import Entailment, LabelWord
+from ofa_jax.data.tasks.answering import Answering, AnswerList
 from tasks import instructions
 from tasks.finetuning import SQUARE_PICTURE, add, files
 

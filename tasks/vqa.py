@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from ofa_jax.data.answering import Answering, AnswerList
-from ofa_jax.data.finetuning_steps import LikeliestAnswer, QuestionWithObjects
+from ofa_jax.data.steps.finetuning import LikeliestAnswer, QuestionWithObjects
+from ofa_jax.data.tasks.answering import Answering, AnswerList
 from tasks import instructions
 from tasks.finetuning import SQUARE_PICTURE, add, files
 

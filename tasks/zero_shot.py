@@ -6,8 +6,7 @@ the embedded world is `scenes_grounded_vqa`.
 
 import dataclasses
 
-from ofa_jax.data.answering import Answering
-from ofa_jax.data.finetuning_steps import (
+from ofa_jax.data.steps.finetuning import (
     Entailment,
     FirstReferring,
     LabelWord,
@@ -15,6 +14,7 @@ from ofa_jax.data.finetuning_steps import (
     QuestionWithObjects,
     Sentences,
 )
+from ofa_jax.data.tasks.answering import Answering
 from tasks import glue, instructions, refcoco, snli_ve
 from tasks.finetuning import SQUARE_PICTURE, SQUARE_PICTURE_WITH_BOXES, add, files
 

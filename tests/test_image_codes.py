@@ -10,7 +10,7 @@ import pytest
 
 from ofa_jax.checkpoint.torch_writer import write_torch_file
 from ofa_jax.checkpoint.vqgan import to_state_dict
-from ofa_jax.data.image_tokenizer import (
+from ofa_jax.data.ops.image_tokenizer import (
     BatchImageTokenizer,
     PatchCodebook,
     decode_all,

@@ -15,7 +15,7 @@ from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 
 # What the official data sets put in place of 0.5 with `imagenet_default_mean_and_std`.
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Official `prompt_type` -> the decoder prompt of `ofa_jax.data.answering`.
+# Official `prompt_type` -> the decoder prompt of `ofa_jax.data.tasks.answering`.
 _DECODER_PROMPTS = {"none": "none", "prev_output": "source", "src": "source_and_eos"}
 # All official scripts that evaluate this task pass --ema-eval, and no other script does.
 AVERAGED = "vqa_gen"

@@ -20,10 +20,10 @@ from ofa_jax import schema
 from ofa_jax.atomic import write_json
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
 from ofa_jax.checkpoint.imports import ImportedCheckpoint
-from ofa_jax.data import locations as data_locations
-from ofa_jax.data.registration import import_modules, lookup
+from ofa_jax.data.sources import locations as data_locations
 from ofa_jax.data.sources.array_record import PreparedSource
-from ofa_jax.data.task import LENGTH_KEYS, OFATask
+from ofa_jax.data.tasks.registration import import_modules, lookup
+from ofa_jax.data.tasks.task import LENGTH_KEYS, OFATask
 from ofa_jax.errors import started
 from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.generated_pictures import CodePictures

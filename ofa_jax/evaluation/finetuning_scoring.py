@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
+from ofa_jax.data.sources.example import Example
 from ofa_jax.evaluation.scoring import Result, answer, fit_codes
 from ofa_jax.metrics import caption as caption_metrics
 from ofa_jax.metrics import caption_server, classification, text, vqa

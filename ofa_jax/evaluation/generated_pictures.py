@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.image_tokenizer import ImageTokenizer
-from ofa_jax.data.instruction import Slot
-from ofa_jax.data.steps import image_tokenizer_of
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.ops.image_tokenizer import ImageTokenizer
+from ofa_jax.data.tasks.instruction import Slot
+from ofa_jax.data.tasks.task import OFATask, image_tokenizer_of
 from ofa_jax.evaluation.streaming import Lines, predicted_lines
 from ofa_jax.inference.code_images import decoded_pictures
 from ofa_jax.metrics.generation import Extractors, generation_scores

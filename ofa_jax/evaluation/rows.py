@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ofa_jax.data.features import Row, identifier
-from ofa_jax.data.finetuning_steps import LabelWord
-from ofa_jax.data.image_tokenizer import ImageTokenizer
-from ofa_jax.data.instruction import Example, trim_at_eos
-from ofa_jax.data.task import IMAGE_SIZE, OFATask
+from ofa_jax.data.ops.image_tokenizer import ImageTokenizer
+from ofa_jax.data.sources.example import Example
+from ofa_jax.data.steps.finetuning import LabelWord
+from ofa_jax.data.steps.image import IMAGE_SIZE
+from ofa_jax.data.tasks.features import Row, identifier
+from ofa_jax.data.tasks.instruction import trim_at_eos
+from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.evaluation import scoring
 from ofa_jax.evaluation.scorers import has_truth, reads_captions
 from ofa_jax.inference.code_images import code_grid, with_centre

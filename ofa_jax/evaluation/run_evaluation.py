@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from ofa_jax import schema
-from ofa_jax.data.task import OFATask, TaskSet
+from ofa_jax.data.tasks.task import OFATask, TaskSet
 from ofa_jax.evaluation.generated_pictures import CodePictures
 from ofa_jax.evaluation.split_evaluation import SplitEvaluation, SplitScore
 from ofa_jax.inference.answerer import Answerer

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.sources.example import Example
+from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.evaluation import finetuning_scoring, scoring, submission
 from ofa_jax.metrics import caption_server
 from ofa_jax.metrics.dependency import require_package

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
+from ofa_jax.data.sources.example import Example
 from ofa_jax.metrics import caption as caption_metrics
 from ofa_jax.metrics import classification, detection, grounding, text
 from ofa_jax.metrics import image as image_metrics

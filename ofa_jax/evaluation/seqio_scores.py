@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.sources.example import Example
+from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.rows import decoded
 

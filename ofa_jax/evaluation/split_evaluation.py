@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ofa_jax import digest
 from ofa_jax.atomic import parsed, write_json
-from ofa_jax.data import digest
-from ofa_jax.data.features import Row
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.task import Lengths, OFATask
-from ofa_jax.data.task_card import TaskCard
+from ofa_jax.data.tasks.card import TaskCard
+from ofa_jax.data.tasks.features import Row
+from ofa_jax.data.tasks.task import Lengths, OFATask
 from ofa_jax.evaluation.generated_pictures import CodePictures
 from ofa_jax.evaluation.scoring import Result
 from ofa_jax.evaluation.streaming import (

@@ -21,12 +21,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from ofa_jax.atomic import append_lines, cut_torn_line, read_lines
-from ofa_jax.data.features import Row, without_pixels
-from ofa_jax.data.image_tokenizer import ImageTokenizer
-from ofa_jax.data.instruction import Example, trim_at_eos
-from ofa_jax.data.pipeline import evaluation_row, fill_batch
+from ofa_jax.data.batches.pipeline import evaluation_row, fill_batch
+from ofa_jax.data.ops.image_tokenizer import ImageTokenizer
 from ofa_jax.data.sources.array_record import in_turn
-from ofa_jax.data.task import IS_TRUNCATED, Lengths, OFATask
+from ofa_jax.data.sources.example import Example
+from ofa_jax.data.steps.image import IS_TRUNCATED
+from ofa_jax.data.tasks.features import Row, without_pixels
+from ofa_jax.data.tasks.instruction import trim_at_eos
+from ofa_jax.data.tasks.task import Lengths, OFATask
 from ofa_jax.errors import Unfinished
 from ofa_jax.evaluation import scorers, scoring
 from ofa_jax.evaluation.rows import decoded, prediction_row, write_images

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ofa_jax.data.answering import FREE_ANSWER, Answering
-from ofa_jax.data.features import Row
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.tasks.answering import FREE_ANSWER, Answering
+from ofa_jax.data.tasks.features import Row
+from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Constraint, IdRanges, Trie
 from ofa_jax.decoding.generate import ENCODER_KEYS, generate

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image
 
-from ofa_jax.data.image_tokenizer import ImageTokenizer, decode_all
+from ofa_jax.data.ops.image_tokenizer import ImageTokenizer, decode_all
 
 _DECODED_AT_ONCE = 32
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ofa_jax.data.image_tokenizer import ImageTokenizer, decode_all
 from ofa_jax.data.ops.image import resize_square
+from ofa_jax.data.ops.image_tokenizer import ImageTokenizer, decode_all
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.sampling import SamplingConfig
 from ofa_jax.inference.code_images import code_grid, with_centre

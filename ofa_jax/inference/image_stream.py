@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ofa_jax import digest
 from ofa_jax.atomic import append_lines, cut_torn_line, parsed, read_lines, write_json
-from ofa_jax.data import digest
 from ofa_jax.data.ops.image import image_size
 from ofa_jax.errors import started
 from ofa_jax.inference.images import ListedImage

@@ -17,14 +17,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from PIL import Image
 
-from ofa_jax import schema
+from ofa_jax import digest, schema
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
-from ofa_jax.data import digest
-from ofa_jax.data.answering import allowed_answers
-from ofa_jax.data.image_tokenizer import load_image_tokenizer
 from ofa_jax.data.ops.image import read_image
+from ofa_jax.data.ops.image_tokenizer import load_image_tokenizer
 from ofa_jax.data.sources.array_record import PreparedSource
-from ofa_jax.data.task_card import TaskCard
+from ofa_jax.data.tasks.answering import allowed_answers
+from ofa_jax.data.tasks.card import TaskCard
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.sampling import SamplingConfig
 from ofa_jax.inference.generated_images import picture_settings, write_pictures
@@ -230,7 +229,7 @@ def _cards_of_modules(
 ) -> tuple[TaskCard, ...]:
     """The card of a task that the run does not know, with lengths as the run has them."""
     # seqio's registry, which nothing else here needs.
-    from ofa_jax.data.registered_cards import registered_cards
+    from ofa_jax.data.tasks.registered_cards import registered_cards
 
     if not task:
         raise ValueError("--module registers tasks; name one by --task")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from ofa_jax.checkpoint.vocabulary import open_vocabulary
-from ofa_jax.data.task_card import TaskCard
+from ofa_jax.data.tasks.card import TaskCard
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.sampling import SamplingConfig
 from ofa_jax.inference.predictor import OFAPredictor

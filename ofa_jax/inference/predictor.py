@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.answering import Answering, AnswerList, answer_ids
-from ofa_jax.data.features import Row, stack_rows
-from ofa_jax.data.instruction import trim_at_eos
 from ofa_jax.data.ops.augment import square_with_boxes
 from ofa_jax.data.ops.boxes import as_boxes
 from ofa_jax.data.ops.image import Given, image_size, read_image
 from ofa_jax.data.sources.values import number
-from ofa_jax.data.task_card import TaskCard, find_card
+from ofa_jax.data.tasks.answering import Answering, AnswerList, answer_ids
+from ofa_jax.data.tasks.card import TaskCard, find_card
+from ofa_jax.data.tasks.features import Row, stack_rows
+from ofa_jax.data.tasks.instruction import trim_at_eos
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Constraint
 from ofa_jax.decoding.sampling import SamplingConfig

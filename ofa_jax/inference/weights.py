@@ -8,12 +8,12 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ofa_jax import digest
 from ofa_jax.checkpoint.bucket import is_remote, local_copy
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, import_checkpoint
 from ofa_jax.checkpoint.orbax_weights import best_step, step_folder
 from ofa_jax.checkpoint.tuned import split_source
-from ofa_jax.data import digest
-from ofa_jax.data.task_card import TaskCard, read_cards
+from ofa_jax.data.tasks.card import TaskCard, read_cards
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.report.paper_tables import configured_methods
 
@@ -69,7 +69,7 @@ def trained_cards(checkpoint: str) -> tuple[TaskCard, ...]:
             return cards
     if text := _trained_configuration(checkpoint):
         # seqio's registry, which nothing else here needs.
-        from ofa_jax.data.registered_cards import configured_cards
+        from ofa_jax.data.tasks.registered_cards import configured_cards
 
         return configured_cards(text)
     return ()

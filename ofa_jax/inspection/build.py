@@ -11,9 +11,8 @@ import numpy as np
 
 from ofa_jax import schema
 from ofa_jax.checkpoint.bucket import is_remote
-from ofa_jax.data import locations
-from ofa_jax.data.instruction import Example
-from ofa_jax.data.sources import bucket_file
+from ofa_jax.data.sources import bucket_file, locations
+from ofa_jax.data.sources.example import Example
 from ofa_jax.errors import started
 from ofa_jax.inspection import charts, summary
 from ofa_jax.inspection.advice import advice

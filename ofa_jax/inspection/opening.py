@@ -7,11 +7,10 @@ import pathlib
 from collections.abc import Mapping
 
 from ofa_jax.checkpoint.bucket import is_remote
-from ofa_jax.data import locations
 from ofa_jax.data.preparation import manifest
-from ofa_jax.data.sources import formats
+from ofa_jax.data.sources import formats, locations
 from ofa_jax.data.sources.array_record import PreparedSource
-from ofa_jax.data.task import Records, Source
+from ofa_jax.data.sources.example import Records, Source
 from ofa_jax.inspection.recognition import UnknownFormatError, recognise
 from ofa_jax.inspection.splits import own_split
 from ofa_jax.scenes.presets import PRESETS

@@ -6,9 +6,9 @@ import importlib
 import pathlib
 from collections.abc import Sequence
 
-from ofa_jax.data.registration import all_tasks, lookup
 from ofa_jax.data.sources.array_record import PreparedSource
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.tasks.registration import all_tasks, lookup
+from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.inspection.opening import OpenedData
 
 # Tasks that are tried where no names are given: modules, and the beginning of the names.

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops.image import BadImageError, decode_image
+from ofa_jax.data.sources.example import Example
 from ofa_jax.report.pictures import DrawnBox, draw_boxes, font
 
 _TILE_WIDTH, _TILE_HEIGHT = 300, 225

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ofa_jax.data import locations
+from ofa_jax.data.sources import locations
 from ofa_jax.data.sources.split_paths import SPLIT_WORDS, usual_split
 
 _WORD = re.compile(rf"(?<![A-Za-z])({'|'.join(SPLIT_WORDS)})(?![A-Za-z])", re.IGNORECASE)

@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.ops.image_files import BadImageError, is_cut_off, read_header
 from ofa_jax.data.sources import schema
 from ofa_jax.data.sources.array_record import in_turn
 from ofa_jax.data.sources.box_units import OTHER_SHAPE, UPRIGHT_BOXES
 from ofa_jax.data.sources.bucket_file import BucketError
+from ofa_jax.data.sources.example import Example, Records
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.reasons import Reason
-from ofa_jax.data.task import Records
 
 # Fields whose texts are measured in words, and their names in charts.
 TEXTS = {

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ofa_jax import vocab
-from ofa_jax.data.instruction import Example, Features
-from ofa_jax.data.task import Lengths, OFATask
+from ofa_jax.data.sources.example import Example
+from ofa_jax.data.tasks.instruction import Features
+from ofa_jax.data.tasks.task import Lengths, OFATask
 from ofa_jax.text.tokenizer import Tokenizer
 
 _GREY = 128

@@ -15,7 +15,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from ofa_jax.data.task import TaskSet
+from ofa_jax.data.tasks.task import TaskSet
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.runs import objective

@@ -26,7 +26,7 @@ from ofa_jax.checkpoint.orbax_weights import (
     write_source_record,
 )
 from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
-from ofa_jax.data.task import TaskSet
+from ofa_jax.data.tasks.task import TaskSet
 from ofa_jax.errors import SettingsError
 from ofa_jax.lock import LOCK_NAME, FolderLock, LocalFile, SharedFile
 from ofa_jax.runs import hosts

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import jax
 
 from ofa_jax import schema
-from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.runs import hosts, objective
 from ofa_jax.runs.engine import Engine
 from ofa_jax.schema import Between

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ofa_jax.data.instruction import trim_at_eos
-from ofa_jax.data.task import OFATask, TaskSet
+from ofa_jax.data.tasks.instruction import trim_at_eos
+from ofa_jax.data.tasks.task import OFATask, TaskSet
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.generate import generate
 from ofa_jax.decoding.sampling import SamplingConfig

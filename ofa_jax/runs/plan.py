@@ -23,10 +23,10 @@ import jax
 
 from ofa_jax import schema, vocab
 from ofa_jax.checkpoint.manager import readable_size
-from ofa_jax.data import features
-from ofa_jax.data import locations as data_locations
-from ofa_jax.data.registration import import_modules, lookup
-from ofa_jax.data.task import TaskSet
+from ofa_jax.data.sources import locations as data_locations
+from ofa_jax.data.tasks import features
+from ofa_jax.data.tasks.registration import import_modules, lookup
+from ofa_jax.data.tasks.task import TaskSet
 from ofa_jax.model import flops
 from ofa_jax.runs.engine import Engine, check_model_fits
 from ofa_jax.runs.settings import DatasetConfig

@@ -12,9 +12,9 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from ofa_jax.data import locations
 from ofa_jax.data.preparation.losses import loss_of
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.sources import locations
+from ofa_jax.data.tasks.task import OFATask
 
 logger = logging.getLogger("ofa_jax")
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from ofa_jax import schema
 from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data.sources import bucket_file
-from ofa_jax.data.task import LENGTH_KEYS
+from ofa_jax.data.tasks.task import LENGTH_KEYS
 from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.model.config import SIZES, OFAConfig
 from ofa_jax.schema import Between

@@ -19,9 +19,9 @@ from typing import Annotated, Any
 import jax
 
 from ofa_jax import atomic, errors, schema
-from ofa_jax.data.features import Row
-from ofa_jax.data.pipeline import MixturePipeline
-from ofa_jax.data.task import TaskSet
+from ofa_jax.data.batches.pipeline import MixturePipeline
+from ofa_jax.data.tasks.features import Row
+from ofa_jax.data.tasks.task import TaskSet
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.model import flops
 from ofa_jax.model.config import OFAConfig

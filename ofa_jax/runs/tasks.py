@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from ofa_jax.checkpoint.fairseq_cfg import official_task
 from ofa_jax.checkpoint.imports import vocabulary_beside
 from ofa_jax.checkpoint.task_facts import TaskFacts
-from ofa_jax.data import locations as data_locations
-from ofa_jax.data.instruction import Slot
-from ofa_jax.data.registration import import_modules, lookup
-from ofa_jax.data.steps import image_tokenizer_of
-from ofa_jax.data.task import OFATask, TaskSet, check_lengths
-from ofa_jax.data.task_card import TaskCard, write_cards
+from ofa_jax.data.sources import locations as data_locations
+from ofa_jax.data.tasks.card import TaskCard, write_cards
+from ofa_jax.data.tasks.instruction import Slot
+from ofa_jax.data.tasks.registration import import_modules, lookup
+from ofa_jax.data.tasks.task import OFATask, TaskSet, check_lengths, image_tokenizer_of
 from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig
 from ofa_jax.runs.rates import change_rates, check_presence

@@ -9,8 +9,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from ofa_jax.scenes import world
-
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (220, 50, 47),
+    "green": (56, 158, 72),
+    "blue": (48, 98, 222),
+    "yellow": (250, 206, 48),
+    "purple": (142, 68, 178),
+    "orange": (246, 132, 32),
+    "pink": (246, 136, 186),
+    "cyan": (52, 200, 214),
+}
+SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "cross", "star", "heart")
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {
+    "white": (244, 243, 238),
+    "gray": (150, 152, 156),
+    "black": (30, 30, 34),
+    "beige": (224, 206, 170),
+    "brown": (104, 76, 56),
+}
+SIZES: tuple[str, ...] = ("small", "large")
+SPLITS: tuple[str, ...] = ("train", "validation", "test", "compositions", "unseen_style")
 STYLES: tuple[str, ...] = ("solid", "shaded", "rimmed", "outlined", "hatched")
 CAPTION_FORMS: tuple[str, ...] = (
     "list_background",
@@ -32,9 +50,9 @@ class ScenesConfig:
       name: name of the preset, part of every image id.
       pixels: side of the square picture.
       object_counts: the number of objects is drawn uniformly from these; repeat one to weigh it.
-      colors: names in `world.COLORS`.
-      shapes: names in `world.SHAPES`.
-      backgrounds: names in `world.BACKGROUNDS`.
+      colors: names in `COLORS`.
+      shapes: names in `SHAPES`.
+      backgrounds: names in `BACKGROUNDS`.
       sizes: (name, smallest side, largest side) in pixels of each size class; the name is ""
         where sizes are not spoken of.
       styles: drawing styles of every split but `unseen_style`.
@@ -77,9 +95,9 @@ class ScenesConfig:
 
     def __post_init__(self) -> None:
         known = {
-            "colors": tuple(world.COLORS),
-            "shapes": world.SHAPES,
-            "backgrounds": tuple(world.BACKGROUNDS),
+            "colors": tuple(COLORS),
+            "shapes": SHAPES,
+            "backgrounds": tuple(BACKGROUNDS),
             "styles": STYLES,
             "unseen_styles": STYLES,
             "caption_forms": CAPTION_FORMS,
@@ -102,8 +120,8 @@ class ScenesConfig:
         for shape in self.shapes:
             if not any(s == shape for _, s in self.seen_pairs):
                 raise ValueError(f"ScenesConfig.held_out leaves no training pair for {shape!r}")
-        if tuple(split for split, _ in self.split_sizes) != world.SPLITS:
-            raise ValueError(f"ScenesConfig.split_sizes must give one number for {world.SPLITS}")
+        if tuple(split for split, _ in self.split_sizes) != SPLITS:
+            raise ValueError(f"ScenesConfig.split_sizes must give one number for {SPLITS}")
         largest = max(high for _, _, high in self.sizes)
         if 2 * largest + self.gap > self.pixels and max(self.object_counts) > 1:
             raise ValueError(
@@ -122,7 +140,7 @@ class ScenesConfig:
 
     @functools.cached_property
     def all_pairs(self) -> tuple[tuple[str, str], ...]:
-        """Every (color, shape) pair of this world."""
+        """Every (color, shape) pair of this"""
         return tuple((color, shape) for color in self.colors for shape in self.shapes)
 
     @functools.cached_property
@@ -144,7 +162,7 @@ class ScenesConfig:
         for name, size in self.split_sizes:
             if name == split:
                 return size
-        raise ValueError(f"unknown split {split!r} of scenes; known: {', '.join(world.SPLITS)}")
+        raise ValueError(f"unknown split {split!r} of scenes; known: {', '.join(SPLITS)}")
 
     def forbidden_pairs(self, split: str) -> frozenset[tuple[str, str]]:
         """The (color, shape) pairs that no text of a split may name, be it true or false."""
@@ -152,10 +170,10 @@ class ScenesConfig:
 
 
 def _split_sizes(train: int, others: int) -> tuple[tuple[str, int], ...]:
-    return tuple((split, train if split == "train" else others) for split in world.SPLITS)
+    return tuple((split, train if split == "train" else others) for split in SPLITS)
 
 
-_ALL_COLORS = tuple(world.COLORS)
+_ALL_COLORS = tuple(COLORS)
 _HELD_OUT_8X6 = (
     ("red", "cross"),
     ("green", "square"),
@@ -173,7 +191,7 @@ PRESETS: dict[str, ScenesConfig] = {
         pixels=32,
         object_counts=(1, 1, 2, 2, 2),
         colors=_ALL_COLORS[:6],
-        shapes=world.SHAPES[:4],
+        shapes=SHAPES[:4],
         backgrounds=("white", "gray", "black"),
         sizes=(("", 10, 14),),
         styles=("solid",),
@@ -187,7 +205,7 @@ PRESETS: dict[str, ScenesConfig] = {
         pixels=64,
         object_counts=(1, 2, 2, 3, 3),
         colors=_ALL_COLORS,
-        shapes=world.SHAPES,
+        shapes=SHAPES,
         backgrounds=("white", "gray", "black", "beige"),
         sizes=(("small", 12, 16), ("large", 22, 28)),
         styles=("solid", "shaded"),
@@ -202,8 +220,8 @@ PRESETS: dict[str, ScenesConfig] = {
         pixels=128,
         object_counts=(1, 2, 3, 4, 5),
         colors=_ALL_COLORS,
-        shapes=world.SHAPES,
-        backgrounds=tuple(world.BACKGROUNDS),
+        shapes=SHAPES,
+        backgrounds=tuple(BACKGROUNDS),
         sizes=(("small", 14, 22), ("large", 32, 48)),
         styles=("solid", "shaded", "rimmed"),
         unseen_styles=("outlined", "hatched"),

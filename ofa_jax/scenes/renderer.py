@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from ofa_jax.scenes import world
+from ofa_jax.scenes import presets, world
 
 SUPERSAMPLING = 4
 _HATCH_PERIOD = 5.0
@@ -85,7 +85,7 @@ def shape_layers(shape: str, side: int, style: str) -> tuple[np.ndarray, np.ndar
     """Coverage and light of a shape.
 
     Args:
-      shape: name in `world.SHAPES`.
+      shape: name in `presets.SHAPES`.
       side: side of the box in pixels.
       style: "solid" (one flat colour), "shaded" (lit from above), "rimmed" (with a darker rim),
         "outlined" (a contour, hollow inside) or "hatched" (diagonal stripes).
@@ -97,8 +97,8 @@ def shape_layers(shape: str, side: int, style: str) -> tuple[np.ndarray, np.ndar
     Raises:
       ValueError: for an unknown shape or style.
     """
-    if shape not in world.SHAPES:
-        raise ValueError(f"unknown shape {shape!r}; known: {', '.join(world.SHAPES)}")
+    if shape not in presets.SHAPES:
+        raise ValueError(f"unknown shape {shape!r}; known: {', '.join(presets.SHAPES)}")
     corners = _outline(shape) * side
     axis = (np.arange(side * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
     x, y = np.meshgrid(axis, axis)
@@ -127,7 +127,7 @@ def shape_layers(shape: str, side: int, style: str) -> tuple[np.ndarray, np.ndar
 @functools.cache
 def _canvas(background: str, pixels: int) -> np.ndarray:
     return np.broadcast_to(
-        np.array(world.BACKGROUNDS[background], np.float32), (pixels, pixels, 3)
+        np.array(presets.BACKGROUNDS[background], np.float32), (pixels, pixels, 3)
     ).copy()
 
 
@@ -144,7 +144,7 @@ def render(scene: world.Scene) -> np.ndarray:
     for o in scene.objects:
         x0, y0, x1, y1 = o.box
         coverage, light = shape_layers(o.shape, x1 - x0, scene.style)
-        paint = np.array(world.COLORS[o.color], np.float32) + np.float32(o.brightness)
+        paint = np.array(presets.COLORS[o.color], np.float32) + np.float32(o.brightness)
         if scene.style in _LIT_STYLES:
             paint = paint * light
         paint = np.clip(paint, 0, 255)

@@ -36,7 +36,7 @@ class ScenesSource:
 
     Attributes:
       config: the world.
-      split: name in `world.SPLITS`.
+      split: name in `presets.SPLITS`.
       seed: seed of the data set.
       hardness: share of false captions that are one-word changes (see `descriptions.negatives`).
       cache_size: number of examples kept in memory (least recently used go first); 0 keeps none.
@@ -56,7 +56,7 @@ class ScenesSource:
 
         Args:
           preset_name: name in `presets.PRESETS`, or a configuration.
-          split: name in `world.SPLITS`.
+          split: name in `presets.SPLITS`.
           seed: seed of the data set, not negative.
           hardness: see the class.
           cache_size: see the class.
@@ -177,7 +177,7 @@ def _shared(
 
 @dataclasses.dataclass(frozen=True)
 class ScenesSplits:
-    """All splits of `scenes`, opened by name (the protocol `ofa_jax.data.task.Source`).
+    """All splits of `scenes`, opened by name (the protocol `ofa_jax.data.tasks.task.Source`).
 
     Tasks over equal worlds share one source per process, and so its cache: what the captioning
     task drew, the grounding task need not draw again.

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from ofa_jax.data.image_tokenizer import PatchCodebook
+from ofa_jax.data.ops.image_tokenizer import PatchCodebook
 from ofa_jax.scenes.presets import preset
 from ofa_jax.scenes.source import ScenesSource, corpus
 from ofa_jax.text.tokenizer import Tokenizer

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ofa_jax.scenes import world
+from ofa_jax.scenes import presets, world
 from ofa_jax.scenes.grammar import (
     NUMBERS,
     Assertion,
@@ -33,8 +33,8 @@ from ofa_jax.scenes.grammar import (
     plural,
 )
 
-_SINGULAR = {shape: shape for shape in world.SHAPES} | {"object": ""}
-_PLURAL = {plural(shape): shape for shape in world.SHAPES} | {plural("object"): ""}
+_SINGULAR = {shape: shape for shape in presets.SHAPES} | {"object": ""}
+_PLURAL = {plural(shape): shape for shape in presets.SHAPES} | {plural("object"): ""}
 _COUNTS = {word: count for count, word in enumerate(NUMBERS) if count >= 2}
 
 
@@ -84,8 +84,8 @@ class _Reader:
         return ""
 
     def noun(self, names: Mapping[str, str] = _SINGULAR) -> Noun:
-        size = self.choice(world.SIZES)
-        color = self.choice(world.COLORS)
+        size = self.choice(presets.SIZES)
+        color = self.choice(presets.COLORS)
         shape = self.choice(names)
         if not shape:
             raise self.fail(f"one of {', '.join(names)}")
@@ -120,9 +120,9 @@ class _Reader:
         if not self.take("on"):
             return ""
         self.article()
-        color = self.choice(world.BACKGROUNDS)
+        color = self.choice(presets.BACKGROUNDS)
         if not color:
-            raise self.fail(f"one of {', '.join(world.BACKGROUNDS)}")
+            raise self.fail(f"one of {', '.join(presets.BACKGROUNDS)}")
         self.demand("background")
         return color
 
@@ -138,14 +138,14 @@ class _Reader:
     def statement(self) -> Sentence:
         """A sentence that begins with "the"."""
         if self.take("the", "background", "is"):
-            color = self.choice(world.BACKGROUNDS)
+            color = self.choice(presets.BACKGROUNDS)
             if not color:
-                raise self.fail(f"one of {', '.join(world.BACKGROUNDS)}")
+                raise self.fail(f"one of {', '.join(presets.BACKGROUNDS)}")
             return Backdrop(color)
         subject = self.definite()
         if not self.take("is"):
             return subject
-        for field, names in (("color", world.COLORS), ("size", world.SIZES)):
+        for field, names in (("color", presets.COLORS), ("size", presets.SIZES)):
             value = self.choice(names)
             if value:
                 return Attribution(subject, field, value)
@@ -163,9 +163,9 @@ class _Reader:
 
     def scene(self) -> Sentence:
         """A sentence that begins with an article, a number or "there"."""
-        if self.peek(1) in world.BACKGROUNDS and self.peek(2) == "background":
+        if self.peek(1) in presets.BACKGROUNDS and self.peek(2) == "background":
             self.article()
-            color = self.choice(world.BACKGROUNDS)
+            color = self.choice(presets.BACKGROUNDS)
             self.demand("background")
             self.demand("with")
             return Listing(self.phrases(), color, "with")

@@ -12,32 +12,12 @@ import dataclasses
 import random
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ofa_jax.scenes.presets import ScenesConfig
+from ofa_jax.scenes.presets import SPLITS, ScenesConfig
 
-COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (220, 50, 47),
-    "green": (56, 158, 72),
-    "blue": (48, 98, 222),
-    "yellow": (250, 206, 48),
-    "purple": (142, 68, 178),
-    "orange": (246, 132, 32),
-    "pink": (246, 136, 186),
-    "cyan": (52, 200, 214),
-}
-SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "cross", "star", "heart")
-BACKGROUNDS: dict[str, tuple[int, int, int]] = {
-    "white": (244, 243, 238),
-    "gray": (150, 152, 156),
-    "black": (30, 30, 34),
-    "beige": (224, 206, 170),
-    "brown": (104, 76, 56),
-}
-SIZES: tuple[str, ...] = ("small", "large")
 RELATIONS: tuple[str, ...] = ("left of", "right of", "above", "below")
 OPPOSITES: dict[str, str] = {
     "left of": "right of",
@@ -45,7 +25,6 @@ OPPOSITES: dict[str, str] = {
     "above": "below",
     "below": "above",
 }
-SPLITS: tuple[str, ...] = ("train", "validation", "test", "compositions", "unseen_style")
 
 _BUCKETS = 8
 _SPLIT_BUCKETS: dict[str, tuple[int, ...]] = {
@@ -114,9 +93,9 @@ class SceneObject:
     """One object of a scene.
 
     Attributes:
-      color: name in `COLORS`.
-      shape: name in `SHAPES`.
-      size: name in `SIZES`, or "" in worlds where all objects have about the same size.
+      color: name in `presets.COLORS`.
+      shape: name in `presets.SHAPES`.
+      size: name in `presets.SIZES`, or "" in worlds where all objects have about the same size.
       box: (x0, y0, x1, y1) in pixels; x1 and y1 are one past the last painted pixel.
       brightness: added to the three channels of the colour (0..255 scale).
     """
@@ -134,7 +113,7 @@ class Scene:
 
     Attributes:
       pixels: side of the square picture.
-      background: name in `BACKGROUNDS`.
+      background: name in `presets.BACKGROUNDS`.
       style: name of the drawing style, see `renderer`.
       objects: the objects; their boxes do not overlap.
     """

@@ -21,9 +21,9 @@ from clu import metric_writers
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from ofa_jax import atomic
-from ofa_jax.data.features import empty_row
-from ofa_jax.data.registration import lookup
-from ofa_jax.data.task import OFATask, TaskSet
+from ofa_jax.data.tasks.features import empty_row
+from ofa_jax.data.tasks.registration import lookup
+from ofa_jax.data.tasks.task import OFATask, TaskSet
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import tasks as run_tasks

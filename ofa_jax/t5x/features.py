@@ -1,7 +1,7 @@
 """seqio's face of a model batch: from task features to the rows that the model reads.
 
 For the inputs of t5x that come through seqio: its stock training input, its teacher-forced
-evaluation, and `infer.py`. The rows are those of `ofa_jax.data.features.pad_row`, with two
+evaluation, and `infer.py`. The rows are those of `ofa_jax.data.tasks.features.pad_row`, with two
 differences that seqio dictates: flags have shape [1] in place of [], and there are no task ids.
 `model_inputs` undoes the first.
 """
@@ -15,8 +15,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from ofa_jax.data.features import pad_row
-from ofa_jax.data.seqio_tasks.task import FEATURE_KEYS
+from ofa_jax.data.tasks.features import pad_row
+from ofa_jax.data.tasks.seqio_tasks.task import FEATURE_KEYS
 
 _Spec = seqio.FeatureConverter.FeatureSpec
 _FLAG, _HOLE = 1, 4
@@ -88,7 +88,7 @@ class OFAFeatureConverter(seqio.FeatureConverter):
         if missing := set(self.TASK_FEATURES) - set(ds.element_spec):
             raise ValueError(
                 f"the task or mixture has no feature {min(missing)!r}: tasks of others are mixed "
-                "by ofa_jax.data.registration.add_mixture, not by seqio.MixtureRegistry.add"
+                "by ofa_jax.data.tasks.registration.add_mixture, not by seqio.MixtureRegistry.add"
             )
         return super().__call__(
             ds,

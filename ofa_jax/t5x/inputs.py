@@ -24,7 +24,7 @@ from etils import epath
 from t5x import checkpoints, utils  # pyrefly: ignore[missing-import]
 
 from ofa_jax.checkpoint.bucket import is_remote
-from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.errors import started
 from ofa_jax.runs import tasks as run_tasks
 from ofa_jax.runs.settings import DatasetConfig

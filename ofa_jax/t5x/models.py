@@ -21,7 +21,7 @@ from flax.linen.partitioning import AxisMetadata
 from t5x import metrics as metrics_lib  # pyrefly: ignore[missing-import]
 from t5x import models, optimizers  # pyrefly: ignore[missing-import]
 
-from ofa_jax.data import locations as data_locations
+from ofa_jax.data.sources import locations as data_locations
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.generate import generate
 from ofa_jax.inference.answerer import Recipe

@@ -1,6 +1,7 @@
 """The dependency rule: which part of the library may import what (DESIGN, section 1)."""
 
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -34,18 +35,18 @@ FORBIDDEN = {
 }
 # The only files below `data` that may import these.
 EXCEPTIONS = {
-    "data/seqio_tasks/__init__.py": {"seqio"},
-    "data/seqio_tasks/registry.py": {"seqio"},
-    "data/seqio_tasks/task.py": {"tensorflow", "seqio"},
-    "data/seqio_tasks/texts.py": {"seqio"},
-    "data/seqio_tasks/vocabulary.py": {"tensorflow", "seqio"},
+    "data/tasks/seqio_tasks/__init__.py": {"seqio"},
+    "data/tasks/seqio_tasks/registry.py": {"seqio"},
+    "data/tasks/seqio_tasks/task.py": {"tensorflow", "seqio"},
+    "data/tasks/seqio_tasks/texts.py": {"seqio"},
+    "data/tasks/seqio_tasks/vocabulary.py": {"tensorflow", "seqio"},
     "data/sources/tfds.py": {"tensorflow_datasets"},
 }
 
 
 # Rooms in the order of import: each may import those before it, none behind it.
 ROOMS = (
-    *("errors", "schema", "lock", "vocab", "atomic", "progress", "restricted_pickle"),
+    *("errors", "schema", "lock", "vocab", "atomic", "digest", "progress", "restricted_pickle"),
     "quiet_tensorflow",
     *("ops", "model", "text"),
     "metrics",
@@ -53,6 +54,9 @@ ROOMS = (
     *("report", "inspection"),
     *("inference", "evaluation", "runs", "ablation", "cli", "t5x"),
 )
+
+# The same within `data`, which holds nothing else.
+DATA_ROOMS = ("ops", "sources", "steps", "tasks", "batches", "preparation")
 
 
 def python_files(part: str) -> list[pathlib.Path]:
@@ -93,16 +97,22 @@ def test_torch_and_t5x_are_nowhere_else():
             assert "gin" not in names, f"ofa_jax/{name} imports gin"
 
 
-def imported_rooms(path: pathlib.Path) -> set[str]:
-    """Rooms of `ofa_jax` that a file imports, inside functions too."""
-    rooms = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imported_modules(path: pathlib.Path, *, in_functions: bool = True) -> set[str]:
+    """Dotted names of what a file imports of `ofa_jax`, without `ofa_jax.`"""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    inside = set() if in_functions else {node for one in functions for node in ast.walk(one)}
+    names = set()
+    for node in set(ast.walk(tree)) - inside:
         if isinstance(node, ast.Import):
-            rooms |= {a.name.split(".")[1] for a in node.names if a.name.startswith("ofa_jax.")}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ofa_jax"):
-            below = node.module.split(".")[1:]
-            rooms |= {below[0]} if below else {alias.name for alias in node.names}
-    return rooms
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("ofa_jax.") for name in names if name.startswith("ofa_jax.")}
+
+
+def imported_rooms(path: pathlib.Path) -> set[str]:
+    return {name.split(".")[0] for name in imported_modules(path)}
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -115,6 +125,32 @@ def test_no_room_imports_upward(room):
             continue
         upward = imported_rooms(path) - below
         assert not upward, f"{path.relative_to(ROOT)} imports {', '.join(sorted(upward))}"
+
+
+@pytest.mark.parametrize("room", DATA_ROOMS)
+def test_no_room_of_data_imports_upward(room):
+    below = {f"data.{name}" for name in DATA_ROOMS[: DATA_ROOMS.index(room) + 1]}
+    for path in python_files(f"data/{room}"):
+        names = {".".join(name.split(".")[:2]) for name in imported_modules(path)}
+        upward = {name for name in names if name.startswith("data")} - below
+        assert not upward, f"{path.relative_to(ROOT)} imports {', '.join(sorted(upward))}"
+
+
+def test_data_holds_its_rooms_and_nothing_else():
+    names = {path.name for path in (LIBRARY / "data").iterdir()} - {"__pycache__"}
+    assert names == {"__init__.py", *DATA_ROOMS}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    files = {
+        ".".join(path.relative_to(LIBRARY).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted(LIBRARY.rglob("*.py"))
+    }
+    graph = {}
+    for name, path in files.items():
+        found = imported_modules(path, in_functions=False)
+        graph[name] = {one if one in files else one.rpartition(".")[0] for one in found} - {name}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_every_folder_is_a_room():
@@ -140,7 +176,7 @@ def test_library_never_imports_declarations():
         ("ofa_jax.vocab, ofa_jax.text.tokenizer, ofa_jax.metrics.grounding", "jax tensorflow"),
         ("ofa_jax.scenes", "jax tensorflow grain"),
         ("ofa_jax.report.build", "jax tensorflow seqio"),
-        ("ofa_jax.data.pipeline, ofa_jax.data.steps", "tensorflow seqio"),
+        ("ofa_jax.data.batches.pipeline, ofa_jax.data.steps", "tensorflow seqio"),
         (
             "mixtures.scenes, mixtures.pretrain, tasks.finetuning, ofa_jax.runs.story, "
             "ofa_jax.inference.infer, ofa_jax.evaluation.evaluate",

@@ -19,7 +19,7 @@ from ofa_jax.checkpoint.torch_archive import read_torch_file
 from ofa_jax.checkpoint.torch_reader import read_torch_checkpoint
 from ofa_jax.checkpoint.torch_writer import write_fairseq_checkpoint
 from ofa_jax.convert import main
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.model.config import SIZES, TuningConfig
 from ofa_jax.vocab import CHINESE, ENGLISH
 from tests.checkpoint.official import SMALL, random_state_dict, replace_none

@@ -14,8 +14,8 @@ import pathlib
 import signal
 import threading
 
-from ofa_jax.data.registration import add_task
-from ofa_jax.data.steps import ChooseQuestion
+from ofa_jax.data.steps.selection import ChooseQuestion
+from ofa_jax.data.tasks.registration import add_task
 from ofa_jax.scenes.source import ScenesSplits
 from ofa_jax.scenes.tokenizers import scenes_tokenizer
 from tasks import instructions

@@ -7,7 +7,7 @@ import pytest
 
 import mixtures.scenes  # noqa: F401  (registers the tasks)
 from ofa_jax import atomic
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.runs import event_files
 from ofa_jax.runs import log as run_log
 from ofa_jax.runs import tasks as run_tasks

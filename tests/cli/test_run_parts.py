@@ -10,9 +10,9 @@ import pytest
 
 import mixtures.scenes  # noqa: F401  (registers the tasks)
 from ofa_jax import plan as plan_command
-from ofa_jax.data.features import empty_row, stack_rows
-from ofa_jax.data.registration import lookup
-from ofa_jax.data.task import TaskSet
+from ofa_jax.data.tasks.features import empty_row, stack_rows
+from ofa_jax.data.tasks.registration import lookup
+from ofa_jax.data.tasks.task import TaskSet
 from ofa_jax.model import flops
 from ofa_jax.model.config import SIZES
 from ofa_jax.runs import folder as run_folder

@@ -21,7 +21,7 @@ from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.cli import shell
 from ofa_jax.cli.inference import run_infer
-from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.errors import SettingsError, Status, Unfinished
 from ofa_jax.inference.answerer import Answerer
 from ofa_jax.lock import LOCK_NAME, FolderLock, LocalFile

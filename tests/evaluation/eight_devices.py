@@ -11,7 +11,7 @@ import sys
 import jax
 import numpy as np
 
-from ofa_jax.data.answering import Answering
+from ofa_jax.data.tasks.answering import Answering
 from ofa_jax.decoding import generate
 from ofa_jax.inference.answerer import Answerer, Recipe
 from ofa_jax.model.config import SIZES

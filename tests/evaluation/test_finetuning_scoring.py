@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from ofa_jax.data.instruction import Instruction
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.tasks.instruction import Instruction
+from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.evaluation import finetuning_scoring as scoring
 from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.scorers import SCORERS

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import tasks.image_generation  # noqa: F401
-from ofa_jax.data.image_tokenizer import PatchCodebook
-from ofa_jax.data.instruction import Instruction
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.ops.image_tokenizer import PatchCodebook
+from ofa_jax.data.tasks.instruction import Instruction
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.evaluation import streaming
 from ofa_jax.evaluation.generated_pictures import CodePictures
 from ofa_jax.evaluation.rows import write_images

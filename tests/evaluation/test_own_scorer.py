@@ -10,17 +10,17 @@ import seqio
 from ofa_jax.checkpoint.exports import export_checkpoint
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, initial_variables
 from ofa_jax.checkpoint.orbax_weights import SourceRecord
-from ofa_jax.data.answering import Answering
-from ofa_jax.data.registration import add_task, lookup
-from ofa_jax.data.task import TaskSet
-from ofa_jax.data.task_card import TaskCard
+from ofa_jax.data.tasks.answering import Answering
+from ofa_jax.data.tasks.card import TaskCard
+from ofa_jax.data.tasks.registration import add_task, lookup
+from ofa_jax.data.tasks.task import TaskSet
 from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.evaluate import evaluate
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.evaluation.submission import write_submission
 from ofa_jax.model.ofa import OFA
 from ofa_jax.sharding.layout import MeshLayout
-from tests.data.test_pipeline import Numbered, make_task, small_tokenizer
+from tests.data.batches.test_pipeline import Numbered, make_task, small_tokenizer
 from tests.integration import finetuning_files
 
 LENGTHS = {"inputs": 24, "targets": 12, "image": 32}

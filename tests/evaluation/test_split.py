@@ -9,8 +9,8 @@ from PIL import Image
 import mixtures.scenes  # noqa: F401  (registers the tasks)
 from mixtures.rates import FAMILIES
 from ofa_jax import vocab
-from ofa_jax.data.registration import lookup
-from ofa_jax.data.steps import image_tokenizer_of
+from ofa_jax.data.tasks.registration import lookup
+from ofa_jax.data.tasks.task import image_tokenizer_of
 from ofa_jax.evaluation.streaming import MemoryLines, predict_split, score_split, write_split
 from ofa_jax.inference.answerer import Answers
 from ofa_jax.report.examples import Kind, task_kind

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import mixtures.scenes  # noqa: F401  (registers the tasks)
-from ofa_jax.data.registration import lookup
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.tasks.registration import lookup
+from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.errors import Unfinished
 from ofa_jax.evaluation import streaming
 from ofa_jax.evaluation.shown import IMAGES

@@ -23,13 +23,13 @@ import numpy as np
 
 from ofa_jax.checkpoint.torch_archive import TorchTensor, read_torch_file
 from ofa_jax.checkpoint.torch_writer import write_torch_file
-from ofa_jax.data.answering import read_answers
-from ofa_jax.data.instruction import Instruction
 from ofa_jax.data.sources.coco import CocoCaptions, CocoInstances
 from ofa_jax.data.sources.tar_index import members
 from ofa_jax.data.sources.text import TextSource
 from ofa_jax.data.sources.tsv import TsvSource
 from ofa_jax.data.sources.webdataset import WebdatasetSource
+from ofa_jax.data.tasks.answering import read_answers
+from ofa_jax.data.tasks.instruction import Instruction
 from ofa_jax.restricted_pickle import load_restricted, plain_fields
 
 Reader = Callable[[pathlib.Path, bytes], None]
@@ -178,7 +178,7 @@ def _vocabulary(folder: pathlib.Path, data: bytes) -> None:
 
 
 def _card(folder: pathlib.Path, data: bytes) -> None:
-    from ofa_jax.data.task_card import CARDS_FILE, read_cards
+    from ofa_jax.data.tasks.card import CARDS_FILE, read_cards
 
     _written(folder, CARDS_FILE, data)
     read_cards(folder)
@@ -199,7 +199,7 @@ def _frequencies(folder: pathlib.Path, data: bytes) -> None:
 
 
 def _answer_types(folder: pathlib.Path, data: bytes) -> None:
-    from ofa_jax.data import matching_steps
+    from ofa_jax.data.steps import matching as matching_steps
 
     _written(folder, "type2ans.json", data)
     matching_steps._answers.cache_clear()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import tasks.own  # noqa: F401  (registers the tasks)
-from ofa_jax.data.registration import lookup
-from ofa_jax.data.task_card import TaskCard
+from ofa_jax.data.tasks.card import TaskCard
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.sampling import SamplingConfig
 from ofa_jax.inference.predictor import OFAPredictor

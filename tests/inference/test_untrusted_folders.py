@@ -14,7 +14,7 @@ from ofa_jax.checkpoint.names import to_params
 from ofa_jax.checkpoint.orbax_weights import SourceRecord
 from ofa_jax.checkpoint.task_facts import TaskFacts
 from ofa_jax.cli import inference, shell
-from ofa_jax.data import registered_cards
+from ofa_jax.data.tasks import registered_cards
 from ofa_jax.evaluation.evaluate import _lengths
 from ofa_jax.inference.predictor import OFAPredictor
 from ofa_jax.inference.questions import Prediction

@@ -16,8 +16,8 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-from ofa_jax.data.image_tokenizer import PatchCodebook
 from ofa_jax.data.ops.image import decode_image
+from ofa_jax.data.ops.image_tokenizer import PatchCodebook
 from tests.data.sources.photographs import annotated
 from tests.data.sources.photographs import write_pictures as write_first_pictures
 

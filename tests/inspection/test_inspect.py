@@ -10,8 +10,8 @@ from PIL import Image
 from ofa_jax import inspect as command
 from ofa_jax import vocab
 from ofa_jax.cli import shell
-from ofa_jax.data.registration import lookup
 from ofa_jax.data.sources.array_record import shard_name, write_shard
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.inspection import sheet, tokens
 from ofa_jax.scenes.source import ScenesSplits
 from tests.data.sources.photographs import annotated

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ofa_jax import negatives as command
-from ofa_jax.data.matching_steps import MatchAnswer, MatchCaption
-from ofa_jax.data.negative_sample import NegativeSample, question_type
+from ofa_jax.data.preparation.negative_sample import NegativeSample, question_type
 from ofa_jax.data.sources.array_record import shard_name, write_shard
+from ofa_jax.data.steps.matching import MatchAnswer, MatchCaption
 
 
 def qa(question, *answers):

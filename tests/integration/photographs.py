@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from ofa_jax.data.image_tokenizer import PatchCodebook
+from ofa_jax.data.ops.image_tokenizer import PatchCodebook
 from ofa_jax.data.sources import tsv_writer
 
 # Name -> what is to be seen, and where (fractions x0, y0, x1, y1).

@@ -89,7 +89,7 @@ def rows_of(folder):
 
 def record(row):
     """The picture of a row: scenes are drawn again."""
-    from ofa_jax.data.registration import lookup
+    from ofa_jax.data.tasks.registration import lookup
 
     [(task, _)] = lookup("scenes_vqa")
     return task.source.open("validation")[row["index"]]["image"]

@@ -20,8 +20,8 @@ from ofa_jax.checkpoint.orbax_weights import SourceRecord, step_folder
 from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
 from ofa_jax.cli import inference as inference_entry
 from ofa_jax.cli import shell
-from ofa_jax.data.registration import lookup
-from ofa_jax.data.task_card import TaskCard, write_cards
+from ofa_jax.data.tasks.card import TaskCard, write_cards
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.inference.predictor import OFAPredictor
 from ofa_jax.inference.questions import Prediction
 from ofa_jax.inference.weights import find_checkpoint, trained_cards

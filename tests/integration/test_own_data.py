@@ -10,10 +10,10 @@ from PIL import Image
 
 import tasks.own  # noqa: F401
 from ofa_jax.cli.prepare import run_prepare
-from ofa_jax.data import locations
-from ofa_jax.data.pipeline import evaluation_row
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.batches.pipeline import evaluation_row
+from ofa_jax.data.sources import locations
 from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.evaluation import scorers
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE

@@ -12,7 +12,7 @@ from ofa_jax.checkpoint import orbax_weights
 from ofa_jax.checkpoint.names import to_params
 from ofa_jax.cli import inference as inference_entry
 from ofa_jax.cli import shell
-from ofa_jax.data.image_tokenizer import PatchCodebook
+from ofa_jax.data.ops.image_tokenizer import PatchCodebook
 from ofa_jax.metrics.generation import Extractors
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE

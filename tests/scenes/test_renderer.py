@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ofa_jax.scenes import renderer, world
+from ofa_jax.scenes import presets, renderer, world
 from ofa_jax.scenes.presets import STYLES
 from ofa_jax.scenes.source import ScenesSource
 
@@ -14,7 +14,7 @@ def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("shape", world.SHAPES)
+@pytest.mark.parametrize("shape", presets.SHAPES)
 def test_shapes_fill_their_box(shape, style):
     for side in (10, 13, 16, 33):
         coverage, _ = renderer.shape_layers(shape, side, style)
@@ -35,7 +35,7 @@ def test_painted_extent_equals_the_box(preset, split):
         image = renderer.render(scene)
         assert image.shape == (scene.pixels, scene.pixels, 3)
         assert image.dtype == np.uint8
-        background = np.array(world.BACKGROUNDS[scene.background])
+        background = np.array(presets.BACKGROUNDS[scene.background])
         painted = (image != background).any(-1)
         for o in scene.objects:
             x0, y0, x1, y1 = o.box
@@ -47,12 +47,12 @@ def test_painted_extent_equals_the_box(preset, split):
 
 
 def test_solid_objects_have_their_colour():
-    for color, rgb in world.COLORS.items():
+    for color, rgb in presets.COLORS.items():
         for brightness in (-12, 0, 12):
             thing = world.SceneObject(color, "square", "", (8, 8, 20, 20), brightness)
             image = renderer.render(world.Scene(32, "gray", "solid", (thing,)))
             assert (image[14, 14] == np.clip(np.add(rgb, brightness), 0, 255)).all()
-            assert (image[2, 2] == world.BACKGROUNDS["gray"]).all()
+            assert (image[2, 2] == presets.BACKGROUNDS["gray"]).all()
 
 
 def test_styles_look_different():
@@ -65,13 +65,13 @@ def test_styles_look_different():
 
 def test_shapes_and_backgrounds_look_different():
     images = []
-    for shape in world.SHAPES:
+    for shape in presets.SHAPES:
         thing = world.SceneObject("red", shape, "", (8, 8, 18, 18))
         images.append(renderer.render(world.Scene(32, "white", "solid", (thing,))))
     for i, image in enumerate(images):
         for other in images[:i]:
             assert np.abs(image[8:18, 8:18].astype(int) - other[8:18, 8:18]).mean() > 6
-    colours = [*world.BACKGROUNDS.values(), *world.COLORS.values()]
+    colours = [*presets.BACKGROUNDS.values(), *presets.COLORS.values()]
     for i, colour in enumerate(colours):
         for other in colours[:i]:
             assert np.linalg.norm(np.subtract(colour, other)) > 60

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ofa_jax.scenes import descriptions, world
+from ofa_jax.scenes import descriptions, presets, world
 from ofa_jax.scenes.grammar import Listing, Noun, Phrase, Related
 from ofa_jax.scenes.presets import PRESETS, preset
 from ofa_jax.scenes.source import ScenesSource
@@ -140,7 +140,7 @@ def test_something_else_than_a_sentence_is_refused():
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
-@pytest.mark.parametrize("split", world.SPLITS)
+@pytest.mark.parametrize("split", presets.SPLITS)
 def test_generated_sentences_read_back_and_are_judged_right(name, split):
     """Every caption is true, every negative false, every reference means its object."""
     config = preset(name)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ofa_jax.scenes import world
+from ofa_jax.scenes import presets, world
 from ofa_jax.scenes.presets import PRESETS, ScenesConfig, preset
 from ofa_jax.scenes.source import ScenesSource
 
@@ -66,7 +66,7 @@ def test_seed_split_and_index_all_matter():
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
-@pytest.mark.parametrize("split", world.SPLITS)
+@pytest.mark.parametrize("split", presets.SPLITS)
 def test_scenes_obey_their_preset(name, split):
     config = preset(name)
     sides = {size: (low, high) for size, low, high in config.sizes}
@@ -152,7 +152,7 @@ def test_dice_are_fair():
         ({"unseen_styles": ("solid",)}, "training styles"),
         ({"held_out": ()}, "held_out"),
         ({"held_out": (("pink", "circle"),)}, "held_out"),
-        ({"held_out": tuple(("red", s) for s in world.SHAPES[:4])}, "'red'"),
+        ({"held_out": tuple(("red", s) for s in presets.SHAPES[:4])}, "'red'"),
         ({"sizes": (("", 20, 24),)}, "do not fit"),
         ({"sizes": (("", 11, 14),)}, "grid"),
         ({"pixels": 36}, "patches"),

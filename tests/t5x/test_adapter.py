@@ -22,7 +22,7 @@ if not MISSING:
     from t5x import utils
 
     import mixtures.scenes  # noqa: F401  (registers the tasks)
-    from ofa_jax.data.features import pad_row
+    from ofa_jax.data.tasks.features import pad_row
     from ofa_jax.decoding.beam import BeamConfig
     from ofa_jax.decoding.rules import step_scores
     from ofa_jax.evaluation.run_evaluation import EvaluationConfig

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import mixtures.scenes  # noqa: F401  (registers the tasks)
-from ofa_jax.data.pipeline import evaluation_row
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.batches.pipeline import evaluation_row
+from ofa_jax.data.tasks.registration import lookup
 from tests.t5x import engines
 from tests.t5x.checkout import requires_t5x
 

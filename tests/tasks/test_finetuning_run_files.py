@@ -8,7 +8,7 @@ import gin
 import pytest
 
 from ofa_jax.cli import entry, shell
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.model.tuning import TRAINED, frozen_except
 
 FOLDER = pathlib.Path(__file__).parents[2] / "gin_configs" / "runs" / "finetune"

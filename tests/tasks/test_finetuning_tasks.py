@@ -20,9 +20,9 @@ import tasks.snli_ve
 import tasks.vqa
 import tasks.zero_shot  # noqa: F401
 from ofa_jax import vocab
-from ofa_jax.data.features import pad_row
-from ofa_jax.data.instruction import InstructionError
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.sources.example import InstructionError
+from ofa_jax.data.tasks.features import pad_row
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.text.tokenizer import load_tokenizer
 from ofa_jax.vocab import BOS_ID, EOS_ID, swap_official_ids
 from tests.shared import requires_shared, requires_vocab, shared_dir

@@ -10,9 +10,9 @@ from PIL import Image
 import mixtures.pretrain
 from mixtures import rates
 from ofa_jax import vocab
-from ofa_jax.data.registration import lookup
 from ofa_jax.data.sources.array_record import shard_name, write_shard
 from ofa_jax.data.sources.formats import FORMATS
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.runs import rates as slots
 from tasks import families, pretrain
 from tasks.pretrain_slots import SLOTS

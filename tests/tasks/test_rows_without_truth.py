@@ -21,12 +21,12 @@ import tasks.snli_ve
 import tasks.vqa
 import tasks.zero_shot  # noqa: F401
 from ofa_jax.cli.prepare import run_prepare
-from ofa_jax.data.instruction import InstructionError
-from ofa_jax.data.pipeline import evaluation_row
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.batches.pipeline import evaluation_row
 from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.sources.example import InstructionError
 from ofa_jax.data.sources.tsv import TsvSource
 from ofa_jax.data.sources.tsv_layouts import layout
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.evaluation import scorers
 from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE

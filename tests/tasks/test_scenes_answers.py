@@ -2,7 +2,7 @@
 
 import pytest
 
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.tasks.registration import lookup
 from tasks import scenes_answers  # noqa: F401  (registers the tasks)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import tasks.image_generation  # noqa: F401
-from ofa_jax.data.registration import lookup
 from ofa_jax.data.sources.array_record import ShardWriter, encode_example, shard_name
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.vocab import EOS_ID, VocabLayout

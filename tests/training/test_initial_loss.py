@@ -8,8 +8,8 @@ import pytest
 from flax import linen as nn
 
 import mixtures.scenes  # noqa: F401  (registers the tasks)
-from ofa_jax.data.pipeline import MixturePipeline
-from ofa_jax.data.registration import lookup
+from ofa_jax.data.batches.pipeline import MixturePipeline
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.model.config import SIZES
 from ofa_jax.model.ofa import OFA
 

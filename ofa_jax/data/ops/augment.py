@@ -21,14 +21,7 @@ from ofa_jax.data.ops.boxes import (
     scale_boxes,
     shift_boxes,
 )
-from ofa_jax.data.ops.image import (
-    Picture,
-    Pixels,
-    as_pillow,
-    as_rgb,
-    image_size,
-    resize_image,
-)
+from ofa_jax.data.ops.image import Picture, Pixels, as_pillow, as_rgb, image_size, resize_image
 
 
 def size_for_short_side(

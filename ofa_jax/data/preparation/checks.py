@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.sources import schema
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.values import is_blank
 
 # Fields that a model reads as language, apart from `text`, which has limits of its own.

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.preparation import checks, pictures
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample, reading_rejection
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.preparation.tally import NO_TRUTH, NOTES
 from ofa_jax.data.sources.box_units import STORED_BOXES, TURNED_FRACTIONS, UPRIGHT_BOXES
-from ofa_jax.data.task import Records
+from ofa_jax.data.sources.example import Example, Records
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ofa_jax.data.preparation.plan import Estimate, Plan
 from ofa_jax.data.preparation.shards import PreparationError, ShardResult, write_shard
 from ofa_jax.data.preparation.storage import LocalStorage
 from ofa_jax.data.preparation.tally import Tally
-from ofa_jax.data.task import Records
+from ofa_jax.data.sources.example import Records
 from ofa_jax.errors import started
 
 # Records done and examples kept, of all shards together.

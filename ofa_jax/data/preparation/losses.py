@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ofa_jax.data import locations
 from ofa_jax.data.preparation import manifest
+from ofa_jax.data.sources import locations
 from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.sources.example import Records, Source
 from ofa_jax.data.sources.left_out import LeftOut
-from ofa_jax.data.task import Records, Source
 
 # Of this share of the data on, a loss is worth a word.
 _SHARE = 0.25

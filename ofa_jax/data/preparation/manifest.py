@@ -13,15 +13,15 @@ from typing import Any
 
 import PIL
 
+from ofa_jax import digest
 from ofa_jax.checkpoint.bucket import is_remote
-from ofa_jax.data import digest
-from ofa_jax.data.digest import file_sha256
 from ofa_jax.data.preparation.plan import Plan
 from ofa_jax.data.preparation.shards import ShardResult
 from ofa_jax.data.preparation.storage import LocalStorage, Storage
 from ofa_jax.data.preparation.tally import Tally
 from ofa_jax.data.sources import array_record, bucket_file
 from ofa_jax.data.sources.file_cache import cached_by_file
+from ofa_jax.digest import file_sha256
 from ofa_jax.schema import parse_json
 
 NAME = "manifest.json"

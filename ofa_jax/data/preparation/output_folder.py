@@ -17,11 +17,11 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from ofa_jax.data.digest import OtherInputsError
 from ofa_jax.data.preparation import manifest
 from ofa_jax.data.preparation.plan import Plan
 from ofa_jax.data.preparation.shards import ShardResult
 from ofa_jax.data.preparation.storage import Storage
+from ofa_jax.digest import OtherInputsError
 from ofa_jax.schema import SchemaError, parse_json
 
 

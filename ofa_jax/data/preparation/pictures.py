@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from ofa_jax.data.image_tokenizer import encode_all, load_image_tokenizer, middle_part
 from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.ops.image import as_rgb, decode_picture
 from ofa_jax.data.ops.image_files import BadImageError, read_header
+from ofa_jax.data.ops.image_tokenizer import encode_all, load_image_tokenizer, middle_part
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample, image_rejection
 from ofa_jax.data.preparation.settings import ConversionSettings
 

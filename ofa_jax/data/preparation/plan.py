@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data import digest
+from ofa_jax import digest
 from ofa_jax.data.preparation.conversion import convert_without_codes, read_record
 from ofa_jax.data.preparation.pictures import codes_per_picture
 from ofa_jax.data.preparation.reasons import RejectedExample
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.preparation.tally import Tally
 from ofa_jax.data.sources import array_record, schema, split_paths
+from ofa_jax.data.sources.example import Records, Source
 from ofa_jax.data.sources.left_out import LeftOut
-from ofa_jax.data.task import Records, Source
 
 TARGET_SHARD_BYTES = 256 << 20
 # Even a small set is cut into some shards, so that several processes have work.

@@ -8,8 +8,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ofa_jax.data.digest import file_sha256
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.preparation.conversion import (
     Converted,
     convert_without_codes,
@@ -20,7 +18,8 @@ from ofa_jax.data.preparation.plan import Plan
 from ofa_jax.data.preparation.reasons import RejectedExample, one_line
 from ofa_jax.data.preparation.tally import Tally
 from ofa_jax.data.sources import array_record
-from ofa_jax.data.task import Records
+from ofa_jax.data.sources.example import Example, Records
+from ofa_jax.digest import file_sha256
 
 # Pictures whose codes are made together. A network on an accelerator wants batches; other
 # examples are written one by one.

@@ -1,1 +1,1 @@
-"""Readers of data sets as people have them, one file per format, one protocol (`task.Source`)."""
+"""Readers of data sets as people have them, a file per format, one protocol (`example.Source`)."""

@@ -15,10 +15,10 @@ import pathlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import json_items, split_paths
 from ofa_jax.data.sources.box_units import check_box_units, placed_boxes, with_pixel_boxes
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.file_cache import stamp
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
 from ofa_jax.data.sources.reasons import Reason

@@ -30,9 +30,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from ofa_jax.checkpoint.bucket import is_remote
-from ofa_jax.data import locations
-from ofa_jax.data.instruction import Example
-from ofa_jax.data.sources import bucket_file, schema
+from ofa_jax.data.sources import bucket_file, locations, schema
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.shard_index import ShardIndexError
 

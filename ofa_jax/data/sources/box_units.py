@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.ops.image_files import read_header
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import nearest
 from ofa_jax.data.sources.values import number

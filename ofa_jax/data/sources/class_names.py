@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from ofa_jax.data import locations
+from ofa_jax.data.sources import locations
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.file_cache import cached_by_file
 

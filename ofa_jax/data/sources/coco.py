@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import (
     AnnotatedPictures,
@@ -19,6 +18,7 @@ from ofa_jax.data.sources.annotated_pictures import (
 from ofa_jax.data.sources.box_table import BoxCollector, Picture
 from ofa_jax.data.sources.box_units import corners
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import may_lack_truth

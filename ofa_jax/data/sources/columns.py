@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.ops import image as image_ops
 from ofa_jax.data.sources import schema
 from ofa_jax.data.sources.box_units import corners
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.questions import answer_confidences
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.values import optional_text, text

@@ -15,6 +15,7 @@ from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.sources.box_units import BOX_UNITS
 from ofa_jax.data.sources.coco import CocoCaptions, CocoInstances, KarpathyCaptions
 from ofa_jax.data.sources.columns import BOX_FORMS
+from ofa_jax.data.sources.example import Source
 from ofa_jax.data.sources.open_images import OpenImagesBoxes
 from ofa_jax.data.sources.parquet import ParquetSource
 from ofa_jax.data.sources.picture_folder import PictureFolder
@@ -34,7 +35,6 @@ from ofa_jax.data.sources.visual_genome import (
 )
 from ofa_jax.data.sources.webdataset import KINDS as WEBDATASET_KINDS
 from ofa_jax.data.sources.webdataset import WebdatasetSource
-from ofa_jax.data.task import Source
 
 _ARGUMENT = re.compile(r"--(\w+)(?:=(.*))?", re.DOTALL)
 

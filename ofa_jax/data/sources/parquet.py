@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import columns, schema, split_paths
 from ofa_jax.data.sources.box_units import check_box_units, with_pixel_boxes
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.file_cache import cached_by_file, stamp
 from ofa_jax.schema import parse_json
 

@@ -9,13 +9,13 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops.image_files import images_below, stem_of
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, MadeRows, Row
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.coco import caption_fields
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import nearest

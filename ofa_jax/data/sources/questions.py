@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import (
     AnnotatedPictures,
@@ -18,6 +17,7 @@ from ofa_jax.data.sources.annotated_pictures import (
     read_items,
 )
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import may_lack_truth

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.values import is_blank
 
 

@@ -2,7 +2,7 @@
 
 A source names its files as `Paths`: one path for all splits, in which `{split}` stands for the
 split's name, or a path per split. Several files are joined by commas or matched by `*`.
-`{DATA_DIR}` and other names of `ofa_jax.data.locations` are allowed in all of them, and so is `~`.
+`{DATA_DIR}` and other names of `locations` are allowed in all of them, and so is `~`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ofa_jax.data import locations
+from ofa_jax.data.sources import locations
 
 Paths = str | tuple[tuple[str, str], ...]
 # One file for all splits, such as the words of classes; "" where there is none.

@@ -18,11 +18,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops.image_files import has_image_name, stem_of
 from ofa_jax.data.sources import columns, split_paths
 from ofa_jax.data.sources.annotated_pictures import BoxedPictures, MadeRows, PictureRecords, Row
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.json_items import items
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
 from ofa_jax.data.sources.lines import utf16_without_mark

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import lines, split_paths
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.schema import nearest
 from ofa_jax.data.sources.values import text

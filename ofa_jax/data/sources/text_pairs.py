@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ofa_jax.data.instruction import Example
+from ofa_jax.data.sources.example import Example
 
 # More are better prepared: records in memory are copied into every worker.
 MOST_PAIRS = 1_000_000

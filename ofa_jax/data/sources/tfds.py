@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 
 from ofa_jax import quiet_tensorflow
-from ofa_jax.data import locations
-from ofa_jax.data.instruction import Example
-from ofa_jax.data.sources import split_paths
+from ofa_jax.data.sources import locations, split_paths
 from ofa_jax.data.sources.box_units import with_pixel_boxes
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import nearest
 

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.sources import lines, split_paths
 from ofa_jax.data.sources.box_units import check_box_units, with_pixel_boxes
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.tsv_layouts import LAYOUTS, TYPES, layout

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops import image as image_ops
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.glue_labels import glue_label
 from ofa_jax.data.sources.schema import nearest
 from ofa_jax.data.sources.values import is_blank, number

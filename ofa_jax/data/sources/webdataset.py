@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ofa_jax.data.instruction import Example
 from ofa_jax.data.ops.image_files import SUFFIXES
 from ofa_jax.data.sources import schema, split_paths, tar_index
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.reasons import Reason

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ofa_jax.data.image_steps import CheckBoxes
-from ofa_jax.data.image_tokenizer import PatchCodebook, load_image_tokenizer
 from ofa_jax.data.ops.image import decode_image
+from ofa_jax.data.ops.image_tokenizer import PatchCodebook, load_image_tokenizer
 from ofa_jax.data.preparation.conversion import convert, read_record
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample, one_line, reading_rejection
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.sources.tsv import TsvSource
+from ofa_jax.data.steps.image import CheckBoxes
 from tests.data.preparation import pictures
 
 DEFAULT = ConversionSettings()

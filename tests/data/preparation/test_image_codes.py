@@ -9,7 +9,7 @@ import pytest
 from ofa_jax.checkpoint.torch_writer import write_torch_file
 from ofa_jax.checkpoint.vqgan import to_state_dict
 from ofa_jax.cli.prepare import run_prepare
-from ofa_jax.data.image_tokenizer import PatchCodebook, load_image_tokenizer
+from ofa_jax.data.ops.image_tokenizer import PatchCodebook, load_image_tokenizer
 from ofa_jax.data.preparation import shards
 from ofa_jax.data.preparation.conversion import convert_without_codes
 from ofa_jax.data.preparation.settings import ConversionSettings

@@ -7,11 +7,11 @@ import logging
 import pytest
 
 from ofa_jax.cli.prepare import run_prepare
-from ofa_jax.data.instruction import Instruction
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.sources.coco import CocoCaptions
 from ofa_jax.data.sources.tsv import TsvSource
-from ofa_jax.data.task import OFATask, check_lengths
+from ofa_jax.data.tasks.instruction import Instruction
+from ofa_jax.data.tasks.task import OFATask, check_lengths
 from ofa_jax.runs.rates import check_presence
 from tests.data.preparation import test_fault_sources as fault_sources
 from tests.data.preparation.test_training import LENGTHS, tokenizer

@@ -8,10 +8,10 @@ import pytest
 from flax import linen as nn
 
 from ofa_jax.cli.prepare import run_prepare
-from ofa_jax.data.instruction import Instruction
-from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.data.sources.array_record import PreparedSource
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.tasks.instruction import Instruction
+from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.model.config import SIZES
 from ofa_jax.model.ofa import OFA

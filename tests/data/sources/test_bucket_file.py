@@ -13,20 +13,21 @@ import time
 import numpy as np
 import pytest
 
+from ofa_jax import digest
 from ofa_jax.checkpoint.bucket import file_system
-from ofa_jax.data import digest, matching_steps
-from ofa_jax.data.instruction import Instruction
-from ofa_jax.data.pipeline import MixturePipeline
+from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.data.preparation import manifest
 from ofa_jax.data.preparation.losses import loss_of
 from ofa_jax.data.sources import bucket_file
 from ofa_jax.data.sources.array_record import PreparedSource, RecordError, shard_name, write_shard
 from ofa_jax.data.sources.range_cache import RangeCache
-from ofa_jax.data.task import OFATask
+from ofa_jax.data.steps import matching as matching_steps
+from ofa_jax.data.tasks.instruction import Instruction
+from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.inspection.opening import open_data
 from ofa_jax.runs.settings import DatasetConfig
 from tasks import instructions
-from tests.data.test_pipeline import LENGTHS, SIZE, small_tokenizer
+from tests.data.batches.test_pipeline import LENGTHS, SIZE, small_tokenizer
 from tests.storage_server import ProtocolError, StorageServer
 
 ADDRESS = "gs://bucket/data/set"
@@ -310,7 +311,7 @@ def test_manifest_and_identity(server):
 
 def test_inspection_opens_it(server, monkeypatch):
     monkeypatch.setenv("OFA_DATA_DIR", "gs://bucket/data/")
-    server.storage.write("bucket", "data/negative_sample/object.txt", b"dog\n cat ", {})
+    server.storage.write("bucket", "data/preparation/negative_sample/object.txt", b"dog\n cat ", {})
     opened = open_data("{DATA_DIR}/set")
     assert (opened.name, opened.split, len(opened.records)) == ("set", "train", RECORDS)
     assert ("shards", str(SHARDS)) in opened.facts

@@ -1,0 +1,1 @@
+"""Batches of a mixture: which examples each holds, of which static shape, and who reads them."""

@@ -1,0 +1,1 @@
+"""Tasks: the instruction language, what a task reads and how it answers, its place in seqio."""
