@@ -86,8 +86,8 @@ def prepare(folder: pathlib.Path, images: int, examples: int) -> None:
             "--gin_file=gin_configs/runs/finetune/own_grounding.gin",
             *(f"--gin.MODEL_DIR='{folder / 'run'}'", f"--gin.DATA_DIR='{folder / 'data'}'"),
             *(f"--gin.VOCAB_DIR='{folder / 'vocabulary'}'", "--gin.TRAIN_STEPS=1", LENGTHS),
-            *("--gin.EVAL_PERIOD=0", "--gin.utils.CheckpointConfig.best_metric=''"),
-            "--gin.utils.EvaluationConfig.final_num_examples=8",
+            *("--gin.EVAL_PERIOD=0", "--gin.checkpoints.CheckpointConfig.best_metric=''"),
+            "--gin.evaluation.EvaluationConfig.final_num_examples=8",
         ),
     ]
     for one in commands:

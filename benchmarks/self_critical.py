@@ -51,11 +51,11 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> dict[str, float
     }
     numbers = {
         # A second stage of cross entropy must not read the pictures of the first in its order.
-        "SEED": seed if start is None else 1000 + seed,
+        "RANDOM_SEED": seed if start is None else 1000 + seed,
         "TRAIN_STEPS": second if start else first,
         # The second stage begins where the schedule of the first ended: low, without warm-up.
         **({"LEARNING_RATE": arguments.second_rate, "WARMUP_STEPS": 0} if start else {}),
-        "utils.EvaluationConfig.final_num_examples": arguments.examples,
+        "evaluation.EvaluationConfig.final_num_examples": arguments.examples,
     }
     command = [sys.executable, "-m", "ofa_jax.train", f"--gin_file={run_file}"]
     command += [f'--gin.{name}="{value}"' for name, value in settings.items()]

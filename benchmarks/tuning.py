@@ -48,9 +48,9 @@ def train(method: str, seed: int, folder: pathlib.Path, arguments: argparse.Name
         *METHODS[method],
         f'MODEL_DIR="{folder}"',
         f'INITIAL_CHECKPOINT_PATH="{arguments.checkpoint}"',
-        f"SEED={seed}",
+        f"RANDOM_SEED={seed}",
         f"TRAIN_STEPS={arguments.steps}",
-        f"utils.EvaluationConfig.final_num_examples={arguments.examples}",
+        f"evaluation.EvaluationConfig.final_num_examples={arguments.examples}",
     ]
     subprocess.run([*command, *(f"--gin.{setting}" for setting in settings)], check=True)
 

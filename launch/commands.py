@@ -32,6 +32,7 @@ _OF_T5X = re.compile(
     r"^\s*(from t5x\b|import t5x\b|(from|import) ofa_jax\.t5x\b|import __main__\b)", re.MULTILINE
 )
 _OF_NATIVE = re.compile(r"^(train_script\.|MODEL\s*=\s*@models\.OFA\(\))", re.MULTILINE)
+_FIRST_OF_T5X = "gin_configs/t5x/train.gin"
 
 _BATCH_SIZE = re.compile(r"^BATCH_SIZE\s*=\s*(\d+)", re.MULTILINE)
 _MESH = re.compile(r"^(?:partitioning\.)?Partitioner\.(dcn_)?mesh\s*=\s*(.+)$", re.MULTILINE)
@@ -225,8 +226,7 @@ def check_gin(gin: Sequence[str], devices: int, *, engine: str, shared_folder: b
             f"give at least one --gin_file, such as gin_configs/{folder}/pretrain.gin"
         )
     texts = [_gin_text(file) for file in files]
-    for file, text in zip(files, texts, strict=True):
-        _check_engine(file, text, engine)
+    _check_engines(files, texts, engine)
     bindings = dict(word[len("--gin.") :].partition("=")[::2] for word in gin if "--gin." in word)
     _check_mesh(texts, bindings, devices)
     model_dir = bindings.get("MODEL_DIR", "").strip("'\"")
@@ -244,20 +244,17 @@ def check_gin(gin: Sequence[str], devices: int, *, engine: str, shared_folder: b
         )
 
 
-def _check_engine(file: str, text: str, engine: str) -> None:
-    of = "t5x" if _OF_T5X.search(text) else "native" if _OF_NATIVE.search(text) else engine
-    if of == engine:
-        return
-    for t5x, native in (("t5x/models/", "models/"), ("t5x/", "runs/")):
-        ours, theirs = (t5x, native) if engine == "t5x" else (native, t5x)
-        other = file.replace(f"gin_configs/{theirs}", f"gin_configs/{ours}")
-        if other != file and (CHECKOUT / other).is_file():
-            break
-    else:
-        other = f"one of gin_configs/{'t5x' if engine == 't5x' else 'runs'}"
-    raise LaunchError(
-        f"{file} is a gin file of the engine {of}: give --engine={of}, or take {other}"
-    )
+def _check_engines(files: Sequence[str], texts: Sequence[str], engine: str) -> None:
+    """Fails on a file of the other engine, and where t5x's own does not come first."""
+    for file, text in zip(files, texts, strict=True):
+        of = "t5x" if _OF_T5X.search(text) else "native" if _OF_NATIVE.search(text) else engine
+        if of != engine:
+            raise LaunchError(
+                f"{file} is a gin file of the engine {of}: give --engine={of}, or take one of "
+                f"gin_configs/{'t5x' if engine == 't5x' else 'runs'}"
+            )
+    if engine == "t5x" and not _OF_T5X.search(texts[0]):
+        raise LaunchError(f"--engine=t5x: the first --gin_file is {_FIRST_OF_T5X}, not {files[0]}")
 
 
 def _gin_text(file: str) -> str:

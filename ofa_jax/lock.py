@@ -127,7 +127,7 @@ class FolderLock:
 
         Args:
           file: the lock file.
-          name: of the folder, for messages, such as "MODEL_DIR runs/mine".
+          name: of the folder, for messages, such as "model_dir runs/mine".
           beat_period: seconds between signs of life.
           silent_after: seconds without one after which a holder counts as gone.
         """

@@ -31,7 +31,7 @@ class Run:
 
     Attributes:
       row: its mixture.
-      seed: SEED.
+      seed: RANDOM_SEED.
       steps: TRAIN_STEPS.
       folder: MODEL_DIR.
       settings: arguments of training besides MODEL_DIR.
@@ -115,10 +115,9 @@ def plan(ablation: Ablation, engine: str = "native") -> tuple[Run, ...]:
     common = [f"--gin_file={file}" for file in ablation.gin_files]
     common += [f"--gin.{name}={text}" for name, text in ablation.bindings.items()]
     common.append(f"--gin.TRAIN_STEPS={ablation.steps}")
-    dataset = "utils.DatasetConfig"
     folder = pathlib.Path(ablation.folder)
     if engine == "t5x":
-        dataset, folder = "inputs.DatasetConfig", folder.absolute()
+        folder = folder.absolute()
         common += [
             f"--gin.{name}={ablation.steps}" for name in ("EVAL_PERIOD", "CHECKPOINT_PERIOD")
         ]
@@ -132,8 +131,11 @@ def plan(ablation: Ablation, engine: str = "native") -> tuple[Run, ...]:
             folder=folder / "runs" / row.folder / f"seed_{seed}",
             settings=(
                 *common,
-                f"--gin.SEED={seed}",
-                *(f"--gin.{dataset}.{field}={value!r}" for field, value in row.changes.items()),
+                f"--gin.RANDOM_SEED={seed}",
+                *(
+                    f"--gin.inputs.DatasetConfig.{field}={value!r}"
+                    for field, value in row.changes.items()
+                ),
             ),
         )
         for seed in ablation.seeds
@@ -192,6 +194,6 @@ def train(run: Run) -> int:
     if run.state() != "finished":
         raise ValueError(
             f"the run of {run.folder} ended without scores in its metrics.json; "
-            "utils.EvaluationConfig.final_num_examples must not be 0"
+            "evaluation.EvaluationConfig.final_num_examples must not be 0"
         )
     return Status.DONE

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Fields of utils.DatasetConfig that say how tasks are mixed; a row may change nothing else.
+# Fields of inputs.DatasetConfig that say how tasks are mixed; a row may change nothing else.
 MIXING_FIELDS = (
     "rates",
     "rate_by",
@@ -21,7 +21,7 @@ MIXING_FIELDS = (
     "rate_interpolation",
 )
 # What all rows must share: the ablation itself sets them, once for all.
-_OWN_BINDINGS = ("MODEL_DIR", "SEED", "TRAIN_STEPS")
+_OWN_BINDINGS = ("MODEL_DIR", "RANDOM_SEED", "TRAIN_STEPS")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Row:
 
     Attributes:
       name: as it stands in the table.
-      changes: field of `utils.DatasetConfig` to its value.
+      changes: field of `inputs.DatasetConfig` to its value.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Ablation:
       gin_files: of the run that every row changes, as for `python -m ofa_jax.train`.
       folder: results and, below `runs/<row>/seed_<number>`, the runs.
       steps: TRAIN_STEPS of every run.
-      seeds: SEED of the runs of every row.
+      seeds: RANDOM_SEED of the runs of every row.
       leave_out: families (or tasks, data sets) to leave out, one row each; a mapping from a name to
         several leaves these out together: {"grounding": ("visual_grounding",)}.
       rate_grid: family to the rates that it takes; a row for each combination.
       temperatures: a row each.
-      rows: name to changed fields of `utils.DatasetConfig`, for anything else.
+      rows: name to changed fields of `inputs.DatasetConfig`, for anything else.
       bindings: further gin bindings of every run, full name to the text of the value.
       reference: name of the first row.
       title: heading of table and chart.
@@ -140,7 +140,7 @@ class Ablation:
                 )
         for name in self.bindings:
             owner, _, field = name.rpartition(".")
-            mixes = owner in ("utils.DatasetConfig", "inputs.DatasetConfig")
+            mixes = owner == "inputs.DatasetConfig"
             if name in _OWN_BINDINGS or (mixes and field in MIXING_FIELDS):
                 raise ValueError(
                     f"ablation.Ablation.bindings: {name} is set by folder, seeds, steps or the "

@@ -84,7 +84,7 @@ def local_folder(path: str | os.PathLike, setting: str) -> pathlib.Path:
     """
     if is_remote(path):
         raise ValueError(
-            f"{setting} {path} must be a folder here; only MODEL_DIR and checkpoints may be gs:// "
+            f"{setting} {path} must be a folder here; only model_dir and checkpoints may be gs:// "
             "addresses, so mount the bucket (gcsfuse) and give its folder"
         )
     return pathlib.Path(path)

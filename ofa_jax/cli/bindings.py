@@ -6,7 +6,7 @@ schedule, or the function behind an entry point.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gin
@@ -22,6 +22,22 @@ from ofa_jax.training.optimizer import OptimizerConfig
 from ofa_jax.training.schedule import ScheduleConfig
 from ofa_jax.training.scst import SCSTConfig
 
+# What gin files of both engines bind, by the name that they have in them.
+SHARED: dict[str, Callable[..., Any]] = {
+    "models.OFA": settings.ModelConfig,
+    "models.ResNet": ResNetConfig,
+    "models.Tuning": TuningConfig,
+    "inputs.DatasetConfig": settings.DatasetConfig,
+    "evaluation.EvaluationConfig": EvaluationConfig,
+    "optimizers.OptimizerConfig": OptimizerConfig,
+    "optimizers.ScheduleConfig": ScheduleConfig,
+    "partitioning.Partitioner": settings.PartitionerConfig,
+    "trainer.Trainer": settings.TrainerConfig,
+    "trainer.LossConfig": LossConfig,
+    "trainer.EMAConfig": EMAConfig,
+    "trainer.SCSTConfig": SCSTConfig,
+}
+
 
 def registered(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     """Everything that gin can bind, by the name used in gin files.
@@ -31,21 +47,10 @@ def registered(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     """
     return {
         "train_script.train": train,
-        "models.OFA": settings.ModelConfig,
-        "models.ResNet": ResNetConfig,
-        "models.Tuning": TuningConfig,
-        "utils.DatasetConfig": settings.DatasetConfig,
-        "utils.EvaluationConfig": EvaluationConfig,
-        "utils.LossEvaluationConfig": LossEvaluationConfig,
-        "utils.CheckpointConfig": settings.CheckpointConfig,
-        "utils.LogConfig": LogConfig,
-        "utils.create_learning_rate_scheduler": ScheduleConfig,
-        "optimizers.OptimizerConfig": OptimizerConfig,
-        "partitioning.Partitioner": settings.PartitionerConfig,
-        "trainer.Trainer": settings.TrainerConfig,
-        "trainer.LossConfig": LossConfig,
-        "trainer.EMAConfig": EMAConfig,
-        "trainer.SCSTConfig": SCSTConfig,
+        "checkpoints.CheckpointConfig": settings.CheckpointConfig,
+        "evaluation.LossEvaluationConfig": LossEvaluationConfig,
+        "log.LogConfig": LogConfig,
+        **SHARED,
     }
 
 
@@ -56,8 +61,13 @@ def register(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
       Name in gin files to the configurable function that gin made of it.
     """
     gin.clear_config()
+    return register_all(registered(train))
+
+
+def register_all(names: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    """Registers names with gin; see `register`."""
     configurables = {}
-    for name, function in registered(train).items():
+    for name, function in names.items():
         module, _, short = name.rpartition(".")
         configurables[name] = gin.external_configurable(function, short, module=module)
     return configurables

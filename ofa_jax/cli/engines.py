@@ -6,31 +6,31 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-# t5x's files import what they configure, the native runner's names are always there.
+# t5x's files import what they configure, or include one that does; the native runner's names are
+# always there.
 _OF_T5X = re.compile(
-    r"^\s*(from t5x\b|import t5x\b|(from|import) ofa_jax\.t5x\b|import __main__\b)", re.MULTILINE
+    r"^\s*(from t5x\b|import t5x\b|(from|import) ofa_jax\.t5x\b|import __main__\b"
+    r"|include\s+.gin_configs/t5x/)",
+    re.MULTILINE,
 )
 _OF_NATIVE = re.compile(
-    r"^(train_script\.|MODEL\s*=\s*@models\.OFA\(\)|include\s+.gin_configs/(runs|models)/)",
-    re.MULTILINE,
+    r"^(train_script\.|MODEL\s*=\s*@models\.OFA\(\)|include\s+.gin_configs/native/)", re.MULTILINE
 )
 _CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
 MESH = "partitioning.Partitioner.mesh, for example 'data=-1,model=4'"
 _ALONE = "nothing: only python -m ofa_jax.train has it"
-_OF_MODEL = ("optimizer", "trainer", "locations")
-_KEPT = ("best_metric", "best_mode", "save_trained")
+_OF_MODEL = ("optimizer", "trainer")
 # What the native runner calls a setting (or all settings of a name) -> what t5x does.
 _UNDER_T5X = {
+    # Ours, which t5x's class of the name has not.
     "utils.DatasetConfig": "inputs.DatasetConfig",
-    "utils.EvaluationConfig": "evaluation.EvaluationConfig",
-    "utils.create_learning_rate_scheduler": "optimizers.ScheduleConfig",
-    "utils.CheckpointConfig.period": "CHECKPOINT_PERIOD",
-    "utils.CheckpointConfig.keep": "utils.SaveCheckpointConfig.keep",
-    "utils.CheckpointConfig.initial_path": "INITIAL_CHECKPOINT_PATH",
-    **dict.fromkeys((f"utils.CheckpointConfig.{name}" for name in _KEPT), _ALONE),
-    **dict.fromkeys(("utils.LogConfig", "train_script.train.log_cfg"), _ALONE),
-    "utils.LossEvaluationConfig": "train_script.train.train_eval_dataset_cfg",
+    "checkpoints.CheckpointConfig.period": "CHECKPOINT_PERIOD",
+    "checkpoints.CheckpointConfig.keep": "KEEP_CHECKPOINTS",
+    "checkpoints.CheckpointConfig.initial_path": "INITIAL_CHECKPOINT_PATH",
+    "checkpoints.CheckpointConfig": _ALONE,
+    **dict.fromkeys(("log.LogConfig", "train_script.train.log_cfg"), _ALONE),
+    "evaluation.LossEvaluationConfig": "train_script.train.train_eval_dataset_cfg",
     "train_script.train.loss_evaluation_cfg": "train_script.train.train_eval_dataset_cfg",
     "train_script.train": "train, as in --gin.train.eval_period=100",
     **{f"train_script.train.{name}": f"models.OFAModel.{name}" for name in _OF_MODEL},
@@ -39,24 +39,30 @@ _UNDER_T5X = {
     **{f"partitioning.{one}Partitioner.num_partitions": MESH for one in ("", "Mesh")},
 }
 _UNDER_NATIVE = {
-    "inputs.DatasetConfig": "utils.DatasetConfig",
-    "evaluation.EvaluationConfig": "utils.EvaluationConfig",
-    "optimizers.ScheduleConfig": "utils.create_learning_rate_scheduler",
-    "utils.SaveCheckpointConfig": "utils.CheckpointConfig",
-    "utils.RestoreCheckpointConfig": "utils.CheckpointConfig.initial_path",
+    "utils.DatasetConfig": "inputs.DatasetConfig",
+    "utils.create_learning_rate_scheduler": "optimizers.ScheduleConfig",
+    "utils.CheckpointConfig": "checkpoints.CheckpointConfig",
+    "utils.SaveCheckpointConfig": "checkpoints.CheckpointConfig",
+    "utils.RestoreCheckpointConfig": "checkpoints.CheckpointConfig.initial_path",
     "train_script.train.train_eval_dataset_cfg": "train_script.train.loss_evaluation_cfg",
     **{f"models.OFAModel.{name}": f"train_script.train.{name}" for name in _OF_MODEL},
     "trainer.StepTrainer": "trainer.Trainer",
-    "trainer.Trainer.learning_rate_fn": "utils.create_learning_rate_scheduler",
+    "trainer.Trainer.learning_rate_fn": "optimizers.ScheduleConfig",
     "partitioning.PjitPartitioner": MESH,
     "partitioning.MeshPartitioner": "partitioning.Partitioner",
     "partitioning.Partitioner.num_partitions": MESH,
-    "CHECKPOINT_PERIOD": "utils.CheckpointConfig.period",
-    "STATS_PERIOD": "train_script.train.stats_period",
 }
 # What both engines once called a setting -> what it is called.
 _OF_LOSS = "label_smoothing drop_worst_ratio drop_worst_after encouraging_log_end constraint_range"
 _RENAMED = {
+    "SEED": "RANDOM_SEED",
+    "CHECKPOINT": "CHECKPOINT_PATH",
+    "OUTPUT_DIR": "EVAL_OUTPUT_DIR (of eval) or INFER_OUTPUT_DIR (of infer)",
+    "utils.EvaluationConfig": "evaluation.EvaluationConfig",
+    "utils.LossEvaluationConfig": "evaluation.LossEvaluationConfig",
+    "utils.LogConfig": "log.LogConfig",
+    "train_script.train.locations": "inputs.DatasetConfig.locations",
+    "models.OFAModel.locations": "inputs.DatasetConfig.locations",
     **{f"trainer.Trainer.{name}": f"trainer.LossConfig.{name}" for name in _OF_LOSS.split()},
     "trainer.Trainer.loss_normalisation": "trainer.LossConfig.normalisation",
     "trainer.Trainer.ema_decay": "trainer.EMAConfig.decay",
@@ -72,16 +78,32 @@ def is_of_t5x(text: str) -> bool:
 
 
 def check_files(files: Sequence[str], engine: str) -> None:
-    """Raises ValueError where a gin file is one of the other engine than "native" or "t5x"."""
-    for file in files:
-        path = next((one for one in (pathlib.Path(file), _CHECKOUT / file) if one.is_file()), None)
-        text = path.read_text(encoding="utf-8", errors="replace") if path else ""
+    """Checks that gin files are for an engine; those of models and runs are for both.
+
+    Args:
+      files: as given, in their order.
+      engine: "native" or "t5x".
+
+    Raises:
+      ValueError: a file of the other engine, or t5x without a file of its own before the others.
+    """
+    texts = [_text(file) for file in files]
+    for file, text in zip(files, texts, strict=True):
         of = "t5x" if is_of_t5x(text) else "native" if _OF_NATIVE.search(text) else engine
         if of != engine:
             raise ValueError(
                 f"{file} is a gin file of the engine {of}: give --engine={of}, or take one of "
                 f"gin_configs/{'t5x' if engine == 't5x' else 'runs'}"
             )
+    if engine == "t5x" and not is_of_t5x(texts[0]):
+        raise ValueError(
+            f"--engine=t5x: the first gin file is gin_configs/t5x/train.gin, not {files[0]}"
+        )
+
+
+def _text(file: str) -> str:
+    path = next((one for one in (pathlib.Path(file), _CHECKOUT / file) if one.is_file()), None)
+    return path.read_text(encoding="utf-8", errors="replace") if path else ""
 
 
 def hint(name: str, *, t5x: bool) -> str:

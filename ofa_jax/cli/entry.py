@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from ofa_jax.cli import shell
 from ofa_jax.schema import Between
 
+# Read before the files of the command line: what the scripts are given, by macros and parts.
+TRAIN_FILE = "gin_configs/native/train.gin"
 REQUIRED_MACROS = (
     "MIXTURE_OR_TASK_NAME",
     "TASK_FEATURE_LENGTHS",
@@ -31,7 +33,16 @@ def macro_types() -> dict[str, Any]:
         "BATCH_SIZE": BatchSize,
         "WARMUP_STEPS": Steps,
         "EVAL_PERIOD": Steps,
-        "SEED": Seed,
+        "CHECKPOINT_PERIOD": Steps,
+        "STATS_PERIOD": Annotated[int, Between(1, 10**9)],
+        "KEEP_CHECKPOINTS": Annotated[int, Between(1, 10**6)],
+        "BEST_METRIC": str,
+        "SAVE_TRAINED": bool,
+        "INITIAL_CHECKPOINT_PATH": str | None,
+        "MIXTURE_OR_TASK_MODULE": str | Sequence[str],
+        **dict.fromkeys(("DATA_DIR", "VOCAB_DIR", "INFER_OUTPUT_DIR", "CHECKPOINT_PATH"), str),
+        **dict.fromkeys(("EVAL_OUTPUT_DIR", "INSTRUCTION"), str | None),
+        "RANDOM_SEED": Seed,
         "LEARNING_RATE": Annotated[float, Between(0, 1000)],
         "DROPOUT_RATE": Annotated[float, Between(0, 1)],
     }
@@ -52,7 +63,7 @@ def run_train(arguments: Sequence[str]) -> int:
         prog="python -m ofa_jax.train",
         description="Trains a mixture of OFA tasks from gin files.",
         epilog="Any gin binding can be given as --gin.NAME=VALUE, for example "
-        "--gin.TRAIN_STEPS=100 or --gin.MODEL_DIR='\"runs/mine\"'.",
+        "--gin.TRAIN_STEPS=100 or --gin.MODEL_DIR=runs/mine.",
     )
     parser.add_argument("--gin_file", action="append", required=True, help="may be repeated")
     parser.add_argument("--print_config", action="store_true", help="print the settings and stop")
@@ -67,7 +78,7 @@ def run_train(arguments: Sequence[str]) -> int:
 
         configurables = names.register(train)
         gin_files.parse(
-            options.gin_file,
+            (TRAIN_FILE, *options.gin_file),
             bindings,
             names.registered(train),
             required=REQUIRED_MACROS,
@@ -105,7 +116,7 @@ def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     planner = plan.planner(options, found)
     configurables = names.register(planner)
     gin_files.parse(
-        options.gin_file,
+        (TRAIN_FILE, *options.gin_file),
         bindings,
         names.registered(planner),
         required=REQUIRED_MACROS,

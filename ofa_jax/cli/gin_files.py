@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import tokenize
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -22,6 +23,14 @@ import gin
 from ofa_jax import schema
 from ofa_jax.cli import engines
 
+# Those of gin_configs/runs/train.gin: run files serve all scripts, of which one reads more than
+# another, and a binding may stand in the place of a macro. Any other that nothing reads is a typo.
+RUN_MACROS = frozenset({
+    "MIXTURE_OR_TASK_NAME", "MIXTURE_OR_TASK_MODULE", "TASK_FEATURE_LENGTHS", "BATCH_SIZE",
+    "RANDOM_SEED", "TRAIN_STEPS", "MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "EVAL_PERIOD",
+    "STATS_PERIOD", "CHECKPOINT_PERIOD", "KEEP_CHECKPOINTS", "BEST_METRIC", "SAVE_TRAINED",
+    "LEARNING_RATE", "WARMUP_STEPS", "WARMUP_RATIO",
+})  # fmt: skip
 # Folders in which relative gin files and includes are looked up, after the working directory.
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -110,13 +119,14 @@ def parse(
     for binding in overrides:
         name, _, value = (part.strip() for part in binding.partition("="))
         try:
-            gin.parse_config(binding, skip_unknown=False)
+            written = _as_text(value, _annotation(name, known, types or {}))
+            gin.parse_config(f"{name} = {written}", skip_unknown=False)
         except Exception as error:
             name, value, message = name[:_SHOWN], value[:_SHOWN], _explain(error, known)
             if "malformed node" in message or "Failed to parse token" in message:
                 named = value.strip().capitalize()
                 right = f"--gin.{name}='\"{value}\"'"
-                message = f"{value} is no value of gin; texts need quotes, as in {right}"
+                message = f"{value} is no value of gin; here, texts need quotes, as in {right}"
                 if named in ("True", "False", "None"):
                     message = f"{value} is no value of gin; write {named}"
             raise ConfigError(f"--gin.{name}={value}: {message}") from error
@@ -127,6 +137,38 @@ def parse(
         gin.finalize()
     except Exception as error:
         raise ConfigError(_explain(error, known)) from error
+
+
+def _annotation(
+    name: str, known: Mapping[str, Callable[..., Any]], types: Mapping[str, Any]
+) -> Any:
+    """The type of a macro or setting, None where nothing says it."""
+    owner, _, field = name.rpartition("/")[2].rpartition(".")
+    if not owner:
+        return types.get(field)
+    owners = [known[one] for one in known if one == owner or one.endswith(f".{owner}")]
+    hints = typing.get_type_hints(owners[0], include_extras=True) if len(owners) == 1 else {}
+    return hints.get(field)
+
+
+def _as_text(value: str, annotation: Any) -> str:
+    """A value as gin reads it: a text may come without quotes where the type says text."""
+    if annotation is None:
+        return value
+    try:
+        parsed = gin.config.parse_value(value)
+        if isinstance(parsed, str | gin.config.ConfigurableReference):
+            return value
+        schema.check_values({"value": annotation}, {"value": parsed}, "")
+        return value
+    except Exception:  # gin and Python's tokenizer raise any kind on a bad text.
+        if value in ("None", "True", "False"):
+            return value
+        try:
+            schema.check_values({"value": annotation}, {"value": value}, "")
+        except schema.SchemaError:
+            return value
+        return repr(value)
 
 
 def check(
@@ -143,6 +185,7 @@ def check(
       ConfigError: a macro without value, of another type, or read by nothing; a scope that nothing
         opens.
     """
+    _check_required()
     _check_macros(required, types or {}, t5x=t5x)
     _check_scopes(_T5X_SCOPES if t5x else ())
 
@@ -222,6 +265,36 @@ def _shell_path(name: str, value: str) -> str:
     return found
 
 
+def _check_required() -> None:
+    """Fails on a setting that a file leaves to others, and none sets."""
+    for (_, selector), bound in gin.config._CONFIG.items():
+        for name, value in bound.items() if selector != "gin.macro" else ():
+            if not _is_missing(value):
+                continue
+            setting = f"{'.'.join(selector.split('.')[-2:])}.{name}"
+            hint = f"add --gin.{setting}=... or set it in a gin file"
+            if setting == "models.OFA.size":
+                hint = "include a model file, for example --gin_file=gin_configs/models/base.gin"
+            raise ConfigError(f"{setting} has no value: {hint}")
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is %gin.REQUIRED."""
+    return value is gin.REQUIRED or getattr(value, "scopes", ())[-1:] == ["gin.REQUIRED"]
+
+
+def with_macros(message: str) -> str:
+    """A message of the library in the words of gin files: macros where they give a value."""
+    for (_, selector), bound in gin.config._CONFIG.items():
+        owner = selector.rpartition(".")[2]
+        for name, value in bound.items():
+            if getattr(value, "selector", "") == "gin.macro" and selector != "gin.macro":
+                # A word alone may be meant otherwise.
+                whole = rf"{owner}\.{name}" if "_" not in name else rf"({owner}\.)?{name}"
+                message = re.sub(rf"(?<![\w./-]){whole}(?![\w(])", value.scopes[-1], message)
+    return message
+
+
 # Of t5x's three data sets, of which a run may leave out one.
 _T5X_SCOPES = ("train", "train_eval", "infer_eval")
 
@@ -277,25 +350,18 @@ def _check_macros(required: Sequence[str], types: Mapping[str, Any], *, t5x: boo
         if reference.selector == "gin.macro"
     }
     # A macro that nothing reads is most likely a typo of one that something does.
-    for name in sorted(values.keys() - used - set(required)):
+    for name in sorted(values.keys() - used - set(required) - RUN_MACROS):
         near = engines.hint(name, t5x=t5x) or _nearest(name, sorted(used))
         raise ConfigError(f"macro {name} is set but nothing uses it.{near}")
     for name in sorted(used - values.keys() - set(required)):
         hint = _nearest(name, sorted(values))
-        if name == "MODEL":
-            folder = f"gin_configs/{'t5x/' if t5x else ''}models"
-            hint = f" Include a model file, for example --gin_file={folder}/base.gin"
         raise ConfigError(f"macro {name} is read but never set.{hint}")
-    for name in (*required, *sorted(values)):
+    for name in (*required, *sorted(values.keys() & used if t5x else values)):  # see RUN_MACROS
         value = values.get(name, gin.REQUIRED)
-        if isinstance(value, gin.config.ConfigurableReference):
-            if value.scopes and value.scopes[-1] == "gin.REQUIRED":
-                value = gin.REQUIRED
-            elif value.selector == "gin.macro":
-                continue
-        if value is gin.REQUIRED:
+        if _is_missing(value):
             raise ConfigError(f"{name} has no value: add --gin.{name}=... or set it in a gin file")
-        schema.check_values({name: types.get(name, Any)}, {name: value}, "")
+        if getattr(value, "selector", "") != "gin.macro":
+            schema.check_values({name: types.get(name, Any)}, {name: value}, "")
 
 
 def explain_t5x(error: BaseException) -> str | None:

@@ -10,10 +10,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ofa_jax.cli import shell
+from ofa_jax.cli import entry, shell
 
-EVAL_FILE = "gin_configs/runs/eval.gin"
-INFER_FILE = "gin_configs/runs/infer.gin"
+EVAL_FILE = "gin_configs/native/eval.gin"
+INFER_FILE = "gin_configs/native/infer.gin"
 
 
 def run_eval(arguments: Sequence[str]) -> int:
@@ -32,11 +32,11 @@ def run_eval(arguments: Sequence[str]) -> int:
     function = "eval_script.evaluate"
     locations = {"DATA_DIR": options.data, "VOCAB_DIR": options.vocabulary}
     chosen = {
-        "CHECKPOINT": options.checkpoint,
+        "CHECKPOINT_PATH": options.checkpoint,
         "MIXTURE_OR_TASK_NAME": options.task,
         "MIXTURE_OR_TASK_MODULE": options.module and tuple(options.module),
         "SPLITS": options.split and tuple(options.split),
-        "OUTPUT_DIR": options.output,
+        "EVAL_OUTPUT_DIR": options.output,
         "LOCATIONS": {name: path for name, path in locations.items() if path} or None,
         "BATCH_SIZE": options.batch_size,
         f"{function}.prepared_data": options.prepared,
@@ -51,7 +51,7 @@ def run_eval(arguments: Sequence[str]) -> int:
 
         return evaluate
 
-    required = ("MIXTURE_OR_TASK_NAME", "OUTPUT_DIR")
+    required = ("MIXTURE_OR_TASK_NAME", "EVAL_OUTPUT_DIR")
     return _run(function, load, options, chosen, bindings, EVAL_FILE, required)
 
 
@@ -75,7 +75,7 @@ def run_infer(arguments: Sequence[str]) -> int:
     options, bindings = _options(parser, arguments)
     function = "infer_script.infer"
     chosen = {
-        "CHECKPOINT": options.checkpoint,
+        "CHECKPOINT_PATH": options.checkpoint,
         "INSTRUCTION": options.instruction,
         f"{function}.task": options.task,
         f"{function}.module": options.module and tuple(options.module),
@@ -83,7 +83,7 @@ def run_infer(arguments: Sequence[str]) -> int:
         f"{function}.best": options.best,
         f"{function}.overwrite": options.overwrite or None,
         "IMAGES": options.image and tuple(options.image),
-        "OUTPUT_DIR": options.output,
+        "INFER_OUTPUT_DIR": options.output,
         "BATCH_SIZE": options.batch_size,
         f"{function}.region": options.region,
         f"{function}.answers": options.answers,
@@ -174,6 +174,7 @@ def _run(
             [*lines, *bindings],
             {name: function},
             required=required,
+            types=entry.macro_types(),
         )
         if options.print_config:
             print(gin_files.resolved())

@@ -85,7 +85,15 @@ def mistake(error: Exception) -> str | None:
 
 
 def _message(error: BaseException) -> str:
-    return _GIN_PLACE.split(str(error), maxsplit=1)[0].strip()
+    message = _GIN_PLACE.split(str(error), maxsplit=1)[0].strip()
+    if "gin" in sys.modules:
+        from ofa_jax.cli import gin_files
+
+        # What gin_files itself says names settings already.
+        return (
+            message if isinstance(error, gin_files.ConfigError) else gin_files.with_macros(message)
+        )
+    return message
 
 
 def _without_gin(error: BaseException) -> BaseException:

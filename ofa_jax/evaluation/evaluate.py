@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint: `eval_script.evaluate`, behind `python -m ofa_jax.eval`.
+"""Evaluation of a checkpoint: `evaluate`, behind `python -m ofa_jax.eval`.
 
 Every task and split: predict line by line (`evaluation.streaming`), score, write predictions, the
 submission file and a report page. The same command goes on where a stopped one was; several
@@ -122,13 +122,13 @@ def evaluate(
     Raises:
       ValueError: a setting that cannot work; the message names it.
     """
-    schema.check_arguments(evaluate, locals(), "eval_script.evaluate")
+    schema.check_arguments(evaluate, locals(), "evaluate")
     began = time.monotonic()
     part = Shard(jax.process_index(), jax.process_count())
     if num_shards:
         part = Shard(shard, num_shards)
     layout = MeshLayout.local()
-    layout.check_batch(batch_size, "BATCH_SIZE")
+    layout.check_batch(batch_size, "batch_size")
     for name, path in (locations or {}).items():
         data_locations.assign(name, path)
     source = find_checkpoint(checkpoint)
@@ -152,7 +152,7 @@ def evaluate(
         for split in splits:
             task.source.open(split)
 
-    root = local_folder(output_dir, "OUTPUT_DIR")
+    root = local_folder(output_dir, "output_dir")
     root.mkdir(parents=True, exist_ok=True)
     answerer = Answerer(
         OFA(imported.config),
@@ -261,19 +261,19 @@ def _lengths(
     given = dict(given or {})
     if unknown := set(given) - set(LENGTH_KEYS):
         raise ValueError(
-            f"TASK_FEATURE_LENGTHS are {', '.join(LENGTH_KEYS)}, not {', '.join(map(str, unknown))}"
+            f"task_feature_lengths are {', '.join(LENGTH_KEYS)}, not {', '.join(map(str, unknown))}"
         )
     cards = trained_cards(checkpoint) if set(given) != set(LENGTH_KEYS) else ()
     told = {} if cards or len(given) == len(LENGTH_KEYS) else _told(imported)
     lengths = {**(cards[0].lengths if cards else told), **given}
     if missing := [name for name in LENGTH_KEYS if name not in lengths]:
         raise ValueError(
-            f"TASK_FEATURE_LENGTHS: {checkpoint} is not the folder of a run and does not say "
+            f"task_feature_lengths: {checkpoint} is not the folder of a run and does not say "
             f"{' and '.join(missing)}, so give the lengths, such as "
-            "--gin.TASK_FEATURE_LENGTHS=\"{'inputs': 64, 'targets': 32, 'image': 480}\""
+            "task_feature_lengths = {'inputs': 64, 'targets': 32, 'image': 480}"
         )
     if told:
-        logger.info("TASK_FEATURE_LENGTHS of the checkpoint's task: %s", lengths)
+        logger.info("task_feature_lengths of the checkpoint's task: %s", lengths)
     return lengths
 
 

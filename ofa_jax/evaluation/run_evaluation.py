@@ -30,7 +30,7 @@ WORK = "work"
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """Generation on held-out examples (`utils.EvaluationConfig`).
+    """Generation on held-out examples (`EvaluationConfig`).
 
     Attributes:
       batch_size: examples per generation step.
@@ -64,10 +64,10 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if isinstance(self.unseen_tasks, str):
             raise ValueError(
-                "utils.EvaluationConfig.unseen_tasks must be a list of names, such as "
+                "EvaluationConfig.unseen_tasks must be a list of names, such as "
                 f"({self.unseen_tasks!r},)"
             )
-        schema.check(self, "utils.EvaluationConfig")
+        schema.check(self, "EvaluationConfig")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Questions about images: `infer_script.infer`, behind `python -m ofa_jax.infer`.
+"""Questions about images: `infer`, behind `python -m ofa_jax.infer`.
 
 One image: the answer is printed, boxes are drawn into a PNG. Many images, from files, folders or a
 prepared data set: a line per image in `predictions/answers.jsonl`, written batch by batch, and a
@@ -130,13 +130,13 @@ def infer(
     Raises:
       ValueError: a setting that cannot work, or a bad single image.
     """
-    schema.check_arguments(infer, locals(), "infer_script.infer")
+    schema.check_arguments(infer, locals(), "infer")
     if task and instruction is not None:
         raise ValueError("--task and --instruction exclude each other: a task has its instruction")
     instruction = "" if task else DEFAULT_INSTRUCTION if instruction is None else instruction
     if not task and not instruction.strip():
         raise ValueError("--instruction is empty; say what the model should do")
-    local_folder(output_dir, "OUTPUT_DIR")
+    local_folder(output_dir, "output_dir")
     paths = find_images(images)
     has_image = bool(paths or prepared_data)
     without_image = without_image or (bool(image_tokenizer) and not has_image)

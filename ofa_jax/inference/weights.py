@@ -13,7 +13,7 @@ from ofa_jax.checkpoint.bucket import is_remote, local_copy
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, import_checkpoint
 from ofa_jax.checkpoint.orbax_weights import best_step, step_folder
 from ofa_jax.checkpoint.tuned import split_source
-from ofa_jax.data.tasks.card import TaskCard, read_cards
+from ofa_jax.data.tasks.card import TaskCard, read_cards, read_settings
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.report.paper_tables import configured_methods
 
@@ -55,8 +55,7 @@ def _best_of_run(folder: str) -> str | None:
 def trained_cards(checkpoint: str) -> tuple[TaskCard, ...]:
     """The tasks of the run that a checkpoint comes from; () where there is no run.
 
-    They are data in its `config.json`. Of a run from before there was this file, the tasks that
-    this library declares itself are looked up by the names in its `config.gin`.
+    They are data in its `config.json`.
 
     Args:
       checkpoint: as the user gave it; the folder of a run or a checkpoint in it.
@@ -67,11 +66,6 @@ def trained_cards(checkpoint: str) -> tuple[TaskCard, ...]:
     for folder in _homes(checkpoint):
         if cards := read_cards(folder):
             return cards
-    if text := _trained_configuration(checkpoint):
-        # seqio's registry, which nothing else here needs.
-        from ofa_jax.data.tasks.registered_cards import configured_cards
-
-        return configured_cards(text)
     return ()
 
 
@@ -113,9 +107,9 @@ def trained_methods(checkpoint: str, config: OFAConfig) -> tuple[str, ...]:
       checkpoint: as the user gave it.
       config: the model; its parts decide where no run is known.
     """
-    text = _trained_configuration(checkpoint)
-    if text:
-        return configured_methods(text)
+    for folder in _homes(checkpoint):
+        if settings := read_settings(folder):
+            return configured_methods(settings)
     tuning = config.tuning
     parts = {
         "prefix": tuning.encoder_prefix or tuning.decoder_prefix,
@@ -125,15 +119,6 @@ def trained_methods(checkpoint: str, config: OFAConfig) -> tuple[str, ...]:
         "BitFit": split_source(checkpoint) is not None and not tuning.is_on,
     }
     return tuple(name for name, is_there in parts.items() if is_there)
-
-
-def _trained_configuration(checkpoint: str) -> str:
-    """`config.gin` of the run that a checkpoint comes from; "" where there is no run."""
-    for folder in _homes(checkpoint):
-        path = folder / "config.gin"
-        if path.is_file():
-            return path.read_text(encoding="utf-8", errors="replace")
-    return ""
 
 
 def _homes(checkpoint: str) -> tuple[pathlib.Path, pathlib.Path]:

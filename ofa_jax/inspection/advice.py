@@ -15,8 +15,7 @@ _FINETUNING = {"caption": "own_captioning", "visual_grounding": "own_grounding",
 # Splits that they are evaluated on, the first that is there.
 _EVALUATED = ("validation", "test", "train")
 _WITHOUT_EVALUATION = (
-    "--gin.EVAL_PERIOD=0 --gin.utils.EvaluationConfig.final_num_examples=0 "
-    "--gin.utils.CheckpointConfig.best_metric=None"
+    "--gin.EVAL_PERIOD=0 --gin.evaluation.EvaluationConfig.final_num_examples=0 --gin.BEST_METRIC="
 )
 _PRETRAINING = {
     "caption": "captioning, image_text_matching",
@@ -61,14 +60,13 @@ def advice(opened: OpenedData, kinds: Mapping[str, int]) -> list[str]:
     split = "" if evaluated == _EVALUATED[0] else f" --split={evaluated}"
     # A run evaluates on `validation`, if it has some.
     without = "" if _EVALUATED[0] in there else f" {_WITHOUT_EVALUATION}"
-    data = shlex.quote(f'--gin.DATA_DIR="{folder}"')
+    data = shlex.quote(f"--gin.DATA_DIR={folder}")
     lines += [
         "",
         "to train on it, and to evaluate",
         "  python -m ofa_jax.train --gin_file=gin_configs/models/base.gin \\",
         f"    --gin_file=gin_configs/runs/finetune/{task}.gin {data} \\",
-        f"""    --gin.INITIAL_CHECKPOINT_PATH='"CHECKPOINT"' --gin.MODEL_DIR='"runs/{task}"'"""
-        + without,
+        f"    --gin.INITIAL_CHECKPOINT_PATH=CHECKPOINT --gin.MODEL_DIR=runs/{task}" + without,
         f"  python -m ofa_jax.eval --checkpoint=runs/{task} --task={task} --module=tasks.own \\",
         f"    --data={shlex.quote(folder)} --output=runs/{task}/evaluation{split}",
     ]

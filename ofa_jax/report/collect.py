@@ -82,6 +82,7 @@ class RunRecord:
         what was written later wins).
       predictions: task -> rows of predictions/<task>.jsonl.
       config_text: the resolved configuration, if it was saved.
+      settings: the same as data, {} where it was not.
       notices: one sentence per missing or cut-off piece.
     """
 
@@ -92,6 +93,7 @@ class RunRecord:
     history: tuple[Mapping[str, Any], ...]
     predictions: Mapping[str, tuple[Mapping[str, Any], ...]]
     config_text: str | None
+    settings: Mapping[str, Any]
     notices: tuple[str, ...]
 
     @property
@@ -357,6 +359,8 @@ def collect(run_dir: str | pathlib.Path) -> RunRecord:
     config_text = _read_text(config_path) if config_path.is_file() else None
     if config_text is None and kind == TRAINING:
         notices.append("config.gin is missing: the resolved configuration is not shown.")
+    settings_path = run_dir / "config.json"
+    settings = read_json(settings_path).get("settings") if settings_path.is_file() else None
     return RunRecord(
         path=run_dir,
         info=info,
@@ -365,5 +369,6 @@ def collect(run_dir: str | pathlib.Path) -> RunRecord:
         history=history,
         predictions=predictions,
         config_text=config_text,
+        settings=_mapping(settings_path, "settings", settings),
         notices=tuple(notices),
     )

@@ -11,6 +11,7 @@ import html
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ofa_jax.report import labels
 from ofa_jax.report.collect import RunRecord, TaskScores, collect
@@ -21,13 +22,14 @@ from ofa_jax.report.tables import Cell, Table
 PAGE = "tables.html"
 _WITHOUT = re.compile(r"(?P<world>\w+)_without_(?P<left_out>\w+)")
 _WHOLE = re.compile(r"(?P<world>\w+)_quickstart")
-# How a tuned run's configuration shows itself.
+# How a tuned run's settings show themselves: the fields of `models.Tuning` that are on.
 _METHODS = {
-    "prefix": r"coder_prefix = [1-9]",
-    "adapter": r"adapter_dim = [1-9]",
-    "LoRA": r"lora_rank = [1-9]",
-    "BitFit": r"frozen = [^\n]*\\?\n?[^\n]*expand\|contract\)/bias",
+    "prefix": ("encoder_prefix", "decoder_prefix"),
+    "adapter": ("adapter_dim",),
+    "LoRA": ("lora_rank",),
 }
+# All but biases is frozen.
+_BITFIT = "expand|contract)/bias"
 
 Scores = Mapping[str, Mapping[str, TaskScores]]
 
@@ -37,9 +39,14 @@ def find_runs(root: str | pathlib.Path = "runs") -> list[pathlib.Path]:
     return sorted(path.parent for path in pathlib.Path(root).glob("**/metrics.json"))
 
 
-def configured_methods(config_text: str) -> tuple[str, ...]:
-    """Names of the parameter-efficient methods in the text of a configuration."""
-    return tuple(name for name, pattern in _METHODS.items() if re.search(pattern, config_text))
+def configured_methods(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the parameter-efficient methods in the settings of a run (its `config.json`)."""
+    parts = [settings.get(name) for name in ("model", "optimizer")]
+    model, optimizer = (part if isinstance(part, Mapping) else {} for part in parts)
+    tuning = model.get("tuning")
+    on = {name for name, value in tuning.items() if value} if isinstance(tuning, Mapping) else set()
+    found = [name for name, fields in _METHODS.items() if on & set(fields)]
+    return (*found, *(["BitFit"] if _BITFIT in str(optimizer.get("frozen")) else []))
 
 
 def tuning_methods(record: RunRecord) -> tuple[str, ...]:
@@ -49,7 +56,7 @@ def tuning_methods(record: RunRecord) -> tuple[str, ...]:
       record: of a training run, which has its configuration, or of an evaluation, which says it.
     """
     said = record.info.get("tuning")
-    return tuple(said) if said is not None else configured_methods(record.config_text or "")
+    return tuple(said) if said is not None else configured_methods(record.settings)
 
 
 def scores_by_split(record: RunRecord) -> dict[str, dict[str, TaskScores]]:

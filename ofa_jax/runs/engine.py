@@ -188,13 +188,13 @@ def check_model_fits(config: OFAConfig, tasks: TaskSet) -> None:
     for key, limit in longest.items():
         if tasks.lengths[key] > limit:
             raise ValueError(
-                f"TASK_FEATURE_LENGTHS[{key!r}] = {tasks.lengths[key]}, but the model has "
+                f"task_feature_lengths[{key!r}] = {tasks.lengths[key]}, but the model has "
                 f"positions for {limit} tokens"
             )
     image, stride = tasks.lengths["image"], config.resnet.stride
     if image % stride or image // stride > config.image_bucket_size:
         raise ValueError(
-            f"TASK_FEATURE_LENGTHS['image'] = {image} pixels; this model needs a multiple of "
+            f"task_feature_lengths['image'] = {image} pixels; this model needs a multiple of "
             f"{stride} of at most {stride * config.image_bucket_size}"
         )
     codes = config.code_window**2 + 1
@@ -202,6 +202,6 @@ def check_model_fits(config: OFAConfig, tasks: TaskSet) -> None:
         task.target_modality == "CODE" for task in tasks.tasks
     ):
         raise ValueError(
-            f"TASK_FEATURE_LENGTHS['targets'] = {tasks.lengths['targets']} is too short for image "
+            f"task_feature_lengths['targets'] = {tasks.lengths['targets']} is too short for image "
             f"infilling: {codes - 1} codes and eos need {codes}"
         )

@@ -9,7 +9,7 @@ import logging
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import jax
@@ -49,8 +49,8 @@ class RunFolder:
     """Where a run writes.
 
     Attributes:
-      address: MODEL_DIR as given; checkpoints go there.
-      files: folder of everything else: the same, or on this machine where MODEL_DIR is a bucket.
+      address: model_dir as given; checkpoints go there.
+      files: folder of everything else: the same, or on this machine where model_dir is a bucket.
       mirror: copies `files` to the bucket, or None.
       lock: keeps others out; None on hosts that write nothing by themselves.
     """
@@ -70,7 +70,7 @@ class RunFolder:
             self.lock.check()
 
     def push(self) -> None:
-        """Makes sure that everything written so far is where MODEL_DIR is.
+        """Makes sure that everything written so far is where model_dir is.
 
         Raises:
           CheckpointError: the bucket cannot be written.
@@ -86,13 +86,13 @@ class RunFolder:
 
 
 def check_model_dir(model_dir: str) -> None:
-    """Fails at the start where MODEL_DIR is an address that nothing here can write to.
+    """Fails at the start where model_dir is an address that nothing here can write to.
 
     Raises:
       ValueError: with what would help.
     """
     if is_remote(model_dir):
-        check_address(model_dir, "MODEL_DIR")
+        check_address(model_dir, "model_dir")
 
 
 @contextlib.contextmanager
@@ -100,7 +100,7 @@ def opened(model_dir: str) -> Iterator[RunFolder]:
     """The folder of a run, for as long as it is used.
 
     Args:
-      model_dir: MODEL_DIR, a folder or an address such as gs://bucket/run.
+      model_dir: model_dir, a folder or an address such as gs://bucket/run.
 
     Raises:
       ValueError: see `check_model_dir`; or another process uses the folder.
@@ -117,7 +117,7 @@ def opened(model_dir: str) -> Iterator[RunFolder]:
                 except OSError as error:
                     reason = error.strerror or error
                     raise SettingsError(
-                        f"MODEL_DIR: cannot write checkpoints to {address}: {reason}"
+                        f"model_dir: cannot write checkpoints to {address}: {reason}"
                     ) from error
         if not is_remote(address):
             yield RunFolder(address, pathlib.Path(address), lock=lock)
@@ -135,7 +135,7 @@ def _lock_of(address: str) -> FolderLock:
     else:
         pathlib.Path(address).mkdir(parents=True, exist_ok=True)
         file = LocalFile(pathlib.Path(address) / LOCK_NAME)
-    return FolderLock(file, f"MODEL_DIR {address}")
+    return FolderLock(file, f"model_dir {address}")
 
 
 def open_manager(
@@ -161,7 +161,7 @@ def open_manager(
             best_mode=checkpoints.best_mode,
         )
     except CheckpointError as error:
-        raise type(error)(f"MODEL_DIR: {error}") from error
+        raise type(error)(f"model_dir: {error}") from error
 
 
 def check_space(
@@ -184,7 +184,7 @@ def check_space(
     needed = tree_bytes(to_checkpoint_tree(state)) * copies
     if (free := shutil.disk_usage(run.files).free) < needed:
         raise ValueError(
-            f"MODEL_DIR {run.address} has {readable_size(free)} free; {checkpoints.keep} "
+            f"model_dir {run.address} has {readable_size(free)} free; {checkpoints.keep} "
             f"checkpoints and the one being written need {readable_size(needed)} more"
         )
 
@@ -205,7 +205,9 @@ def write_trained(run: RunFolder, engine: Engine, variables: Any, initial_path: 
     logger.info("%s: the %d numbers that were trained, %s", run.shown(path), count, size)
 
 
-def write_settings(run_dir: pathlib.Path, engine: Engine, mixture: str, config: str) -> None:
+def write_settings(
+    run_dir: pathlib.Path, engine: Engine, mixture: str, config: str, settings: Mapping[str, Any]
+) -> None:
     """Writes what the checkpoints need to be read: configuration, vocabulary, model, task.
 
     Args:
@@ -213,9 +215,10 @@ def write_settings(run_dir: pathlib.Path, engine: Engine, mixture: str, config: 
       engine: of the run.
       mixture: name of the mixture or task.
       config: the whole configuration as text.
+      settings: the same by argument of `train`.
     """
     run_tasks.save_vocabulary(run_dir, engine.tasks.tokenizer)
-    run_tasks.save_cards(run_dir, engine.tasks, mixture)
+    run_tasks.save_cards(run_dir, engine.tasks, mixture, settings)
     write_model_config(run_dir, engine.config)
     facts = run_tasks.task_facts(engine.tasks)
     write_source_record(run_dir, SourceRecord("trained", run_dir.name, task=facts))

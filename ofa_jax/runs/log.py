@@ -22,7 +22,7 @@ logger = logging.getLogger("ofa_jax")
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """Where the numbers of a run go besides `metrics.jsonl` (`utils.LogConfig`).
+    """Where the numbers of a run go besides `metrics.jsonl` (`LogConfig`).
 
     Attributes:
       tensorboard: whether event files are written.
@@ -37,7 +37,7 @@ class LogConfig:
     wandb_mode: Literal["online", "offline"] = "online"
 
     def __post_init__(self) -> None:
-        schema.check(self, "utils.LogConfig")
+        schema.check(self, "LogConfig")
 
 
 class RunLog:
@@ -127,7 +127,7 @@ def _wandb_run(run_dir: pathlib.Path, address: str, config: LogConfig, settings:
         wandb = importlib.import_module("wandb")
     except ModuleNotFoundError as error:
         raise ValueError(
-            "utils.LogConfig.wandb_project is set, but the package wandb is not installed: "
+            "LogConfig.wandb_project is set, but the package wandb is not installed: "
             "pip install wandb, or leave the setting out"
         ) from error
     folder = str(run_dir.absolute())

@@ -21,7 +21,7 @@ from ofa_jax.training.step import TaskSums, make_eval_step
 
 @dataclasses.dataclass(frozen=True)
 class LossEvaluationConfig:
-    """The loss on held-out batches while training (`utils.LossEvaluationConfig`).
+    """The loss on held-out batches while training (`LossEvaluationConfig`).
 
     Cheaper than generation, so it can come more often.
 
@@ -36,7 +36,7 @@ class LossEvaluationConfig:
     split: str = "validation"
 
     def __post_init__(self) -> None:
-        schema.check(self, "utils.LossEvaluationConfig")
+        schema.check(self, "LossEvaluationConfig")
 
 
 @dataclasses.dataclass

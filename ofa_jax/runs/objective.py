@@ -1,6 +1,6 @@
 """What fine-tuning adds to a training run: its losses, self-critical steps, the best checkpoint.
 
-Called by `train`; everything here turns settings of `trainer.Trainer` and `CheckpointConfig` into
+Called by `train`; everything here turns settings of `Trainer` and `CheckpointConfig` into
 the functions that the loop takes.
 """
 
@@ -202,7 +202,7 @@ def deciding_score(metric: str, values: Mapping[str, float]) -> dict[str, float]
     if len(found) != 1:
         names = ", ".join(name.removeprefix("eval/") for name in found or values)
         what = "names several scores" if found else "is no score of this run; there are"
-        raise ValueError(f"utils.CheckpointConfig.best_metric {metric!r} {what}: {names}")
+        raise ValueError(f"CheckpointConfig.best_metric {metric!r} {what}: {names}")
     return {metric: next(iter(found.values()))}
 
 

@@ -18,7 +18,7 @@ from ofa_jax.data.tasks.task import OFATask
 
 logger = logging.getLogger("ofa_jax")
 
-_RATES = "utils.DatasetConfig.rates"
+_RATES = "DatasetConfig.rates"
 _OFFICIAL_FILE = "{DATA_DIR}/vision_language_examples.tsv"
 
 
@@ -105,7 +105,7 @@ def check_presence(tasks: Sequence[OFATask], split: str, mixture: str) -> None:
         return
     if len(errors) == len(tasks) and len(set(errors.values())) == 1:
         name, error = next(iter(errors.items()))
-        raise ValueError(f"task {name!r}, split {split!r} (utils.DatasetConfig.split): {error}")
+        raise ValueError(f"task {name!r}, split {split!r} (DatasetConfig.split): {error}")
     missing = _missing_sets(tasks, errors)
     by_reason: dict[str, list[str]] = {}
     for name, error in missing.items():
@@ -115,14 +115,14 @@ def check_presence(tasks: Sequence[OFATask], split: str, mixture: str) -> None:
     if len(errors) < len(tasks):
         zeros = "{" + ", ".join(f"'{name}': 0" for name in missing) + "}"
         line += (
-            " Fill them as docs/data.md says, take another MIXTURE_OR_TASK_NAME, or leave them "
-            f'out: --gin.{_RATES}="{zeros}"'
+            " Fill them as docs/data.md says, take another mixture_or_task_name, or leave them "
+            f"out: {_RATES} = {zeros}"
         )
     else:
         line += " Nothing is there: is DATA_DIR right? docs/data.md says how to fill it"
         if _has_official_files():
             line += (
-                "; the official TSV files that lie there are read by MIXTURE_OR_TASK_NAME = "
+                "; the official TSV files that lie there are read by mixture_or_task_name = "
                 '"ofa_pretrain_tsv"'
             )
     raise ValueError(line)

@@ -7,6 +7,7 @@ registered in `ofa_jax.cli.bindings`.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -32,14 +33,14 @@ def _check_lengths(lengths: Mapping[str, int]) -> None:
     numbers = [isinstance(value, int) and value > 0 for value in lengths.values()]
     if set(lengths) != set(LENGTH_KEYS) or not all(numbers):
         raise ValueError(
-            "TASK_FEATURE_LENGTHS must give positive whole numbers for 'inputs' and 'targets' "
-            f"(tokens) and 'image' (pixels per side), got {dict(lengths)}"
+            "DatasetConfig.task_feature_lengths must give positive whole numbers for 'inputs' and "
+            f"'targets' (tokens) and 'image' (pixels per side), got {dict(lengths)}"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetConfig:
-    """Training input (`utils.DatasetConfig`).
+    """Training input (`DatasetConfig`).
 
     Attributes:
       mixture_or_task_name: registered name.
@@ -48,6 +49,8 @@ class DatasetConfig:
       rates: changed rates of the mixture, by task, data set, prefix of names or family (then the
         total of its tasks); 0 leaves out.
       module: modules to import first, which register tasks and mixtures.
+      locations: folders by name, for example {"DATA_DIR": ..., "VOCAB_DIR": ...}; without the last
+        one, the vocabulary beside the checkpoint to start from.
       split: split of the sources.
       seed: seed of order, preparation and noise.
       num_workers: worker processes; 0 reads in this process.
@@ -75,6 +78,7 @@ class DatasetConfig:
     batch_size: BatchSize
     rates: Mapping[str, Rate] = dataclasses.field(default_factory=dict)
     module: str | Sequence[str] = ()
+    locations: Mapping[str, str] = dataclasses.field(default_factory=dict)
     split: str = "train"
     seed: Seed = 0
     num_workers: Annotated[int, Between(0, 1024)] = 0
@@ -92,11 +96,11 @@ class DatasetConfig:
     bucket_read_ahead: Annotated[int, Between(1, 1 << 16)] | None = None
 
     def __post_init__(self) -> None:
-        schema.check(self, "utils.DatasetConfig")
+        schema.check(self, "DatasetConfig")
         _check_lengths(self.task_feature_lengths)
         if self.bucket_cache and is_remote(self.bucket_cache):
             raise ValueError(
-                "utils.DatasetConfig.bucket_cache must be a folder on a disk of this machine, got "
+                "DatasetConfig.bucket_cache must be a folder on a disk of this machine, got "
                 f"{self.bucket_cache!r}"
             )
         self._check_mixing()
@@ -112,13 +116,13 @@ class DatasetConfig:
     def _check_mixing(self) -> None:
         if self.rate_by == "examples" and any(self.rates.values()):
             raise ValueError(
-                'utils.DatasetConfig.rates: with rate_by = "examples" a rate can only be 0, which '
+                'DatasetConfig.rates: with rate_by = "examples" a rate can only be 0, which '
                 "leaves a task out; use rate_schedule = {0: {NAME: FACTOR}} to weigh tasks"
             )
         for name, lengths in self.buckets.items():
             if not set(lengths) <= set(LENGTH_KEYS):
                 raise ValueError(
-                    f"utils.DatasetConfig.buckets: {name!r} needs lengths by name "
+                    f"DatasetConfig.buckets: {name!r} needs lengths by name "
                     f"({', '.join(LENGTH_KEYS)}), got {lengths!r}"
                 )
 
@@ -145,7 +149,7 @@ class DatasetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """Saving and restoring (`utils.CheckpointConfig`).
+    """Saving and restoring (`CheckpointConfig`).
 
     Attributes:
       period: steps between checkpoints; 0 saves only at the end.
@@ -155,7 +159,7 @@ class CheckpointConfig:
         "captioning/cider_d"; the best checkpoint by it stays, and the final evaluation uses it.
         "" keeps only the newest.
       best_mode: "max" or "min".
-      save_trained: write at the end what `optimizers.OptimizerConfig.frozen` left to train, and
+      save_trained: write at the end what `OptimizerConfig.frozen` left to train, and
         nothing else, to the small file `tuned.safetensors`.
     """
 
@@ -167,12 +171,12 @@ class CheckpointConfig:
     save_trained: bool = False
 
     def __post_init__(self) -> None:
-        schema.check(self, "utils.CheckpointConfig")
+        schema.check(self, "CheckpointConfig")
 
 
 @dataclasses.dataclass(frozen=True)
 class PartitionerConfig:
-    """The device mesh (`partitioning.Partitioner`).
+    """The device mesh (`Partitioner`).
 
     Attributes:
       mesh: for example "data=8,model=4"; "" puts every device on the data axis. With `dcn_mesh`,
@@ -189,18 +193,18 @@ class PartitionerConfig:
     additional_rules: Sequence[Sequence[Any]] = ()
 
     def __post_init__(self) -> None:
-        schema.check(self, "partitioning.Partitioner")
+        schema.check(self, "Partitioner")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainerConfig:
-    """How a step is taken (`trainer.Trainer`).
+    """How a step is taken (`Trainer`).
 
     Attributes:
       num_microbatches: gradient accumulation; 1 takes the batch at once.
-      loss: the training loss (`trainer.LossConfig`).
-      ema: the moving average of the weights (`trainer.EMAConfig`); None or a decay of 0 keeps none.
-      scst: self-critical training of captions in place of cross entropy (`trainer.SCSTConfig`).
+      loss: the training loss (`LossConfig`).
+      ema: the moving average of the weights (`EMAConfig`); None or a decay of 0 keeps none.
+      scst: self-critical training of captions in place of cross entropy (`SCSTConfig`).
       profile_start: finished steps when the profiler starts to record.
       profile_steps: steps that it records into the folder `profile` of the run; 0 records none.
     """
@@ -213,12 +217,31 @@ class TrainerConfig:
     profile_steps: Steps = 0
 
     def __post_init__(self) -> None:
-        schema.check(self, "trainer.Trainer")
+        schema.check(self, "Trainer")
 
     @property
     def averages(self) -> bool:
         """Whether a moving average of the weights is kept."""
         return self.ema is not None and self.ema.decay > 0
+
+
+def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are kept in a file: dataclasses become objects, None is left out.
+
+    Args:
+      settings: dataclasses and plain values by name.
+    """
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        if isinstance(value, Mapping):
+            return {str(key): plain(one) for key, one in value.items() if one is not None}
+        if isinstance(value, list | tuple):
+            return [plain(one) for one in value]
+        return value if isinstance(value, bool | int | float | str) else str(value)
+
+    return plain(settings)
 
 
 # These follow from the tokenizer of the tasks.
@@ -232,7 +255,8 @@ class _ModelMethods:
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
-            raise ValueError(f"models.OFA.size: no size {self.size!r}; known: {', '.join(SIZES)}")
+            raise ValueError(f"OFA.size: no size {self.size!r}; known: {', '.join(SIZES)}")
+        schema.check(self, "OFA")
         self.build()
 
     def build(self, **vocabulary: Any) -> OFAConfig:
@@ -252,14 +276,16 @@ class _ModelMethods:
         return dataclasses.replace(SIZES[self.size], **given, **vocabulary)
 
 
-# `models.OFA`: a named size, and every field of OFAConfig that a run may change (None = as in the
+_TYPES = typing.get_type_hints(OFAConfig, include_extras=True)
+
+# `OFA`: a named size, and every field of OFAConfig that a run may change (None = as in the
 # table of sizes).
 ModelConfig = dataclasses.make_dataclass(
     "ModelConfig",
     [
         ("size", str, dataclasses.field(default="nano")),
         *(
-            (field.name, Any, dataclasses.field(default=None))
+            (field.name, _TYPES[field.name] | None, dataclasses.field(default=None))
             for field in dataclasses.fields(OFAConfig)
             if field.name not in _VOCABULARY_FIELDS
         ),

@@ -32,9 +32,9 @@ def check_initial_path(path: str | None, manager: CheckpointManager) -> None:
     if not path or manager.steps() or is_repository_id(path) or split_source(path) is not None:
         return
     if is_remote(path):
-        check_address(path, "INITIAL_CHECKPOINT_PATH")
+        check_address(path, "CheckpointConfig.initial_path")
     elif not pathlib.Path(path).exists():
-        raise ValueError(f"INITIAL_CHECKPOINT_PATH: {no_such_path(path)}")
+        raise ValueError(f"CheckpointConfig.initial_path: {no_such_path(path)}")
 
 
 def begin(
@@ -123,8 +123,9 @@ def _with_weights(path: str, state: TrainState, shardings: Any, config: OFAConfi
     imported = import_checkpoint(path, config=config, initial=state.variables)
     if imported.config.vocab_size != config.vocab_size:
         raise ValueError(
-            f"INITIAL_CHECKPOINT_PATH: {path} has a vocabulary of {imported.config.vocab_size:,} "
-            f"ids, the tasks one of {config.vocab_size:,}; VOCAB_DIR must be that of the weights"
+            f"CheckpointConfig.initial_path: {path} has a vocabulary of "
+            f"{imported.config.vocab_size:,} ids, the tasks one of {config.vocab_size:,}; "
+            "VOCAB_DIR must be that of the weights"
         )
     logger.info("starting from the weights of %s", path)
     variables = {

@@ -1,4 +1,4 @@
-"""The story of a training run: `train_script.train`, behind `python -m ofa_jax.train`.
+"""The story of a training run: `train`, behind `python -m ofa_jax.train`.
 
 Check everything that can be checked, restore or initialise, train, evaluate, report. A run that
 was killed goes on from its last checkpoint when the same command is given again; a run that is
@@ -74,13 +74,12 @@ def train(
     eval_period: Steps = 0,
     stats_period: Annotated[int, Between(1, 10**9)] = 100,
     random_seed: Seed = 0,
-    locations: Mapping[str, str] | None = None,
     config_text: str = "",
 ) -> dict[str, Any]:
     """Trains a mixture, evaluates every task, writes a report.
 
     Args:
-      model: `models.OFA` settings.
+      model: `OFA` settings.
       model_dir: folder of the run, or a gs:// address; made where it does not exist.
       train_dataset_cfg: mixture, lengths, batch size.
       optimizer: update rule and learning rate.
@@ -94,8 +93,6 @@ def train(
       eval_period: steps between evaluations during training; 0 evaluates only at the end.
       stats_period: steps between log lines.
       random_seed: seed of initialisation, dropout, patches.
-      locations: folders by name, for example {"DATA_DIR": ..., "VOCAB_DIR": ...}; without the last
-        one, the vocabulary beside the checkpoint to start from.
       config_text: the whole configuration as text, kept as `config.gin` and compared at every
         start; not a setting, the command gives it.
 
@@ -108,14 +105,15 @@ def train(
       Unfinished: a signal asked to stop; what was done is saved.
     """
     given = dict(locals())
-    schema.check_arguments(train, given, "train_script.train")
+    schema.check_arguments(train, given, "train")
+    del given["config_text"]
     hosts.require_same_settings(
         run_tasks.settings_lines(config_text)
         or [f"{name} = {value!r}" for name, value in given.items()]
     )
     began = time.monotonic()
     run_folder.check_model_dir(model_dir)
-    run_tasks.assign_locations(locations or {}, checkpoint_cfg.initial_path)
+    run_tasks.assign_locations(train_dataset_cfg.locations, checkpoint_cfg.initial_path)
     train_dataset_cfg.configure_buckets()
     tasks = run_tasks.load(train_dataset_cfg, infer_eval_dataset_cfg)
     if infer_eval_dataset_cfg:
@@ -174,7 +172,7 @@ def train(
             run_folder.set_damaged_aside(run_dir)
             run_folder.report_placement(run, engine, abstract_state)
             mixture = train_dataset_cfg.mixture_or_task_name
-            run_folder.write_settings(run_dir, engine, mixture, config_text)
+            run_folder.write_settings(run_dir, engine, mixture, config_text, given)
             log = RunLog(
                 run_dir,
                 start_step,
@@ -256,8 +254,8 @@ def _check_best(
 ) -> None:
     if checkpoints.best_metric and not (evaluation and eval_period):
         raise ValueError(
-            f"utils.CheckpointConfig.best_metric {checkpoints.best_metric!r} is a score of the "
-            "evaluations during training, but EVAL_PERIOD is 0; set it to the steps between them"
+            f"CheckpointConfig.best_metric {checkpoints.best_metric!r} is a score of the "
+            "evaluations during training, but eval_period is 0; set it to the steps between them"
         )
 
 

@@ -17,7 +17,7 @@ from ofa_jax.data.tasks.task import OFATask, TaskSet, check_lengths, image_token
 from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig
 from ofa_jax.runs.rates import change_rates, check_presence
-from ofa_jax.runs.settings import DatasetConfig
+from ofa_jax.runs.settings import DatasetConfig, as_json
 from ofa_jax.text.tokenizer import Tokenizer
 
 logger = logging.getLogger("ofa_jax")
@@ -42,7 +42,7 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> TaskSet
     tasks = tuple(task for task, _ in found)
     check_presence(tasks, dataset.split, dataset.mixture_or_task_name)
     unseen = tuple(
-        lookup(name, setting="utils.EvaluationConfig.unseen_tasks")[0][0]
+        lookup(name, setting="EvaluationConfig.unseen_tasks")[0][0]
         for name in (evaluation.unseen_tasks if evaluation else ())
     )
     tokenizer = tasks[0].tokenizer()
@@ -83,13 +83,13 @@ def check_evaluation(tasks: TaskSet, evaluation: EvaluationConfig, *, period: in
         for task in tasks.tasks:
             scorers.check(task)
             image_tokenizer_of(task, evaluation.image_tokenizer)
-            _check_split(task, evaluation.split, "utils.EvaluationConfig.split")
+            _check_split(task, evaluation.split, "EvaluationConfig.split")
     if evaluation.final_num_examples:
         for task in tasks.unseen:
-            _check_split(task, evaluation.split, "utils.EvaluationConfig.split")
+            _check_split(task, evaluation.split, "EvaluationConfig.split")
         for split in evaluation.extra_splits:
             for task in tasks.tasks:
-                _check_split(task, split, "utils.EvaluationConfig.extra_splits")
+                _check_split(task, split, "EvaluationConfig.extra_splits")
 
 
 def _check_split(task: OFATask, split: str, setting: str) -> None:
@@ -126,16 +126,24 @@ def save_vocabulary(run_dir: str | pathlib.Path, tokenizer: Tokenizer) -> None:
     tokenizer.save(pathlib.Path(run_dir) / "vocabulary")
 
 
-def save_cards(run_dir: str | pathlib.Path, tasks: TaskSet, mixture: str) -> None:
-    """Writes `config.json`, by which the model can be asked about its tasks.
+def save_cards(
+    run_dir: str | pathlib.Path, tasks: TaskSet, mixture: str, settings: Mapping[str, Any]
+) -> None:
+    """Writes `config.json`: the settings, and by which the model can be asked about its tasks.
 
     Args:
       run_dir: folder of the run.
       tasks: of the run.
       mixture: name of the mixture or task.
+      settings: of the run, by argument of `train`.
     """
     everything = (*tasks.tasks, *tasks.unseen)
-    write_cards(run_dir, mixture, [TaskCard.of(task, tasks.lengths) for task in everything])
+    write_cards(
+        run_dir,
+        mixture,
+        [TaskCard.of(task, tasks.lengths) for task in everything],
+        as_json(settings),
+    )
 
 
 def refuse_other_settings(
@@ -166,8 +174,8 @@ def refuse_other_settings(
         return
     if start_step >= total_steps:
         raise ValueError(
-            f"MODEL_DIR holds a finished run with other settings (now: {changed[0]}); "
-            "give another MODEL_DIR, or delete that folder"
+            f"model_dir holds a finished run with other settings (now: {changed[0]}); "
+            "give another model_dir, or delete that folder"
         )
     logger.warning("settings differ from those this run began with: %s", "; ".join(changed))
 

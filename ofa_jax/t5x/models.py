@@ -57,6 +57,7 @@ class OFAModel(models.BaseModel):
       tasks: tasks of the mixture, their rates, lengths and tokenizer.
       loss: settings of the loss.
       random_seed: of initialisation, dropout and patches.
+      settings: by argument of the native `train`.
     """
 
     FEATURE_CONVERTER_CLS = OFAFeatureConverter
@@ -71,7 +72,6 @@ class OFAModel(models.BaseModel):
         partitioner: PartitionerConfig = PartitionerConfig(),
         beam_size: int = 1,
         random_seed: int = 0,
-        locations: Mapping[str, str] | None = None,
     ) -> None:
         """Builds the model of a mixture.
 
@@ -84,7 +84,6 @@ class OFAModel(models.BaseModel):
           partitioner: mesh and rules, those of the run's partitioner.
           beam_size: hypotheses kept while decoding; 1 is greedy.
           random_seed: seed of initialisation, dropout and patches.
-          locations: folders by name, for example {"DATA_DIR": ..., "VOCAB_DIR": ...}.
 
         Raises:
           ValueError: a setting that cannot work, or that t5x's train state has no place for.
@@ -99,7 +98,7 @@ class OFAModel(models.BaseModel):
                 "trainer.Trainer.scst: self-critical training samples outside of the "
                 "compiled step, which t5x cannot; train with python -m ofa_jax.train"
             )
-        for name, path in (locations or {}).items():
+        for name, path in dataset.locations.items():
             data_locations.assign(name, path)
         dataset.configure_buckets()
         self.tasks = run_tasks.load(dataset, None)
@@ -111,6 +110,14 @@ class OFAModel(models.BaseModel):
         self.module = ofa.OFA(self.config)
         self.loss = loss_config(trainer, self.tasks.tasks)
         self.random_seed = random_seed
+        self.settings = {
+            "model": model,
+            "train_dataset_cfg": dataset,
+            "optimizer": optimizer,
+            "trainer": trainer,
+            "partitioner": partitioner,
+            "random_seed": random_seed,
+        }
         self.mixture = dataset.mixture_or_task_name
         self.rules = build_rules(partitioner.rules, partitioner.additional_rules)
         self._beam_size = beam_size

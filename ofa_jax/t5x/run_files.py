@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import logging
 from typing import Any
 
 from t5x import gin_utils  # pyrefly: ignore[missing-import]
@@ -25,7 +26,15 @@ from ofa_jax.t5x.models import OFAModel
 CONFIG_FILE = "t5x_config.gin"
 
 
-def write_run_files(model_dir: str, summary_writer: Any, step: int, *, model: OFAModel) -> None:
+def write_run_files(
+    model_dir: str,
+    summary_writer: Any,
+    step: int,
+    *,
+    model: OFAModel,
+    best_metric: str = "",
+    save_trained: bool = False,
+) -> None:
     """For `summarize_config_fn` of `t5x/train.py`.
 
     The gin configuration goes to `t5x_config.gin`: `config.gin` is the native runner's, which
@@ -36,11 +45,21 @@ def write_run_files(model_dir: str, summary_writer: Any, step: int, *, model: OF
       summary_writer: t5x's writer, or None.
       step: at which the run starts.
       model: of the run.
+      best_metric: of which only the native runner keeps the best checkpoint.
+      save_trained: what only the native runner writes at the end.
 
     Raises:
       ModelMismatchError: the folder belongs to another model.
       SettingsError: another process trains in the folder.
     """
+    if best_metric:
+        logging.warning(
+            "BEST_METRIC %s: t5x keeps the newest checkpoints; for the best, set "
+            "utils.SaveCheckpointConfig.checkpointer_cls = @checkpoints.SaveBestCheckpointer",
+            best_metric,
+        )
+    if save_trained:
+        logging.warning("SAVE_TRAINED: after the run, python -m ofa_jax.convert writes the file")
     layout = model.tasks.tokenizer.layout
     directory = directory_path(model_dir)
     settings = {"model": dataclasses.asdict(model.config), "vocabulary": dataclasses.asdict(layout)}
@@ -52,7 +71,7 @@ def write_run_files(model_dir: str, summary_writer: Any, step: int, *, model: OF
             (run.files / CONFIG_FILE).write_text(gin_utils.get_gin_config_str(), encoding="utf-8")
             write_model_config(run.files, model.config)
             run_tasks.save_vocabulary(run.files, model.tasks.tokenizer)
-            run_tasks.save_cards(run.files, model.tasks, model.mixture)
+            run_tasks.save_cards(run.files, model.tasks, model.mixture, model.settings)
             run.push()
             # What a run that was killed logged after the step from which this one goes on.
             event_files.purge(directory, step)

@@ -17,9 +17,8 @@ import gin
 import jax
 import t5x  # pyrefly: ignore[missing-import]
 
-from ofa_jax.cli import entry, gin_files, shell
+from ofa_jax.cli import bindings, entry, gin_files, shell
 from ofa_jax.errors import Phase, Status, phases
-from ofa_jax.model.config import ResNetConfig, TuningConfig
 from ofa_jax.runs.hosts import end_if_lost, initialize_distributed
 
 _FOLDER = os.path.realpath(os.path.dirname(t5x.__file__))
@@ -46,9 +45,8 @@ def set_up() -> None:
 
 
 def name_parts() -> None:
-    """Makes command lines know the names that no file of ours imports."""
-    for name, settings in (("ResNet", ResNetConfig), ("Tuning", TuningConfig)):
-        gin.external_configurable(settings, name, module="ofa_jax.t5x.models")
+    """Makes gin know what files of both engines bind, under the names that both have for it."""
+    bindings.register_all(bindings.SHARED)
 
 
 def check() -> None:

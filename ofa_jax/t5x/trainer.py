@@ -69,7 +69,7 @@ class StepTrainer(trainer.Trainer):
         if rng is not None and not np.array_equal(rng, expected):
             raise ValueError(
                 f"train_script.train.random_seed is not {model.random_seed}, the seed of "
-                "models.OFAModel: set SEED, which both read"
+                "models.OFAModel: set RANDOM_SEED, which both read"
             )
         if learning_rate_fn is not None or num_microbatches is not None:
             raise ValueError(

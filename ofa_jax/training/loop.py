@@ -136,7 +136,7 @@ class _Window:
                 what = " and ".join(f"{name} {value}" for name, value in wrong.items())
                 raise NonFiniteLossError(
                     f"step {number + 1} has {what} (found between steps {self.first} and {last}); "
-                    "lower LEARNING_RATE, or look at the examples of that batch",
+                    "lower ScheduleConfig.peak, or look at the examples of that batch",
                     batch=number,
                 )
 

@@ -47,7 +47,7 @@ class ScheduleConfig:
     power: Annotated[float, Between(0, 1000)] = 1.0
 
     def __post_init__(self) -> None:
-        schema.check(self, "utils.create_learning_rate_scheduler")
+        schema.check(self, "ScheduleConfig")
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("set warmup_steps or warmup_ratio, not both")
         needs_total = self.shape != "constant" or self.warmup_ratio > 0

@@ -29,13 +29,13 @@ def test_rows_and_runs(tmp_path):
     assert shlex.split(shell_line(runs[1]))[3:] == [
         "--gin_file=gin_configs/runs/quickstart.gin",
         "--gin.TRAIN_STEPS=30",
-        "--gin.SEED=0",
-        "--gin.utils.DatasetConfig.rates={'text_infilling': 0}",
+        "--gin.RANDOM_SEED=0",
+        "--gin.inputs.DatasetConfig.rates={'text_infilling': 0}",
         f"--gin.MODEL_DIR='{tmp_path}/runs/without_text_infilling/seed_0'",
     ]
     # Nothing but the mixture differs between rows of one seed.
     assert set(runs[0].settings) == set(runs[5].settings) - {
-        "--gin.utils.DatasetConfig.temperature=2"
+        "--gin.inputs.DatasetConfig.temperature=2"
     }
 
 
@@ -64,7 +64,10 @@ def test_files_of_the_other_engine_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command_line, "read_settings", lambda files, overrides: settings)
     assert command_line.run_ablate(["--gin_file=x.gin", "--engine=t5x"]) == 2
     line = capsys.readouterr().err
-    assert "gin_configs/runs/quickstart.gin is a gin file of the engine native: give" in line
+    assert (
+        "the first gin file is gin_configs/t5x/train.gin, not gin_configs/runs/quickstart.gin"
+        in line
+    )
 
 
 def test_launcher_gets_a_name_that_it_accepts(tmp_path):
@@ -180,7 +183,10 @@ def test_gin_files(path):
         ({"temperatures": (0,)}, "temperatures must be positive, got 0"),
         ({"rows": {"a": {"batch_size": 8}}}, "'a' may change rates, .* got batch_size"),
         ({"rows": {"full": {"temperature": 2}}}, "rows need different names: full"),
-        ({"bindings": {"SEED": "1"}}, "bindings: SEED is set by folder, seeds, steps"),
+        (
+            {"bindings": {"RANDOM_SEED": "1"}},
+            "bindings: RANDOM_SEED is set by folder, seeds, steps",
+        ),
         ({"significance": 5}, r"significance must be in \(0, 1\), got 5"),
     ],
 )
@@ -205,12 +211,12 @@ def test_a_real_ablation_of_two_rows(tmp_path):
         "EVAL_PERIOD": "0", "WARMUP_STEPS": "1", "BATCH_SIZE": "8",
         "models.OFA.encoder_layers": "1", "models.OFA.decoder_layers": "1",
         "models.OFA.width": "32", "models.OFA.ffn_dim": "64",
-        "utils.EvaluationConfig.final_num_examples": "4",
-        "utils.EvaluationConfig.batch_size": "4",
-        "utils.EvaluationConfig.unseen_tasks": "()",
-        "utils.EvaluationConfig.extra_splits": "{}",
-        "utils.EvaluationConfig.bounds": "{}",
-        "utils.LogConfig.tensorboard": "False",
+        "evaluation.EvaluationConfig.final_num_examples": "4",
+        "evaluation.EvaluationConfig.batch_size": "4",
+        "evaluation.EvaluationConfig.unseen_tasks": "()",
+        "evaluation.EvaluationConfig.extra_splits": "{}",
+        "evaluation.EvaluationConfig.bounds": "{}",
+        "log.LogConfig.tensorboard": "False",
     }  # fmt: skip
     arguments = [
         sys.executable, "-m", "ofa_jax.ablate", f"--gin_file={CONFIGS / 'tasks.gin'}",

@@ -208,10 +208,13 @@ class Shared:
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (["SEED = 0", "utils.X.keep = 2"], ""),
-        (["SEED = 1", "utils.X.keep = 2"], "started with SEED = 1, process 0 with SEED = 0; all"),
-        (["SEED = 0"], "process 1 was started with less, process 0 with utils.X.keep = 2"),
-        (["SEED = 0", "utils.X.keep = 2", "utils.X.bucket_cache = '/tmp'"], ""),
+        (["RANDOM_SEED = 0", "utils.X.keep = 2"], ""),
+        (
+            ["RANDOM_SEED = 1", "utils.X.keep = 2"],
+            "started with RANDOM_SEED = 1, process 0 with RANDOM_SEED = 0; all",
+        ),
+        (["RANDOM_SEED = 0"], "process 1 was started with less, process 0 with utils.X.keep = 2"),
+        (["RANDOM_SEED = 0", "utils.X.keep = 2", "utils.X.bucket_cache = '/tmp'"], ""),
     ],
     ids=["equal", "seed", "missing", "folder of a machine"],
 )
@@ -227,7 +230,7 @@ def test_hosts_with_other_settings_are_refused_by_name(monkeypatch, second, mess
     def start(index):
         process.index = index
         try:
-            hosts.require_same_settings((["SEED = 0", "utils.X.keep = 2"], second)[index])
+            hosts.require_same_settings((["RANDOM_SEED = 0", "utils.X.keep = 2"], second)[index])
         except ValueError as error:
             return str(error)
         return ""

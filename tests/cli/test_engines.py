@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from ofa_jax.cli import engines, gin_files
+from ofa_jax.cli import engines, entry, gin_files
 from ofa_jax.cli.bindings import register, registered
 from ofa_jax.runs.story import train
 
@@ -16,12 +16,14 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "gin_configs"
     [
         ("utils.EvaluationConfig.batch_size", True, "evaluation.EvaluationConfig.batch_size"),
         ("ofa_jax.t5x.utils.DatasetConfig.rates", True, "inputs.DatasetConfig.rates"),
-        ("utils.CheckpointConfig.period", True, "CHECKPOINT_PERIOD"),
+        ("checkpoints.CheckpointConfig.period", True, "CHECKPOINT_PERIOD"),
         ("partitioning.PjitPartitioner.num_partitions", True, "partitioning.Partitioner.mesh"),
-        ("inputs.DatasetConfig.rates", False, "utils.DatasetConfig.rates"),
-        ("train/utils.SaveCheckpointConfig.keep", False, "utils.CheckpointConfig.keep"),
+        ("utils.DatasetConfig.rates", False, "inputs.DatasetConfig.rates"),
+        ("train_script.train.locations", False, "inputs.DatasetConfig.locations"),
+        ("SEED", False, "RANDOM_SEED"),
+        ("train/utils.SaveCheckpointConfig.keep", False, "checkpoints.CheckpointConfig.keep"),
         ("partitioning.PjitPartitioner.num_partitions", False, "partitioning.Partitioner.mesh"),
-        ("CHECKPOINT_PERIOD", False, "utils.CheckpointConfig.period"),
+        ("utils.create_learning_rate_scheduler.end", False, "optimizers.ScheduleConfig.end"),
         ("models.OFAModel.optimizer", False, "train_script.train.optimizer"),
     ],
 )
@@ -32,7 +34,7 @@ def test_a_name_of_the_other_engine(name, t5x, told):
 
 
 def test_other_names_have_no_hint():
-    assert engines.hint("utils.DatasetConfig.rates", t5x=False) == ""
+    assert engines.hint("inputs.DatasetConfig.rates", t5x=False) == ""
     assert engines.hint("TRAIN_STPES", t5x=True) == ""
 
 
@@ -46,19 +48,19 @@ def test_files_of_t5x_are_told_apart():
     ("files", "bindings", "message"),
     [
         (["gin_configs/t5x/quickstart.gin"], [], "quickstart.gin is a gin file of t5x: give it to"),
-        ([], ["CHECKPOINT_PERIOD = 5"], "Under python -m ofa_jax.train it is utils.Checkpoint"),
+        ([], ["SEED = 5"], "Under python -m ofa_jax.train it is RANDOM_SEED."),
         (
             [],
             ["partitioning.PjitPartitioner.num_partitions = 2"],
             "it is partitioning.Partitioner.mesh, for example 'data=-1,model=4'.",
         ),
-        ([], ["inputs.DatasetConfig.rates = {}"], "it is utils.DatasetConfig."),
+        ([], ["utils.DatasetConfig.rates = {}"], "it is inputs.DatasetConfig."),
     ],
     ids=["file", "macro", "partitioner", "rates"],
 )
 def test_the_native_runner_explains_t5x(files, bindings, message):
     register(train)
-    files = ["gin_configs/runs/quickstart.gin", *files]
+    files = [entry.TRAIN_FILE, "gin_configs/runs/quickstart.gin", *files]
     with pytest.raises(gin_files.ConfigError) as error:
         gin_files.parse(files, bindings, registered(train))
     assert message in str(error.value)

@@ -90,22 +90,24 @@ def test_rates_are_changed_by_task_or_family():
     assert run_tasks.change_rates(found, {}) == found
 
 
-BEFORE = "# Macros:\n# ====\nSEED = 0\nTRAIN_STEPS = 10\nx.y = \\\n    {'a': 1}\n"
+BEFORE = "# Macros:\n# ====\nRANDOM_SEED = 0\nTRAIN_STEPS = 10\nx.y = \\\n    {'a': 1}\n"
 
 
 def test_a_finished_run_refuses_other_settings(tmp_path, caplog):
-    changed = BEFORE.replace("SEED = 0", "SEED = 1")
+    changed = BEFORE.replace("RANDOM_SEED = 0", "RANDOM_SEED = 1")
     check = run_tasks.refuse_other_settings
     check(tmp_path, BEFORE, 10, 10)  # nothing there yet
     (tmp_path / "config.gin").write_text(BEFORE)
     check(tmp_path, BEFORE, 10, 10)
     check(tmp_path, BEFORE.replace("\\\n   ", ""), 10, 10)  # only the lines are broken differently
     check(tmp_path, changed, 10, 0)  # nothing was trained
-    with pytest.raises(ValueError, match=r"holds a finished run with other settings .*SEED = 1"):
+    with pytest.raises(
+        ValueError, match=r"holds a finished run with other settings .*RANDOM_SEED = 1"
+    ):
         check(tmp_path, changed, 10, 10)
     with caplog.at_level(logging.WARNING, logger="ofa_jax"):
         check(tmp_path, changed, 10, 5)
-    assert caplog.messages == ["settings differ from those this run began with: SEED = 1"]
+    assert caplog.messages == ["settings differ from those this run began with: RANDOM_SEED = 1"]
 
 
 def test_json_is_replaced_at_once(tmp_path):

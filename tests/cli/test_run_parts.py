@@ -44,14 +44,14 @@ def test_wandb_gets_the_same_numbers_and_goes_on_after_a_restart(tmp_path, monke
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     config = LogConfig(tensorboard=False, wandb_project="ofa", wandb_mode="offline")
     for step in (1, 2):
-        log = run_log.RunLog(tmp_path / "run", step - 1, config, settings="SEED = 0")
+        log = run_log.RunLog(tmp_path / "run", step - 1, config, settings="RANDOM_SEED = 0")
         log.write(step, {"loss": 3.0})
         log.close()
     first, second = calls[0], calls[3]
     assert first == second, "one run of W&B for a folder"
     assert (first["project"], first["mode"], first["name"]) == ("ofa", "offline", "run")
     assert first["resume"] == "allow"
-    assert first["config"] == {"gin": "SEED = 0"}
+    assert first["config"] == {"gin": "RANDOM_SEED = 0"}
     assert calls[1:3] == [(1, {"loss": 3.0}), "finished"]
     assert not (tmp_path / "run" / "tensorboard").exists()
 

@@ -6,6 +6,7 @@ import gin
 import pytest
 
 from ofa_jax.cli import bindings, gin_files
+from ofa_jax.cli.entry import TRAIN_FILE
 from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.runs import story
 from ofa_jax.training.ema import EMAConfig
@@ -42,7 +43,7 @@ def test_every_field_can_be_bound_and_arrives(configurables):
 
 def test_the_parts_of_the_loss_reach_the_trainer(configurables):
     gin_files.parse(
-        ["gin_configs/runs/quickstart.gin"],
+        [TRAIN_FILE, "gin_configs/runs/quickstart.gin"],
         [
             "trainer.LossConfig.rdrop_alpha = 0.5",
             "trainer.LossConfig.drop_best_ratio = 0.1",
@@ -67,7 +68,9 @@ def test_settings_of_what_nothing_uses_are_refused(configurables):
     override = ["trainer.SCSTConfig.samples = 3", "MODEL_DIR = 'runs/x'"]
     with pytest.raises(gin_files.ConfigError, match=r"nothing uses @trainer\.SCSTConfig\(\)"):
         gin_files.parse(
-            ["gin_configs/runs/quickstart.gin"], override, bindings.registered(story.train)
+            [TRAIN_FILE, "gin_configs/runs/quickstart.gin"],
+            override,
+            bindings.registered(story.train),
         )
 
 

@@ -65,7 +65,7 @@ def test_a_run_goes_on_past_everything_that_is_damaged(runs, caplog):
         become_folder(runs.folder / name)
     for name in FOLDERS:
         become_file(runs.folder / name)
-    status, text = runs.start("--gin.TRAIN_STEPS=5", "--gin.utils.LogConfig.tensorboard=True")
+    status, text = runs.start("--gin.TRAIN_STEPS=5", "--gin.log.LogConfig.tensorboard=True")
     assert status == 0, text
     assert checkpoints(runs.folder)[-1] == 5
     for name in (*FILES, *FOLDERS):

@@ -285,8 +285,8 @@ def test_sigterm_in_the_final_evaluation(runs, monkeypatch):
         return answer(self, *arguments, **options)
 
     evaluated = (
-        "--gin.utils.EvaluationConfig.final_num_examples=20",
-        "--gin.utils.EvaluationConfig.batch_size=4",
+        "--gin.evaluation.EvaluationConfig.final_num_examples=20",
+        "--gin.evaluation.EvaluationConfig.batch_size=4",
     )
     with monkeypatch.context() as patch:
         patch.setattr(Answerer, "__call__", stopped_answer)
@@ -349,7 +349,7 @@ def test_a_launcher_starts_a_failed_run_again(command, workers):
     process = command.start(
         *BREAKING,
         f"--gin.TRAIN_STEPS={steps}",
-        f"--gin.utils.DatasetConfig.num_workers={workers}",
+        f"--gin.inputs.DatasetConfig.num_workers={workers}",
         around=around,
         OFA_TEST_BREAK=f"{command.folder / 'broken'}:{what}",
     )
@@ -369,7 +369,7 @@ def test_a_launcher_starts_a_failed_run_again(command, workers):
 @pytest.mark.slow
 def test_two_starts_in_one_folder_and_a_kill(command):
     """The second start leaves the first alone; after kill -9 the next goes on at once."""
-    arguments = ("--gin.TRAIN_STEPS=100000", "--gin.utils.CheckpointConfig.period=5")
+    arguments = ("--gin.TRAIN_STEPS=100000", "--gin.checkpoints.CheckpointConfig.period=5")
     first = command.start(*arguments)
     drain = threading.Thread(target=first.stdout.read, daemon=True)
     drain.start()

@@ -33,14 +33,14 @@ SETTINGS = [
     "--gin.models.OFA.ffn_dim=64",
     "--gin.trainer.EMAConfig.decay=0.9",
     "--gin.train_script.train.stats_period=1",
-    "--gin.train_script.train.loss_evaluation_cfg=@utils.LossEvaluationConfig()",
-    "--gin.utils.LossEvaluationConfig.period=4",
-    "--gin.utils.LossEvaluationConfig.num_batches=2",
-    "--gin.utils.CheckpointConfig.period=3",
-    "--gin.utils.EvaluationConfig.num_examples=4",
-    "--gin.utils.EvaluationConfig.batch_size=4",
-    "--gin.utils.EvaluationConfig.final_num_examples=8",
-    "--gin.utils.LogConfig.tensorboard=False",
+    "--gin.train_script.train.loss_evaluation_cfg=@evaluation.LossEvaluationConfig()",
+    "--gin.evaluation.LossEvaluationConfig.period=4",
+    "--gin.evaluation.LossEvaluationConfig.num_batches=2",
+    "--gin.checkpoints.CheckpointConfig.period=3",
+    "--gin.evaluation.EvaluationConfig.num_examples=4",
+    "--gin.evaluation.EvaluationConfig.batch_size=4",
+    "--gin.evaluation.EvaluationConfig.final_num_examples=8",
+    "--gin.log.LogConfig.tensorboard=False",
 ]
 
 
@@ -144,10 +144,13 @@ def test_a_host_that_dies_in_the_middle_of_something(folder, place, host):
 
 @pytest.mark.slow
 def test_hosts_of_other_seeds_are_refused_by_name(tmp_path):
-    with Hosts(tmp_path, "run", 2, others={1: ["--gin.SEED=1"]}) as hosts:
+    with Hosts(tmp_path, "run", 2, others={1: ["--gin.RANDOM_SEED=1"]}) as hosts:
         assert hosts.wait() == [2, 2], "\n".join(text[-3000:] for text in hosts.texts())
         for text in hosts.texts():
-            assert "error: process 1 was started with SEED = 1, process 0 with SEED = 0" in text
+            assert (
+                "error: process 1 was started with RANDOM_SEED = 1, process 0 with RANDOM_SEED = 0"
+                in text
+            )
     assert not (tmp_path / "run").exists()
 
 

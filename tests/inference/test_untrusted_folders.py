@@ -26,7 +26,7 @@ HOSTILE = """
 MIXTURE_OR_TASK_MODULE = ('mixtures.scenes', 'planted')
 MIXTURE_OR_TASK_NAME = 'planted_task'
 TASK_FEATURE_LENGTHS = {'inputs': 30, 'targets': 20, 'image': 32}
-utils.EvaluationConfig.image_tokenizer = 'planted:make'
+evaluation.EvaluationConfig.image_tokenizer = 'planted:make'
 eval_script.evaluate.extractors = 'planted:make'
 import planted
 include 'planted.gin'

@@ -48,7 +48,7 @@ def train_words(folder, run_dir):
         "--gin.models.OFA.max_positions=512",
         "--gin.models.OFA.sample_patch_num=0",
         "--gin.train_script.train.stats_period=1",
-        "--gin.utils.DatasetConfig.num_workers=0",
+        "--gin.inputs.DatasetConfig.num_workers=0",
     ]
 
 
@@ -102,5 +102,5 @@ def test_all_slots_by_the_commands_of_the_page(tmp_path):
     assert finished.returncode == 2
     line = finished.stderr.strip().splitlines()[-1]
     assert line.startswith("error: 'ofa_pretrain' has no train data for gqa, sbu (no such folder")
-    setting, zeros = "--gin.utils.DatasetConfig.rates=", "{'gqa': 0, 'sbu': 0}"
+    setting, zeros = "--gin.inputs.DatasetConfig.rates=", "{'gqa': 0, 'sbu': 0}"
     assert line.endswith(f'leave them out: {setting}"{zeros}"')

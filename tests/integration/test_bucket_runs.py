@@ -81,7 +81,7 @@ class Runs:
                 "-m",
                 "tests.distributed.host",
                 *SETTINGS,
-                "--gin.utils.LogConfig.tensorboard=True",
+                "--gin.log.LogConfig.tensorboard=True",
                 f"--gin.TRAIN_STEPS={STEPS}",
                 f"--gin.MODEL_DIR='{model_dir}'",
                 *arguments,

@@ -37,12 +37,12 @@ def run(tmp_path_factory):
         "TRAIN_STEPS": 30,
         "WARMUP_STEPS": 5,
         "BATCH_SIZE": 16,
-        "utils.DatasetConfig.buckets": {},
-        "utils.DatasetConfig.num_workers": 0,
-        "utils.EvaluationConfig.batch_size": 32,
-        "utils.EvaluationConfig.final_num_examples": COUNT,
-        "utils.EvaluationConfig.extra_splits": {},
-        "utils.EvaluationConfig.unseen_task_seeds": 1,
+        "inputs.DatasetConfig.buckets": {},
+        "inputs.DatasetConfig.num_workers": 0,
+        "evaluation.EvaluationConfig.batch_size": 32,
+        "evaluation.EvaluationConfig.final_num_examples": COUNT,
+        "evaluation.EvaluationConfig.extra_splits": {},
+        "evaluation.EvaluationConfig.unseen_task_seeds": 1,
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shell, "set_up_process", lambda: None)

@@ -124,8 +124,8 @@ def arguments(folder, run_files, vocabulary, checkpoint, overrides=()):
         "--gin.LEARNING_RATE=1e-3",
         "--gin.WARMUP_STEPS=0",
         "--gin.train_script.train.stats_period=1",
-        "--gin.utils.DatasetConfig.num_workers=0",
-        "--gin.utils.EvaluationConfig.batch_size=6",
+        "--gin.inputs.DatasetConfig.num_workers=0",
+        "--gin.evaluation.EvaluationConfig.batch_size=6",
         *overrides,
     ]
 

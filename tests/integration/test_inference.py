@@ -317,7 +317,7 @@ def test_eval_writes_everything_and_goes_on(command, model, tmp_path, capsys):
     path = tmp_path / "data" / "refcoco_val.tsv"
     shutil.copy(path, path.with_name("refcoco_testA.tsv"))
     for change, named in (
-        ("--gin.SEED=3", "sampling_seed was 0, now it is 3"),
+        ("--gin.RANDOM_SEED=3", "sampling_seed was 0, now it is 3"),
         ("--split=testA", "refcoco_testA.tsv"),
     ):
         assert evaluate(command, *arguments, change) == 2

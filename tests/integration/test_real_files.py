@@ -31,7 +31,7 @@ def train(run_dir, data_dir, *overrides):
         "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 257, 'image': 256}",
         "--gin.models.OFA.sample_patch_num=64",
         "--gin.train_script.train.stats_period=3",
-        "--gin.utils.DatasetConfig.num_workers=0",
+        "--gin.inputs.DatasetConfig.num_workers=0",
         *overrides,
     ]
     # Steps of a real vocabulary run longer than they compile: with the compiler's full effort.
@@ -70,7 +70,7 @@ def test_tiny_trains_eight_tasks_from_official_files(tmp_path, data_dir, depth):
         data_dir,
         *DEPTHS[depth],
         "--gin.TRAIN_STEPS=12",
-        "--gin.utils.EvaluationConfig.final_num_examples=0",
+        "--gin.evaluation.EvaluationConfig.final_num_examples=0",
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]

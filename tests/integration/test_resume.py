@@ -40,8 +40,8 @@ TINY = [
     "--gin.models.OFA.sample_patch_num=8",
     "--gin.trainer.EMAConfig.decay=0.95",
     "--gin.train_script.train.stats_period=1",
-    "--gin.utils.EvaluationConfig.final_num_examples=0",
-    "--gin.utils.LogConfig.tensorboard=False",
+    "--gin.evaluation.EvaluationConfig.final_num_examples=0",
+    "--gin.log.LogConfig.tensorboard=False",
 ]
 
 
@@ -151,7 +151,7 @@ def damage(checkpoint):
 
 def test_a_killed_run_with_a_damaged_checkpoint_ends_with_the_same_bits(tmp_path, sessions):
     steps = 9
-    arguments = (f"--gin.TRAIN_STEPS={steps}", "--gin.utils.CheckpointConfig.period=3")
+    arguments = (f"--gin.TRAIN_STEPS={steps}", "--gin.checkpoints.CheckpointConfig.period=3")
     sessions.finish("whole", *arguments)
     # Killed while it writes the third checkpoint, so the first two are complete.
     status, text = sessions.run("broken", *arguments, kill={"save": 3})
@@ -170,7 +170,7 @@ def test_a_killed_run_with_a_damaged_checkpoint_ends_with_the_same_bits(tmp_path
 @pytest.mark.slow
 def test_twenty_random_kills(tmp_path, sessions):
     steps, kills = 120, 20
-    arguments = (f"--gin.TRAIN_STEPS={steps}", "--gin.utils.CheckpointConfig.period=3")
+    arguments = (f"--gin.TRAIN_STEPS={steps}", "--gin.checkpoints.CheckpointConfig.period=3")
     sessions.finish("whole", *arguments)
     dice, started, during_save = random.Random(0), [], 0
     for number in range(kills):
@@ -192,7 +192,7 @@ def test_twenty_random_kills(tmp_path, sessions):
 
 @pytest.mark.slow
 def test_a_stop_request_saves_and_the_next_start_goes_on(tmp_path, sessions):
-    arguments = ("--gin.TRAIN_STEPS=400", "--gin.utils.CheckpointConfig.period=100")
+    arguments = ("--gin.TRAIN_STEPS=400", "--gin.checkpoints.CheckpointConfig.period=100")
     sessions.finish("whole", *arguments)
 
     def ask_to_stop():
@@ -219,7 +219,7 @@ def test_another_number_of_devices_goes_on_with_the_same_numbers(tmp_path, sessi
     steps = 8
     arguments = (
         f"--gin.TRAIN_STEPS={steps}",
-        "--gin.utils.CheckpointConfig.period=4",
+        "--gin.checkpoints.CheckpointConfig.period=4",
         "--gin_file=gin_configs/sharding/fsdp.gin",
         # Adam divides by the size of a gradient: one that is zero but for rounding must not count.
         "--gin.optimizers.OptimizerConfig.eps=1e-3",

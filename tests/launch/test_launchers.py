@@ -361,11 +361,13 @@ def test_every_launcher_trains_with_either_engine(arguments):
     text = dry_run(*arguments, "--engine=t5x", *T5X)
     assert "t5x.train" in text
     assert "ofa_jax.train" not in text
-    for engine, files in (("native", T5X), ("t5x", PLAIN)):
+    for engine, files, message in (
+        ("native", T5X, "is a gin file of the engine t5x: give --engine=t5x, or"),
+        ("t5x", PLAIN, "the first --gin_file is gin_configs/t5x/train.gin, not gin_configs/"),
+    ):
         done = launch(*arguments, "--dry_run", f"--engine={engine}", *files)
         assert done.returncode == 2
-        other = "t5x" if engine == "native" else "native"
-        assert f"is a gin file of the engine {other}: give --engine={other}, or" in done.stderr
+        assert message in done.stderr
         assert done.stderr.count("\n") == 1
 
 
@@ -410,7 +412,7 @@ RULES = "--gin_file=gin_configs/sharding/fsdp_tensor.gin"
         (("local", "--gin_file"), "--gin_file needs a file"),
         (
             ("local", "--engine=t5x", "--gin_file=gin_configs/models/base.gin"),
-            "or take gin_configs/t5x/models/base.gin",
+            "the first --gin_file is gin_configs/t5x/train.gin, not gin_configs/models/base.gin",
         ),
         (("local", "--engine=t5x", T5X[0], "--gin.MODEL_DIR='runs/a'"), "must be a whole path"),
         (("local", "--gin_file=none.gin"), "--gin_file: there is no none.gin"),

@@ -102,9 +102,9 @@ def test_local_launcher_trains_on_two_processes(tmp_path):
         "--gin.models.OFA.width=32",
         "--gin.models.OFA.ffn_dim=64",
         "--gin.train_script.train.stats_period=1",
-        "--gin.utils.EvaluationConfig.final_num_examples=0",
-        "--gin.utils.EvaluationConfig.unseen_tasks=()",
-        "--gin.utils.LogConfig.tensorboard=False",
+        "--gin.evaluation.EvaluationConfig.final_num_examples=0",
+        "--gin.evaluation.EvaluationConfig.unseen_tasks=()",
+        "--gin.log.LogConfig.tensorboard=False",
         f"--gin.MODEL_DIR='{folder}'",
     ]
     started = time.monotonic()

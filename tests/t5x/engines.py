@@ -55,12 +55,12 @@ def train_natively(folder: pathlib.Path, cache: pathlib.Path, **macros) -> str:
     settings = {
         **SETTINGS,
         "MODEL_DIR": str(folder),
-        "train_script.train.stats_period": 1,
-        "utils.CheckpointConfig.period": 25,
-        "utils.EvaluationConfig.final_num_examples": 0,
-        "utils.EvaluationConfig.batch_size": 8,
-        "utils.EvaluationConfig.extra_splits": {},
-        "utils.EvaluationConfig.unseen_tasks": (),
+        "STATS_PERIOD": 1,
+        "CHECKPOINT_PERIOD": 25,
+        "evaluation.EvaluationConfig.final_num_examples": 0,
+        "evaluation.EvaluationConfig.batch_size": 8,
+        "evaluation.EvaluationConfig.extra_splits": {},
+        "evaluation.EvaluationConfig.unseen_tasks": (),
         **macros,
     }
     files = ["--gin_file=gin_configs/models/nano.gin", "--gin_file=gin_configs/runs/train.gin"]
@@ -76,8 +76,8 @@ def train_upstream(folder: pathlib.Path, cache: pathlib.Path, *files: str, **mac
         "CHECKPOINT_PERIOD": 25,
         **macros,
     }
-    names = ("models/nano.gin", "train.gin", *files)
-    gin_files = [f"--gin_file=gin_configs/t5x/{name}" for name in names]
+    names = ("t5x/train.gin", "models/nano.gin", *(f"t5x/{file}" for file in files))
+    gin_files = [f"--gin_file=gin_configs/{name}" for name in names]
     command = [sys.executable, checkout.script("train"), *gin_files, *_bindings(settings)]
     return _run(command, cache)
 
@@ -86,7 +86,7 @@ def run_upstream(script: str, cache: pathlib.Path, **macros) -> str:
     """Runs `t5x/eval.py` or `t5x/infer.py`."""
     training = ("TRAIN_STEPS", "LEARNING_RATE", "WARMUP_STEPS", "EVAL_PERIOD")
     settings = {name: value for name, value in SETTINGS.items() if name not in training}
-    gin_files = [f"--gin_file=gin_configs/t5x/{name}.gin" for name in ("models/nano", script)]
+    gin_files = [f"--gin_file=gin_configs/{name}.gin" for name in (f"t5x/{script}", "models/nano")]
     command = [
         sys.executable,
         checkout.script(script),

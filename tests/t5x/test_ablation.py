@@ -14,7 +14,7 @@ pytestmark = [checkout.requires_t5x, pytest.mark.slow]
 SETTINGS = """\
 ablation.Ablation:
   gin_files = (
-      "gin_configs/t5x/models/nano.gin", "gin_configs/t5x/train.gin", "tests/micro.gin")
+      "gin_configs/t5x/train.gin", "gin_configs/models/nano.gin", "tests/micro.gin")
   folder = {folder!r}
   steps = 2
   seeds = (0,)

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def native(folder):
     engines.train_natively(
-        folder / "native", folder / "cache", **{"utils.EvaluationConfig.final_num_examples": 8}
+        folder / "native", folder / "cache", **{"evaluation.EvaluationConfig.final_num_examples": 8}
     )
     return folder / "native"
 

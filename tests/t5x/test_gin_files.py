@@ -1,20 +1,22 @@
-"""The gin files of the two engines say the same: sizes, macros, mixtures. Needs no t5x."""
+"""One set of model, run and fine-tune files serves both engines. Needs no t5x."""
 
 import pathlib
 import re
 
+import gin
 import pytest
 
+from ofa_jax.cli import bindings, engines
+
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "gin_configs"
-SIZES = sorted(path.name for path in (CONFIGS / "models").glob("*.gin"))
+SHARED = sorted(
+    str(path.relative_to(CONFIGS))
+    for folder in ("models", "runs", "sharding")
+    for path in (CONFIGS / folder).rglob("*.gin")
+)
 MACRO = re.compile(r"^([A-Z][A-Z_]+) = (.*)$", re.MULTILINE)
 INCLUDE = re.compile(r'^include "gin_configs/(.+)"$', re.MULTILINE)
-
-
-def settings(path: pathlib.Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    skipped = ("#", "from ", "MODEL =", "models.OFAModel.model =")
-    return [line for line in lines if line and not line.startswith(skipped)]
+NAME = re.compile(r"^@?([a-z_]+\.[A-Za-z]+)(?:\.\w+)? ?[=:]|= @([a-z_]+\.\w+)", re.MULTILINE)
 
 
 def macros(path: pathlib.Path) -> dict[str, str]:
@@ -26,47 +28,41 @@ def macros(path: pathlib.Path) -> dict[str, str]:
     return found | dict(MACRO.findall(text))
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_every_size_is_there_with_the_same_settings(size):
-    ours = CONFIGS / "t5x" / "models" / size
-    assert settings(ours) == settings(CONFIGS / "models" / size)
-    assert "models.OFAModel.model = @models.OFA()" in ours.read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_files_bind_what_both_engines_have(name):
+    text = (CONFIGS / name).read_text(encoding="utf-8")
+    used = {first or second for first, second in NAME.findall(text)}
+    assert used <= set(bindings.SHARED)
+    assert not engines.is_of_t5x(text)
+    assert not re.search("include .gin_configs/(native|t5x)", text)
 
 
-def test_there_are_six_sizes():
-    assert len(SIZES) == len(list((CONFIGS / "t5x" / "models").glob("*.gin"))) == 6
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_files_are_read_with_the_shared_names_alone(name):
+    """As under t5x, where a file of the engine comes first."""
+    gin.clear_config()
+    bindings.register_all(bindings.SHARED)
+    gin.add_config_file_search_path(str(CONFIGS.parent))
+    gin.parse_config_file(str(CONFIGS / name))
+    gin.clear_config()
 
 
-# How long and how fast the quickstart learns is tuned for its own batches, of three shapes.
-TUNED = {"TRAIN_STEPS", "EVAL_PERIOD", "LEARNING_RATE", "WARMUP_STEPS", "BATCH_SIZE"}
+def test_there_are_six_sizes_and_more_than_forty_fine_tuning_files():
+    assert sum(name.startswith("models/") for name in SHARED) == 6
+    assert sum(name.startswith("runs/finetune/") for name in SHARED) > 40
 
 
-@pytest.mark.parametrize(
-    ("name", "own"), [("train", set()), ("quickstart", TUNED), ("pretrain", set())]
-)
-def test_macros_are_those_of_the_native_runner(name, own):
-    native = macros(CONFIGS / "runs" / f"{name}.gin")
-    upstream = macros(CONFIGS / "t5x" / f"{name}.gin")
-    missing = native.keys() - upstream.keys()
-    assert not missing, f"gin_configs/t5x/{name}.gin has no {', '.join(sorted(missing))}"
-    for macro in native.keys() - {"MODEL", "MODEL_DIR"} - own:
-        assert upstream[macro] == native[macro], macro
-
-
-def test_macros_of_the_design_exist():
-    names = macros(CONFIGS / "t5x" / "quickstart.gin")
-    for macro in (
-        "MODEL",
-        "MIXTURE_OR_TASK_NAME",
-        "TASK_FEATURE_LENGTHS",
-        "TRAIN_STEPS",
-        "BATCH_SIZE",
-        "MODEL_DIR",
-        "INITIAL_CHECKPOINT_PATH",
-        "EVAL_PERIOD",
-        "DROPOUT_RATE",
-    ):
-        assert macro in names
+@pytest.mark.parametrize("engine", ["native", "t5x"])
+def test_the_engines_read_the_macros_of_the_run_files(engine):
+    shared = macros(CONFIGS / "runs" / "train.gin")
+    text = (CONFIGS / engine / "train.gin").read_text(encoding="utf-8")
+    text += (CONFIGS / "t5x" / "mixture.gin").read_text(encoding="utf-8") * (engine == "t5x")
+    own = {"TRAIN_STEPS", "MODEL_DIR", "EVAL_PERIOD", "STATS_PERIOD", "RANDOM_SEED"}
+    own |= {"CHECKPOINT_PERIOD", "KEEP_CHECKPOINTS", "INITIAL_CHECKPOINT_PATH"}
+    own |= {"BEST_METRIC", "SAVE_TRAINED"}
+    assert own <= shared.keys()
+    for macro in own:
+        assert f"= %{macro}" in text, macro
 
 
 @pytest.mark.parametrize("name", ["train", "quickstart", "pretrain"])

@@ -15,7 +15,6 @@ pytestmark = [checkout.requires_t5x, pytest.mark.slow]
 
 STEPS = 4
 SETTINGS = [
-    "--gin_file=gin_configs/t5x/models/nano.gin",
     "--gin_file=gin_configs/t5x/train.gin",
     "--gin_file=gin_configs/sharding/fsdp_tensor.gin",
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 30, 'targets': 20, 'image': 32}",

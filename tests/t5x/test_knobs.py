@@ -13,7 +13,7 @@ from tests.t5x import checkout, engines
 
 pytestmark = [checkout.requires_t5x, pytest.mark.slow]
 
-FILES = ("gin_configs/t5x/models/nano.gin", "gin_configs/t5x/train.gin", "tests/micro.gin")
+FILES = ("gin_configs/t5x/train.gin", "gin_configs/models/nano.gin", "tests/micro.gin")
 BASE = {
     "TASK_FEATURE_LENGTHS": {"inputs": 30, "targets": 20, "image": 32},
     "MIXTURE_OR_TASK_NAME": "scenes_vqa",
@@ -80,7 +80,7 @@ train_eval/utils.DatasetConfig:
   split = "validation"
   batch_size = %BATCH_SIZE
   shuffle = False
-  seed = %SEED
+  seed = %RANDOM_SEED
   pack = False
   trim_output_features = False
 """
@@ -141,7 +141,7 @@ MISTAKES = {
     "no number": ({"TRAIN_STEPS": "many"}, "TRAIN_STEPS must be a whole number"),
     "seed of t5x alone": (
         {"train.random_seed": 7},
-        "train_script.train.random_seed is not 0, the seed of models.OFAModel: set SEED",
+        "train_script.train.random_seed is not 0, the seed of models.OFAModel: set RANDOM_SEED",
     ),
     "mixture of t5x alone": (
         {"train/utils.DatasetConfig.mixture_or_task_name": "scenes_captioning"},
@@ -166,9 +166,9 @@ MISTAKES = {
         {"partitioning.MeshPartitioner.num_partitions": 2},
         "Under t5x it is partitioning.Partitioner.mesh, for example 'data=-1,model=4'.",
     ),
-    "native evaluation": (
-        {"utils.EvaluationConfig.batch_size": 4},
-        "Under t5x it is evaluation.EvaluationConfig.",
+    "native checkpoints": (
+        {"checkpoints.CheckpointConfig.keep": 4},
+        "Under t5x it is KEEP_CHECKPOINTS.",
     ),
     "native rates": (
         {"train/utils.DatasetConfig.rates": {"vqa": 1}},

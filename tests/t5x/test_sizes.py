@@ -53,8 +53,8 @@ def scenes_run(size):
     """The scenes large enough for the patches of a size."""
     world, pixels = ("scenes", 32) if size == "nano" else ("scenes_base", 128)
     return [
-        f"--gin_file=gin_configs/t5x/models/{size}.gin",
         "--gin_file=gin_configs/t5x/train.gin",
+        f"--gin_file=gin_configs/models/{size}.gin",
         f"--gin.MIXTURE_OR_TASK_NAME='{world}_without_image_infilling'",
         f"--gin.TASK_FEATURE_LENGTHS={{'inputs': 64, 'targets': 64, 'image': {pixels}}}",
         "--gin.models.OFA.layer_stack='scan'",
@@ -79,8 +79,8 @@ def test_pretraining_on_official_files_is_prepared(tmp_path):
     write_official_files(tmp_path)
     [result] = prepare(
         [
-            "--gin_file=gin_configs/t5x/models/base.gin",
             "--gin_file=gin_configs/t5x/pretrain.gin",
+            "--gin_file=gin_configs/models/base.gin",
             "--gin.MIXTURE_OR_TASK_NAME='ofa_pretrain_tsv'",
             f"--gin.DATA_DIR='{tmp_path}'",
             f"--gin.VOCAB_DIR='{shared_dir() / 'vocab' / 'gpt2_bpe'}'",

@@ -195,7 +195,7 @@ def test_all_missing_slots_are_named_at_once(data_dir):
     message = str(error.value)
     assert "\n" not in message
     assert f"(no such folder in {data_dir})" in message
-    zeros = message.partition("utils.DatasetConfig.rates=")[2]
+    zeros = message.partition("inputs.DatasetConfig.rates=")[2]
     left_out = json.loads(zeros.strip('"').replace("'", '"'))
     assert left_out.keys() == {slot.name for slot in SLOTS} - {"cc12m", "coco_captions", "vqav2"}
     rest = tasks_of(**left_out)

@@ -47,7 +47,7 @@ class Buckets:
           ValueError: an unknown name, a length that is longer than the common one or not positive,
             a task with pictures in a bucket without, or too many buckets.
         """
-        changes = by_task(changes, tasks, "utils.DatasetConfig.buckets")
+        changes = by_task(changes, tasks, "DatasetConfig.buckets")
         found: list[Lengths] = []
         of_task = []
         for task in tasks:
@@ -58,7 +58,7 @@ class Buckets:
             of_task.append(found.index(own))
         if len(found) > MAX_BUCKETS:
             raise ValueError(
-                f"utils.DatasetConfig.buckets makes {len(found)} buckets, each of which is "
+                f"DatasetConfig.buckets makes {len(found)} buckets, each of which is "
                 f"compiled; give tasks the same lengths so that {MAX_BUCKETS} or fewer remain"
             )
         return cls(tuple(found), tuple(of_task))
@@ -99,18 +99,17 @@ def by_task(values: Mapping[str, object], tasks: Iterable[OFATask], setting: str
 def _check(task: OFATask, own: Lengths, common: Lengths) -> None:
     if set(own) != set(common):
         raise ValueError(
-            f"utils.DatasetConfig.buckets: lengths of {task.name!r} may name "
+            f"DatasetConfig.buckets: lengths of {task.name!r} may name "
             f"{', '.join(sorted(common))}, got {', '.join(sorted(set(own) - set(common)))}"
         )
     for key, length in own.items():
         least = 0 if key == "image" else 1
         if not isinstance(length, int) or not least <= length <= common[key]:
             raise ValueError(
-                f"utils.DatasetConfig.buckets: {key!r} of {task.name!r} must be a whole number "
-                f"from {least} to TASK_FEATURE_LENGTHS[{key!r}] = {common[key]}, got {length!r}"
+                f"DatasetConfig.buckets: {key!r} of {task.name!r} must be a whole number "
+                f"from {least} to task_feature_lengths[{key!r}] = {common[key]}, got {length!r}"
             )
     if own["image"] == 0 and any(instruction.image_slot for instruction in task.instructions):
         raise ValueError(
-            f"utils.DatasetConfig.buckets: task {task.name!r} reads pictures, so its 'image' "
-            "cannot be 0"
+            f"DatasetConfig.buckets: task {task.name!r} reads pictures, so its 'image' cannot be 0"
         )

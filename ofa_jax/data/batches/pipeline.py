@@ -109,7 +109,7 @@ class MixturePipeline:
     def __post_init__(self) -> None:
         if self.batch_size % self.num_hosts:
             raise ValueError(
-                f"BATCH_SIZE = {self.batch_size} does not divide over {self.num_hosts} hosts"
+                f"batch_size = {self.batch_size} does not divide over {self.num_hosts} hosts"
             )
         if len(self.tasks) != len(self.rates) or not all(rate > 0 for rate in self.rates):
             raise ValueError("every task of a mixture needs one positive rate")
@@ -120,7 +120,7 @@ class MixturePipeline:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(
-                    f"utils.DatasetConfig.{name} must be one of {', '.join(known)}, got "
+                    f"DatasetConfig.{name} must be one of {', '.join(known)}, got "
                     f"{getattr(self, name)!r}"
                 )
         self._buckets  # noqa: B018  (lengths that cannot be are refused at once)
@@ -180,7 +180,7 @@ class MixturePipeline:
             raise WorkerDiedError(
                 f"one of the {self.num_workers} input workers ended with exit code {death[1]}; the "
                 "system kills processes (-9) when its memory is used up, of which fewer "
-                "utils.DatasetConfig.num_workers take less. The same command goes on"
+                "DatasetConfig.num_workers take less. The same command goes on"
             ) from None
 
     def plan(self, step: int) -> BatchPlan:
@@ -215,7 +215,7 @@ class MixturePipeline:
         rates = self._sizes if self.rate_by == "examples" else self.rates
         rates = tempered_rates(rates, maximum=self.maximum, temperature=self.temperature)
         factors = {
-            step: by_task(values, self.tasks, "utils.DatasetConfig.rate_schedule")
+            step: by_task(values, self.tasks, "DatasetConfig.rate_schedule")
             for step, values in self.rate_schedule.items()
         }
         names = [task.name for task in self.tasks]
@@ -242,7 +242,7 @@ class MixturePipeline:
             except InstructionError:
                 raise
             except ValueError as error:
-                raise ValueError(f"utils.DatasetConfig.buckets: {error}") from error
+                raise ValueError(f"DatasetConfig.buckets: {error}") from error
 
     @functools.cached_property
     def _reader(self) -> _BatchReader:

@@ -1,7 +1,7 @@
 """Named folders of a run: where data sets and vocabulary files lie.
 
 Task declarations write `{DATA_DIR}/vision_language_examples.tsv`; the name is resolved when the
-file is opened. Names come from gin (`train_script.train.locations`) or from the environment
+file is opened. Names come from the settings (`DatasetConfig.locations`) or from the environment
 (`OFA_DATA_DIR`); they are kept in the environment, so that worker processes see them too.
 """
 
@@ -42,8 +42,8 @@ def resolve(template: str) -> str:
         path = os.environ.get(_PREFIX + name)
         if not path:
             raise ValueError(
-                f"{template}: no folder is set for {name}; set train_script.train.locations = "
-                f"{{'{name}': 'FOLDER'}} in gin or the environment variable {_PREFIX}{name}"
+                f"{template}: no folder is set for {name}; set DatasetConfig.locations = "
+                f"{{'{name}': 'FOLDER'}} or the environment variable {_PREFIX}{name}"
             )
         return path
 

@@ -181,7 +181,7 @@ class Answering:
             room = min(lengths["inputs"], lengths["targets"] - reserved + extra)
             if room < 3:
                 raise InstructionError(
-                    f"TASK_FEATURE_LENGTHS['targets'] = {lengths['targets']} leaves no room for "
+                    f"task_feature_lengths['targets'] = {lengths['targets']} leaves no room for "
                     f"the decoder prompt: the answer alone may take {reserved} tokens"
                 )
             if len(inputs) > room:

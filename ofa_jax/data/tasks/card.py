@@ -51,7 +51,7 @@ class TaskCard:
       name: of the task in the registry.
       family: under which it is reported, and by which it can be asked too.
       instruction: its first wording, in the instruction language.
-      lengths: TASK_FEATURE_LENGTHS.
+      lengths: task_feature_lengths.
       answering: recipe of the answer; a closed set stands in it word by word.
       text_steps: clean-up of texts.
     """
@@ -268,16 +268,37 @@ def _step_from_json(data: Mapping[str, Any]) -> Step:
 CARDS_FILE = "config.json"
 
 
-def write_cards(folder: str | os.PathLike, mixture: str, cards: Sequence[TaskCard]) -> None:
-    """Writes `config.json`: what a run was trained and evaluated on, as data.
+def write_cards(
+    folder: str | os.PathLike,
+    mixture: str,
+    cards: Sequence[TaskCard],
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes `config.json`: what a run was trained and evaluated on, and how, as data.
 
     Args:
       folder: of the run.
       mixture: name of the mixture or task.
       cards: of its tasks, those that it never trains included.
+      settings: of the run, by the part that they configure.
     """
-    content = {"mixture": mixture, "tasks": [card.to_json() for card in cards]}
+    content = {
+        "mixture": mixture,
+        "tasks": [card.to_json() for card in cards],
+        "settings": dict(settings or {}),
+    }
     write_json(pathlib.Path(folder) / CARDS_FILE, content)
+
+
+def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
+    """The settings of a run; {} where its `config.json` says none.
+
+    Raises:
+      ValueError: the file cannot be read; the message names it.
+    """
+    path = pathlib.Path(folder) / CARDS_FILE
+    found = read_json(path, kind=dict).get("settings") if path.is_file() else None
+    return found if isinstance(found, dict) else {}
 
 
 def read_cards(folder: str | os.PathLike) -> tuple[TaskCard, ...]:

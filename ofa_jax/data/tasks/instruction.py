@@ -241,7 +241,7 @@ class Instruction:
             raise InstructionError(
                 f"field {slot.field!r} of instruction {self.text!r} is {image.dtype}"
                 f"{list(image.shape)}; the model reads uint8[{image_size}, {image_size}, 3]: "
-                "change TASK_FEATURE_LENGTHS['image'], or resize it in the task's preparation"
+                "change task_feature_lengths['image'], or resize it in the task's preparation"
             )
         if slot.modality == "MASKED_IMAGE":
             # SPEC 4.3.7: the central half of each axis.

@@ -174,7 +174,7 @@ def _check_free(name: str) -> None:
         raise ValueError(f"a task or mixture named {name!r} is declared already")
 
 
-def import_modules(names: tuple[str, ...], *, setting: str = "MIXTURE_OR_TASK_MODULE") -> None:
+def import_modules(names: tuple[str, ...], *, setting: str = "DatasetConfig.module") -> None:
     """Imports the modules that register tasks and mixtures.
 
     Args:
@@ -196,7 +196,7 @@ def import_modules(names: tuple[str, ...], *, setting: str = "MIXTURE_OR_TASK_MO
             raise
 
 
-def lookup(name: str, *, setting: str = "MIXTURE_OR_TASK_NAME") -> list[tuple[OFATask, float]]:
+def lookup(name: str, *, setting: str = "mixture_or_task_name") -> list[tuple[OFATask, float]]:
     """The OFA tasks behind a registered task or mixture, with their rates.
 
     Args:

@@ -345,7 +345,7 @@ def _refuse_short(task: OFATask, lengths: Lengths, longest: Lengths) -> None:
     for key, needed in longest.items():
         if needed > lengths[key]:
             raise ValueError(
-                f"TASK_FEATURE_LENGTHS[{key!r}] = {lengths[key]} is too short for task "
+                f"task_feature_lengths[{key!r}] = {lengths[key]} is too short for task "
                 f"{task.name!r}: its {key} need {needed} tokens or more"
             )
 

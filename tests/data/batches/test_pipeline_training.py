@@ -32,12 +32,12 @@ def test_a_run_over_three_buckets(tmp_path):
         "--gin.models.OFA.width=32",
         "--gin.models.OFA.ffn_dim=64",
         "--gin.train_script.train.stats_period=1",
-        "--gin.utils.EvaluationConfig.final_num_examples=0",
-        "--gin.utils.DatasetConfig.buckets={'text_infilling': {'image': 0},"
+        "--gin.evaluation.EvaluationConfig.final_num_examples=0",
+        "--gin.inputs.DatasetConfig.buckets={'text_infilling': {'image': 0},"
         " 'visual_grounding': {'targets': 8}, 'vqa': {'targets': 8}}",
-        "--gin.utils.DatasetConfig.rate_schedule={0: {'text_infilling': 3.0},"
+        "--gin.inputs.DatasetConfig.rate_schedule={0: {'text_infilling': 3.0},"
         f" {STEPS}: {{'text_infilling': 0.0}}}}",
-        "--gin.utils.DatasetConfig.on_bad_record='skip'",
+        "--gin.inputs.DatasetConfig.on_bad_record='skip'",
     ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
