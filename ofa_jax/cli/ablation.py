@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from typing import cast
 
 import gin
 
+from ofa_jax.ablation.execution import submit, train_all
 from ofa_jax.ablation.results import write_results
-from ofa_jax.ablation.runs import Run, plan, shell_line, train
+from ofa_jax.ablation.runs import plan, shell_line
 from ofa_jax.ablation.settings import Ablation
 from ofa_jax.cli import engines, gin_files, shell
-from ofa_jax.errors import Status, Unfinished, started
-from ofa_jax.progress import format_duration
+from ofa_jax.errors import Status, started
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,40 +88,9 @@ def _carry_out(ablation: Ablation, options: argparse.Namespace) -> int:
     started()
     if options.table_only:
         left = []
-    if status := _submit(left, launcher) if launcher else _train_all(ablation, runs, left):
+    if status := submit(left, launcher) if launcher else train_all(ablation, runs, left):
         return status
     if (path := write_results(ablation, runs)) is not None:
         print(path.read_text(encoding="utf-8"))
         print(f"table: {path}, chart: {path.with_name('chart.png')}")
-    return Status.DONE
-
-
-def _submit(left: Sequence[Run], launcher: Sequence[str]) -> int:
-    for run in left:
-        run.remember_settings()
-        print(f"+ {shell_line(run, launcher)}", flush=True)
-        if status := subprocess.run(run.command(launcher), check=False).returncode:
-            print(f"error: the launcher ended with exit status {status}", file=sys.stderr)
-            return max(status, Status.FAILED)
-    return Status.DONE
-
-
-def _train_all(ablation: Ablation, runs: Sequence[Run], left: Sequence[Run]) -> int:
-    """Trains one run after the other, until one does not end well."""
-    begun = time.monotonic()
-    for number, run in enumerate(left):
-        print(f"run {number + 1} of {len(left)}: {run.folder} ({run.state()})", flush=True)
-        status = train(run)
-        if status == Status.UNFINISHED:
-            raise Unfinished(f"stopped in {run.folder}")
-        if status:
-            say = f"the run of {run.folder} ended with exit status {status}; see above"
-            print(f"error: {say}", file=sys.stderr)
-            return status
-        # After every run, so that there is something to look at.
-        write_results(ablation, runs)
-        rest = (time.monotonic() - begun) / (number + 1) * (len(left) - number - 1)
-        if rest:
-            folder = pathlib.Path(ablation.folder)
-            print(f"{folder / 'table.md'} is new; about {format_duration(rest)} left", flush=True)
     return Status.DONE

@@ -87,7 +87,9 @@ def check_files(files: Sequence[str], engine: str) -> None:
     Raises:
       ValueError: a file of the other engine, or t5x without a file of its own before the others.
     """
-    texts = [_text(file) for file in files]
+    places = [(pathlib.Path(file), _CHECKOUT / file) for file in files]
+    found = [next((path for path in two if path.is_file()), None) for two in places]
+    texts = [path.read_text(encoding="utf-8", errors="replace") if path else "" for path in found]
     for file, text in zip(files, texts, strict=True):
         of = "t5x" if is_of_t5x(text) else "native" if _OF_NATIVE.search(text) else engine
         if of != engine:
@@ -99,11 +101,6 @@ def check_files(files: Sequence[str], engine: str) -> None:
         raise ValueError(
             f"--engine=t5x: the first gin file is gin_configs/t5x/train.gin, not {files[0]}"
         )
-
-
-def _text(file: str) -> str:
-    path = next((one for one in (pathlib.Path(file), _CHECKOUT / file) if one.is_file()), None)
-    return path.read_text(encoding="utf-8", errors="replace") if path else ""
 
 
 def hint(name: str, *, t5x: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from ofa_jax.cli import shell
@@ -48,6 +48,18 @@ def macro_types() -> dict[str, Any]:
     }
 
 
+def _configured(
+    train: Callable[..., Any], files: Sequence[str], overrides: Sequence[str]
+) -> Callable[..., Any]:
+    """`train_script.train` with the settings of gin files and overrides."""
+    from ofa_jax.cli import bindings, gin_files
+
+    made, known = bindings.register(train), bindings.registered(train)
+    files, types = (TRAIN_FILE, *files), macro_types()
+    gin_files.parse(files, overrides, known, required=REQUIRED_MACROS, types=types)
+    return made["train_script.train"]
+
+
 def run_train(arguments: Sequence[str]) -> int:
     """Parses gin files and overrides, then calls `train_script.train`.
 
@@ -72,23 +84,15 @@ def run_train(arguments: Sequence[str]) -> int:
 
     def run() -> None:
         shell.set_up_process()
-        from ofa_jax.cli import bindings as names
         from ofa_jax.runs.hosts import initialize_distributed
         from ofa_jax.runs.story import train
 
-        configurables = names.register(train)
-        gin_files.parse(
-            (TRAIN_FILE, *options.gin_file),
-            bindings,
-            names.registered(train),
-            required=REQUIRED_MACROS,
-            types=macro_types(),
-        )
+        configured = _configured(train, options.gin_file, bindings)
         if options.print_config:
             print(gin_files.resolved())
             return
         initialize_distributed()
-        configurables["train_script.train"](config_text=gin_files.resolved())
+        configured(config_text=gin_files.resolved())
 
     return shell.run(run)
 
@@ -101,7 +105,6 @@ def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
       overrides: `--gin.NAME=VALUE`.
     """
     shell.set_up_process()
-    from ofa_jax.cli import bindings as names
     from ofa_jax.cli import gin_files
     from ofa_jax.runs import plan
 
@@ -114,13 +117,5 @@ def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     plan.check_options(options)
     found: list[plan.Plan] = []
     planner = plan.planner(options, found)
-    configurables = names.register(planner)
-    gin_files.parse(
-        (TRAIN_FILE, *options.gin_file),
-        bindings,
-        names.registered(planner),
-        required=REQUIRED_MACROS,
-        types=macro_types(),
-    )
-    configurables["train_script.train"]()
+    _configured(planner, options.gin_file, bindings)()
     plan.report(found[0], options)

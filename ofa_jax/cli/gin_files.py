@@ -1,8 +1,7 @@
 """Reading gin files: includes, overrides from the command line, and errors that help.
 
-Run files use t5x's vocabulary: macros in capitals on top, then bindings of `train_script.train`
-and a few small settings. Names are registered statically in `ofa_jax.cli.bindings`; a name that
-does not exist is an error that says which one is nearest.
+Run files use t5x's vocabulary: macros in capitals, then bindings of the names that
+`ofa_jax.cli.bindings` registers; an error says which name is nearest.
 """
 
 from __future__ import annotations
@@ -266,7 +265,6 @@ def _shell_path(name: str, value: str) -> str:
 
 
 def _check_required() -> None:
-    """Fails on a setting that a file leaves to others, and none sets."""
     for (_, selector), bound in gin.config._CONFIG.items():
         for name, value in bound.items() if selector != "gin.macro" else ():
             if not _is_missing(value):
@@ -279,7 +277,6 @@ def _check_required() -> None:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether a value is %gin.REQUIRED."""
     return value is gin.REQUIRED or getattr(value, "scopes", ())[-1:] == ["gin.REQUIRED"]
 
 
@@ -309,8 +306,7 @@ def _check_scopes(fine: Sequence[str]) -> None:
         if reference.selector != "gin.macro"
     }
     for (scope, selector), bound in config.items():
-        is_value = selector in ("gin.macro", "gin.constant")
-        if scope and not is_value and scope not in opened and scope not in fine:
+        if scope and scope not in opened and scope not in fine and not selector.startswith("gin."):
             name = next(iter(bound))
             raise ConfigError(
                 f"{scope}/{selector}.{name} is set but nothing uses the scope {scope!r}; "

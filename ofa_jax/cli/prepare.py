@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from ofa_jax.cli import shell
 from ofa_jax.data.ops.image import TRUNCATED_IMAGES
-from ofa_jax.data.preparation import beam_pipeline, local_engine, manifest, summary
-from ofa_jax.data.preparation.plan import TARGET_SHARD_BYTES, Estimate, Plan, make_plan
+from ofa_jax.data.preparation import manifest, splits
+from ofa_jax.data.preparation.plan import TARGET_SHARD_BYTES
 from ofa_jax.data.preparation.settings import (
     BAD_BOX_TREATMENTS,
     CMYK_TREATMENTS,
@@ -23,7 +21,6 @@ from ofa_jax.data.preparation.settings import (
 )
 from ofa_jax.data.sources import formats
 from ofa_jax.errors import Status
-from ofa_jax.progress import Progress
 
 logger = logging.getLogger("ofa_jax")
 
@@ -49,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     default_mb = TARGET_SHARD_BYTES >> 20
     add("--shard_mb", type=shell.real, default=default_mb, help=f"size of a shard; {default_mb}")
     add("--limit", type=shell.whole, help="only the first so many records")
-    add("--processes", type=shell.whole, default=_cores(), help="all cores")
+    add("--processes", type=shell.whole, default=splits.usable_cores(), help="all cores")
     add("--overwrite", action="store_true", help="remove what was made of other data or settings")
     add("--go_on", action="store_true", help="even where all of the first records are bad")
     add("--strict", action="store_true", help="stop at the first bad record")
@@ -100,12 +97,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    # macOS cannot bind a process to some of its cores, and does not tell of any.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_prepare(arguments: Sequence[str]) -> int:
     """Prepares the splits of one data set.
 
@@ -137,65 +128,24 @@ def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> int:
         if not 1 <= (1 if (value := getattr(options, name)) is None else value) <= most:
             raise ValueError(f"--{name} must be at least 1 and at most {most:,}, got {value}")
     names = [field.name for field in dataclasses.fields(ConversionSettings)]
-    settings = ConversionSettings(**{name: getattr(options, name) for name in names})
-    if settings.image_tokenizer:
-        _share_devices()
-    source = formats.source(options.source, arguments)
-    engine: Callable[..., dict[str, Any]] = local_engine.prepare
-    if options.engine == "beam":
-        beam_pipeline.require_beam()
-        engine = beam_pipeline.prepare
-    for split in (name.strip() for name in options.split.split(",")):
-        plan, estimate = make_plan(
-            source,
-            {"format": options.source, **arguments},
-            split,
-            settings=settings,
-            num_shards=options.num_shards,
-            shard_bytes=int(options.shard_mb * (1 << 20)),
-            limit=options.limit,
-            strict=options.strict,
-            overwrite=options.overwrite,
-            go_on=options.go_on,
-        )
-        if status := _run(engine, plan, estimate, options):
-            return status
-    return Status.DONE
-
-
-def _share_devices() -> None:
-    """Lets the processes, which load a network each, share an accelerator and what they compile.
-
-    JAX reads these variables when it is imported, which is later, and by an image tokenizer only.
-    """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    cache = os.path.expanduser("~/.cache/ofa_jax/compiled")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
-
-
-def _run(
-    engine: Callable[..., dict[str, Any]],
-    plan: Plan,
-    estimate: Estimate,
-    options: argparse.Namespace,
-) -> int:
-    summary.say_start(plan, estimate)
-    if engine is beam_pipeline.prepare:
-        result = engine(plan, estimate, options.out, options=shlex.split(options.beam_options))
-    else:
-        progress = Progress(plan.split, plan.num_records, unit="record", interval=10.0)
-
-        def show(records: int, examples: int) -> None:
-            progress.update(records, f"{records - examples} dropped")
-
-        try:
-            result = engine(plan, estimate, options.out, processes=options.processes, progress=show)
-        finally:
-            progress.close()
-        if progress.rate:
-            logger.info("%s: %.1f records/s", plan.split, progress.rate)
-    if summary.say_result(plan, result, options.out, upright=options.upright):
+    beam = options.engine == "beam"
+    dropped = splits.prepare_splits(
+        formats.source(options.source, arguments),
+        {"format": options.source, **arguments},
+        [name.strip() for name in options.split.split(",")],
+        options.out,
+        settings=ConversionSettings(**{name: getattr(options, name) for name in names}),
+        num_shards=options.num_shards,
+        shard_bytes=int(options.shard_mb * (1 << 20)),
+        limit=options.limit,
+        strict=options.strict,
+        overwrite=options.overwrite,
+        go_on=options.go_on,
+        processes=options.processes,
+        beam_options=shlex.split(options.beam_options) if beam else None,
+    )
+    if dropped is None:
         return Status.DONE
-    say = f"{options.out}: every {plan.split} example was dropped, see the manifest"
+    say = f"{options.out}: every {dropped} example was dropped, see the manifest"
     print(f"error: {say}", file=sys.stderr)
     return Status.SETTINGS

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from ofa_jax.ablation import execution
 from ofa_jax.ablation.results import write_results
 from ofa_jax.ablation.runs import plan, shell_line
 from ofa_jax.cli import ablation as command_line
@@ -143,7 +144,7 @@ def test_finished_runs_are_not_repeated(tmp_path, monkeypatch, capsys):
         finish(run)
         return 0
 
-    monkeypatch.setattr(command_line, "train", train)
+    monkeypatch.setattr(execution, "train", train)
     monkeypatch.setattr(command_line, "read_settings", lambda files, overrides: settings)
     assert command_line.run_ablate(["--gin_file=x.gin"]) == 75
     assert "5 of 9 runs are finished" in capsys.readouterr().out

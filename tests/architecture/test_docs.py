@@ -155,9 +155,11 @@ def test_the_configuration_page_names_what_gin_reaches():
     known = registered(train)
     assert rows.keys() == known.keys()
     # Of the long ones the row names what most runs set; INITIAL_CHECKPOINT_PATH is a macro.
-    for name in ("CheckpointConfig", "LogConfig", "LossEvaluationConfig"):
-        fields = set(inspect.signature(known[f"utils.{name}"]).parameters) - {"initial_path"}
-        assert all(f"`{field}`" in rows[f"utils.{name}"] for field in fields), name
+    for name in (
+        "checkpoints.CheckpointConfig", "log.LogConfig", "evaluation.LossEvaluationConfig",
+    ):  # fmt: skip
+        fields = set(inspect.signature(known[name]).parameters) - {"initial_path"}
+        assert all(f"`{field}`" in rows[name] for field in fields), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,0 +1,70 @@
+"""Carries out the runs of an ablation: here, one after the other, or by a launcher.
+
+After `runs`. The table is written anew after every run, so that there is something to look at.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from ofa_jax.ablation.results import write_results
+from ofa_jax.ablation.runs import Run, shell_line, train
+from ofa_jax.ablation.settings import Ablation
+from ofa_jax.errors import Status, Unfinished
+from ofa_jax.progress import format_duration
+
+
+def submit(left: Sequence[Run], launcher: Sequence[str]) -> int:
+    """Hands runs to a launcher.
+
+    Args:
+      left: the runs.
+      launcher: words of its command.
+
+    Returns:
+      Exit status: that of the first launch that failed, otherwise 0.
+    """
+    for run in left:
+        run.remember_settings()
+        print(f"+ {shell_line(run, launcher)}", flush=True)
+        if status := subprocess.run(run.command(launcher), check=False).returncode:
+            print(f"error: the launcher ended with exit status {status}", file=sys.stderr)
+            return max(status, Status.FAILED)
+    return Status.DONE
+
+
+def train_all(ablation: Ablation, runs: Sequence[Run], left: Sequence[Run]) -> int:
+    """Trains one run after the other, until one does not end well.
+
+    Args:
+      ablation: the settings.
+      runs: all runs, for the table.
+      left: those that are not finished.
+
+    Returns:
+      Exit status of the run that did not end well, otherwise 0.
+
+    Raises:
+      Unfinished: a signal asked to stop.
+    """
+    begun = time.monotonic()
+    for number, run in enumerate(left):
+        print(f"run {number + 1} of {len(left)}: {run.folder} ({run.state()})", flush=True)
+        status = train(run)
+        if status == Status.UNFINISHED:
+            raise Unfinished(f"stopped in {run.folder}")
+        if status:
+            say = f"the run of {run.folder} ended with exit status {status}; see above"
+            print(f"error: {say}", file=sys.stderr)
+            return status
+        # After every run, so that there is something to look at.
+        write_results(ablation, runs)
+        rest = (time.monotonic() - begun) / (number + 1) * (len(left) - number - 1)
+        if rest:
+            folder = pathlib.Path(ablation.folder)
+            print(f"{folder / 'table.md'} is new; about {format_duration(rest)} left", flush=True)
+    return Status.DONE
