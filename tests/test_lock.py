@@ -31,7 +31,7 @@ def path(tmp_path):
 
 
 def locked(path, **options):
-    return FolderLock(LocalFile(path), "MODEL_DIR runs/mine", **options)
+    return FolderLock(LocalFile(path), "model_dir runs/mine", **options)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_second_start_says_who_holds_the_folder(path, holder):
     with pytest.raises(SettingsError) as error, locked(path):
         pass
     message = str(error.value)
-    assert message.startswith(f"MODEL_DIR runs/mine is in use by process {holder.pid} on ")
+    assert message.startswith(f"model_dir runs/mine is in use by process {holder.pid} on ")
     assert " since 20" in message
     assert message.endswith("wait for it, end it, or take another folder")
 

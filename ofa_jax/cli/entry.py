@@ -28,7 +28,7 @@ def macro_types() -> dict[str, Any]:
     return {
         "MIXTURE_OR_TASK_NAME": name,
         "MODEL_DIR": name,
-        "TASK_FEATURE_LENGTHS": Mapping[str, Length],
+        "TASK_FEATURE_LENGTHS": Mapping[str, Length] | None,
         "TRAIN_STEPS": Annotated[int, Between(1, 10**9)],
         "BATCH_SIZE": BatchSize,
         "WARMUP_STEPS": Steps,

@@ -1,7 +1,6 @@
 """A checkpoint is data: nothing that a run's folder names is imported, whoever asks for it."""
 
 import json
-import pathlib
 import sys
 
 import gin
@@ -14,7 +13,6 @@ from ofa_jax.checkpoint.names import to_params
 from ofa_jax.checkpoint.orbax_weights import SourceRecord
 from ofa_jax.checkpoint.task_facts import TaskFacts
 from ofa_jax.cli import inference, shell
-from ofa_jax.data.tasks import registered_cards
 from ofa_jax.evaluation.evaluate import _lengths
 from ofa_jax.inference.predictor import OFAPredictor
 from ofa_jax.inference.questions import Prediction
@@ -30,14 +28,6 @@ evaluation.EvaluationConfig.image_tokenizer = 'planted:make'
 eval_script.evaluate.extractors = 'planted:make'
 import planted
 include 'planted.gin'
-"""
-OLDER = """\
-# Macros:
-MIXTURE_OR_TASK_MODULE = \\
-    ('mixtures.scenes',
-     'tasks.scenes_answers')
-MIXTURE_OR_TASK_NAME = 'scenes_vqa'
-TASK_FEATURE_LENGTHS = {'image': 32, 'inputs': 30, 'targets': 20}
 """
 CARD = {
     "name": "planted_task",
@@ -111,10 +101,9 @@ def test_a_card_names_no_code(planted, change):
         trained_cards(str(planted))
 
 
-def test_no_command_imports_what_a_folder_names(planted, command, caplog):
+def test_no_command_imports_what_a_folder_names(planted, command):
     (planted / "config.gin").write_text(HOSTILE)
     assert ofa_jax.load(planted).cards == ()
-    assert "'planted', which is not imported: a checkpoint is data" in caplog.text
     image = planted / "a.png"
     image.write_bytes(finetuning_files.picture("red"))
     common = (f"--checkpoint={planted}", f"--image={image}")
@@ -150,24 +139,6 @@ def test_a_task_of_a_module_that_the_user_names(model, command, tmp_path):
         assert message in text
 
 
-def test_runs_from_before_config_json_are_asked_by_name(tmp_path, monkeypatch):
-    """As far as their tasks are declared in this library."""
-    (tmp_path / "config.gin").write_text(OLDER)
-    [card] = trained_cards(str(tmp_path))
-    assert (card.name, card.family) == ("scenes_vqa", "vqa")
-    assert card.lengths == {"inputs": 30, "targets": 20, "image": 32}
-    for damage in (
-        OLDER.replace("scenes_vqa", "none"), OLDER.replace("30", "10**9"), OLDER[:80], "",
-        OLDER.replace("mixtures.scenes", "mixtures..scenes"), "MIXTURE_OR_TASK_NAME=" + "(" * 999,
-    ):  # fmt: skip
-        (tmp_path / "config.gin").write_text(damage)
-        assert trained_cards(str(tmp_path)) == ()
-    # A package of the same name that stands before ours is not ours.
-    (tmp_path / "config.gin").write_text(OLDER)
-    monkeypatch.setattr(registered_cards, "_ROOT", pathlib.Path("/elsewhere"))
-    assert trained_cards(str(tmp_path)) == ()
-
-
 def test_lengths_follow_from_what_a_file_says_of_its_task(tmp_path):
     config = finetuning_files.small_config(finetuning_files.write_vocabulary(tmp_path))
 
@@ -186,5 +157,5 @@ def test_lengths_follow_from_what_a_file_says_of_its_task(tmp_path):
     assert found(given, image_size=48) == given | {"image": 48}
     with pytest.raises(ValueError, match="does not say image, so give the lengths"):
         found(given)
-    with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS are inputs, targets, image, not p"):
+    with pytest.raises(ValueError, match="task_feature_lengths are inputs, targets, image, not p"):
         found({"patches": 3}, **facts)

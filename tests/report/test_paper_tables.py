@@ -19,7 +19,7 @@ from ofa_jax.report.published import PUBLISHED
 TABLES = {table.name: table for table in PUBLISHED}
 
 
-def write_run(folder, mixture, tasks, splits=None, config="", **facts):
+def write_run(folder, mixture, tasks, splits=None, settings=None, **facts):
     def entry(metrics):
         return {**metrics, "primary": next(iter(metrics)), "baseline": 0.1, "n": 10}
 
@@ -33,7 +33,7 @@ def write_run(folder, mixture, tasks, splits=None, config="", **facts):
         },
     }
     (folder / "metrics.json").write_text(json.dumps(content))
-    (folder / "config.gin").write_text(config)
+    (folder / "config.json").write_text(json.dumps({"tasks": [], "settings": settings or {}}))
     return folder
 
 
@@ -101,20 +101,18 @@ def test_rows_name_their_split_where_columns_do_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "methods"),
+    ("settings", "methods"),
     [
-        ("models.Tuning.encoder_prefix = 100\n", ("prefix",)),
-        ("Tuning.lora_rank = 8\nTuning.adapter_dim = 0\n", ("LoRA",)),
-        (
-            "OptimizerConfig.frozen = \\\n    ('^(?!.*(/(final_norm|expand|contract)/bias$))',)\n",
-            ("BitFit",),
-        ),
-        ("OptimizerConfig.frozen = ('token_embedding',)\n", ()),
+        ({"model": {"tuning": {"encoder_prefix": 100, "lora_rank": 0}}}, ("prefix",)),
+        ({"model": {"tuning": {"lora_rank": 8, "adapter_dim": 0}}}, ("LoRA",)),
+        ({"optimizer": {"frozen": ["^(?!.*(/(final_norm|expand|contract)/bias$))"]}}, ("BitFit",)),
+        ({"optimizer": {"frozen": ["token_embedding"]}, "model": {"size": "nano"}}, ()),
+        ({"model": "nano", "optimizer": None}, ()),
     ],
 )
-def test_tuned_runs_have_their_own_table(tmp_path, config, methods):
+def test_tuned_runs_have_their_own_table(tmp_path, settings, methods):
     task = {"visual_entailment": {"accuracy": 0.8}}
-    record = collect(write_run(tmp_path / "run", "snli_ve", task, config=config))
+    record = collect(write_run(tmp_path / "run", "snli_ve", task, settings=settings))
     assert tuning_methods(record) == methods
     own = rows_of(published_table(TABLES["prompt_tuning"], [record]))
     plain = rows_of(published_table(TABLES["vqa_snli_ve"], [record]))

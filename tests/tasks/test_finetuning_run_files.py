@@ -50,7 +50,7 @@ EXTRAS = {
         "LossConfig.drop_worst_after": 2500,
         "LossConfig.label_smoothing": 0.1,
         "OptimizerConfig.frozen": ("^token_embedding",),
-        "create_learning_rate_scheduler.warmup_ratio": "WARMUP_RATIO",
+        "ScheduleConfig.warmup_ratio": "WARMUP_RATIO",
         "WARMUP_RATIO": 0.06,
         "EVAL_PERIOD": 500,
     },
@@ -61,10 +61,10 @@ EXTRAS = {
     },
     "caption_scst": {
         "Trainer.scst": "@trainer.SCSTConfig()",
-        "create_learning_rate_scheduler.end": 2e-7,
+        "ScheduleConfig.end": 2e-7,
         "DROPOUT_RATE": 0.0,
     },
-    "caption_scst_base": {"create_learning_rate_scheduler.end": 0.0},
+    "caption_scst_base": {"ScheduleConfig.end": 0.0},
     "refcoco_prefix": {"Tuning.encoder_prefix": 100, "Tuning.decoder_prefix": 100},
     "refcoco_adapter": {"Tuning.adapter_dim": 100},
     "refcoco_bitfit": {"OptimizerConfig.frozen": (frozen_except("bitfit"),)},
@@ -151,7 +151,7 @@ def test_numbers_are_official(name, settings):
     assert found["TRAIN_STEPS"] == steps
     assert found["OFA.encoder_drop_path"] == found["OFA.decoder_drop_path"] == drop_path
     assert found["TASK_FEATURE_LENGTHS"]["image"] == pixels
-    assert found["CheckpointConfig.best_metric"]
+    assert found["BEST_METRIC"]
     if "LossConfig.label_smoothing" in found:
         assert found["LossConfig.label_smoothing"] == 0.1
     for key, value in EXTRAS.get(name, {}).items():
@@ -164,10 +164,10 @@ def test_own_data_are_learnt_gently(name, settings):
     assert found["MIXTURE_OR_TASK_NAME"] == name
     assert found["OFA.batch_norm"] == "frozen"
     assert found["BATCH_SIZE"] == 8
-    assert found["EVAL_PERIOD"] == found["CheckpointConfig.period"] == 50
+    assert found["EVAL_PERIOD"] == found["CHECKPOINT_PERIOD"] == 50
     assert found["TRAIN_STEPS"] % found["EVAL_PERIOD"] == 0
     assert found["LEARNING_RATE"] <= 3e-5
-    assert found["CheckpointConfig.best_metric"] == OWN[name]
+    assert found["BEST_METRIC"] == OWN[name]
 
 
 @pytest.mark.parametrize("method", TRAINED)
@@ -175,7 +175,7 @@ def test_tuning_goes_on_top(method, settings):
     found = settings("refcoco", f"tuning_{method}")
     assert found["MIXTURE_OR_TASK_NAME"] == "refcoco"
     assert found["OptimizerConfig.frozen"] == (frozen_except(method),)
-    assert found["CheckpointConfig.save_trained"] is True
+    assert found["SAVE_TRAINED"] is True
     assert found["LEARNING_RATE"] == (0.03 if method == "prefix" else found["LEARNING_RATE"])
     parts = {"prefix": "encoder_prefix", "adapter": "adapter_dim", "lora": "lora_rank"}
     if method in parts:

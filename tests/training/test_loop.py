@@ -180,7 +180,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(value):
     recorder = Recorder(losses={3: value})
     with pytest.raises(loop.NonFiniteLossError, match="between steps 2 and 4") as error:
         recorder.run(loop.Periods(total=8, log=2, evaluate=2, save=2))
-    assert "LEARNING_RATE" in str(error.value)
+    assert "ScheduleConfig.peak" in str(error.value)
     assert "\n" not in str(error.value)
     assert recorder.events[-2:] == ["step 4", "log 4"], "the line is written, the state is not"
     assert "save 2" in recorder.events

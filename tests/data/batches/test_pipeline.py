@@ -228,7 +228,7 @@ def test_rates_hold_exactly_over_a_long_window():
 
 
 def test_bad_pipelines_are_refused():
-    with pytest.raises(ValueError, match="BATCH_SIZE = 8 does not divide over 3 hosts"):
+    with pytest.raises(ValueError, match="batch_size = 8 does not divide over 3 hosts"):
         pipeline(num_hosts=3)
     with pytest.raises(ValueError, match="positive rate"):
         pipeline(rates=(1.0, 0.0, 1.0))
@@ -369,10 +369,10 @@ def test_evaluation_has_its_own_preparation_and_fills_a_batch():
 @pytest.mark.parametrize(
     ("line", "lengths", "message"),
     [
-        (instructions.CAPTIONING, {"targets": 1}, r"TASK_FEATURE_LENGTHS\['targets'\] = 1 is too"),
-        (instructions.CAPTIONING, {"inputs": 3}, r"TASK_FEATURE_LENGTHS\['inputs'\] = 3 is too"),
-        (instructions.TEXT_INFILLING, {"inputs": 12}, r"TASK_FEATURE_LENGTHS\['inputs'\] = 12"),
-        (instructions.TEXT_INFILLING, {"targets": 1}, r"TASK_FEATURE_LENGTHS\['targets'\] = 1"),
+        (instructions.CAPTIONING, {"targets": 1}, r"task_feature_lengths\['targets'\] = 1 is too"),
+        (instructions.CAPTIONING, {"inputs": 3}, r"task_feature_lengths\['inputs'\] = 3 is too"),
+        (instructions.TEXT_INFILLING, {"inputs": 12}, r"task_feature_lengths\['inputs'\] = 12"),
+        (instructions.TEXT_INFILLING, {"targets": 1}, r"task_feature_lengths\['targets'\] = 1"),
     ],
 )
 def test_lengths_that_are_too_short_are_named(line, lengths, message):

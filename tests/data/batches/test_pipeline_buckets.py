@@ -272,7 +272,7 @@ def test_schedules_name_tasks_or_families():
     ("options", "message"),
     [
         ({"buckets": {"txets": {}}}, "has no task 'txets'; did you mean texts"),
-        ({"buckets": {"texts": {"targets": 13}}}, r"TASK_FEATURE_LENGTHS\['targets'\] = 12"),
+        ({"buckets": {"texts": {"targets": 13}}}, r"task_feature_lengths\['targets'\] = 12"),
         ({"buckets": {"texts": {"targets": 0}}}, "from 1 to"),
         ({"buckets": {"texts": {"length": 3}}}, "may name image, inputs, targets, got length"),
         ({"buckets": {"small": {"image": 0}}}, "task 'small' reads pictures"),

@@ -68,12 +68,12 @@ def test_the_defaults_are_those_of_the_pipeline():
 def test_settings_that_cannot_be_are_one_clear_error(options, message):
     with pytest.raises(ValueError, match=message) as error:
         config(**options)
-    assert "inputs.DatasetConfig" in str(error.value)
+    assert "DatasetConfig" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_the_buckets_of_the_page_are_those_of_the_run_file():
-    start = "inputs.DatasetConfig.buckets = "
+    start = "DatasetConfig.buckets = "
     page = (ROOT / "docs" / "input.md").read_text(encoding="utf-8")
     run_file = (ROOT / "gin_configs" / "runs" / "pretrain_buckets.gin").read_text(encoding="utf-8")
     declared = ast.literal_eval(run_file.partition(start)[2])

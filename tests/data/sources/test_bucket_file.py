@@ -325,7 +325,7 @@ def test_inspection_opens_it(server, monkeypatch):
     [("bucket_cache_gb", -1), ("bucket_read_ahead", 0), ("bucket_cache", "gs://bucket/cache")],
 )
 def test_settings_that_cannot_be(setting, value):
-    with pytest.raises(ValueError, match=f"inputs.DatasetConfig.{setting} must be"):
+    with pytest.raises(ValueError, match=rf"DatasetConfig\.{setting} must be"):
         DatasetConfig("mixture", LENGTHS, 8, **{setting: value})
 
 

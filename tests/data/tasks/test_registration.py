@@ -169,7 +169,7 @@ def test_vocabulary_encodes_and_decodes_in_python_and_in_tensorflow():
 
 
 def test_unknown_names_suggest_the_nearest():
-    with pytest.raises(ValueError, match=r"MIXTURE_OR_TASK_NAME: .*'scenes_quikstart'") as error:
+    with pytest.raises(ValueError, match=r"mixture_or_task_name: .*'scenes_quikstart'") as error:
         lookup("scenes_quikstart")
     assert "did you mean scenes_quickstart" in str(error.value)
     assert "\n" not in str(error.value)
