@@ -5,6 +5,7 @@ What something else has damaged is set aside, under another name, and never stop
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -16,12 +17,32 @@ from typing import Any
 logger = logging.getLogger("ofa_jax")
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file so that a reader sees the old or the new one; its folder must exist."""
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Where to write a file so that a reader sees the old or the new one.
+
+    Args:
+      path: of the file; its folder is made.
+
+    Yields:
+      The path to write at. The file takes its place at the end of the block, and is removed where
+      the block fails.
+    """
     path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.partial")
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file; see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike, content: object) -> None:

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 
 from flax import traverse_util
 
-from ofa_jax.checkpoint.layout import expected_shapes
-from ofa_jax.checkpoint.names import Path, entries
+from ofa_jax.checkpoint.names import TOKENS, Path, entries
 from ofa_jax.checkpoint.repairs import CheckpointMismatchError
 from ofa_jax.model.config import OFAConfig
 
@@ -24,18 +23,14 @@ _LAYER = re.compile(r"layers_(\d+)")
 
 def variable_shapes(config: OFAConfig) -> dict[Path, Shape]:
     """Path in our variables in layout "loop", collection first, to the shape there."""
-    official = expected_shapes(config)
-    found = {}
-    for entry in entries(config):
-        shape = official[entry.official]
-        if entry.kind == "dense":
-            shape = shape[::-1]
-        elif entry.kind == "conv":
-            shape = (*shape[2:], shape[1], shape[0])
-        elif entry.kind == "tokens":
-            shape = (config.embedding_rows, config.width)
-        found[entry.path] = shape
-    return found
+    orders = {"dense": (1, 0), "conv": (2, 3, 1, 0)}
+    found = {
+        entry.path: tuple(
+            entry.shape[axis] for axis in orders.get(entry.kind, range(len(entry.shape)))
+        )
+        for entry in entries(config)
+    }
+    return found | {TOKENS: (config.embedding_rows, config.width)}
 
 
 def check_agreement(tree: Mapping, config: OFAConfig, source: str, described: str) -> None:
@@ -43,7 +38,6 @@ def check_agreement(tree: Mapping, config: OFAConfig, source: str, described: st
 
     Args:
       tree: {"params", "batch_stats"} in either layer layout, of anything with a shape.
-      config: the model.
       source: of the weights, for messages.
       described: who says that it is this model, for messages, such as "model_config.json".
 

@@ -40,7 +40,6 @@ class DatasetHandler(ocp.CheckpointHandler):
 
         Args:
           directory: the checkpoint's `dataset` folder.
-          args: the state.
         """
         path = dataset_file(epath.Path(directory))
         path.parent.mkdir(parents=True, exist_ok=True)

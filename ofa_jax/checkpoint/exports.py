@@ -111,7 +111,6 @@ def export_checkpoint(
     """Writes weights in one of the three formats.
 
     Args:
-      imported: the weights.
       target: a `.pt` file ("fairseq") or a folder; must not hold a checkpoint yet.
       target_format: "orbax", "fairseq" or "huggingface".
       dtype: see `official_state_dict`; our own folders are always float32.

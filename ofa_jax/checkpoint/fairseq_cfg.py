@@ -9,128 +9,20 @@ the file without running code from it.
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ofa_jax.checkpoint.layout import resnet_name, vocabulary_parts
 from ofa_jax.checkpoint.task_facts import PRETRAINING, TaskFacts
 from ofa_jax.model.config import HALF, OFAConfig
+from ofa_jax.schema import read_json
 from ofa_jax.vocab import CHINESE
 
-# Fields of every official task. Paths are given by whoever evaluates.
-_COMMON = {
-    **dict.fromkeys(("data", "selected_cols", "bpe", "bpe_dir", "constraint_range")),
-    "imagenet_default_mean_and_std": False,
-    "max_src_length": 128,
-    "max_tgt_length": 30,
-    "patch_image_size": 480,
-}
-_SHORT = {"max_src_length": 80, "max_tgt_length": 20}
-_SCST = {"scst": False, "scst_args": "{}"}
-_GENERATED = {"eval_args": "{}", "eval_print_samples": False}
-_QUESTION = {"valid_batch_size": 20, "prompt_type": "prev_output"}
-_YES_OR_NO = '{"no": 0, "yes": 1}'
-
-
-def _glue(columns: str, labels: str = _YES_OR_NO) -> dict[str, Any]:
-    fields = {"selected_cols": columns, "max_src_length": 512, "prompt_type": "src"}
-    return {**fields, "ans2label_dict": labels}
-
-
-# Official task -> its own fields, with the values of the official training scripts (SPEC 6.5, 8).
-OFFICIAL_TASKS: Mapping[str, Mapping[str, Any]] = {
-    "caption": {
-        **_SHORT,
-        **_GENERATED,
-        **_SCST,
-        "selected_cols": "0,4,2",
-        "eval_bleu": False,
-        "eval_cider": False,
-        "eval_cider_cached_tokens": None,
-    },
-    "refcoco": {
-        **_SHORT,
-        **_GENERATED,
-        **_SCST,
-        "selected_cols": "0,4,2,3",
-        "patch_image_size": 512,
-        "max_image_size": 512,
-        "eval_acc": False,
-    },
-    "vqa_gen": {
-        **_QUESTION,
-        "selected_cols": "0,5,2,3,4",
-        "max_src_length": 80,
-        "max_object_length": 30,
-        "add_object": True,
-        "ans2label_dict": _YES_OR_NO,
-        "ans2label_file": None,
-        "unconstrained_training": False,
-        "uses_ema": False,
-        "val_inference_type": "allcand",
-        "eval_args": '{"beam":5,"unnormalized":true,"temperature":1.0}',
-    },
-    "snli_ve": {
-        **_SHORT,
-        **_QUESTION,
-        "selected_cols": "0,2,3,4,5",
-        "add_caption": True,
-        "ans2label_dict": '{"no": 0, "yes":1, "maybe": 2}',
-    },
-    "image_classify": {
-        "selected_cols": "0,2",
-        "ans2label_dict": _YES_OR_NO,
-        "ans2label_file": None,
-        "valid_batch_size": 20,
-        "uses_ema": False,
-    },
-    "image_gen": {
-        **_SCST,
-        "selected_cols": "0,2,1",
-        "max_src_length": 64,
-        "max_tgt_length": 1024,
-        "sampling_times": 1,
-        "eval_clip_method": "ti_sim",
-        "eval_args": "{}",
-        "gen_images_path": "",
-        **dict.fromkeys(("vqgan_model_path", "vqgan_config_path", "clip_model_path")),
-    },
-    "gigaword": {
-        **_GENERATED,
-        "selected_cols": "0,1",
-        "max_src_length": 512,
-        "max_tgt_length": 64,
-        "eval_rouge": False,
-        "eval_detok": "space",
-        "eval_detok_args": "{}",
-        "noise_ratio": 0.2,
-    },
-    "ocr": {"selected_cols": "0,1,2", "is_document": False, "eval_args": "{}"},
-    "cola": _glue("1,2"),
-    "mnli": _glue("0,1,2", '{"maybe": 0, "yes": 1, "no": 2}'),
-    "mrpc": _glue("0,1,2"),
-    "qnli": _glue("1,2,3"),
-    "qqp": _glue("3,4,5"),
-    "rte": _glue("1,2,3"),
-    "sst2": _glue("0,1", '{"negative": 0, "positive":1}'),
-    PRETRAINING: {
-        "selected_cols": "0,1,2,3,4,5,6,7",
-        "max_src_length": 80,
-        "patch_image_size": 384,
-        "max_image_size": 512,
-        **dict.fromkeys(("text_data", "image_data", "detection_data", "neg_sample_dir")),
-        "text_selected_cols": "0,1",
-        "image_selected_cols": "0,1,2",
-        "detection_selected_cols": "0,1,2",
-        "pretrain_seed": 7,
-        "mask_ratio": 0.3,
-        "random_ratio": 0.0,
-        "keep_ratio": 0.0,
-        "replace_length": 1,
-        "mask_length": "span-poisson",
-        "poisson_lambda": 3.0,
-    },
-}
+# Arguments of the official training scripts (SPEC 6.5, 8): those of every task, where whoever
+# evaluates gives the paths; those of each task; what the model reads beside `_shape` and rates.
+_OFFICIAL = read_json(pathlib.Path(__file__).with_name("official_arguments.json"), kind=dict)
+OFFICIAL_TASKS: Mapping[str, Mapping[str, Any]] = _OFFICIAL["tasks"]
 # Family of a task of ours -> official task. Families that only pretraining has are not here.
 _FAMILIES = {
     "captioning": "caption",
@@ -166,7 +58,6 @@ def fairseq_cfg(
     """The `cfg` of an exported file.
 
     Args:
-      config: the model.
       task: what is known about its task.
       came_in: "cfg" and "args" of the file that the weights came from, or {}.
       name: official task, where it should be another one than that of `task`.
@@ -201,7 +92,7 @@ def fairseq_cfg(
 
 
 def _task_fields(config: OFAConfig, name: str) -> dict[str, Any]:
-    fields = {**_COMMON, **OFFICIAL_TASKS.get(name, {})}
+    fields = {**_OFFICIAL["common"], **OFFICIAL_TASKS.get(name, {})}
     if config.vocab_size == CHINESE.size:
         fields["bpe"] = "bert"
     if name in ("image_gen", PRETRAINING):
@@ -249,40 +140,10 @@ def _shape(config: OFAConfig) -> dict[str, Any]:
 def _model_fields(config: OFAConfig) -> dict[str, Any]:
     """Every other argument that the official model reads, with its official value."""
     size = f"ofa_{_SIZES.get(config.width, 'base')}"
-    on = (
-        *("share_all_embeddings", "share_decoder_input_output_embed", "layernorm_embedding"),
-        *("patch_layernorm_embedding", "code_layernorm_embedding", "add_type_embedding"),
-        *("scale_attn", "scale_fc", "scale_heads", "disable_entangle", "no_scale_embedding"),
-        *("encoder_normalize_before", "decoder_normalize_before"),
-        *("encoder_learned_pos", "decoder_learned_pos"),
-    )
-    off = (
-        *("adaptive_input", "bitfit", "checkpoint_activations", "cross_self_attention"),
-        *("entangle_position_embedding", "freeze_decoder", "freeze_decoder_embedding"),
-        *("freeze_encoder", "freeze_encoder_embedding", "no_cross_attention"),
-        *("no_token_positional_embeddings", "offload_activations", "tie_adaptive_weights"),
-    )
-    absent = (
-        *("adaptive_softmax_cutoff", "decoder_embed_path", "decoder_layers_to_keep"),
-        *("encoder_embed_path", "encoder_layers_to_keep", "resnet_model_path"),
-    )
-    zero = (
-        *("adaptive_softmax_dropout", "decoder_layerdrop", "encoder_layerdrop", "pooler_dropout"),
-        *("quant_noise_pq", "quant_noise_scalar"),
-    )
     return {
         "_name": size,
         "arch": size,
-        **dict.fromkeys(on, True),
-        **dict.fromkeys(off, False),
-        **dict.fromkeys(absent),
-        **dict.fromkeys(zero, 0),
-        "activation_fn": "gelu",
-        "pooler_activation_fn": "tanh",
-        "pooler_classifier": "mlp",
-        "attn_scale_factor": 2,
-        "quant_noise_pq_block_size": 8,
-        "min_params_to_wrap": 100_000_000,
+        **_OFFICIAL["model"],
         "sync_bn": config.batch_norm_eps == 1e-3,  # SPEC 1.3
         "freeze_resnet": config.batch_norm == "frozen",
         "dropout": config.dropout,

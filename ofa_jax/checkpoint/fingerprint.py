@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from ofa_jax import schema
+from ofa_jax.atomic import write_text
 from ofa_jax.checkpoint.bucket import AnyPath, is_remote
 from ofa_jax.checkpoint.errors import CheckpointError, ModelMismatchError
 from ofa_jax.model.config import TuningConfig
@@ -107,7 +108,8 @@ def write_fingerprint(
     if jax.process_index() != 0 or (path.exists() and not replace):
         return
     # In a bucket a file appears at once and whole.
-    unfinished = path if is_remote(path) else path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    if unfinished != path:
-        unfinished.replace(path)
+    text = json.dumps(config, indent=1) + "\n"
+    if is_remote(path):
+        path.write_text(text, encoding="utf-8")
+    else:
+        write_text(path, text)

@@ -21,7 +21,6 @@ def check_finite(variables: Mapping[str, Any], config: OFAConfig, source: str) -
 
     Args:
       variables: {"params", "batch_stats"} of arrays, in the layout of `config`.
-      config: the model.
       source: where they come from, for the message.
 
     Raises:

@@ -25,6 +25,7 @@ import safetensors
 import safetensors.numpy
 
 from ofa_jax import schema
+from ofa_jax.atomic import replacing
 from ofa_jax.checkpoint.huggingface_names import (
     CONFIG_FIELDS,
     INFERABLE_FIELDS,
@@ -106,9 +107,6 @@ class _SafeTensor:
 
 def read_safetensors(path: str | os.PathLike) -> StateDict:
     """Reads a safetensors file, tensors one at a time.
-
-    Args:
-      path: the file.
 
     Returns:
       Tensors under their names in the file without those of wrapper modules.
@@ -281,7 +279,6 @@ def write_huggingface_folder(
     Args:
       folder: target; created where missing.
       state_dict: official names -> array-likes. `*.version` entries are left out.
-      config: the model.
       weights: which weight files to write, of "model.safetensors" and "pytorch_model.bin". Tied
         embeddings share one storage in the latter and are repeated in the former.
       vocabulary_files: go into the folder, in HuggingFace's layout: `vocab.json` and `merges.txt`
@@ -309,16 +306,15 @@ def write_huggingface_folder(
     if TORCH_FILE in weights:
         write_torch_file(folder / TORCH_FILE, renamed)
     if SAFETENSORS_FILE in weights:
-        unfinished = folder / f"{SAFETENSORS_FILE}.unfinished"
         arrays = {name: np.ascontiguousarray(np.asarray(t)) for name, t in renamed.items()}
         # Scalars: ascontiguousarray makes them vectors of one entry.
         arrays = {name: a.reshape(renamed[name].shape) for name, a in arrays.items()}
-        # The library writes files that only their owner may read; a new file has the user's mode.
-        unfinished.touch()
-        mode = unfinished.stat().st_mode
-        safetensors.numpy.save_file(arrays, unfinished, metadata={"format": "pt"})
-        unfinished.chmod(mode)
-        unfinished.replace(folder / SAFETENSORS_FILE)
+        with replacing(folder / SAFETENSORS_FILE) as unfinished:
+            # The library writes files that only their owner may read; new ones have the user's.
+            unfinished.touch()
+            mode = unfinished.stat().st_mode
+            safetensors.numpy.save_file(arrays, unfinished, metadata={"format": "pt"})
+            unfinished.chmod(mode)
     text = json.dumps(config_to_huggingface(config, task), indent=2, sort_keys=True)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 

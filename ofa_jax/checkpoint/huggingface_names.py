@@ -182,7 +182,6 @@ def config_to_huggingface(config: OFAConfig, task: TaskFacts | None = None) -> d
     """Writes OFA's config.json fields; the inverse of `config_from_huggingface`.
 
     Args:
-      config: the model.
       task: what is known about its task.
 
     Returns:

@@ -33,6 +33,7 @@ from ofa_jax.checkpoint.layout import (
     RESNET_PREFIX,
     config_from_state_dict,
     infer_resnet,
+    infer_tuning,
     resnet_shapes,
 )
 from ofa_jax.checkpoint.names import to_params, to_state_dict
@@ -45,7 +46,6 @@ from ofa_jax.checkpoint.repairs import (
 from ofa_jax.checkpoint.task_facts import TaskFacts, task_arguments
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint
-from ofa_jax.checkpoint.tuning_layout import infer_tuning
 from ofa_jax.model.config import LayerStack, OFAConfig, TuningConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.vocab import CHINESE
@@ -99,7 +99,6 @@ def initial_variables(config: OFAConfig, seed: int = 0) -> dict[str, Any]:
     """Freshly initialised variables as numpy arrays.
 
     Args:
-      config: the model.
       seed: of the random numbers.
 
     Returns:

@@ -1,28 +1,31 @@
 """What an official state dict looks like for a configuration, and the way back.
 
-`expected_shapes` lists every weight of SPEC 2.2 and 2.3 for an `OFAConfig`; `repairs` compares a
-foreign checkpoint against it. `config_from_state_dict` infers the configuration from the shapes
-alone, since the configuration inside fairseq files may be unreadable. The mapping of names onto
-our parameters is in `names`.
+`expected_shapes` says the shape of every weight of SPEC 2.2 and 2.3 for an `OFAConfig`, by the
+table of `names`; `repairs` compares a foreign checkpoint against it.
+`config_from_state_dict` infers the configuration from the shapes alone, since the configuration
+inside fairseq files may be unreadable.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from ofa_jax.checkpoint.tuning_layout import infer_tuning, tuning_shapes
-from ofa_jax.model.config import SIZES, OFAConfig, ResNetConfig
+from ofa_jax.checkpoint.names import (
+    FILLER_COUNT,
+    OFFICIAL_TARGETS,
+    RESNET_PREFIX,
+    TIED_COPIES,
+    TOKEN_EMBEDDING,
+    entries,
+)
+from ofa_jax.model.config import SIZES, OFAConfig, ResNetConfig, TuningConfig
 from ofa_jax.vocab import CHINESE, ENGLISH, NUM_SPECIALS
 
-SHARED_EMBEDDING = (
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    "decoder.output_projection.weight",
-)
-RESNET_PREFIX = "encoder.embed_images."
+SHARED_EMBEDDING = (TOKEN_EMBEDDING, *TIED_COPIES)
 # Official name of a stem -> its blocks.
 RESNET_BLOCKS = {
     "resnet50": (3, 4, 6),
@@ -33,8 +36,6 @@ RESNET_BLOCKS = {
     "resnet34": (3, 4, 6),
 }
 POSITION_INDEX = "decoder.image_position_idx"
-# The official image_position_idx ends with this many fillers (SPEC 1.9).
-_POSITION_FILLERS = 769
 _IGNORED = re.compile(
     r"(^|\.)(version|_float_tensor|token_rp_bucket|image_rp_bucket|image_position_idx"
     r"|num_batches_tracked)$"
@@ -46,115 +47,31 @@ def is_recomputed(name: str) -> bool:
     return _IGNORED.search(name) is not None
 
 
-def _norm(shapes: dict[str, tuple[int, ...]], name: str, width: int) -> None:
-    shapes[f"{name}.weight"] = (width,)
-    shapes[f"{name}.bias"] = (width,)
-
-
-def _linear(shapes: dict[str, tuple[int, ...]], name: str, out: int, into: int) -> None:
-    shapes[f"{name}.weight"] = (out, into)
-    shapes[f"{name}.bias"] = (out,)
-
-
-def _batch_norm(shapes: dict[str, tuple[int, ...]], name: str, width: int) -> None:
-    for part in ("weight", "bias", "running_mean", "running_var"):
-        shapes[f"{name}.{part}"] = (width,)
-
-
 def resnet_name(resnet: ResNetConfig) -> str | None:
     """The official name of a stem, or None where it has none."""
     blocks = RESNET_BLOCKS.items()
     return next((n for n, b in blocks if resnet == ResNetConfig(stage_blocks=b)), None)
 
 
-def resnet_shapes(resnet: ResNetConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the stem's weights, without the prefix (SPEC 2.3: torchvision's names)."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    k = resnet.stem_kernel
-    shapes["conv1.weight"] = (resnet.stem_width, 3, k, k)
-    _batch_norm(shapes, "bn1", resnet.stem_width)
-    channels = resnet.stem_width
-    stages = zip(resnet.stage_blocks, resnet.stage_widths, resnet.stage_strides)
-    for stage, (blocks, width, stride) in enumerate(stages, 1):
-        out = width * resnet.expansion
-        for block in range(blocks):
-            name = f"layer{stage}.{block}"
-            shapes[f"{name}.conv1.weight"] = (width, channels, 1, 1)
-            _batch_norm(shapes, f"{name}.bn1", width)
-            shapes[f"{name}.conv2.weight"] = (width, width, 3, 3)
-            _batch_norm(shapes, f"{name}.bn2", width)
-            shapes[f"{name}.conv3.weight"] = (out, width, 1, 1)
-            _batch_norm(shapes, f"{name}.bn3", out)
-            if block == 0 and (stride != 1 or channels != out):
-                shapes[f"{name}.downsample.0.weight"] = (out, channels, 1, 1)
-                _batch_norm(shapes, f"{name}.downsample.1", out)
-            channels = out
-    return shapes
-
-
-def _layer_shapes(config: OFAConfig, name: str, decoder: bool) -> dict[str, tuple[int, ...]]:
-    d, f = config.width, config.ffn_width("decoder" if decoder else "encoder")
-    shapes: dict[str, tuple[int, ...]] = {}
-    for attention in ("self_attn", "encoder_attn") if decoder else ("self_attn",):
-        for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            _linear(shapes, f"{name}.{attention}.{projection}", d, d)
-        shapes[f"{name}.{attention}.c_attn"] = (config.num_heads,)
-        _norm(shapes, f"{name}.{attention}_layer_norm", d)
-    for norm in ("self_attn_ln", "cross_attn_ln") if decoder else ("attn_ln",):
-        _norm(shapes, f"{name}.{norm}", d)
-    _linear(shapes, f"{name}.fc1", f, d)
-    _norm(shapes, f"{name}.ffn_layernorm", f)
-    _linear(shapes, f"{name}.fc2", d, f)
-    _norm(shapes, f"{name}.final_layer_norm", d)
-    if config.scale_resids:
-        shapes[f"{name}.w_resid"] = (d,)
-    return shapes
-
-
 def expected_shapes(config: OFAConfig) -> dict[str, tuple[int, ...]]:
     """Every weight and running statistic of the official model (SPEC 2.2, 2.3).
 
-    Args:
-      config: the model.
-
     Returns:
-      Official name -> shape, in the official order of modules; the shared embedding under its
-      three names, constant buffers left out (`is_recomputed`).
+      Official name -> shape; the shared embedding under its three names, constant buffers left
+      out (`is_recomputed`).
     """
-    d = config.width
-    shapes: dict[str, tuple[int, ...]] = {}
-    for side in ("encoder", "decoder"):
-        decoder = side == "decoder"
-        shapes[f"{side}.embed_tokens.weight"] = (config.vocab_size, d)
-        _norm(shapes, f"{side}.layernorm_embedding", d)
-        if decoder:
-            _norm(shapes, "decoder.code_layernorm_embedding", d)
-        else:
-            shapes["encoder.type_embedding.weight"] = (2, d)
-            stem = resnet_shapes(config.resnet)
-            shapes.update({RESNET_PREFIX + name: shape for name, shape in stem.items()})
-            _linear(shapes, "encoder.image_proj", d, config.resnet.out_channels)
-            _norm(shapes, "encoder.patch_layernorm_embedding", d)
-        shapes[f"{side}.embed_positions.weight"] = (config.text_positions, d)
-        shapes[f"{side}.embed_image_positions.weight"] = (config.image_positions, d)
-        _norm(shapes, f"{side}.pos_ln", d)
-        _norm(shapes, f"{side}.image_pos_ln", d)
-        biases = ("self_pos_q", "self_pos_k", "cross_pos_q", "cross_pos_k")
-        for projection in biases if decoder else ("pos_q", "pos_k"):
-            _linear(shapes, f"{side}.{projection}_linear", d, d)
-        layers = config.decoder_layers if decoder else config.encoder_layers
-        for layer in range(layers):
-            shapes.update(_layer_shapes(config, f"{side}.layers.{layer}", decoder))
-        _norm(shapes, f"{side}.layer_norm", d)
-        for table, rows in (
-            ("token_rel_pos_table_list", config.text_relative_buckets),
-            ("image_rel_pos_table_list", config.image_relative_buckets),
-        ):
-            for layer in range(layers):
-                shapes[f"{side}.{table}.{layer}.weight"] = (rows, config.num_heads)
-    shapes["decoder.output_projection.weight"] = (config.vocab_size, d)
-    shapes.update(tuning_shapes(config, shapes))
-    return shapes
+    shapes = {entry.official: entry.shape for entry in entries(config)}
+    return shapes | dict.fromkeys(TIED_COPIES, shapes[TOKEN_EMBEDDING])
+
+
+def resnet_shapes(resnet: ResNetConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the stem's weights, without the prefix (SPEC 2.3: torchvision's names)."""
+    shapes = expected_shapes(dataclasses.replace(SIZES["nano"], resnet=resnet))
+    return {
+        name.removeprefix(RESNET_PREFIX): shape
+        for name, shape in shapes.items()
+        if name.startswith(RESNET_PREFIX)
+    }
 
 
 def _count(names: Mapping[str, Any], pattern: str) -> int:
@@ -212,6 +129,35 @@ def infer_resnet(
         if all(getattr(size.resnet, field) == value for field, value in seen.items()):
             return size.resnet
     return ResNetConfig(**seen)
+
+
+def infer_tuning(shapes: Mapping[str, tuple[int, ...]]) -> TuningConfig:
+    """What was added to a model, from the shapes of its state dict.
+
+    The scale of LoRA and the dropout of prefixes leave no trace and stay at their defaults.
+
+    Args:
+      shapes: official names -> shape.
+    """
+    # Scalars under these names are none of the parts; the comparison of shapes names them.
+    shapes = {name: shape for name, shape in shapes.items() if len(shape)}
+    found: dict[str, Any] = {}
+    for stack in ("encoder", "decoder"):
+        prompt = f"{stack}.{stack}_prompt_encoder"
+        if (table := shapes.get(f"{prompt}.embedding.weight")) is not None:
+            found[f"{stack}_prefix"] = table[0]
+        if (hidden := shapes.get(f"{prompt}.trans.0.weight")) is not None:
+            found["prefix_hidden"] = hidden[0]
+    if (down := shapes.get("encoder.layers.0.adapter.down_proj.weight")) is not None:
+        found["adapter_dim"] = down[0]
+    targets = set()
+    for name, shape in shapes.items():
+        if name.endswith(".lora_A.weight"):
+            found["lora_rank"] = shape[0]
+            targets.add(OFFICIAL_TARGETS.get(name.split(".")[-3:][0], ""))
+    if targets - {""}:
+        found["lora_targets"] = tuple(sorted(targets - {""}))
+    return TuningConfig(**found)
 
 
 def vocabulary_parts(vocab_size: int, hints: Mapping[str, Any] | None = None) -> tuple[int, int]:
@@ -302,8 +248,8 @@ def config_from_state_dict(
     side = OFAConfig.code_stride * fields["image_bucket_size"]
     fields.setdefault("code_image_size", min(OFAConfig.code_image_size, side))
     index = shapes.get(POSITION_INDEX)
-    if index and index[0] > 1 + _POSITION_FILLERS:
-        window = round((index[0] - 1 - _POSITION_FILLERS) ** 0.5)
+    if index and index[0] > 1 + FILLER_COUNT:
+        window = round((index[0] - 1 - FILLER_COUNT) ** 0.5)
         fields["code_image_size"] = window * fields.get("code_stride", 8)
     for name in ("orig_patch_image_size", "interpolate_position"):
         if type(hints.get(name)) is type(getattr(OFAConfig, name)):

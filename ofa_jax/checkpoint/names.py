@@ -10,7 +10,7 @@ official side only.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,11 @@ Path = tuple[str, ...]
 StateDict = Mapping[str, np.ndarray]
 
 TOKEN_EMBEDDING = "encoder.embed_tokens.weight"
+TOKENS: Path = ("params", "token_embedding", "embedding")
 TIED_COPIES = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")
-_IMAGES = "encoder.embed_images"
+RESNET_PREFIX = "encoder.embed_images."
 # Official length of decoder.image_position_idx beyond the window (SPEC 1.9).
-_FILLER_COUNT = 769
+FILLER_COUNT = 769
 _FILLER_ID = 1024
 
 
@@ -39,12 +40,100 @@ class Entry:
     Attributes:
       official: name in the PyTorch state dict.
       path: path in our variables in layout "loop", collection first.
+      shape: in the state dict.
       kind: "same", "dense" (transposed), "conv" (OIHW to HWIO) or "tokens" (embedding rows).
     """
 
     official: str
     path: Path
+    shape: tuple[int, ...]
     kind: str = "same"
+
+
+# Kind of module -> its tensors: official name, our collection and name, kind of entry. The first
+# has the shape of the module's row below, all others have its first axis.
+_MODULES = {
+    "value": (("", "params", "", "same"),),
+    "norm": ((".weight", "params", "scale", "same"), (".bias", "params", "bias", "same")),
+    "dense": ((".weight", "params", "kernel", "dense"), (".bias", "params", "bias", "same")),
+    "table": ((".weight", "params", "embedding", "same"),),
+    "conv": ((".weight", "params", "kernel", "conv"),),
+}
+_MODULES["batch_norm"] = (
+    *_MODULES["norm"],
+    (".running_mean", "batch_stats", "mean", "same"),
+    (".running_var", "batch_stats", "var", "same"),
+)
+
+# The modules of a stack (SPEC 2.2): kind, official name, our place, official shape in the letters
+# of `_sizes`. First those of both stacks, then those of one.
+_STACK = """
+table embed_positions positions/text_table text_rows d
+norm pos_ln positions/text_norm d
+table embed_image_positions positions/image_table image_rows d
+norm image_pos_ln positions/image_norm d
+norm layernorm_embedding text_norm d
+norm layer_norm final_norm d
+"""
+_OWN = {
+    "encoder": """
+dense pos_q_linear positions/query d d
+dense pos_k_linear positions/key d d
+norm patch_layernorm_embedding image_norm d
+table type_embedding type 2 d
+dense image_proj image_projection d stem
+""",
+    "decoder": """
+dense self_pos_q_linear positions/self_query d d
+dense self_pos_k_linear positions/self_key d d
+dense cross_pos_q_linear positions/cross_query d d
+dense cross_pos_k_linear positions/cross_key d d
+norm code_layernorm_embedding code_norm d
+""",
+}
+# Those of layer {i}: of each attention by its official and our name, then the others.
+_ATTENTION = """
+value layers.{i}.{theirs}.c_attn layers_{i}/{ours}/head_scale h
+dense layers.{i}.{theirs}.q_proj layers_{i}/{ours}/query d d
+dense layers.{i}.{theirs}.k_proj layers_{i}/{ours}/key d d
+dense layers.{i}.{theirs}.v_proj layers_{i}/{ours}/value d d
+dense layers.{i}.{theirs}.out_proj layers_{i}/{ours}/output d d
+norm layers.{i}.{theirs}_layer_norm layers_{i}/{ours}_norm d
+norm layers.{i}.{norm} layers_{i}/{ours}_out_norm d
+"""
+_ATTENTIONS = {
+    "encoder": (("self_attn", "attention", "attn_ln"),),
+    "decoder": (
+        ("self_attn", "self_attention", "self_attn_ln"),
+        ("encoder_attn", "cross_attention", "cross_attn_ln"),
+    ),
+}
+_LAYER = """
+norm layers.{i}.final_layer_norm layers_{i}/feedforward_norm d
+dense layers.{i}.fc1 layers_{i}/feedforward/expand f d
+norm layers.{i}.ffn_layernorm layers_{i}/feedforward/norm f
+dense layers.{i}.fc2 layers_{i}/feedforward/contract d f
+table token_rel_pos_table_list.{i} layers_{i}/relative/text text_buckets h
+table image_rel_pos_table_list.{i} layers_{i}/relative/image image_buckets h
+"""
+_ADAPTER = """
+dense layers.{i}.adapter.down_proj layers_{i}/adapter/down adapter d
+dense layers.{i}.adapter.up_proj layers_{i}/adapter/up d adapter
+"""
+_PREFIX = "table {stack}_prompt_encoder.embedding prefix/table prefix prefix_width\n"
+_PREFIX_PROJECTION = """
+dense {stack}_prompt_encoder.trans.0 prefix/hidden prefix_hidden d
+dense {stack}_prompt_encoder.trans.2 prefix/output keys_and_values prefix_hidden
+"""
+# Official name of a dense layer that may have LoRA -> ours.
+OFFICIAL_TARGETS = {
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "out_proj": "output",
+    "fc1": "expand",
+    "fc2": "contract",
+}
 
 
 def entries(config: OFAConfig) -> list[Entry]:
@@ -56,169 +145,88 @@ def entries(config: OFAConfig) -> list[Entry]:
     Returns:
       Entries whose official names and whose paths are both unique.
     """
-    result = [Entry(TOKEN_EMBEDDING, ("params", "token_embedding", "embedding"), "tokens")]
-    layers = _encoder(config) + _decoder(config)
-    result += layers + _low_rank(config, layers)
-    result += _prefix("encoder", config.tuning.encoder_prefix, config)
-    result += _prefix("decoder", config.tuning.decoder_prefix, config)
-    result += _resnet(config)
-    return result
+    tokens = Entry(TOKEN_EMBEDDING, TOKENS, (config.vocab_size, config.width), "tokens")
+    return [tokens, *_stack("encoder", config), *_stack("decoder", config), *_resnet(config)]
 
 
-def _norm(official: str, *path: str) -> list[Entry]:
-    return [
-        Entry(f"{official}.weight", ("params", *path, "scale")),
-        Entry(f"{official}.bias", ("params", *path, "bias")),
-    ]
+def _module(kind: str, official: str, path: Path, shape: tuple[int, ...]) -> Iterator[Entry]:
+    for number, (theirs, collection, ours, transformed) in enumerate(_MODULES[kind]):
+        place = (collection, *path, ours) if ours else (collection, *path)
+        yield Entry(official + theirs, place, shape[:1] if number else shape, transformed)
 
 
-def _dense(official: str, *path: str) -> list[Entry]:
-    return [
-        Entry(f"{official}.weight", ("params", *path, "kernel"), "dense"),
-        Entry(f"{official}.bias", ("params", *path, "bias")),
-    ]
-
-
-def _table(official: str, *path: str) -> list[Entry]:
-    return [Entry(f"{official}.weight", ("params", *path, "embedding"))]
-
-
-def _attention(official: str, *path: str) -> list[Entry]:
-    result = [Entry(f"{official}.c_attn", ("params", *path, "head_scale"))]
-    for theirs, ours in (
-        ("q_proj", "query"),
-        ("k_proj", "key"),
-        ("v_proj", "value"),
-        ("out_proj", "output"),
-    ):
-        result += _dense(f"{official}.{theirs}", *path, ours)
-    return result
-
-
-def _shared_layer_part(stack: str, layer: int, config: OFAConfig) -> list[Entry]:
-    official, path = f"{stack}.layers.{layer}", (stack, f"layers_{layer}")
-    result = _norm(f"{official}.final_layer_norm", *path, "feedforward_norm")
-    result += _dense(f"{official}.fc1", *path, "feedforward", "expand")
-    result += _norm(f"{official}.ffn_layernorm", *path, "feedforward", "norm")
-    result += _dense(f"{official}.fc2", *path, "feedforward", "contract")
-    for kind in ("token", "image"):
-        ours = "text" if kind == "token" else "image"
-        result += _table(f"{stack}.{kind}_rel_pos_table_list.{layer}", *path, "relative", ours)
-    if config.scale_resids:
-        result.append(Entry(f"{official}.w_resid", ("params", *path, "residual_scale")))
-    if config.tuning.adapter_dim:
-        for theirs, ours in (("down_proj", "down"), ("up_proj", "up")):
-            result += _dense(f"{official}.adapter.{theirs}", *path, "adapter", ours)
-    return result
-
-
-def _low_rank(config: OFAConfig, layers: list[Entry]) -> list[Entry]:
-    """LoRA beside the kernels that have it; the official code has none, so names follow PEFT."""
-    kernels = {("feedforward", "expand"), ("feedforward", "contract")}
-    kernels |= {
-        (a, p)
-        for a in ("attention", "self_attention", "cross_attention")
-        for p in ("query", "key", "value", "output")
+def _sizes(stack: str, config: OFAConfig) -> dict[str, int]:
+    tuning = config.tuning
+    keys_and_values = 2 * getattr(config, f"{stack}_layers") * config.width
+    return {
+        "d": config.width,
+        "f": config.ffn_width(stack),
+        "h": config.num_heads,
+        "stem": config.resnet.out_channels,
+        "text_rows": config.text_positions,
+        "image_rows": config.image_positions,
+        "text_buckets": config.text_relative_buckets,
+        "image_buckets": config.image_relative_buckets,
+        "adapter": tuning.adapter_dim,
+        "prefix": getattr(tuning, f"{stack}_prefix"),
+        "prefix_width": config.width if tuning.prefix_hidden else keys_and_values,
+        "prefix_hidden": tuning.prefix_hidden,
+        "keys_and_values": keys_and_values,
     }
-    result = []
-    for entry in layers:
-        *path, owner, target, leaf = entry.path
-        if leaf == "kernel" and (owner, target) in kernels and config.tuning.low_rank(target):
-            for theirs, ours in (("lora_A", "lora_down"), ("lora_B", "lora_up")):
-                name = f"{entry.official.removesuffix('.weight')}.{theirs}.weight"
-                result.append(Entry(name, (*path, owner, target, ours), "dense"))
-    return result
 
 
-def _prefix(stack: str, length: int, config: OFAConfig) -> list[Entry]:
-    """The prefix of a stack (SPEC 2.2)."""
-    if not length:
-        return []
-    official = f"{stack}.{stack}_prompt_encoder"
-    result = _table(f"{official}.embedding", stack, "prefix", "table")
-    if config.tuning.prefix_hidden:
-        result += _dense(f"{official}.trans.0", stack, "prefix", "hidden")
-        result += _dense(f"{official}.trans.2", stack, "prefix", "output")
-    return result
+def _stack(stack: str, config: OFAConfig) -> Iterator[Entry]:
+    tuning, rows, sizes = config.tuning, _STACK + _OWN[stack], _sizes(stack, config)
+    for i in range(getattr(config, f"{stack}_layers")):
+        for theirs, ours, norm in _ATTENTIONS[stack]:
+            rows += _ATTENTION.format(i=i, theirs=theirs, ours=ours, norm=norm)
+        rows += _LAYER.format(i=i)
+        if config.scale_resids:
+            rows += f"value layers.{i}.w_resid layers_{i}/residual_scale d\n"
+        if tuning.adapter_dim:
+            rows += _ADAPTER.format(i=i)
+    if sizes["prefix"]:
+        rows += _PREFIX.format(stack=stack)
+        if tuning.prefix_hidden:
+            rows += _PREFIX_PROJECTION.format(stack=stack)
+    for row in filter(None, rows.split("\n")):
+        kind, name, ours, *letters = row.split()
+        official, path = f"{stack}.{name}", (stack, *ours.split("/"))
+        shape = tuple(sizes.get(letter, 2) for letter in letters)
+        yield from _module(kind, official, path, shape)
+        # LoRA; the official code has none, so names follow PEFT.
+        if path[1].startswith("layers_") and (low_rank := tuning.low_rank(path[-1])):
+            (out, into), rank = shape, low_rank[0]
+            where = ("params", *path)
+            yield Entry(f"{official}.lora_A.weight", (*where, "lora_down"), (rank, into), "dense")
+            yield Entry(f"{official}.lora_B.weight", (*where, "lora_up"), (out, rank), "dense")
 
 
-def _position_tables(stack: str) -> list[Entry]:
-    result = []
-    for theirs, ours in (("", "text"), ("image_", "image")):
-        result += _table(f"{stack}.embed_{theirs}positions", stack, "positions", f"{ours}_table")
-        result += _norm(f"{stack}.{theirs}pos_ln", stack, "positions", f"{ours}_norm")
-    return result
+def _resnet(config: OFAConfig) -> Iterator[Entry]:
+    """The image stem (SPEC 2.3: torchvision's names)."""
+    net, root = config.resnet, ("encoder", "resnet")
 
+    def convolution(official: str, norm: str, path: Path, ours: str, our_norm: str, shape):
+        yield from _module("conv", RESNET_PREFIX + official, (*path, ours), shape)
+        yield from _module("batch_norm", RESNET_PREFIX + norm, (*path, our_norm), shape[:1])
 
-def _encoder(config: OFAConfig) -> list[Entry]:
-    result = _position_tables("encoder")
-    for theirs, ours in (("pos_q_linear", "query"), ("pos_k_linear", "key")):
-        result += _dense(f"encoder.{theirs}", "encoder", "positions", ours)
-    result += _norm("encoder.layernorm_embedding", "encoder", "text_norm")
-    result += _norm("encoder.patch_layernorm_embedding", "encoder", "image_norm")
-    result += _norm("encoder.layer_norm", "encoder", "final_norm")
-    result += _table("encoder.type_embedding", "encoder", "type")
-    result += _dense("encoder.image_proj", "encoder", "image_projection")
-    for i in range(config.encoder_layers):
-        official, path = f"encoder.layers.{i}", ("encoder", f"layers_{i}")
-        result += _attention(f"{official}.self_attn", *path, "attention")
-        result += _norm(f"{official}.self_attn_layer_norm", *path, "attention_norm")
-        result += _norm(f"{official}.attn_ln", *path, "attention_out_norm")
-        result += _shared_layer_part("encoder", i, config)
-    return result
-
-
-def _decoder(config: OFAConfig) -> list[Entry]:
-    result = _position_tables("decoder")
-    for name in ("self_pos_q", "self_pos_k", "cross_pos_q", "cross_pos_k"):
-        ours = name.replace("pos_q", "query").replace("pos_k", "key")
-        result += _dense(f"decoder.{name}_linear", "decoder", "positions", ours)
-    result += _norm("decoder.layernorm_embedding", "decoder", "text_norm")
-    result += _norm("decoder.code_layernorm_embedding", "decoder", "code_norm")
-    result += _norm("decoder.layer_norm", "decoder", "final_norm")
-    for i in range(config.decoder_layers):
-        official, path = f"decoder.layers.{i}", ("decoder", f"layers_{i}")
-        result += _attention(f"{official}.self_attn", *path, "self_attention")
-        result += _norm(f"{official}.self_attn_layer_norm", *path, "self_attention_norm")
-        result += _norm(f"{official}.self_attn_ln", *path, "self_attention_out_norm")
-        result += _attention(f"{official}.encoder_attn", *path, "cross_attention")
-        result += _norm(f"{official}.encoder_attn_layer_norm", *path, "cross_attention_norm")
-        result += _norm(f"{official}.cross_attn_ln", *path, "cross_attention_out_norm")
-        result += _shared_layer_part("decoder", i, config)
-    return result
-
-
-def _conv(official: str, *path: str) -> list[Entry]:
-    return [Entry(f"{official}.weight", ("params", *path, "kernel"), "conv")]
-
-
-def _batch_norm(official: str, *path: str) -> list[Entry]:
-    return [
-        *_norm(official, *path),
-        Entry(f"{official}.running_mean", ("batch_stats", *path, "mean")),
-        Entry(f"{official}.running_var", ("batch_stats", *path, "var")),
-    ]
-
-
-def _resnet(config: OFAConfig) -> list[Entry]:
-    root = ("encoder", "resnet")
-    net = config.resnet
-    result = _conv(f"{_IMAGES}.conv1", *root, "stem")
-    result += _batch_norm(f"{_IMAGES}.bn1", *root, "stem_norm")
-    channels = net.stem_width
-    for stage, blocks in enumerate(net.stage_blocks):
-        out = net.expansion * net.stage_widths[stage]
+    kernel = (net.stem_kernel, net.stem_kernel)
+    into = net.stem_width
+    yield from convolution("conv1", "bn1", root, "stem", "stem_norm", (into, 3, *kernel))
+    stages = zip(net.stage_blocks, net.stage_widths, net.stage_strides)
+    for stage, (blocks, width, stride) in enumerate(stages, 1):
+        out = net.expansion * width
         for block in range(blocks):
-            official = f"{_IMAGES}.layer{stage + 1}.{block}"
-            path = (*root, f"stage{stage + 1}_block{block}")
-            for i in (1, 2, 3):
-                result += _conv(f"{official}.conv{i}", *path, f"conv{i}")
-                result += _batch_norm(f"{official}.bn{i}", *path, f"norm{i}")
-            if block == 0 and (net.stage_strides[stage] != 1 or channels != out):
-                result += _conv(f"{official}.downsample.0", *path, "shortcut")
-                result += _batch_norm(f"{official}.downsample.1", *path, "shortcut_norm")
-            channels = out
-    return result
+            official, path = f"layer{stage}.{block}", (*root, f"stage{stage}_block{block}")
+            shapes = ((width, into, 1, 1), (width, width, 3, 3), (out, width, 1, 1))
+            for i, shape in enumerate(shapes, 1):
+                theirs = f"{official}.conv{i}", f"{official}.bn{i}"
+                yield from convolution(*theirs, path, f"conv{i}", f"norm{i}", shape)
+            if block == 0 and (stride != 1 or into != out):
+                theirs = f"{official}.downsample.0", f"{official}.downsample.1"
+                shape = (out, into, 1, 1)
+                yield from convolution(*theirs, path, "shortcut", "shortcut_norm", shape)
+            into = out
 
 
 def _import_tokens(rows: np.ndarray, config: OFAConfig) -> np.ndarray:
@@ -344,7 +352,7 @@ def _buffers(config: OFAConfig, exported: Mapping[str, np.ndarray]) -> dict[str,
     window = positions.grid_position_ids(
         config.code_window, config.code_window, config.image_bucket_size
     )
-    filler = np.full((_FILLER_COUNT,), _FILLER_ID)
+    filler = np.full((FILLER_COUNT,), _FILLER_ID)
     result["decoder.image_position_idx"] = np.concatenate([[0], window, filler]).astype(np.int64)
     for name in exported:
         if name.endswith(".running_mean"):

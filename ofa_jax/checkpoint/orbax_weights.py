@@ -9,7 +9,6 @@ task of the source and what a later export needs to give back every tensor bit f
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -23,6 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ofa_jax import schema
+from ofa_jax.atomic import write_json
 from ofa_jax.checkpoint.bucket import best_step_of
 from ofa_jax.checkpoint.errors import one_line
 from ofa_jax.checkpoint.fingerprint import FINGERPRINT_FILE
@@ -113,13 +113,6 @@ class _SavedRecord:
     cfg: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _write_json(path: pathlib.Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
-
-
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     return schema.read_json(path, CheckpointFileError, kind=dict)
 
@@ -129,9 +122,8 @@ def write_model_config(folder: str | os.PathLike, config: OFAConfig) -> None:
 
     Args:
       folder: the run's or the converted model's folder; created where missing.
-      config: the model.
     """
-    _write_json(pathlib.Path(folder) / CONFIG_FILE, dataclasses.asdict(config))
+    write_json(pathlib.Path(folder) / CONFIG_FILE, dataclasses.asdict(config))
 
 
 def read_model_config(folder: str | os.PathLike) -> OFAConfig | None:
@@ -210,7 +202,6 @@ def write_weights(
     Args:
       folder: target; gets `checkpoint_<step>`, `model_config.json` and `source.json`.
       variables: {"params", "batch_stats"} of arrays, unboxed.
-      config: the model.
       record: where the weights came from.
       step: number of the checkpoint.
 
@@ -303,7 +294,7 @@ def _variables(tree: Mapping[str, Any], ema: bool) -> dict[str, Any]:
 
 def write_source_record(folder: str | os.PathLike, record: SourceRecord) -> None:
     """Writes `source.json` beside checkpoints."""
-    _write_json(pathlib.Path(folder) / RECORD_FILE, record.to_json())
+    write_json(pathlib.Path(folder) / RECORD_FILE, record.to_json())
 
 
 def read_source_record(folder: str | os.PathLike) -> SourceRecord | None:

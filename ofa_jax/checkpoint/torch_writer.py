@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ofa_jax.atomic import replacing
 from ofa_jax.checkpoint.torch_archive import (
     LEGACY_MAGIC_NUMBER,
     LEGACY_PROTOCOL_VERSION,
@@ -245,17 +246,11 @@ def write_torch_file(path: str | os.PathLike, value: Any, *, legacy: bool = Fals
       TypeError: something in `value` has no place in a checkpoint.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    try:
-        with unfinished.open("wb") as stream:
-            if legacy:
-                _write_legacy(stream, value)
-            else:
-                _write_zip(stream, value, prefix=path.stem or "archive")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished, unfinished.open("wb") as stream:
+        if legacy:
+            _write_legacy(stream, value)
+        else:
+            _write_zip(stream, value, prefix=path.stem or "archive")
 
 
 def write_fairseq_checkpoint(

@@ -22,6 +22,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from ofa_jax import schema
+from ofa_jax.atomic import replacing
 from ofa_jax.checkpoint.huggingface import read_safetensors
 from ofa_jax.checkpoint.repairs import CheckpointMismatchError
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
@@ -85,9 +86,7 @@ def write_tuned(
     """Writes the parameters that were trained; batch statistics too, where they moved.
 
     Args:
-      path: the file.
       variables: {"params", "batch_stats"} after training, unboxed, in either layer layout.
-      config: the model.
       frozen: expressions of `OptimizerConfig.frozen`.
       base: the checkpoint that training started from.
 
@@ -117,10 +116,8 @@ def write_tuned(
         "settings": json.dumps(_settings(config)),
         "digest": _digest(flat, arrays, config),
     }
-    path = pathlib.Path(path)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_bytes(safetensors.numpy.save(arrays, metadata=header))
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(safetensors.numpy.save(arrays, metadata=header))
     return sum(array.size for array in arrays.values())
 
 

@@ -25,7 +25,6 @@ def open_vocabulary(
     """Opens the vocabulary of weights, and says which ids the weights have.
 
     Args:
-      imported: the weights.
       vocabulary: folder, or repository of the hub, with the vocabulary files; None = those beside
         the weights.
       ignore_extra_rows: see `fitting_layout`.

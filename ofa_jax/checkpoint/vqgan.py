@@ -154,7 +154,6 @@ def to_params(state_dict: Mapping[str, Any], config: VQGANConfig) -> dict[str, A
 
     Args:
       state_dict: official name -> array; parts that only training has are passed over.
-      config: the model.
 
     Returns:
       Nested dict of float32 numpy arrays, kernels [y, x, in, out].

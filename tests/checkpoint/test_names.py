@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from ofa_jax.checkpoint.agreement import variable_shapes
 from ofa_jax.checkpoint.names import (
     TIED_COPIES,
     TOKEN_EMBEDDING,
@@ -42,10 +43,10 @@ def test_round_trip(changes):
 def test_every_variable_has_exactly_one_name():
     listed = entries(CONFIG)
     assert len({entry.official for entry in listed}) == len(listed)
-    paths = {entry.path for entry in listed}
-    assert len(paths) == len(listed)
+    assert len({entry.path for entry in listed}) == len(listed)
     leaves = jax.tree_util.tree_leaves_with_path(make_variables())
-    assert paths == {tuple(key.key for key in path) for path, _ in leaves}
+    shapes = {tuple(key.key for key in path): leaf.shape for path, leaf in leaves}
+    assert variable_shapes(CONFIG) == shapes
 
 
 def test_values_go_to_the_right_places():

@@ -11,7 +11,7 @@ from ofa_jax.checkpoint import names, tuned
 from ofa_jax.checkpoint.fingerprint import check_fingerprint, write_fingerprint
 from ofa_jax.checkpoint.huggingface_names import config_to_huggingface
 from ofa_jax.checkpoint.imports import import_checkpoint
-from ofa_jax.checkpoint.layout import expected_shapes
+from ofa_jax.checkpoint.layout import expected_shapes, infer_tuning
 from ofa_jax.checkpoint.orbax_weights import (
     SourceRecord,
     read_model_config,
@@ -20,7 +20,6 @@ from ofa_jax.checkpoint.orbax_weights import (
 )
 from ofa_jax.checkpoint.repairs import CheckpointMismatchError
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
-from ofa_jax.checkpoint.tuning_layout import infer_tuning
 from ofa_jax.model.config import TuningConfig
 from ofa_jax.model.stacking import stack_layers
 from ofa_jax.model.tuning import frozen_except
