@@ -9,6 +9,7 @@ would be right. Bounds stand in the annotations: `Annotated[int, Between(1, 1024
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import json
 import math
@@ -16,12 +17,14 @@ import pathlib
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 # Bytes of the largest JSON file that is read at once, and levels of lists and objects in one.
 LARGEST_JSON = 1 << 28
 DEEPEST_JSON = 100
+# More names are not listed in a message.
+_MOST_SHOWN = 40
 
 _Made = TypeVar("_Made")
 _SIMPLE = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
@@ -59,6 +62,32 @@ def shown(value: Any) -> str:
         return _short.repr(value)
     except ValueError:
         return "a number of thousands of digits"
+
+
+def nearest(name: str, known: Collection[str], most: int = 1) -> str:
+    """A hint for messages about an unknown name.
+
+    Args:
+      name: what was given.
+      known: what would be right.
+      most: how many are proposed.
+
+    Returns:
+      "; did you mean x?" where one is close, else "; known: a, b, c"; of very many names, "".
+    """
+    if close := difflib.get_close_matches(name, sorted(known), most):
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; known: {', '.join(known)}" if len(known) <= _MOST_SHOWN else ""
+
+
+def require_known(what: str, name: str, known: Collection[str]) -> None:
+    """Fails on a name that is not among some.
+
+    Raises:
+      ValueError: with the nearest, or all.
+    """
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}{nearest(name, known)}")
 
 
 def parse_json(text: str | bytes, name: object, error: Callable[[str], Exception] = SchemaError):

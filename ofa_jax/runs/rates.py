@@ -6,7 +6,6 @@ data set, which stands for all its tasks.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import pathlib
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from ofa_jax.data.preparation.losses import loss_of
 from ofa_jax.data.sources import locations
 from ofa_jax.data.tasks.task import OFATask
+from ofa_jax.schema import nearest
 
 logger = logging.getLogger("ofa_jax")
 
@@ -59,9 +59,7 @@ def change_rates(
     for name, rate in changes.items():
         if not _members(name, tasks):
             known = sorted(rates.keys() | families | set(data_sets(tasks)))
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
-            raise ValueError(f"{_RATES}: the mixture has no task {name!r}{hint}")
+            raise ValueError(f"{_RATES}: the mixture has no task {name!r}{nearest(name, known)}")
         if rate < 0:
             raise ValueError(f"{_RATES}: the rate of {name!r} is {rate}")
     zeros = [name for name, rate in changes.items() if not rate]

@@ -215,9 +215,9 @@ def test_a_slot_shows_its_own_tasks(tmp_path, capsys):
         (["scenes", "--module=tasks.nothing"], "--module: no module 'tasks.nothing'"),
         (["scenes", "extra"], "'extra' is not --NAME=VALUE"),
         (["scenes", "--layout"], "--layout has no value"),
-        (["x", "--source=tvs", "--layout=text"], "unknown format 'tvs'; did you mean 'tsv'?"),
+        (["x", "--source=tvs", "--layout=text"], "unknown format 'tvs'; did you mean tsv?"),
         (["x", "--source=tsv"], "format 'tsv' needs layout"),
-        (["x", "--source=tsv", "--layout=text", "--colums=a"], "did you mean 'columns'?"),
+        (["x", "--source=tsv", "--layout=text", "--colums=a"], "did you mean columns?"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, tmp_path, capsys, monkeypatch):

@@ -116,7 +116,7 @@ def test_explicit_formats_and_layouts(tmp_path):
     (tmp_path / "lines").write_text("one\ntwo\n")
     opened = open_data(str(tmp_path / "lines"), format_name="text", arguments={"form": "txt"})
     assert [opened.records[number]["text"] for number in (0, 1)] == ["one", "two"]
-    with pytest.raises(ValueError, match="unknown format 'texts'; did you mean 'text'"):
+    with pytest.raises(ValueError, match="unknown format 'texts'; did you mean text"):
         open_data(str(tmp_path / "lines"), format_name="texts")
     with pytest.raises(ValueError, match="nowhere does not exist; PATH is a file or folder of"):
         open_data(str(tmp_path / "nowhere"))

@@ -8,10 +8,10 @@ infilling, for one, needs no picture, and image infilling has the longest target
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from ofa_jax.data.tasks.task import PRETRAINING_FAMILIES, Lengths, OFATask
+from ofa_jax.schema import nearest
 
 # Each is one more compilation of the training step.
 MAX_BUCKETS = 8
@@ -85,8 +85,7 @@ def by_task(values: Mapping[str, object], tasks: Iterable[OFATask], setting: str
     known = {name for task in tasks for name in (task.name, task.family)}
     for name in values:
         if name not in known and name not in PRETRAINING_FAMILIES:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(sorted(known))}"
+            hint = nearest(name, sorted(known))
             raise ValueError(f"{setting}: the mixture has no task {name!r}{hint}")
     return {
         task.name: values[name]

@@ -396,7 +396,6 @@ def evaluation_row(
     """One example, prepared for evaluation.
 
     Args:
-      task: the task.
       records: of its source.
       index: number of the record.
       lengths: task feature lengths.

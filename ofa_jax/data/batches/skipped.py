@@ -52,7 +52,6 @@ class SkippedRecords:
         """Takes account of one batch's records of one task.
 
         Args:
-          task: its name.
           reasons: one per bad record.
           read: records of the task in the batch, the bad ones included.
 

@@ -33,7 +33,6 @@ def is_missing(data: bytes, image: Image.Image, smallest: int | None, max_pixels
     noticed.
 
     Args:
-      data: the file.
       image: decoded from it.
       smallest: the size that was asked for, see `decode_picture`.
       max_pixels: as `image` was opened with.

@@ -193,9 +193,7 @@ def write_one(shard: int, folder: OutputFolder, plan: Plan) -> int:
     """Writes one shard on a worker.
 
     Args:
-      shard: its number.
       folder: where it goes.
-      plan: the preparation.
 
     Returns:
       Number of examples in the shard.

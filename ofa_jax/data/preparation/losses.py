@@ -19,7 +19,6 @@ def loss_of(source: Source, records: Records, split: str) -> str:
       source: prepared shards, whose manifest says what was dropped; or a source of annotations,
         which counts what it left out.
       records: the opened split.
-      split: its name.
 
     Returns:
       How much of how much is missing, and why; "" where little is, or where nobody counted.

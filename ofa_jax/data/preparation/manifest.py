@@ -32,9 +32,6 @@ CONVERSION_VERSION = 3
 def identity(plan: Plan) -> dict[str, Any]:
     """Everything that a plan's bytes depend on, in the form of a manifest with one split.
 
-    Args:
-      plan: the preparation.
-
     Returns:
       `schema_version`, `conversion_version`, `settings`, and `splits` with one entry.
     """
@@ -89,7 +86,6 @@ def with_split(
 
     Args:
       existing: the folder's manifest before; None: there was none.
-      plan: the preparation.
       results: its shards, in order.
 
     Returns:
@@ -138,7 +134,6 @@ def read(storage: Storage | BucketStorage, name: str = NAME) -> dict[str, Any] |
     """A manifest; None where there is none.
 
     Args:
-      storage: the folder.
       name: of the file.
 
     Raises:

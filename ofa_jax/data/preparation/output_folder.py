@@ -124,8 +124,6 @@ class OutputFolder:
         """Gives a complete shard its name and notes that it is finished, in this order.
 
         Args:
-          shard: its number.
-          path: the file.
           result: what it holds.
         """
         name = self._plan.shard_name(shard)

@@ -83,7 +83,6 @@ def write_shard(
     One example is in memory at a time; with image codes, a batch of them.
 
     Args:
-      plan: the preparation.
       shard: number of the shard.
       path: where to write; a temporary name, since a kill leaves it unfinished.
       records: the opened source, where the caller has it; None opens it.

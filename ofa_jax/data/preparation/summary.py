@@ -43,7 +43,6 @@ def say_result(plan: Plan, result: Mapping[str, Any], out: str, *, upright: bool
 
     Args:
       plan: of the preparation.
-      result: the manifest.
       out: folder of the shards.
       upright: whether images were turned as EXIF says.
 

@@ -16,12 +16,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, NamedTuple
 
 from ofa_jax.data.sources import json_items, split_paths
-from ofa_jax.data.sources.box_units import check_box_units, placed_boxes, with_pixel_boxes
+from ofa_jax.data.sources.box_units import BOX_UNITS, placed_boxes, with_pixel_boxes
 from ofa_jax.data.sources.errors import SourceError
-from ofa_jax.data.sources.example import Example
+from ofa_jax.data.sources.example import Example, check_index
 from ofa_jax.data.sources.file_cache import stamp
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
 from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.schema import require_known
 
 
 class Row(NamedTuple):
@@ -80,7 +81,6 @@ class AnnotatedPictures(abc.ABC):
         """Joins the annotation files of a split.
 
         Args:
-          split: its name.
           left_out: counts the items that stand in no row.
 
         Raises:
@@ -115,7 +115,7 @@ class BoxedPictures(AnnotatedPictures):
     boxes: str = "pixels"
 
     def __post_init__(self) -> None:
-        check_box_units(self.boxes)
+        require_known("unit of boxes", self.boxes, BOX_UNITS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +139,7 @@ class PictureRecords:
 
     def __getitem__(self, index: int) -> Example:
         rows = self._rows
-        if not 0 <= index < len(rows):
-            raise IndexError(f"there are {len(rows)} examples, there is no number {index}")
+        check_index(index, len(rows))
         row = rows[index]
         try:
             folders = (row.folder,) if row.folder else self.folders
@@ -212,7 +211,6 @@ def read_items(
     """Hands every entry of a JSON file to the function of its section.
 
     Args:
-      path: the file.
       readers: section to function; or one function, where the file is a list or a mapping, which
         receives an entry of a list, or key and value of a mapping's entry as a pair.
       left_out: counts the entries in which a function does not find what it needs.

@@ -14,7 +14,6 @@ examples have equal bytes.
 
 from __future__ import annotations
 
-import bisect
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -31,9 +30,10 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data.sources import bucket_file, locations, schema
-from ofa_jax.data.sources.example import Example
+from ofa_jax.data.sources.example import Example, FileRecords, check_index, ends_of
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.shard_index import ShardIndexError
+from ofa_jax.schema import require_known
 
 MAGIC = b"OFA"
 VERSION = 1
@@ -235,10 +235,7 @@ class PreparedSource:
 
     def __post_init__(self) -> None:
         for kind in self.types:
-            if kind not in schema.TYPES:
-                raise ValueError(
-                    f"unknown type of example {kind!r}{schema.nearest(kind, schema.TYPES)}"
-                )
+            require_known("type of example", kind, schema.TYPES)
 
     def splits(self) -> dict[str, tuple[str, ...]]:
         """Paths of the shards of every split, in order; in a bucket with their generations.
@@ -311,17 +308,13 @@ def _refuse_gaps(folder: str, split: str, shards: dict[tuple[int, int], str]) ->
 
 
 @dataclasses.dataclass(frozen=True)
-class PreparedRecords:
+class PreparedRecords(FileRecords):
     """Random access to the examples of some shards, one after the other.
 
     Attributes:
-      paths: the shards.
-      ends: for each shard, the number of records up to and including it.
       chosen: positions of the records that belong here, or None for all.
     """
 
-    paths: tuple[str, ...]
-    ends: tuple[int, ...]
     chosen: np.ndarray | None = None
 
     @classmethod
@@ -336,8 +329,7 @@ class PreparedRecords:
         if any(map(is_remote, paths)):  # which answers many at once
             with concurrent.futures.ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
                 list(pool.map(_reader, paths, [os.getpid()] * len(paths)))
-        counts = [_reader(path, os.getpid()).num_records() for path in paths]
-        return cls(paths, tuple(int(end) for end in np.cumsum(counts, dtype=np.int64)))
+        return cls(paths, ends_of(_reader(path, os.getpid()).num_records() for path in paths))
 
     def of_types(self, types: Iterable[str]) -> PreparedRecords:
         """The records whose `type` is one of some; reads all of them."""
@@ -348,16 +340,11 @@ class PreparedRecords:
 
     def place(self, index: int) -> tuple[str, int]:
         """Shard and position in it, from 0, of one example."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"there is no example {index}, only {len(self)}")
-        number = int(index if self.chosen is None else self.chosen[index])
-        shard = bisect.bisect_right(self.ends, number)
-        return self.paths[shard], number - (self.ends[shard - 1] if shard else 0)
+        check_index(index, len(self))
+        return super().place(index if self.chosen is None else int(self.chosen[index]))
 
     def __len__(self) -> int:
-        if self.chosen is not None:
-            return len(self.chosen)
-        return self.ends[-1] if self.ends else 0
+        return super().__len__() if self.chosen is None else len(self.chosen)
 
     def read_ahead(self, indices: Iterable[int]) -> None:
         """Starts to fetch records that are read soon, where they lie in a bucket."""

@@ -16,7 +16,6 @@ from ofa_jax.data.ops.image_files import read_header
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.reasons import Reason
-from ofa_jax.data.sources.schema import nearest
 from ofa_jax.data.sources.values import number
 from ofa_jax.schema import shown
 
@@ -28,16 +27,6 @@ TURNED_FRACTIONS = "turned_fractions"
 
 # Pixels by which a side may differ, since sizes are rounded.
 _ROUNDING = 1.5
-
-
-def check_box_units(units: str) -> None:
-    """Fails on a unit that is not in `BOX_UNITS`.
-
-    Raises:
-      ValueError: with the known ones.
-    """
-    if units not in BOX_UNITS:
-        raise ValueError(f"unknown unit of boxes {units!r}{nearest(units, BOX_UNITS)}")
 
 
 def corners(box: Sequence[Any] | None) -> list[float]:

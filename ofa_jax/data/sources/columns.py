@@ -24,16 +24,6 @@ from ofa_jax.data.sources.values import optional_text, text
 BOX_FORMS = ("xyxy", "xywh")
 
 
-def check_box_form(form: str) -> None:
-    """Fails on a form that is not in `BOX_FORMS`.
-
-    Raises:
-      ValueError: with the known ones.
-    """
-    if form not in BOX_FORMS:
-        raise ValueError(f"boxes are one of {', '.join(BOX_FORMS)}, not {form!r}")
-
-
 def field_value(
     field: str,
     value: Any,
@@ -46,7 +36,6 @@ def field_value(
     """The value of a field.
 
     Args:
-      field: its name.
       value: as the file's reader gives it, not None. A single text or number fills a list.
       what: the column, for messages.
       mapped: all fields that have a column; a list that another one of them counts keeps its

@@ -70,7 +70,6 @@ class LeftOut:
         """Reads the parts of an entry; those that cannot be read are counted.
 
         Args:
-          entries: the parts.
           read: one part to what is kept of it.
           place: file, entry and the name of the parts, such as "a.json, entry 3, regions".
 

@@ -14,6 +14,7 @@ import pathlib
 import numpy as np
 
 from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.example import check_index
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.reasons import Reason
 
@@ -100,8 +101,7 @@ def line(path: str, index: int) -> bytes:
       IndexError: there is no such line.
     """
     places = spans(path)
-    if not 0 <= index < len(places):
-        raise IndexError(f"{path} has {len(places)} lines, there is no number {index}")
+    check_index(index, len(places))
     start, end = places[index]
     return content(path)[start:end]
 

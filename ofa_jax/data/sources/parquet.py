@@ -15,14 +15,12 @@ import os
 import threading
 from typing import Any
 
-import numpy as np
-
 from ofa_jax.data.sources import columns, schema, split_paths
-from ofa_jax.data.sources.box_units import check_box_units, with_pixel_boxes
+from ofa_jax.data.sources.box_units import BOX_UNITS, with_pixel_boxes
 from ofa_jax.data.sources.errors import SourceError
-from ofa_jax.data.sources.example import Example
+from ofa_jax.data.sources.example import Example, FileRecords, ends_of
 from ofa_jax.data.sources.file_cache import cached_by_file, stamp
-from ofa_jax.schema import parse_json
+from ofa_jax.schema import nearest, parse_json, require_known
 
 _KEPT_GROUPS = 2
 
@@ -33,11 +31,11 @@ class ParquetSource:
 
     Attributes:
       paths: the files; `*` and commas are allowed.
-      columns: field of the flat schema to column, or to a part of one: `objects.bbox` is the part
-        `bbox` of a structure, or of each structure of a list, which may be written
-        `objects[].bbox`. A single text or number fills a list. A picture may be bytes, a structure
-        with the part `bytes` as hubs store it, or base64.
-      constants: field to a text that all rows have, at least `type`.
+      columns: field of the flat schema to column (`image=image.bytes,captions=text`), or to a part
+        of one: `objects.bbox` is the part `bbox` of a structure, or of each structure of a list,
+        which may be written `objects[].bbox`. A single text or number fills a list. A picture may
+        be bytes, a structure with the part `bytes` as hubs store it, or base64.
+      constants: field to a text that all rows have (`type=caption,dataset=sbu`), at least `type`.
       box_form: what four numbers of a box are: `xyxy`, or `xywh` with width and height.
       boxes: what coordinates are: `pixels`, or `fractions` of the picture's sides.
     """
@@ -49,14 +47,13 @@ class ParquetSource:
     boxes: str = "pixels"
 
     def __post_init__(self) -> None:
-        check_box_units(self.boxes)
+        require_known("unit of boxes", self.boxes, BOX_UNITS)
         for field in (*dict(self.columns), *dict(self.constants)):
-            if field not in schema.FIELDS:
-                raise ValueError(f"unknown field {field!r}{schema.nearest(field, schema.FIELDS)}")
+            require_known("field", field, schema.FIELDS)
         for field in dict(self.constants):
             if schema.FIELDS[field].kind != "text":
                 raise ValueError(f"the constant {field!r} is not a text field")
-        columns.check_box_form(self.box_form)
+        require_known("form of boxes", self.box_form, columns.BOX_FORMS)
         if "type" not in {*dict(self.columns), *dict(self.constants)}:
             raise ValueError(
                 "the constants say no type of example, such as type=caption"
@@ -77,36 +74,24 @@ class ParquetSource:
             for field, column in self.columns:
                 if columns.parts(column)[0] not in names:
                     raise SourceError(
-                        f"{path} has no column {column!r} for {field!r}"
-                        f"{schema.nearest(column, names)}"
+                        f"{path} has no column {column!r} for {field!r}{nearest(column, names)}"
                     )
             counts.append(_group_ends(path, os.getpid())[-1])
-        return ParquetRecords(self, paths, tuple(np.cumsum(counts, dtype=np.int64).tolist()))
+        return ParquetRecords(paths, ends_of(counts), self)
 
 
 @dataclasses.dataclass(frozen=True)
-class ParquetRecords:
+class ParquetRecords(FileRecords):
     """Random access to the rows of some files.
 
     Attributes:
       source: how rows become examples.
-      paths: the files.
-      ends: for each, the number of rows up to and including it.
     """
 
     source: ParquetSource
-    paths: tuple[str, ...]
-    ends: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return self.ends[-1]
 
     def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} rows, there is no number {index}")
-        number = bisect.bisect_right(self.ends, index)
-        path = self.paths[number]
-        row = index - (self.ends[number - 1] if number else 0)
+        path, row = self.place(index)
         try:
             example: Example = {}
             mapped = dict(self.source.columns)
@@ -150,8 +135,7 @@ class _ArrowFile:
         with pyarrow.ipc.open_stream(pyarrow.memory_map(path)) as reader:
             self.schema_arrow = reader.schema
             self._batches = [batch for batch in reader if batch.num_rows]
-        sizes = [batch.num_rows for batch in self._batches]
-        self.ends = tuple(np.cumsum(sizes, dtype=np.int64).tolist()) or (0,)
+        self.ends = ends_of(batch.num_rows for batch in self._batches) or (0,)
 
     def read_row_group(self, group: int, columns: list[str]) -> Any:
         """Columns of one batch."""
@@ -196,8 +180,8 @@ def _group_ends(path: str, process: int) -> tuple[int, ...]:
     if isinstance(file, _ArrowFile):
         return file.ends
     metadata = file.metadata
-    counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    return tuple(np.cumsum(counts, dtype=np.int64).tolist())
+    groups = range(metadata.num_row_groups)
+    return ends_of(metadata.row_group(group).num_rows for group in groups)
 
 
 _groups: collections.OrderedDict[tuple[str, Any, int, str], Any] = collections.OrderedDict()

@@ -18,8 +18,8 @@ from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.reasons import Reason
-from ofa_jax.data.sources.schema import nearest
 from ofa_jax.data.sources.webdataset import KINDS
+from ofa_jax.schema import require_known
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,7 @@ class PictureFolder(AnnotatedPictures):
     label_names: split_paths.File = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown kind of picture {self.kind!r}{nearest(self.kind, KINDS)}")
+        require_known("kind of picture", self.kind, KINDS)
 
     def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
         """Lists the pictures."""

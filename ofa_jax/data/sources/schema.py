@@ -8,7 +8,6 @@ Pictures stay as encoded bytes until a task decodes them.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.values import is_blank
+from ofa_jax.schema import nearest
 
 
 class SchemaError(ValueError):
@@ -153,7 +153,6 @@ def is_filled(example: Example, field: str, *, zeros: bool = True) -> bool:
 
     Args:
       example: of the flat schema.
-      field: its name.
       zeros: whether boxes of four zeros say something.
     """
     value = example.get(field)
@@ -164,20 +163,6 @@ def is_filled(example: Example, field: str, *, zeros: bool = True) -> bool:
     if field == "boxes" and not zeros:
         return bool(np.any(value)) if value is not None else False
     return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """A hint for messages about an unknown name.
-
-    Args:
-      name: what was given.
-      known: what would be right.
-
-    Returns:
-      "; did you mean 'x'?" where one is close, then "; known: a, b, c".
-    """
-    close = difflib.get_close_matches(name, known, 1)
-    return (f"; did you mean {close[0]!r}?" if close else "") + f"; known: {', '.join(known)}"
 
 
 def check_example(example: Example, where: str, *, extra: Collection[str] = ()) -> None:

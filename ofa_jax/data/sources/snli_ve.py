@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ofa_jax.data.sources import lines, split_paths
-from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, Row
+from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, MadeRows, Row
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.tsv_layouts import ENTAILMENT_LABELS
@@ -31,50 +31,32 @@ class SnliVe(AnnotatedPictures):
         """Rows made from their lines on demand."""
         del left_out
         paths = split_paths.files(self.annotations, split, "SNLI-VE rows")
-        return _Lines(tuple((path, line) for path in paths for line in range(_count(path))))
+        places = [(path, line) for path in paths for line in range(len(lines.spans(path)))]
+        return MadeRows(_row, places)
 
 
-def _count(path: str) -> int:
-    return len(lines.spans(path))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Lines(Sequence):
-    """Rows by file and line.
-
-    Attributes:
-      places: file and number of the line, for each row.
-    """
-
-    places: tuple[tuple[str, int], ...]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index):
-        path, line = self.places[index]
-        where = f"{path}, line {lines.number(path, int(lines.spans(path)[line][0]))}"
-        try:
-            entry = parse_json(lines.line(path, line), "the line", SourceError)
-            premise = text(entry["sentence1"], "sentence1")
-            label = optional_text(entry.get("gold_label"), "gold_label")
-            if label not in (None, _UNDECIDED, *ENTAILMENT_LABELS):
-                raise ValueError(
-                    f"the class {label!r} is not one of {', '.join(ENTAILMENT_LABELS)}"
-                )
-            name = text(entry["Flickr30K_ID"], "Flickr30K_ID").removesuffix(".jpg")
-            fields = {
-                "image_id": name,
-                "example_id": text(entry["pairID"], "pairID"),
-                "captions": [premise],
-                "caption": premise,
-                "hypothesis": text(entry["sentence2"], "sentence2"),
-                "type": "entailment",
-            }
-            if label in ENTAILMENT_LABELS:
-                fields["label"] = label
-        except KeyError as error:
-            raise SourceError(f"{where}: it lacks {error}") from error
-        except (ValueError, TypeError) as error:
-            raise SourceError(f"{where}: {error}") from error
-        return Row(where, f"{name}.jpg", fields)
+def _row(place: tuple[str, int]) -> Row:
+    path, line = place
+    where = f"{path}, line {lines.number(path, int(lines.spans(path)[line][0]))}"
+    try:
+        entry = parse_json(lines.line(path, line), "the line", SourceError)
+        premise = text(entry["sentence1"], "sentence1")
+        label = optional_text(entry.get("gold_label"), "gold_label")
+        if label not in (None, _UNDECIDED, *ENTAILMENT_LABELS):
+            raise ValueError(f"the class {label!r} is not one of {', '.join(ENTAILMENT_LABELS)}")
+        name = text(entry["Flickr30K_ID"], "Flickr30K_ID").removesuffix(".jpg")
+        fields = {
+            "image_id": name,
+            "example_id": text(entry["pairID"], "pairID"),
+            "captions": [premise],
+            "caption": premise,
+            "hypothesis": text(entry["sentence2"], "sentence2"),
+            "type": "entailment",
+        }
+        if label in ENTAILMENT_LABELS:
+            fields["label"] = label
+    except KeyError as error:
+        raise SourceError(f"{where}: it lacks {error}") from error
+    except (ValueError, TypeError) as error:
+        raise SourceError(f"{where}: {error}") from error
+    return Row(where, f"{name}.jpg", fields)

@@ -66,7 +66,6 @@ def files(paths: Paths, split: str, what: str) -> tuple[str, ...]:
 
     Args:
       paths: as declared.
-      split: its name.
       what: what they hold, for messages, such as "COCO captions".
 
     Returns:

@@ -27,10 +27,10 @@ from ofa_jax.data.sources.json_items import items
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
 from ofa_jax.data.sources.lines import utf16_without_mark
 from ofa_jax.data.sources.reasons import Reason
-from ofa_jax.data.sources.schema import may_lack_truth, nearest
+from ofa_jax.data.sources.schema import may_lack_truth
 from ofa_jax.data.sources.text import opened
 from ofa_jax.data.sources.values import number, optional_text, text
-from ofa_jax.schema import parse_json
+from ofa_jax.schema import nearest, parse_json, require_known
 
 logger = logging.getLogger("ofa_jax")
 
@@ -115,7 +115,7 @@ class TableSource(BoxedPictures):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        columns.check_box_form(self.box_form or "xyxy")
+        require_known("form of boxes", self.box_form or "xyxy", columns.BOX_FORMS)
         if self.held_out < 0 or self.held_out == 1:
             raise ValueError(f"held_out is 0, or 2 and more images, not {self.held_out}")
 

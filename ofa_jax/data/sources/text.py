@@ -7,7 +7,6 @@ text before training on it.
 
 from __future__ import annotations
 
-import bisect
 import bz2
 import dataclasses
 import gzip
@@ -18,15 +17,12 @@ import threading
 import zlib
 from typing import Any
 
-import numpy as np
-
 from ofa_jax.data.sources import lines, split_paths
 from ofa_jax.data.sources.errors import SourceError
-from ofa_jax.data.sources.example import Example
+from ofa_jax.data.sources.example import Example, FileRecords, ends_of
 from ofa_jax.data.sources.file_cache import cached_by_file
-from ofa_jax.data.sources.schema import nearest
 from ofa_jax.data.sources.values import text
-from ofa_jax.schema import parse_json
+from ofa_jax.schema import parse_json, require_known
 
 FORMS = ("jsonl", "txt")
 
@@ -55,8 +51,7 @@ class TextSource:
     dataset: str = ""
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise ValueError(f"unknown form of text {self.form!r}{nearest(self.form, FORMS)}")
+        require_known("form of text", self.form, FORMS)
 
     def open(self, split: str) -> TextRecords:
         """Counts the lines of a split; compressed files are read through for that.
@@ -73,32 +68,21 @@ class TextSource:
                         f"{path} is one JSON array, not an object per line; "
                         f"jq -c '.[]' {path} makes lines of it"
                     )
-        return TextRecords(self, paths, tuple(np.cumsum(counts, dtype=np.int64).tolist()))
+        return TextRecords(paths, ends_of(counts), self)
 
 
 @dataclasses.dataclass(frozen=True)
-class TextRecords:
+class TextRecords(FileRecords):
     """Access to the texts of some files; random where they are not compressed.
 
     Attributes:
       source: how lines become examples.
-      paths: the files.
-      ends: for each, the number of lines up to and including it.
     """
 
     source: TextSource
-    paths: tuple[str, ...]
-    ends: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return self.ends[-1]
 
     def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} texts, there is no number {index}")
-        number = bisect.bisect_right(self.ends, index)
-        path = self.paths[number]
-        position = index - (self.ends[number - 1] if number else 0)
+        path, position = self.place(index)
         line = _line(path, position)
         try:
             found = line.decode("utf-8").replace("\0", "")

@@ -25,9 +25,9 @@ from ofa_jax.data.sources import locations, split_paths
 from ofa_jax.data.sources.box_units import with_pixel_boxes
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.errors import SourceError
-from ofa_jax.data.sources.example import Example
+from ofa_jax.data.sources.example import Example, check_index
 from ofa_jax.data.sources.reasons import Reason
-from ofa_jax.data.sources.schema import nearest
+from ofa_jax.schema import nearest, require_known
 
 _BLOCK = 256
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -55,8 +55,8 @@ class TfdsSource:
     dataset: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind and self.kind not in KINDS:
-            raise ValueError(f"unknown kind {self.kind!r}{nearest(self.kind, KINDS)}")
+        if self.kind:
+            require_known("kind", self.kind, KINDS)
         self.reader()
 
     def reader(self) -> str:
@@ -111,8 +111,7 @@ class TfdsRecords:
 
     def __getitem__(self, index: int) -> Example:
         features, data, _ = self._opened()
-        if not 0 <= index < len(data):
-            raise IndexError(f"there are {len(data)} examples, there is no number {index}")
+        check_index(index, len(data))
         read = KINDS[self.source.reader()]
         try:
             example = read(data[int(index)], features)

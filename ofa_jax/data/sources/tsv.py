@@ -19,12 +19,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from ofa_jax.data.sources import lines, split_paths
-from ofa_jax.data.sources.box_units import check_box_units, with_pixel_boxes
+from ofa_jax.data.sources.box_units import BOX_UNITS, with_pixel_boxes
 from ofa_jax.data.sources.errors import SourceError
-from ofa_jax.data.sources.example import Example
+from ofa_jax.data.sources.example import Example, check_index
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.tsv_layouts import LAYOUTS, TYPES, layout
+from ofa_jax.schema import require_known
 
 __all__ = ["LAYOUTS", "TYPES", "TsvFormatError", "TsvRecords", "TsvSource"]
 
@@ -43,9 +44,8 @@ class TsvSource:
     """Examples of official TSV files, one file per split.
 
     Attributes:
-      paths: split to path, or one path in which `{split}` stands for the split; may hold
-        `{DATA_DIR}`.
-      layout: key of `LAYOUTS`.
+      paths: the file; `{split}` stands for the split, and it may hold `{DATA_DIR}`.
+      layout: what the columns are, a key of `LAYOUTS`.
       types: rows of these types only (last column of `vision_language`); empty means all. Rows of
         an unknown type stay in and are errors when they are read.
       columns: names of the file's columns, where they are not the official ones; `_` marks one
@@ -62,7 +62,7 @@ class TsvSource:
     boxes: str = "pixels"
 
     def __post_init__(self) -> None:
-        check_box_units(self.boxes)
+        require_known("unit of boxes", self.boxes, BOX_UNITS)
         columns = layout(self.layout, self.columns).columns
         if self.types and columns[-1] != "type":
             raise ValueError(f"layout {self.layout!r} has no column of types to choose by")
@@ -96,8 +96,7 @@ class TsvRecords:
 
     def __getitem__(self, index: int) -> Example:
         rows = self._rows()
-        if not 0 <= index < len(rows):
-            raise IndexError(f"{self.path} has {len(rows)} rows, there is no number {index}")
+        check_index(index, len(rows))
         start, end = rows[index]
         row_layout = layout(self.source.layout, self.source.columns)
         try:

@@ -16,8 +16,8 @@ import numpy as np
 from ofa_jax.data.ops import image as image_ops
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.glue_labels import glue_label
-from ofa_jax.data.sources.schema import nearest
 from ofa_jax.data.sources.values import is_blank, number
+from ofa_jax.schema import require_known
 
 Columns = Mapping[str, str]
 
@@ -60,8 +60,7 @@ class Layout:
         """
         named = [name for name in columns if name != IGNORED]
         for name in named:
-            if name not in self.columns:
-                raise ValueError(f"unknown column {name!r}{nearest(name, self.columns)}")
+            require_known("column", name, self.columns)
             if named.count(name) > 1:
                 raise ValueError(f"the column {name!r} is given twice")
         if missing := self.required - set(named):
@@ -85,8 +84,7 @@ def layout(name: str, columns: Sequence[str] = ()) -> Layout:
     Raises:
       ValueError: an unknown layout or column.
     """
-    if name not in LAYOUTS:
-        raise ValueError(f"unknown TSV layout {name!r}; known: {', '.join(LAYOUTS)}")
+    require_known("TSV layout", name, LAYOUTS)
     return LAYOUTS[name].with_columns(columns) if columns else LAYOUTS[name]
 
 

@@ -10,7 +10,6 @@ pictures into one sample (`22.00.jpg`, `22.01.jpg`), it ends at the last dot.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import functools
 import os
@@ -18,17 +17,15 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ofa_jax.data.ops.image_files import SUFFIXES
 from ofa_jax.data.sources import schema, split_paths, tar_index
 from ofa_jax.data.sources.errors import SourceError
-from ofa_jax.data.sources.example import Example
+from ofa_jax.data.sources.example import Example, FileRecords, ends_of
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.values import text
-from ofa_jax.schema import parse_json
+from ofa_jax.schema import parse_json, require_known
 
 _TEXT_SUFFIXES = ("txt", "caption", "text")
 _CLASS_SUFFIXES = ("cls", "cls.txt", "cls.name")
@@ -73,10 +70,7 @@ class WebdatasetSource:
     dataset: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(
-                f"unknown kind of sample {self.kind!r}{schema.nearest(self.kind, KINDS)}"
-            )
+        require_known("kind of sample", self.kind, KINDS)
 
     def open(self, split: str) -> WebdatasetRecords:
         """Indexes the tars of a split.
@@ -85,33 +79,26 @@ class WebdatasetSource:
           ValueError: a tar is missing, damaged or compressed, or none holds a picture.
         """
         paths = split_paths.files(self.paths, split, "webdataset samples")
-        ends = np.cumsum([len(_index(path)[0]) for path in paths], dtype=np.int64)
+        ends = ends_of(len(_index(path)[0]) for path in paths)
         if not ends[-1]:
-            left_out = WebdatasetRecords(self, paths, ()).left_out
+            left_out = WebdatasetRecords(paths, (), self).left_out
             lost = f"; left out: {left_out}" if left_out.total else ""
             raise SourceError(f"{', '.join(paths[:3])}: no sample with a picture{lost}")
         optional = schema.may_lack_truth(split)
-        return WebdatasetRecords(self, paths, tuple(ends.tolist()), optional)
+        return WebdatasetRecords(paths, ends, self, optional)
 
 
 @dataclasses.dataclass(frozen=True)
-class WebdatasetRecords:
+class WebdatasetRecords(FileRecords):
     """Random access to the samples of some tars.
 
     Attributes:
       source: how samples become examples.
-      paths: the tars.
-      ends: for each, the number of samples up to and including it.
       optional: whether samples may lack a caption, as in a test split.
     """
 
     source: WebdatasetSource
-    paths: tuple[str, ...]
-    ends: tuple[int, ...]
     optional: bool = False
-
-    def __len__(self) -> int:
-        return self.ends[-1]
 
     @property
     def left_out(self) -> LeftOut:
@@ -122,11 +109,8 @@ class WebdatasetRecords:
         return found
 
     def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} samples, there is no number {index}")
-        tar = bisect.bisect_right(self.ends, index)
-        path = self.paths[tar]
-        sample = _index(path)[0][index - (self.ends[tar - 1] if tar else 0)]
+        path, position = self.place(index)
+        sample = _index(path)[0][position]
         try:
             return self._example(path, sample)
         except ValueError as error:

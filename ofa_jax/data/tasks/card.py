@@ -68,7 +68,6 @@ class TaskCard:
         """The card of a registered task.
 
         Args:
-          task: the task.
           lengths: task feature lengths.
 
         Raises:

@@ -8,7 +8,6 @@ seqio, before or after a declaration, its registry holds everything that is decl
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.abc
 import importlib.util
@@ -24,6 +23,7 @@ from ofa_jax.data.steps import Step
 from ofa_jax.data.tasks.answering import FREE_ANSWER, Answering
 from ofa_jax.data.tasks.instruction import Instruction
 from ofa_jax.data.tasks.task import MetricFunction, OFATask
+from ofa_jax.schema import nearest
 from ofa_jax.text.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
@@ -221,8 +221,7 @@ def lookup(name: str, *, setting: str = "mixture_or_task_name") -> list[tuple[OF
             publish()
             registered |= _seqio_registry().names()
         if name not in registered:
-            near = difflib.get_close_matches(name, sorted(registered), n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            hint = nearest(name, sorted(registered), most=3)
             raise ValueError(f"{setting}: no task or mixture named {name!r}{hint}")
         tasks = _seqio_registry().tasks_of(name)
     positive = [(task, rate) for task, rate in tasks if rate > 0]

@@ -299,7 +299,6 @@ def check_lengths(
     """Fails early where a task's sequences do not fit.
 
     Args:
-      task: the task.
       lengths: task feature lengths.
       split: the split to look at.
       seed: seed of the examples.

@@ -240,7 +240,7 @@ def test_a_bad_half_is_told_at_the_start(texts, caplog):
     [
         (["--out=x"], "--source is needed"),
         (["--source=tsv"], "--out is needed"),
-        (["--source=tsf", "--out=x"], "unknown format 'tsf'; did you mean 'tsv'?"),
+        (["--source=tsf", "--out=x"], "unknown format 'tsf'; did you mean tsv?"),
         (["--source=tsv", "--out=x", "--layout=text"], "needs paths"),
         (["--source=tsv", "--out=x", "--layuot=text"], "no argument 'layuot'"),
         (["--source=tsv", "--out=x", "--layout"], "--layout has no value"),

@@ -117,7 +117,7 @@ def test_shards_read_in_any_order(tmp_path):
     assert [again[n]["image_id"] for n in range(8)] == identifiers
     assert records.place(3) == (str(tmp_path / shard_name("train", 2, 3)), 0)
     for index in (8, -1):
-        with pytest.raises(IndexError, match=f"no example {index}, only 8"):
+        with pytest.raises(IndexError, match=f"index {index} is out of range for 8 records"):
             records[index]
 
 

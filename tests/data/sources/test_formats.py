@@ -77,8 +77,8 @@ def test_every_kind_of_value():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("coco_caption", {}, "unknown format 'coco_caption'; did you mean 'coco_captions'.*known"),
-        ("gqa", {"question": "x"}, "'gqa' has no argument 'question'; did you mean 'questions'"),
+        ("coco_caption", {}, "unknown format 'coco_caption'; did you mean coco_captions"),
+        ("gqa", {"question": "x"}, "'gqa' has no argument 'question'; did you mean questions"),
         ("gqa", {"questions": "x"}, r"format 'gqa' needs images \(folder of the pictures"),
         (
             "gqa",

@@ -22,7 +22,7 @@ def test_spans_of_lines(tmp_path, monkeypatch, chunk):
     assert found == [b"one", b"two", b"three words", b"last"]
     assert [lines.line(str(path), n) for n in range(4)] == found
     assert [lines.number(str(path), text.index(one)) for one in found] == [1, 4, 5, 7]
-    with pytest.raises(IndexError, match="has 4 lines, there is no number 4"):
+    with pytest.raises(IndexError, match="index 4 is out of range for 4 records"):
         lines.line(str(path), 4)
 
 

@@ -99,7 +99,7 @@ def test_classes_by_name(tmp_path):
 def test_mistakes_are_named(tmp_path):
     path = write(tmp_path / "a.parquet", [row(annotated()[0], many=["a", "b"])])
     for columns, message in (
-        ((("captions", "txt"),), r"has no column 'txt' for 'captions'; did you mean 'text'"),
+        ((("captions", "txt"),), r"has no column 'txt' for 'captions'; did you mean text"),
         ((("image", "image.data"),), r"a\.parquet, row 0: column 'image' has no part 'data'"),
         ((("image_id", "many"),), "column 'many' holds lists, the field 'image_id' one text"),
         ((("boxes", "many"),), "row 0: .*"),
@@ -118,7 +118,7 @@ def test_declarations_are_checked():
         ParquetSource("x", (), (("boxes", "a"), *CONSTANTS))
     with pytest.raises(ValueError, match="the constants say no type of example"):
         ParquetSource("x", CAPTIONS, ())
-    with pytest.raises(ValueError, match="boxes are one of xyxy, xywh, not 'yxyx'"):
+    with pytest.raises(ValueError, match="unknown form of boxes 'yxyx'"):
         ParquetSource("x", CAPTIONS, CONSTANTS, "yxyx")
 
 

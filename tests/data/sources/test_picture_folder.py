@@ -79,5 +79,5 @@ def test_mistakes_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="PictureFolder: there are no examples of split 'train'"):
         PictureFolder(images=str(tmp_path / "empty")).open("train")
-    with pytest.raises(ValueError, match="unknown kind of picture 'captions'; did you mean 'capt"):
+    with pytest.raises(ValueError, match="unknown kind of picture 'captions'; did you mean capt"):
         PictureFolder(images="x", kind="captions")

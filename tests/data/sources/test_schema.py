@@ -39,8 +39,8 @@ def test_every_parallel_and_required_field_is_a_field():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"captoins": ["x"]}, "unknown field 'captoins'; did you mean 'captions'"),
-        ({"type": "detect"}, "type is 'detect'; did you mean 'detection'"),
+        ({"captoins": ["x"]}, "unknown field 'captoins'; did you mean captions"),
+        ({"type": "detect"}, "type is 'detect'; did you mean detection"),
         ({"type": None}, "field 'type' must be a string"),
         ({"image": "text"}, "'image' must be bytes of a picture file"),
         ({"image": np.zeros((2, 3, 3))}, r"'image' must .* not float64\[2, 3, 3\]"),

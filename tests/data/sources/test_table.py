@@ -174,6 +174,6 @@ def test_mistakes_name_what_would_be_right(folder):
     path = write(folder / "t.csv", [{"foto": "a.png", "caption": "one"}])
     with pytest.raises(SourceError, match=r"columns foto, caption, none .* --image=COLUMN"):
         opened(path)
-    with pytest.raises(SourceError, match="no column 'captin'; did you mean 'caption'"):
+    with pytest.raises(SourceError, match="no column 'captin'; did you mean caption"):
         opened(path, image="foto", caption="captin")
     assert source("table", {"paths": path, "image": "foto"}).open("train")[0]["caption"] == "one"

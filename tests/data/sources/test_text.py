@@ -70,7 +70,7 @@ def test_other_keys_and_mistakes(tmp_path):
         records[1]
     with pytest.raises(SourceError, match=r"b\.jsonl, text 3: 'utf-8' codec"):
         records[2]
-    with pytest.raises(ValueError, match="unknown form of text 'json'; did you mean 'jsonl'"):
+    with pytest.raises(ValueError, match="unknown form of text 'json'; did you mean jsonl"):
         TextSource("x", form="json")
 
 

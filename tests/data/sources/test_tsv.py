@@ -203,7 +203,7 @@ def test_missing_and_empty_files_are_named(tmp_path):
 
 
 def test_declarations_are_checked():
-    with pytest.raises(ValueError, match="unknown TSV layout 'txt'; known: vision_language, text"):
+    with pytest.raises(ValueError, match="unknown TSV layout 'txt'; did you mean text"):
         source("x", "txt")
     with pytest.raises(ValueError, match=r"unknown types \['vqa'\]; known: caption, qa"):
         source("x", "vision_language", "vqa")

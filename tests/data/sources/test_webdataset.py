@@ -94,7 +94,7 @@ def test_damaged_tars_are_named(tmp_path):
     path = write_tar(tmp_path / "text.tar", files | {"000000102.txt": b"\xff"})
     with pytest.raises(SourceError, match=r"text\.tar, sample 000000102: 'utf-8' codec"):
         WebdatasetSource(path).open("train")[1]
-    with pytest.raises(ValueError, match="unknown kind of sample 'captions'; did you mean 'capt"):
+    with pytest.raises(ValueError, match="unknown kind of sample 'captions'; did you mean capt"):
         WebdatasetSource(whole, kind="captions")
 
 

@@ -316,7 +316,6 @@ def seqio_arguments(
     """What a seqio Task is made of.
 
     Args:
-      task: the task.
       splits: names that its source knows.
       postprocess_fn: in the place of the task's own, with `metric_fns`.
       metric_fns: in the place of the task's own scorer.
