@@ -95,7 +95,6 @@ def captions(scene: Scene, config: ScenesConfig, dice: Dice) -> list[Caption]:
     """True captions of a scene, all different.
 
     Args:
-      scene: the scene.
       config: its world: which forms there are and how many captions are wanted.
       dice: source of chance.
 
@@ -190,9 +189,7 @@ def hard_negative(
     The word is a colour, shape, size, number, relation or background, each occurrence as likely.
 
     Args:
-      scene: the scene.
       caption: a caption of `captions`.
-      config: its world.
       forbidden: (color, shape) pairs that must not be named.
       dice: source of chance.
 
@@ -227,9 +224,6 @@ def negatives(
     """False captions for image-text matching.
 
     Args:
-      scene: the scene.
-      true_captions: its captions.
-      config: its world.
       split: decides which pairs may be named.
       dice: source of chance.
       hardness: probability that a false caption is a true one with one word changed; the others
@@ -275,7 +269,6 @@ def related_reference(scene: Scene, index: int, noun: Noun, dice: Dice) -> Refer
     """A reference by relation to an anchor, as in "the red circle left of the blue square".
 
     Args:
-      scene: the scene.
       index: the object that is meant.
       noun: how it is called.
       dice: source of chance.
@@ -305,7 +298,6 @@ def referring_expressions(scene: Scene, dice: Dice) -> list[tuple[Reference, int
     by relation; if that is ambiguous too, nothing.
 
     Args:
-      scene: the scene.
       dice: source of chance.
 
     Returns:
@@ -337,7 +329,6 @@ def statement(config: ScenesConfig, split: str, dice: Dice) -> Sentence:
     can be worked out; the rest are plain relations and attributions.
 
     Args:
-      config: the world.
       split: decides which pairs may be named.
       dice: source of chance.
 

@@ -184,8 +184,6 @@ def questions(scene: Scene, config: ScenesConfig, split: str, dice: Dice) -> lis
     """Questions about the whole picture, each of another kind.
 
     Args:
-      scene: the scene.
-      config: its world.
       split: decides which colour-shape pairs may be named.
       dice: source of chance.
 
@@ -210,7 +208,6 @@ def region_questions(scene: Scene, config: ScenesConfig, dice: Dice) -> list[Reg
     """Questions about each object by its box: grounded question answering, never trained.
 
     Args:
-      scene: the scene.
       config: its world, which gives the possible answers.
       dice: chooses the wordings.
 

@@ -8,10 +8,8 @@ fills its box exactly: the first and last row and column of the box hold some pa
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from ofa_jax.scenes import presets, world
 
@@ -152,32 +150,3 @@ def render(scene: world.Scene) -> np.ndarray:
         region += (paint - region) * coverage
     canvas += 0.5
     return canvas.astype(np.uint8)
-
-
-def contact_sheet(
-    images: Sequence[np.ndarray], columns: int = 8, scale: int = 4, border: int = 4
-) -> Image.Image:
-    """Lays pictures out on one sheet, enlarged without smoothing.
-
-    Args:
-      images: uint8[y, x, 3] pictures of one size.
-      columns: pictures per row.
-      scale: enlargement factor.
-      border: white pixels around each picture.
-
-    Returns:
-      The sheet.
-
-    Raises:
-      ValueError: without pictures.
-    """
-    if not len(images):
-        raise ValueError("a contact sheet needs at least one picture")
-    height, width = (n * scale + border for n in images[0].shape[:2])
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * width + border, rows * height + border), "white")
-    for i, image in enumerate(images):
-        size = (width - border, height - border)
-        tile = Image.fromarray(image).resize(size, Image.Resampling.NEAREST)
-        sheet.paste(tile, (border + i % columns * width, border + i // columns * height))
-    return sheet

@@ -99,7 +99,7 @@ class ScenesSource:
 
     def _dice(self, index: int) -> list[int]:
         if not 0 <= index < self._size:
-            raise IndexError(f"{self!r} has {self._size} examples, there is no number {index}")
+            raise IndexError(f"{self!r} has {self._size} examples, index {index} is out of range")
         return world.dice_for(self.seed, self.split, index, len(_STREAMS))
 
     def scene(self, index: int) -> Scene:

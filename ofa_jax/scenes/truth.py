@@ -190,9 +190,6 @@ def parse(text: str) -> Sentence:
 
     Upper case, extra spaces and one final full stop are forgiven, everything else is not.
 
-    Args:
-      text: the sentence.
-
     Returns:
       Its tree; `str` of it is the text again.
 
@@ -222,7 +219,6 @@ def referents(reference: Reference, scene: world.Scene) -> list[int]:
 
     Args:
       reference: "the red circle" or "the circle left of the square".
-      scene: the scene.
 
     Returns:
       Indices into `scene.objects`; exactly one index means that the reference is unambiguous.
@@ -255,10 +251,6 @@ def _listed(phrases: Sequence[Phrase], free: frozenset[int], scene: world.Scene)
 
 def holds(sentence: Sentence, scene: world.Scene) -> bool:
     """Whether everything a sentence says is so in a scene.
-
-    Args:
-      sentence: the tree.
-      scene: the scene.
 
     Returns:
       True or False.

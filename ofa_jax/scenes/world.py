@@ -260,7 +260,6 @@ def draw_scene(config: ScenesConfig, dice: Dice, split: str = "train") -> Scene:
     Also makes the imaginary scenes that sentences without a picture speak about.
 
     Args:
-      config: the world.
       dice: source of chance.
       split: decides on colour-shape pairs and drawing styles.
 
@@ -292,7 +291,6 @@ def sample_scene(config: ScenesConfig, split: str, dice: Dice) -> Scene:
     the small worlds would otherwise repeat themselves.
 
     Args:
-      config: the world.
       split: name in `SPLITS`.
       dice: source of chance.
 

@@ -35,7 +35,6 @@ def pre_question(text: str, max_words: int | None = None) -> str:
     """Cleans a question (SPEC 3.3).
 
     Args:
-      text: the question.
       max_words: at most this many words are kept.
 
     Returns:
@@ -54,7 +53,6 @@ def pre_chinese(text: str, max_characters: int | None = None) -> str:
     """Cleans Chinese text (SPEC 3.3).
 
     Args:
-      text: the text.
       max_characters: at most this many characters are kept.
 
     Returns:

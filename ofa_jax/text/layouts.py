@@ -50,7 +50,6 @@ def stated_layout(directory: str | pathlib.Path, num_text: int) -> VocabLayout |
     """The layout that vocabulary files state, or None where they are silent about codes and bins.
 
     Args:
-      directory: the folder.
       num_text: text tokens of its vocabulary.
 
     Raises:

@@ -127,23 +127,6 @@ class Tokenizer:
         """Ids of plain text: `<bin_3>` in it is spelt out like any other text (SPEC 3.1)."""
         return self.text_tokenizer.encode(text)
 
-    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """`encode` for each text."""
-        encode = self.encode
-        return [encode(text) for text in texts]
-
-    def encode_symbols(self, text: str) -> list[int]:
-        """Looks up names of tokens separated by white space, as fairseq does without BPE.
-
-        Args:
-          text: symbols as in the dictionary files, `<mask>`, `<code_i>`, `<bin_i>` or specials.
-
-        Returns:
-          ids; `UNK_ID` for names that do not exist.
-        """
-        table = self._symbol_ids
-        return [table.get(symbol, UNK_ID) for symbol in text.split()]
-
     def symbol(self, token_id: int) -> str:
         """Name of an id: `<pad>`, a row of the dictionary, `<mask>`, `<code_i>` or `<bin_i>`.
 
@@ -310,31 +293,6 @@ class Tokenizer:
         found = self._objects(np.asarray(list(ids), np.int64))
         return [float(np.exp(gains[places].sum())) for places, _ in found]
 
-    def encode_codes(self, codes: np.ndarray) -> list[int]:
-        """Ids of image codes.
-
-        Args:
-          codes: int[...] codes, read in row-major order.
-
-        Returns:
-          ids.
-
-        Raises:
-          ValueError: a code does not exist in the layout.
-        """
-        codes = np.asarray(codes, np.int64).reshape(-1)
-        if codes.size and not (codes.min() >= 0 and codes.max() < self.layout.num_codes):
-            raise ValueError(
-                f"image codes must be 0 .. {self.layout.num_codes - 1}, "
-                f"got {codes.min()} .. {codes.max()}"
-            )
-        return (codes + self.layout.code_start).tolist()
-
-    def decode_codes(self, ids: Iterable[int]) -> np.ndarray:
-        """Image codes among ids, everything else dropped: int32[k]."""
-        ids = np.asarray(list(ids), np.int64)
-        return (ids[self.layout.is_code(ids)] - self.layout.code_start).astype(np.int32)
-
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes the vocabulary files and the layout to a folder for `load_tokenizer`."""
         directory = pathlib.Path(directory)
@@ -413,10 +371,6 @@ class Tokenizer:
                 + (f", <{kind}_0> to <{kind}_{count - 1}>" if count else "")
             )
         return start + int(number)
-
-    @functools.cached_property
-    def _symbol_ids(self) -> dict[str, int]:
-        return {self.symbol(i): i for i in reversed(range(self.layout.size))}
 
 
 def load_tokenizer(

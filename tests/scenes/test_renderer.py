@@ -90,13 +90,3 @@ def test_unknown_shape_and_style_are_named():
         renderer.shape_layers("blob", 8, "solid")
     with pytest.raises(ValueError, match="dotted"):
         renderer.shape_layers("circle", 8, "dotted")
-
-
-def test_contact_sheet_holds_every_picture():
-    images = list(ScenesSource("tiny").images(range(5)))
-    sheet = np.asarray(renderer.contact_sheet(images, columns=3, scale=2, border=4))
-    assert sheet.shape == (2 * 68 + 4, 3 * 68 + 4, 3)
-    assert (sheet[4:68:2, 4:68:2] == images[0]).all()
-    assert (sheet[72:136:2, 72:136:2] == images[4]).all()
-    with pytest.raises(ValueError, match="at least one"):
-        renderer.contact_sheet([])

@@ -122,15 +122,6 @@ def test_half_written_objects_are_left_out():
     assert TOKENIZER.decode_objects([]) == []
 
 
-def test_codes_there_and_back():
-    codes = np.array([[0, 63], [7, 7]])
-    ids = TOKENIZER.encode_codes(codes)
-    assert ids == [LAYOUT.code_start + code for code in (0, 63, 7, 7)]
-    np.testing.assert_array_equal(TOKENIZER.decode_codes([BOS_ID, *ids, EOS_ID]), [0, 63, 7, 7])
-    with pytest.raises(ValueError, match=r"0 \.\. 63"):
-        TOKENIZER.encode_codes([64])
-
-
 def test_layout_and_vocabulary_must_agree():
     assert isinstance(BPE, TextTokenizer)
     with pytest.raises(ValueError, match="text tokens"):
@@ -144,11 +135,6 @@ def test_a_saved_layout_comes_back(tmp_path):
     assert load_tokenizer(tmp_path, layout=other).layout == other
 
 
-def test_batch_equals_one_by_one():
-    texts = [" a dog", " a <bin_3>", ""]
-    assert TOKENIZER.encode_batch(texts) == [TOKENIZER.encode(text) for text in texts]
-
-
 @requires_vocab
 def test_captions_are_encoded_fast(record_property):
     """At least 50,000 captions per second on an idle core; the bound leaves room for a busy one."""
@@ -157,9 +143,10 @@ def test_captions_are_encoded_fast(record_property):
     language = "a man riding wave on top of surfboard two dogs with grass the in red holding"
     words = language.split(" ")
     texts = [" " + " ".join(draw.choices(words, k=draw.randint(6, 14))) for _ in range(5000)]
-    tokenizer.encode_batch(texts[:10])
+    for text in texts[:10]:
+        tokenizer.encode(text)
     start = time.process_time()
-    tokenizer.encode_batch(texts)
+    [tokenizer.encode(text) for text in texts]
     rate = len(texts) / (time.process_time() - start)
     record_property("captions_per_second", rate)
     assert rate > 25_000
