@@ -277,7 +277,7 @@ def test_schedules_name_tasks_or_families():
         ({"buckets": {"texts": {"length": 3}}}, "may name image, inputs, targets, got length"),
         ({"buckets": {"small": {"image": 0}}}, "task 'small' reads pictures"),
         ({"buckets": {"small": {"targets": 1}}}, r"buckets: .*\['targets'\] = 1 is too short"),
-        ({"rate_schedule": {0: {"zzz": 1.0}}}, "rate_schedule: the mixture has no task 'zzz'; known: broken"),
+        ({"rate_schedule": {0: {"zzz": 1.0}}}, "mixture has no task 'zzz'; known: broken"),
         ({"rate_schedule": {5: {"captions": -1.0}}}, "must not be negative"),
         ({"temperature": 0.0}, "temperature must be a positive number"),
         ({"rate_by": "size"}, "rate_by must be one of declared, examples"),
