@@ -24,7 +24,7 @@ _PATHS = ("paths", "questions", "annotations", "refs", "instances", "boxes", "cl
 
 
 @dataclasses.dataclass(frozen=True)
-class Slot:
+class DataSlot:
     """A place for one data set.
 
     Attributes:
@@ -86,7 +86,7 @@ def _each(kinds: tuple[str, ...], samples: float) -> dict[str, float]:
 _VISUAL_GENOME_IMAGES = "raw/visual_genome/VG_100K,raw/visual_genome/VG_100K_2"
 
 SLOTS = (
-    Slot(
+    DataSlot(
         name="cc12m",
         title="Conceptual 12M",
         samples=_each(CAPTIONS, 12.4),
@@ -96,7 +96,7 @@ SLOTS = (
         "downloaded with img2dataset --output_format webdataset",
         licence="the list is free to use; each picture has its own owner",
     ),
-    Slot(
+    DataSlot(
         name="cc3m",
         title="Conceptual Captions 3M",
         samples=_each(CAPTIONS, 3.3),
@@ -106,7 +106,7 @@ SLOTS = (
         "with img2dataset --output_format webdataset",
         licence="the list is free to use; each picture has its own owner",
     ),
-    Slot(
+    DataSlot(
         name="sbu",
         title="SBU Captioned Photos",
         samples=_each(CAPTIONS, 1.0),
@@ -116,7 +116,7 @@ SLOTS = (
         "img2dataset --output_format webdataset",
         licence="photographs of Flickr members, each with its own licence",
     ),
-    Slot(
+    DataSlot(
         name="coco_captions",
         title="COCO captions",
         samples=_each(CAPTIONS, 0.57),
@@ -128,7 +128,7 @@ SLOTS = (
         obtain="cocodataset.org, 2014 train images and annotations",
         licence="annotations CC BY 4.0; photographs under the terms of Flickr",
     ),
-    Slot(
+    DataSlot(
         name="vg_regions",
         title="Visual Genome regions",
         # One caption per picture; the regions are what remains of the 3.20 million (SPEC 4.2).
@@ -142,7 +142,7 @@ SLOTS = (
         licence="CC BY 4.0",
         captions_from="region_captions",
     ),
-    Slot(
+    DataSlot(
         name="vqav2",
         title="VQA v2",
         samples=_each(ANSWERS, 0.44),
@@ -155,7 +155,7 @@ SLOTS = (
         obtain="visualqa.org/download.html; pictures from cocodataset.org",
         licence="annotations CC BY 4.0; photographs under the terms of Flickr",
     ),
-    Slot(
+    DataSlot(
         name="vg_qa",
         title="Visual Genome questions",
         samples=_each(ANSWERS, 1.45),
@@ -167,7 +167,7 @@ SLOTS = (
         obtain="homes.cs.washington.edu/~ranjay/visualgenome",
         licence="CC BY 4.0",
     ),
-    Slot(
+    DataSlot(
         name="gqa",
         title="GQA (balanced)",
         samples=_each(ANSWERS, 0.94),
@@ -180,7 +180,7 @@ SLOTS = (
         licence="CC BY 4.0",
     ),
     *(
-        Slot(
+        DataSlot(
             name=name,
             title=title,
             samples=_each(REGIONS, samples),
@@ -200,7 +200,7 @@ SLOTS = (
             ("refcocog", "RefCOCOg", 0.08, "refs(umd).p"),
         )
     ),
-    Slot(
+    DataSlot(
         name="openimages_boxes",
         title="Open Images, boxes",
         samples={"detection": 1.74},
@@ -213,7 +213,7 @@ SLOTS = (
         obtain="storage.googleapis.com/openimages, or TFDS (open_images_v4), which downloads it",
         licence="annotations CC BY 4.0; photographs CC BY 2.0",
     ),
-    Slot(
+    DataSlot(
         name="openimages_codes",
         title="Open Images, image codes",
         # What remains of the 36.27 million (SPEC 4.2).
@@ -224,7 +224,7 @@ SLOTS = (
         "unpacked with gunzip to tars",
         licence="photographs CC BY 2.0",
     ),
-    Slot(
+    DataSlot(
         name="objects365",
         title="Objects365",
         samples={"detection": 1.74},
@@ -236,7 +236,7 @@ SLOTS = (
         obtain="www.objects365.org",
         licence="annotations CC BY 4.0; photographs under the terms of Flickr",
     ),
-    Slot(
+    DataSlot(
         name="vg_objects",
         title="Visual Genome objects",
         samples={"detection": 0.11},
@@ -248,7 +248,7 @@ SLOTS = (
         obtain="homes.cs.washington.edu/~ranjay/visualgenome",
         licence="CC BY 4.0",
     ),
-    Slot(
+    DataSlot(
         name="coco_objects",
         title="COCO objects",
         samples={"detection": 0.12},
@@ -260,7 +260,7 @@ SLOTS = (
         obtain="cocodataset.org, 2017 train images and annotations",
         licence="annotations CC BY 4.0; photographs under the terms of Flickr",
     ),
-    Slot(
+    DataSlot(
         name="yfcc100m",
         title="YFCC100M subset",
         samples={"image_infilling": 14.8},
@@ -270,7 +270,7 @@ SLOTS = (
         "(github.com/openai/CLIP/blob/main/data/yfcc100m.md)",
         licence="Creative Commons, each photograph its own variant",
     ),
-    Slot(
+    DataSlot(
         name="imagenet21k",
         title="ImageNet-21K",
         samples={"image_infilling": 14.2},
@@ -279,7 +279,7 @@ SLOTS = (
         obtain="image-net.org, after registration",
         licence="non-commercial research only",
     ),
-    Slot(
+    DataSlot(
         name="pile",
         title="Pile, or an open stand-in",
         samples={"text_infilling": 1.0},

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from ofa_jax.ablation.settings import Ablation, Row
+from ofa_jax.ablation.settings import Ablation, Variant
 from ofa_jax.errors import Status
 from ofa_jax.schema import read_json
 
@@ -38,7 +38,7 @@ class Run:
       engine: "native", or "t5x" for t5x's `train.py`.
     """
 
-    row: Row
+    row: Variant
     seed: int
     steps: int
     folder: pathlib.Path

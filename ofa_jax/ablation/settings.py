@@ -25,7 +25,7 @@ _OWN_BINDINGS = ("MODEL_DIR", "RANDOM_SEED", "TRAIN_STEPS")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Variant:
     """One mixture.
 
     Attributes:
@@ -147,27 +147,27 @@ class Ablation:
                     "rows, so that all rows have the same budget"
                 )
 
-    def all_rows(self) -> tuple[Row, ...]:
+    def all_rows(self) -> tuple[Variant, ...]:
         """The full mixture and every change of it.
 
         Raises:
           ValueError: nothing to compare, or two rows of one name.
         """
-        rows = [Row(self.reference, {})]
+        rows = [Variant(self.reference, {})]
         groups = self.leave_out
         if not isinstance(groups, Mapping):
             groups = {name.replace("_", " "): (name,) for name in groups}
         for name, families in groups.items():
             families = (families,) if isinstance(families, str) else families
-            rows.append(Row(f"without {name}", {"rates": dict.fromkeys(families, 0)}))
+            rows.append(Variant(f"without {name}", {"rates": dict.fromkeys(families, 0)}))
         for rates in itertools.product(*self.rate_grid.values()) if self.rate_grid else ():
             chosen = dict(zip(self.rate_grid, rates))
             name = ", ".join(f"{family.replace('_', ' ')} {r:g}" for family, r in chosen.items())
-            rows.append(Row(name, {"rates": chosen}))
+            rows.append(Variant(name, {"rates": chosen}))
         rows += [
-            Row(f"temperature {value:g}", {"temperature": value}) for value in self.temperatures
+            Variant(f"temperature {value:g}", {"temperature": value}) for value in self.temperatures
         ]
-        rows += [Row(name, changes) for name, changes in self.rows.items()]
+        rows += [Variant(name, changes) for name, changes in self.rows.items()]
         if len(rows) < 2:
             raise ValueError(
                 "ablation.Ablation: nothing to compare with the full mixture; set leave_out, "

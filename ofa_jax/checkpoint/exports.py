@@ -35,7 +35,7 @@ from ofa_jax.errors import started
 TARGET_FORMATS = ("orbax", "fairseq", "huggingface")
 EXPORT_DTYPES = ("source", "float32", "float16", "bfloat16")
 
-Progress = Callable[[str], None]
+ReportStage = Callable[[str], None]
 
 
 def _silent(line: str) -> None:
@@ -106,7 +106,7 @@ def export_checkpoint(
     hub_weights: Iterable[str] = (SAFETENSORS_FILE, TORCH_FILE),
     legacy: bool = False,
     task: str = "",
-    progress: Progress = _silent,
+    progress: ReportStage = _silent,
 ) -> None:
     """Writes weights in one of the three formats.
 

@@ -50,7 +50,7 @@ from ofa_jax.model.config import LayerStack, OFAConfig, TuningConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.vocab import CHINESE
 
-Progress = Callable[[str], None]
+ReportStage = Callable[[str], None]
 
 
 def _silent(line: str) -> None:
@@ -209,7 +209,7 @@ def _import_foreign(
     stem: StateDict | None,
     layer_stack: LayerStack | None,
     seed: int,
-    progress: Progress,
+    progress: ReportStage,
 ) -> ImportedCheckpoint:
     foreign = _read_foreign(path, ema)
     tensors, renamed = canonical_names(foreign.state_dict)
@@ -355,7 +355,7 @@ def import_checkpoint(
     revision: str | None = None,
     seed: int = 0,
     initial: Callable[[], Mapping[str, Any]] | None = None,
-    progress: Progress = _silent,
+    progress: ReportStage = _silent,
 ) -> ImportedCheckpoint:
     """Reads a checkpoint of any known kind.
 

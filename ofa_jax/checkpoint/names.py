@@ -52,7 +52,7 @@ class Entry:
 
 # Kind of module -> its tensors: official name, our collection and name, kind of entry. The first
 # has the shape of the module's row below, all others have its first axis.
-_MODULES = {
+_MODULES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "value": (("", "params", "", "same"),),
     "norm": ((".weight", "params", "scale", "same"), (".bias", "params", "bias", "same")),
     "dense": ((".weight", "params", "kernel", "dense"), (".bias", "params", "bias", "same")),

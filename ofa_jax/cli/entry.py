@@ -115,7 +115,7 @@ def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         if getattr(options, name) is not None:
             bindings.append(f"partitioning.Partitioner.{name} = {getattr(options, name)!r}")
     plan.check_options(options)
-    found: list[plan.Plan] = []
+    found: list[plan.StepPlan] = []
     planner = plan.planner(options, found)
     _configured(planner, options.gin_file, bindings)()
     plan.report(found[0], options)

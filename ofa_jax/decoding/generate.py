@@ -20,9 +20,8 @@ from ofa_jax.decoding.constraints import Constraint
 from ofa_jax.decoding.rules import Cache, Hypotheses, StepFn
 from ofa_jax.decoding.sampling import SamplingConfig, sample
 from ofa_jax.model.encoder import EncoderOutput
-from ofa_jax.model.ofa import OFA
+from ofa_jax.model.ofa import OFA, Batch
 
-Batch = Mapping[str, jax.Array]
 Rules = tuple[tuple[str, Any], ...]
 
 ENCODER_KEYS = (

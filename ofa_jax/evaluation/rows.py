@@ -16,7 +16,7 @@ from ofa_jax.data.ops.image_tokenizer import ImageTokenizer
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.steps.finetuning import LabelWord
 from ofa_jax.data.steps.image import IMAGE_SIZE
-from ofa_jax.data.tasks.features import Row, identifier
+from ofa_jax.data.tasks.features import FeatureRow, identifier
 from ofa_jax.data.tasks.instruction import trim_at_eos
 from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.evaluation import scoring
@@ -38,7 +38,7 @@ def decoded(task: OFATask, ids: np.ndarray) -> Any:
 
 
 def prediction_row(
-    task: OFATask, index: int, example: Example, row: Row, ids: np.ndarray
+    task: OFATask, index: int, example: Example, row: FeatureRow, ids: np.ndarray
 ) -> dict[str, Any]:
     """One line of a predictions file, without score and images.
 

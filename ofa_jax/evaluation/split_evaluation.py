@@ -14,7 +14,7 @@ from ofa_jax import digest
 from ofa_jax.atomic import parsed, write_json
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.tasks.card import TaskCard
-from ofa_jax.data.tasks.features import Row
+from ofa_jax.data.tasks.features import FeatureRow
 from ofa_jax.data.tasks.task import Lengths, OFATask
 from ofa_jax.evaluation.generated_pictures import CodePictures
 from ofa_jax.evaluation.scoring import Result
@@ -138,7 +138,7 @@ class SplitEvaluation:
             works = [FileLines(path) for path in self.open_work(work, name, task, split, seed)]
         recipe = Recipe.of_task(task, self.lengths["targets"])
 
-        def answer(task: OFATask, rows: Row, number: int) -> Answers:
+        def answer(task: OFATask, rows: FeatureRow, number: int) -> Answers:
             return self.answerer(variables, recipe, rows, number, best=self.best)
 
         predict_split(

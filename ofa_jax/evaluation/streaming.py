@@ -26,7 +26,7 @@ from ofa_jax.data.ops.image_tokenizer import ImageTokenizer
 from ofa_jax.data.sources.array_record import in_turn
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.steps.image import IS_TRUNCATED
-from ofa_jax.data.tasks.features import Row, without_pixels
+from ofa_jax.data.tasks.features import FeatureRow, without_pixels
 from ofa_jax.data.tasks.instruction import trim_at_eos
 from ofa_jax.data.tasks.task import Lengths, OFATask
 from ofa_jax.errors import Unfinished
@@ -40,7 +40,7 @@ from ofa_jax.progress import Progress
 
 logger = logging.getLogger("ofa_jax")
 
-Answer = Callable[[OFATask, Row, int], Answers]
+Answer = Callable[[OFATask, FeatureRow, int], Answers]
 """(task, batch, number of the batch) to answers."""
 
 # Bad records that are named in the log; the others are only counted.
@@ -322,9 +322,9 @@ def _prepared(
     seed: int,
     skip_bad: bool,
     truncated_images: str,
-) -> list[tuple[int, Example | None, Row | str]]:
+) -> list[tuple[int, Example | None, FeatureRow | str]]:
     """(index, example, row), or (index, None, reason) for a bad record."""
-    found: list[tuple[int, Example | None, Row | str]] = []
+    found: list[tuple[int, Example | None, FeatureRow | str]] = []
     for index in in_turn(records, indices):
         try:
             example, row = evaluation_row(
@@ -342,7 +342,7 @@ def _prepared(
 def _answered(
     task: OFATask,
     answer: Answer,
-    prepared: list[tuple[int, Example | None, Row | str]],
+    prepared: list[tuple[int, Example | None, FeatureRow | str]],
     batch_size: int,
     number: int,
 ) -> list[dict[str, Any]]:

@@ -12,46 +12,46 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-Row = Mapping[str, Any]
-Format = str | Callable[[Row], Mapping[str, Any]]
+Prediction = Mapping[str, Any]
+Format = str | Callable[[Prediction], Mapping[str, Any]]
 """A name of `FORMATS`, "glue", or a function like those of `FORMATS`."""
 
 
-def _identifier(row: Row) -> Any:
+def _identifier(row: Prediction) -> Any:
     """Numbers stay numbers, as the benchmarks' servers want them."""
     text = str(row["example_id"])
     return int(text) if text.isdecimal() and not text.startswith("0") else text
 
 
-def _caption(row: Row) -> dict[str, Any]:
+def _caption(row: Prediction) -> dict[str, Any]:
     return {"image_id": row["image_id"], "caption": row["prediction_text"]}
 
 
-def _vqa(row: Row) -> dict[str, Any]:
+def _vqa(row: Prediction) -> dict[str, Any]:
     return {"question_id": _identifier(row), "answer": row["prediction_text"]}
 
 
-def _refcoco(row: Row) -> dict[str, Any]:
+def _refcoco(row: Prediction) -> dict[str, Any]:
     return {"uniq_id": row["example_id"], "box": row["original_box"] or [0.0, 0.0, 0.0, 0.0]}
 
 
-def _answer(row: Row) -> dict[str, Any]:
+def _answer(row: Prediction) -> dict[str, Any]:
     return {"uniq_id": row["example_id"], "answer": row["prediction_text"]}
 
 
-def _ocr(row: Row) -> dict[str, Any]:
+def _ocr(row: Prediction) -> dict[str, Any]:
     return {"image_id": row["image_id"], "ocr": row["prediction_text"]}
 
 
-def _gigaword(row: Row) -> dict[str, Any]:
+def _gigaword(row: Prediction) -> dict[str, Any]:
     return {"hyp": row["prediction_text"], "ref": row["target_text"]}
 
 
-def _image_codes(row: Row) -> dict[str, Any]:
+def _image_codes(row: Prediction) -> dict[str, Any]:
     return {"uniq_id": row["example_id"], "codes": row["codes"], "caption": row["input_text"]}
 
 
-FORMATS: Mapping[str, Callable[[Row], Mapping[str, Any]]] = {
+FORMATS: Mapping[str, Callable[[Prediction], Mapping[str, Any]]] = {
     "caption": _caption,
     "vqa": _vqa,
     "refcoco": _refcoco,
@@ -102,7 +102,7 @@ def _replacing(path: pathlib.Path) -> Iterator[Any]:
     temporary.replace(path)
 
 
-def write_submission(path: pathlib.Path, form: Format, rows: Iterable[Row]) -> int:
+def write_submission(path: pathlib.Path, form: Format, rows: Iterable[Prediction]) -> int:
     """Writes a submission file.
 
     Args:
@@ -131,7 +131,7 @@ def write_submission(path: pathlib.Path, form: Format, rows: Iterable[Row]) -> i
     return count
 
 
-def _write_table(path: pathlib.Path, rows: Iterable[Row]) -> int:
+def _write_table(path: pathlib.Path, rows: Iterable[Prediction]) -> int:
     count = 0
     with _replacing(path) as file:
         file.write("index\tprediction\n")

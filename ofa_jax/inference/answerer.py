@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from ofa_jax.data.tasks.answering import FREE_ANSWER, Answering
-from ofa_jax.data.tasks.features import Row
+from ofa_jax.data.tasks.features import FeatureRow
 from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Constraint, IdRanges, Trie
@@ -150,7 +150,7 @@ class Answerer:
     seed: int = 0
 
     def __call__(
-        self, variables: Any, recipe: Recipe, rows: Row, number: int = 0, *, best: int = 1
+        self, variables: Any, recipe: Recipe, rows: FeatureRow, number: int = 0, *, best: int = 1
     ) -> Answers:
         """Answers one batch.
 
@@ -215,7 +215,7 @@ class Answerer:
         return self._fetched(candidates.best(scores, best), best)
 
 
-def _filled(batch: Row, parts: int) -> Row:
+def _filled(batch: FeatureRow, parts: int) -> FeatureRow:
     """A batch whose size the devices divide, filled up with copies of its first row."""
     size = len(batch["encoder_input_tokens"])
     missing = -size % parts

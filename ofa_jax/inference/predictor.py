@@ -23,7 +23,7 @@ from ofa_jax.data.ops.image import Given, image_size, read_image
 from ofa_jax.data.sources.values import number
 from ofa_jax.data.tasks.answering import Answering, AnswerList, answer_ids
 from ofa_jax.data.tasks.card import TaskCard, find_card
-from ofa_jax.data.tasks.features import Row, stack_rows
+from ofa_jax.data.tasks.features import FeatureRow, stack_rows
 from ofa_jax.data.tasks.instruction import trim_at_eos
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Constraint
@@ -300,7 +300,7 @@ class OFAPredictor:
         layout, side = self.tokenizer.layout, self.config.code_window
         if not layout.num_codes:
             raise ValueError("this model has no image codes in its vocabulary")
-        rows: Row = {"encoder_input_tokens": self._tokens([instruction])}
+        rows: FeatureRow = {"encoder_input_tokens": self._tokens([instruction])}
         if image is not None:
             rows["encoder_images"] = self._square(read_image(image))[0][None]
             low, high = self.image_size // 4, self.image_size // 4 * 3
@@ -393,7 +393,9 @@ class OFAPredictor:
                     f"{width}x{height} pixels (left, top, right, bottom)"
                 )
 
-    def _card_row(self, card: TaskCard, question: Question, pixels: np.ndarray | None) -> Row:
+    def _card_row(
+        self, card: TaskCard, question: Question, pixels: np.ndarray | None
+    ) -> FeatureRow:
         if question.instruction:
             raise ValueError(
                 f"task {card.name!r} has its own instruction; leave out {question.instruction!r}"
@@ -408,7 +410,9 @@ class OFAPredictor:
             square, _ = self._square(pixels)
         return card.row(self.tokenizer, square, given)
 
-    def _free_rows(self, questions: Sequence[Question], pixels: Sequence[np.ndarray | None]) -> Row:
+    def _free_rows(
+        self, questions: Sequence[Question], pixels: Sequence[np.ndarray | None]
+    ) -> FeatureRow:
         side, texts = self.image_size, []
         images = np.zeros((len(questions), side, side, 3), np.uint8)
         for row, (question, image) in enumerate(zip(questions, pixels)):
@@ -429,7 +433,7 @@ class OFAPredictor:
             elif question.region is not None:
                 raise ValueError("a region needs its image")
             texts.append(text)
-        rows: Row = {"encoder_input_tokens": self._tokens(texts)}
+        rows: FeatureRow = {"encoder_input_tokens": self._tokens(texts)}
         if any(image is not None for image in pixels):
             rows["encoder_images"] = images
             rows["encoder_image_masks"] = np.array([image is not None for image in pixels])

@@ -20,7 +20,7 @@ from ofa_jax.report.collect import ANSWERS, RunRecord, TaskScores
 from ofa_jax.report.examples import (
     Judgement,
     Kind,
-    Row,
+    Prediction,
     choose_rows,
     is_pictured,
     judge,
@@ -126,7 +126,7 @@ def _figure(image: Image.Image | None, alt: str, caption: str = "") -> str:
     return f"<figure>{shown}{f'<figcaption>{caption}</figcaption>' if caption else ''}</figure>"
 
 
-def drawn_boxes(row: Row) -> list[DrawnBox]:
+def drawn_boxes(row: Prediction) -> list[DrawnBox]:
     """What to draw on the image of an example: every box and object that its row has.
 
     True objects that were not found are marked, where the scorer said which were ("found").
@@ -147,7 +147,7 @@ def drawn_boxes(row: Row) -> list[DrawnBox]:
     return drawn
 
 
-def _legend(kind: Kind, rows: Sequence[Row]) -> str:
+def _legend(kind: Kind, rows: Sequence[Prediction]) -> str:
     """What the lines on the images, or the marks in the texts, stand for."""
     if kind is Kind.TEXT_INFILLING:
         keys = _WORDS_LEGEND
@@ -159,7 +159,9 @@ def _legend(kind: Kind, rows: Sequence[Row]) -> str:
     return f'<p class="legend">{keys}</p>' if keys else ""
 
 
-def pictures_of(record: RunRecord, kind: Kind, row: Row) -> list[tuple[str, Image.Image | None]]:
+def pictures_of(
+    record: RunRecord, kind: Kind, row: Prediction
+) -> list[tuple[str, Image.Image | None]]:
     """The pictures of an example, drawn on.
 
     Returns:
@@ -183,7 +185,7 @@ def pictures_of(record: RunRecord, kind: Kind, row: Row) -> list[tuple[str, Imag
     return [("", draw_boxes(image, drawn_boxes(row), size) if image else None)]
 
 
-def _picture(record: RunRecord, kind: Kind, row: Row) -> str:
+def _picture(record: RunRecord, kind: Kind, row: Prediction) -> str:
     name = f"example {row.get('example_id', '')}"
     figures = [
         _figure(image, f"{name}, {caption.lower()}" if caption else name, caption)
@@ -199,7 +201,7 @@ def _object_list(objects: Sequence[dict] | None) -> str:
     return text_html(", ".join(str(item["label"]) for item in objects or ()))
 
 
-def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
+def _lines(kind: Kind, row: Prediction) -> list[tuple[str, str]]:
     """(name, HTML) of the lines below a picture."""
     lines = []
     predicted, target = str(row.get("prediction_text", "")), str(row.get("target_text", ""))
@@ -239,7 +241,13 @@ def _lines(kind: Kind, row: Row) -> list[tuple[str, str]]:
 
 
 def card_html(
-    record: RunRecord, kind: Kind, row: Row, judgement: Judgement, *, prompt: bool, pictured: bool
+    record: RunRecord,
+    kind: Kind,
+    row: Prediction,
+    judgement: Judgement,
+    *,
+    prompt: bool,
+    pictured: bool,
 ) -> str:
     """One example as a card.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ofa_jax.metrics.verdict import Verdict
 
-Row = Mapping[str, Any]
+Prediction = Mapping[str, Any]
 
 
 class Kind(enum.Enum):
@@ -58,12 +58,12 @@ _WORDS = {
 _CAPTION_WORDS = {Verdict.RIGHT: "True of the image", Verdict.WRONG: "False of the image"}
 
 
-def region_box(row: Row) -> Sequence[float] | None:
+def region_box(row: Prediction) -> Sequence[float] | None:
     """The region that an example's input names: "region_box", else "true_box"; pixels xyxy."""
     return row.get("region_box") or row.get("true_box")
 
 
-def task_kind(name: str, rows: Sequence[Row]) -> Kind:
+def task_kind(name: str, rows: Sequence[Prediction]) -> Kind:
     """Reads the kind of a task from the fields of its predictions.
 
     Args:
@@ -97,7 +97,7 @@ def task_kind(name: str, rows: Sequence[Row]) -> Kind:
     return Kind.CAPTIONING if "caption" in lower else Kind.ANSWER
 
 
-def judge(kind: Kind, row: Row) -> Judgement:
+def judge(kind: Kind, row: Prediction) -> Judgement:
     """Puts the verdict of a row, which its scorer decided, into words.
 
     Args:
@@ -114,7 +114,7 @@ def judge(kind: Kind, row: Row) -> Judgement:
     return Judgement(verdict, words[verdict], _measure(kind, row, verdict))
 
 
-def _measure(kind: Kind, row: Row, verdict: Verdict) -> str:
+def _measure(kind: Kind, row: Prediction, verdict: Verdict) -> str:
     found, score = row.get("found"), score_of(row)
     if kind is Kind.DETECTION and found is not None:
         extra = len(row.get("predicted_objects") or ()) - len(found)
@@ -129,18 +129,18 @@ def _measure(kind: Kind, row: Row, verdict: Verdict) -> str:
     return f"score {score:.2f}" if verdict in (Verdict.PARTLY, Verdict.NONE) else ""
 
 
-def verdict_of(row: Row) -> Verdict:
+def verdict_of(row: Prediction) -> Verdict:
     """The verdict in a row of predictions; NONE in rows of older files."""
     return Verdict(row.get("verdict") or "")
 
 
-def score_of(row: Row) -> float:
+def score_of(row: Prediction) -> float:
     """The score in a row of predictions, nan where it has none."""
     score = row.get("score")
     return float(score) if isinstance(score, (int, float)) else math.nan
 
 
-def is_pictured(row: Row) -> bool:
+def is_pictured(row: Prediction) -> bool:
     """Whether an image of the example was kept."""
     return bool(row.get("image") or row.get("generated_image"))
 
@@ -174,7 +174,7 @@ def choose(verdicts: Sequence[Verdict], scores: Sequence[float], limit: int) -> 
     return judged + rest
 
 
-def choose_rows(rows: Sequence[Row], limit: int) -> list[int]:
+def choose_rows(rows: Sequence[Prediction], limit: int) -> list[int]:
     """`choose` among rows of predictions; of each verdict those with an image come first.
 
     Args:

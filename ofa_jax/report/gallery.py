@@ -14,7 +14,7 @@ from ofa_jax.metrics.verdict import Verdict
 from ofa_jax.report import labels
 from ofa_jax.report.cards import pictures_of
 from ofa_jax.report.collect import RunRecord
-from ofa_jax.report.examples import Kind, Row, choose_rows, is_pictured, judge, task_kind
+from ofa_jax.report.examples import Kind, Prediction, choose_rows, is_pictured, judge, task_kind
 from ofa_jax.report.pictures import font
 
 _TILE = 216
@@ -32,7 +32,7 @@ _MARKS = {
 }
 
 
-def _words(kind: Kind, row: Row, measure: str) -> str:
+def _words(kind: Kind, row: Prediction, measure: str) -> str:
     """What stands below a tile: the answer, or the measure where the answer is drawn."""
     if kind in (Kind.GROUNDING, Kind.DETECTION, Kind.IMAGE_INFILLING, Kind.IMAGE_GENERATION):
         return measure or ", ".join(str(o["label"]) for o in row.get("predicted_objects") or ())

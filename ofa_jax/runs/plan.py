@@ -52,7 +52,7 @@ class VocabularyOnly:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """What one training step needs. Bytes and operations are per device unless named otherwise.
 
     Attributes:
@@ -116,7 +116,7 @@ class Plan:
         return {**parts, "best": max(parts.values()), "worst": sum(parts.values())}
 
 
-def planner(options: argparse.Namespace, results: list[Plan]) -> Callable[..., None]:
+def planner(options: argparse.Namespace, results: list[StepPlan]) -> Callable[..., None]:
     """A function with the settings of `train` that plans instead, for gin.
 
     Args:
@@ -142,7 +142,7 @@ def _plan(
     trainer: Any,
     locations: Mapping[str, str] | None = None,
     **others: Any,
-) -> Plan:
+) -> StepPlan:
     del others
     for name, path in (locations or {}).items():
         if path:
@@ -203,7 +203,7 @@ def _plan(
         image_size=(image, image) if image else None,
         patches=config.sample_patch_num or None,
     )
-    return Plan(
+    return StepPlan(
         model=model.size,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         mesh=mesh,
@@ -253,7 +253,7 @@ def _topology_devices(name: str) -> list[Any]:
 
 
 def describe(
-    plan: Plan,
+    plan: StepPlan,
     chip_name: str,
     efficiency: float,
     *,
@@ -316,14 +316,14 @@ def describe(
     return "\n".join(lines)
 
 
-def report(plan: Plan, options: argparse.Namespace) -> None:
+def report(plan: StepPlan, options: argparse.Namespace) -> None:
     """Prints a plan, and writes it where the command line says so."""
     print(describe(plan, options.chip, **network_and_efficiency(options)))
     if options.json:
         write_json(plan, options.json)
 
 
-def write_json(plan: Plan, path: str) -> None:
+def write_json(plan: StepPlan, path: str) -> None:
     """Writes the numbers of a plan."""
     content = dataclasses.asdict(plan)
     content["collectives"] = [dataclasses.asdict(one) for one in summarise(plan.collectives)]

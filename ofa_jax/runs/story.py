@@ -20,7 +20,7 @@ import jax
 
 from ofa_jax import atomic, errors, schema
 from ofa_jax.data.batches.pipeline import MixturePipeline
-from ofa_jax.data.tasks.features import Row
+from ofa_jax.data.tasks.features import FeatureRow
 from ofa_jax.data.tasks.task import TaskSet
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.model import flops
@@ -160,7 +160,7 @@ def train(
         )
         run_tasks.refuse_other_settings(run_dir, config_text, total_steps, start_step)
         hosts.wait_for_all("settings are compared")
-        batches: Iterator[Row] = iter(())
+        batches: Iterator[FeatureRow] = iter(())
         if start_step < total_steps:
             rest = pipeline.iterate(start_step)
             # Sources that cannot be read and lengths that do not fit show in the first batch.
@@ -282,7 +282,7 @@ def _train(
     state: TrainState,
     shardings: Any,
     pipeline: MixturePipeline,
-    batches: Iterator[Row],
+    batches: Iterator[FeatureRow],
     base_key: jax.Array,
     *,
     periods: loop.Periods,

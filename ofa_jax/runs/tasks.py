@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from ofa_jax.checkpoint.fairseq_cfg import official_task
 from ofa_jax.checkpoint.imports import vocabulary_beside

@@ -28,6 +28,7 @@ from ofa_jax.inference.answerer import Recipe
 from ofa_jax.losses.cross_entropy import LossConfig, token_losses
 from ofa_jax.model import ofa
 from ofa_jax.model.config import OFAConfig, ResNetConfig, TuningConfig
+from ofa_jax.model.ofa import Batch
 from ofa_jax.runs import tasks as run_tasks
 from ofa_jax.runs.engine import Engine, check_model_fits
 from ofa_jax.runs.objective import loss_config
@@ -41,8 +42,7 @@ from ofa_jax.training.randomness import MODEL_STREAMS, stream_key
 from ofa_jax.training.state import TrainState
 from ofa_jax.training.step import TaskSums
 
-Batch = Mapping[str, jax.Array]
-Metrics = dict[str, clu_metrics.Metric]
+CluMetrics = dict[str, clu_metrics.Metric]
 
 OFA, ResNet, Tuning = ModelConfig, ResNetConfig, TuningConfig
 """`models.OFA`, `models.ResNet` and `models.Tuning` of the gin files of both engines."""
@@ -261,7 +261,7 @@ class OFAModel(models.BaseModel):
 
     def eval_fn(
         self, params: Any, batch: Batch, flax_mutables: Any = None
-    ) -> tuple[jax.Array, Metrics]:
+    ) -> tuple[jax.Array, CluMetrics]:
         """Teacher-forced loss with dropout off and running statistics.
 
         Args:
@@ -400,7 +400,7 @@ def _evaluation_loss(config: LossConfig) -> LossConfig:
     )
 
 
-def step_metrics(values: Mapping[str, jax.Array], task_names: list[str]) -> Metrics:
+def step_metrics(values: Mapping[str, jax.Array], task_names: list[str]) -> CluMetrics:
     """Metrics of a step in clu's form, under the names of the native log.
 
     Args:
@@ -412,7 +412,7 @@ def step_metrics(values: Mapping[str, jax.Array], task_names: list[str]) -> Metr
       tokens and examples per second.
     """
     scalars = ("loss", "nll", "accuracy", "gradient_norm", "param_norm", "learning_rate")
-    metrics: Metrics = {
+    metrics: CluMetrics = {
         name: metrics_lib.AveragePerStep.from_model_output(values[name])
         for name in scalars
         if name in values

@@ -48,7 +48,7 @@ def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise gin_files.ConfigError(script.explain(error) or str(error)) from error
     script.check()
     settings = gin.get_bindings(OFAModel)
-    found: list[plan.Plan] = []
+    found: list[plan.StepPlan] = []
     plan.planner(options, found)(
         train_dataset_cfg=settings.pop("dataset"),
         **{name: value for name, value in settings.items() if name not in _OTHERS},

@@ -21,7 +21,7 @@ from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.runs.settings import TrainerConfig
 from ofa_jax.t5x.features import model_inputs
 from ofa_jax.t5x.inputs import place
-from ofa_jax.t5x.models import Metrics, OFAModel, step_metrics
+from ofa_jax.t5x.models import CluMetrics, OFAModel, step_metrics
 from ofa_jax.training.ema import EMAConfig
 from ofa_jax.training.scst import SCSTConfig
 from ofa_jax.training.state import from_checkpoint_tree, to_checkpoint_tree
@@ -105,7 +105,7 @@ class StepTrainer(trainer.Trainer):
             template = nn.unbox(model.abstract_state())
         key = jax.random.key(model.random_seed)
 
-        def train_step(state: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, Metrics]:
+        def train_step(state: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, CluMetrics]:
             if model.loss.normalisation == "group" and "task_ids" not in batch:
                 raise ValueError(
                     "trainer.LossConfig.normalisation = 'group' needs to know the task of each "

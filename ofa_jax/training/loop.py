@@ -21,7 +21,7 @@ import numpy as np
 
 from ofa_jax.errors import Unfinished
 
-Metrics = Mapping[str, Any]
+StepValues = Mapping[str, Any]
 
 # Time that is not training, left out of the rate.
 PAUSES = ("compile", "evaluate", "save")
@@ -39,7 +39,7 @@ class NonFiniteLossError(RuntimeError):
         self.batch = batch
 
 
-class Progress(Protocol):
+class ShowsProgress(Protocol):
     """Shows where the run is: a bar on a terminal, one line per interval in a log."""
 
     def update(self, step: int, values: Mapping[str, float]) -> None: ...
@@ -121,7 +121,7 @@ class _Window:
 
     task_names: Sequence[str]
     first: int
-    pending: list[Metrics] = dataclasses.field(default_factory=list)
+    pending: list[StepValues] = dataclasses.field(default_factory=list)
 
     def check(self) -> None:
         """Fails where a step of the window went wrong."""
@@ -161,7 +161,7 @@ class _Window:
 def run(
     state: Any,
     *,
-    train_step: Callable[[Any, Any, jax.Array], tuple[Any, Metrics]],
+    train_step: Callable[[Any, Any, jax.Array], tuple[Any, StepValues]],
     batches: Iterator[Mapping[str, np.ndarray]],
     place: Callable[[Mapping[str, np.ndarray]], Any],
     rng: jax.Array,
@@ -175,7 +175,7 @@ def run(
     prepare: Callable[[Any, Any, jax.Array], None] | None = None,
     rescue: Callable[[int, Any], None] | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
-    progress: Progress | None = None,
+    progress: ShowsProgress | None = None,
     watcher: StepWatcher | None = None,
     timers: Timers | None = None,
 ) -> Any:

@@ -24,13 +24,13 @@ from ofa_jax.losses.cross_entropy import (
     token_losses,
 )
 from ofa_jax.losses.rdrop import repeat_for_rdrop
+from ofa_jax.model.ofa import Batch
 from ofa_jax.training.ema import EMAConfig, update_ema
 from ofa_jax.training.optimizer import global_norm, matching_paths
 from ofa_jax.training.randomness import model_keys
 from ofa_jax.training.schedule import Schedule
 from ofa_jax.training.state import TrainState
 
-Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 ForwardLosses = Callable[
     [Mapping[str, Any], Batch, Mapping[str, jax.Array], jax.Array], tuple[TokenLosses, Any]

@@ -29,7 +29,7 @@ from ofa_jax.data.ops.image import TRUNCATED_IMAGES
 from ofa_jax.data.sources.array_record import PreparedRecords
 from ofa_jax.data.sources.example import InstructionError, Records
 from ofa_jax.data.tasks import features as rows
-from ofa_jax.data.tasks.features import Row
+from ofa_jax.data.tasks.features import FeatureRow
 from ofa_jax.data.tasks.instruction import trim_at_eos
 from ofa_jax.data.tasks.task import Lengths, OFATask, check_lengths
 from ofa_jax.errors import OutsideFailure
@@ -125,14 +125,14 @@ class MixturePipeline:
                 )
         self._buckets  # noqa: B018  (lengths that cannot be are refused at once)
 
-    def batch(self, step: int) -> Row:
+    def batch(self, step: int) -> FeatureRow:
         """Batch number `step` (from 0) of this host, computed alone.
 
         A bad record is handled as `on_bad_record` says, and not counted.
         """
         return self._reader(step)[0]
 
-    def iterate(self, start_step: int = 0) -> Iterator[Row]:
+    def iterate(self, start_step: int = 0) -> Iterator[FeatureRow]:
         """Batches from number `start_step` on, read ahead in threads or processes.
 
         Args:
@@ -191,7 +191,7 @@ class MixturePipeline:
         """float64[tasks]: expected share of each task at a step."""
         return self._plan.schedule.shares(step)
 
-    def example_batch(self, size: int = 1) -> Row:
+    def example_batch(self, size: int = 1) -> FeatureRow:
         """A batch with every key and the largest shapes, to initialise a model; reads nothing."""
         return rows.stack_rows([rows.empty_row(self.lengths)] * size)
 
@@ -296,7 +296,7 @@ class _BatchReader:
     skip_bad_records: bool
     truncated_images: str
 
-    def __call__(self, step: int) -> tuple[Row, dict[int, list[str]], dict[int, list[str]]]:
+    def __call__(self, step: int) -> tuple[FeatureRow, dict[int, list[str]], dict[int, list[str]]]:
         """The rows of a batch; what was wrong with bad records, and with images, by task id."""
         plan = self.plan.batch(int(step))
         lengths = self.lengths[plan.bucket]
@@ -334,7 +334,7 @@ class _BatchReader:
 
     def _row(
         self, task_id: int, position: int, index: int, lengths: Lengths
-    ) -> tuple[Row, list[str]]:
+    ) -> tuple[FeatureRow, list[str]]:
         task = self.tasks[task_id]
         notes: list[str] = []
         features = task.read(
@@ -392,7 +392,7 @@ def evaluation_row(
     *,
     seed: int,
     truncated_images: str = "decode",
-) -> tuple[dict, Row]:
+) -> tuple[dict, FeatureRow]:
     """One example, prepared for evaluation.
 
     Args:
@@ -420,6 +420,6 @@ def evaluation_row(
     return example, rows.pad_row(features, lengths, 0)
 
 
-def fill_batch(batch: list[Row], size: int) -> Row:
+def fill_batch(batch: list[FeatureRow], size: int) -> FeatureRow:
     """Stacks rows, filled up with copies of the first to `size` examples."""
     return rows.stack_rows([*batch, *[batch[0]] * (size - len(batch))])

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from ofa_jax.data.preparation.output_folder import OutputFolder, temporary_name
-from ofa_jax.data.preparation.plan import Estimate, Plan
+from ofa_jax.data.preparation.plan import ConversionPlan, Estimate
 from ofa_jax.data.preparation.shards import PreparationError, StrictError, write_shard
 from ofa_jax.data.preparation.storage import LocalStorage, Storage
 from ofa_jax.errors import SettingsError, started
@@ -123,7 +123,7 @@ def storage_of(out: str) -> Storage:
 
 
 def prepare(
-    plan: Plan,
+    plan: ConversionPlan,
     estimate: Estimate,
     out: str,
     *,
@@ -189,7 +189,7 @@ def prepare(
         return folder.finish([results[shard] for shard in range(plan.num_shards)])
 
 
-def write_one(shard: int, folder: OutputFolder, plan: Plan) -> int:
+def write_one(shard: int, folder: OutputFolder, plan: ConversionPlan) -> int:
     """Writes one shard on a worker.
 
     Args:

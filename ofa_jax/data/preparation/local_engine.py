@@ -20,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from ofa_jax.data.preparation.output_folder import OutputFolder, temporary_name
-from ofa_jax.data.preparation.plan import Estimate, Plan
+from ofa_jax.data.preparation.plan import ConversionPlan, Estimate
 from ofa_jax.data.preparation.shards import PreparationError, ShardResult, write_shard
 from ofa_jax.data.preparation.storage import LocalStorage
 from ofa_jax.data.preparation.tally import Tally
@@ -28,18 +28,18 @@ from ofa_jax.data.sources.example import Records
 from ofa_jax.errors import started
 
 # Records done and examples kept, of all shards together.
-Progress = Callable[[int, int], None]
+ReportCounts = Callable[[int, int], None]
 
 _POLL_SECONDS = 0.25
 
 
 def prepare(
-    plan: Plan,
+    plan: ConversionPlan,
     estimate: Estimate,
     out: str | pathlib.Path,
     *,
     processes: int = 1,
-    progress: Progress | None = None,
+    progress: ReportCounts | None = None,
 ) -> dict[str, Any]:
     """Prepares a split, or what is missing of it.
 
@@ -137,7 +137,7 @@ class _ScoreBoard:
 
 
 def _one_shard(
-    plan: Plan,
+    plan: ConversionPlan,
     folder: OutputFolder,
     shard: int,
     records: Records,
@@ -154,7 +154,7 @@ def _one_shard(
 
 
 def _in_this_process(
-    plan: Plan,
+    plan: ConversionPlan,
     folder: OutputFolder,
     board: _ScoreBoard,
     missing: list[int],
@@ -178,7 +178,7 @@ def _in_this_process(
 
 
 def _in_processes(
-    plan: Plan,
+    plan: ConversionPlan,
     folder: OutputFolder,
     board: _ScoreBoard,
     missing: list[int],
@@ -215,7 +215,7 @@ def _in_processes(
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(plan: Plan, folder: OutputFolder, counts: Any) -> None:
+def _start_worker(plan: ConversionPlan, folder: OutputFolder, counts: Any) -> None:
     """Opens the source once, and watches the parent: a killed parent cannot say goodbye."""
     # Ctrl-C reaches every process of a terminal; the parent then stops the others in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

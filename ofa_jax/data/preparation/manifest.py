@@ -15,7 +15,7 @@ import PIL
 
 from ofa_jax import digest
 from ofa_jax.checkpoint.bucket import is_remote
-from ofa_jax.data.preparation.plan import Plan
+from ofa_jax.data.preparation.plan import ConversionPlan
 from ofa_jax.data.preparation.shards import ShardResult
 from ofa_jax.data.preparation.storage import LocalStorage, Storage
 from ofa_jax.data.preparation.tally import Tally
@@ -29,7 +29,7 @@ NAME = "manifest.json"
 CONVERSION_VERSION = 3
 
 
-def identity(plan: Plan) -> dict[str, Any]:
+def identity(plan: ConversionPlan) -> dict[str, Any]:
     """Everything that a plan's bytes depend on, in the form of a manifest with one split.
 
     Returns:
@@ -80,7 +80,7 @@ def refuse_other(folder: str, existing: Mapping[str, Any], wanted: Mapping[str, 
 
 
 def with_split(
-    existing: Mapping[str, Any] | None, plan: Plan, results: Sequence[ShardResult]
+    existing: Mapping[str, Any] | None, plan: ConversionPlan, results: Sequence[ShardResult]
 ) -> dict[str, Any]:
     """The manifest of a folder after a split is finished.
 

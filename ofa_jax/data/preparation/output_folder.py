@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ofa_jax.data.preparation import manifest
-from ofa_jax.data.preparation.plan import Plan
+from ofa_jax.data.preparation.plan import ConversionPlan
 from ofa_jax.data.preparation.shards import ShardResult
 from ofa_jax.data.preparation.storage import Storage
 from ofa_jax.digest import OtherInputsError
@@ -33,7 +33,7 @@ class OutputFolder:
       work: name of the folder in it of what is unfinished.
     """
 
-    def __init__(self, storage: Storage, plan: Plan):
+    def __init__(self, storage: Storage, plan: ConversionPlan):
         self.storage = storage
         self.work = f".unfinished-{plan.split}"
         self._plan = plan
@@ -153,6 +153,6 @@ class OutputFolder:
         return value
 
 
-def temporary_name(plan: Plan, shard: int) -> str:
+def temporary_name(plan: ConversionPlan, shard: int) -> str:
     """A name under which to write a shard before it is complete, unlike every other."""
     return f"{plan.shard_name(shard)}.{uuid.uuid4().hex}.tmp"

@@ -32,7 +32,7 @@ _SAMPLED_RECORDS = 24
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class ConversionPlan:
     """One split of one source, to be prepared.
 
     Attributes:
@@ -110,7 +110,7 @@ class Estimate:
     tally: Tally = dataclasses.field(default_factory=Tally)
 
 
-def estimate(plan: Plan, records: Records) -> Estimate:
+def estimate(plan: ConversionPlan, records: Records) -> Estimate:
     """Converts a few records, evenly spread, to know how large and how good the whole will be.
 
     Args:
@@ -152,7 +152,7 @@ def make_plan(
     strict: bool = False,
     overwrite: bool = False,
     go_on: bool = False,
-) -> tuple[Plan, Estimate]:
+) -> tuple[ConversionPlan, Estimate]:
     """Looks at a source and decides how its records are cut into shards.
 
     Args:
@@ -186,7 +186,7 @@ def make_plan(
         raise ValueError(f"the source has no {split} records")
     if num_shards is not None and num_shards > num_records:
         raise ValueError(f"num_shards is {num_shards}, but there are only {num_records} records")
-    plan = Plan(
+    plan = ConversionPlan(
         source=source,
         description=description,
         split=split,

@@ -14,7 +14,7 @@ from ofa_jax.data.preparation.conversion import (
     read_record,
     with_codes,
 )
-from ofa_jax.data.preparation.plan import Plan
+from ofa_jax.data.preparation.plan import ConversionPlan
 from ofa_jax.data.preparation.reasons import RejectedExample, one_line
 from ofa_jax.data.preparation.tally import Tally
 from ofa_jax.data.sources import array_record
@@ -71,7 +71,7 @@ class ShardResult:
 
 
 def write_shard(
-    plan: Plan,
+    plan: ConversionPlan,
     shard: int,
     path: str | pathlib.Path,
     *,

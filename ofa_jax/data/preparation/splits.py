@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ofa_jax.data.preparation import beam_pipeline, local_engine, summary
-from ofa_jax.data.preparation.plan import Estimate, Plan, make_plan
+from ofa_jax.data.preparation.plan import ConversionPlan, Estimate, make_plan
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.progress import Progress
 
@@ -76,7 +76,9 @@ def _share_devices() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
 
 
-def _convert_here(plan: Plan, estimate: Estimate, out: str, processes: int) -> dict[str, Any]:
+def _convert_here(
+    plan: ConversionPlan, estimate: Estimate, out: str, processes: int
+) -> dict[str, Any]:
     progress = Progress(plan.split, plan.num_records, unit="record", interval=10.0)
 
     def show(records: int, examples: int) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ofa_jax.data.preparation import manifest
-from ofa_jax.data.preparation.plan import Estimate, Plan
+from ofa_jax.data.preparation.plan import ConversionPlan, Estimate
 from ofa_jax.data.preparation.tally import NOTES
 from ofa_jax.data.sources.left_out import LeftOut
 
 logger = logging.getLogger("ofa_jax")
 
 
-def say_start(plan: Plan, estimate: Estimate) -> None:
+def say_start(plan: ConversionPlan, estimate: Estimate) -> None:
     """Logs the size of the work, and what will be missing at its end."""
     logger.info(
         "%s: %d records into %d shards of about %.1f MB",
@@ -38,7 +38,7 @@ def say_start(plan: Plan, estimate: Estimate) -> None:
         )
 
 
-def say_result(plan: Plan, result: Mapping[str, Any], out: str, *, upright: bool) -> bool:
+def say_result(plan: ConversionPlan, result: Mapping[str, Any], out: str, *, upright: bool) -> bool:
     """Logs what was kept, dropped, removed and left out.
 
     Args:

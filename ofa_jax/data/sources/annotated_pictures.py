@@ -2,8 +2,8 @@
 others share.
 
 A layout is a subclass of `AnnotatedPictures` that joins its annotation files into a table of
-`Row`s; this module opens the picture of a row when it is asked for. Tables are built once per
-process, so records pickle small.
+`AnnotatedRow`s; this module opens the picture of a row when it is asked for. Tables are built once
+per process, so records pickle small.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.schema import require_known
 
 
-class Row(NamedTuple):
+class AnnotatedRow(NamedTuple):
     """One example without its picture.
 
     Attributes:
@@ -54,7 +54,7 @@ class MadeRows(Sequence):
       entries: what is kept of each row.
     """
 
-    make: Callable[[Any], Row]
+    make: Callable[[Any], AnnotatedRow]
     entries: Sequence[Any]
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class AnnotatedPictures(abc.ABC):
     dataset: str = ""
 
     @abc.abstractmethod
-    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """Joins the annotation files of a split.
 
         Args:
@@ -165,12 +165,14 @@ class PictureRecords:
         return _table(self.source, self.split, self.state)[1]
 
     @property
-    def _rows(self) -> Sequence[Row]:
+    def _rows(self) -> Sequence[AnnotatedRow]:
         return _table(self.source, self.split, self.state)[0]
 
 
 @functools.lru_cache(maxsize=32)
-def _table(source: AnnotatedPictures, split: str, state: Any) -> tuple[Sequence[Row], LeftOut]:
+def _table(
+    source: AnnotatedPictures, split: str, state: Any
+) -> tuple[Sequence[AnnotatedRow], LeftOut]:
     del state
     left_out = LeftOut()
     return source.table(split, left_out), left_out

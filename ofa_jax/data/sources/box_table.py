@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ofa_jax.data.sources.annotated_pictures import Row
+from ofa_jax.data.sources.annotated_pictures import AnnotatedRow
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import LeftOut
 
@@ -151,4 +151,4 @@ class BoxTable(Sequence):
             "type": "detection",
         }
         place = f"{self.path}, image {identifier}"
-        return Row(place, picture.name, fields, self.relative, picture.size)
+        return AnnotatedRow(place, picture.name, fields, self.relative, picture.size)

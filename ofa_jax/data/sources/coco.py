@@ -10,8 +10,8 @@ from typing import Any
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import (
     AnnotatedPictures,
+    AnnotatedRow,
     BoxedPictures,
-    Row,
     Unique,
     read_items,
 )
@@ -35,7 +35,7 @@ class CocoCaptions(AnnotatedPictures):
 
     annotations: split_paths.Paths
 
-    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """Joins pictures and captions; pictures without caption stand in test splits only."""
         rows, optional = [], _test_sections(split)
         for path in split_paths.files(self.annotations, split, "COCO captions"):
@@ -58,7 +58,7 @@ class CocoCaptions(AnnotatedPictures):
                 except SourceError as error:
                     left_out.add_error(f"{place}, captions", error, len(found))
                     continue
-                rows.append(Row(place, picture.name, caption_fields(str(key), found)))
+                rows.append(AnnotatedRow(place, picture.name, caption_fields(str(key), found)))
         return rows
 
 
@@ -74,11 +74,11 @@ class KarpathyCaptions(AnnotatedPictures):
     annotations: split_paths.Paths
     with_restval: bool = True
 
-    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """The pictures of a split and their captions."""
         wanted = {split_paths.usual_split(split)}
         wanted |= {"restval"} if split == "train" and self.with_restval else set()
-        rows: list[Row] = []
+        rows: list[AnnotatedRow] = []
         path = split_paths.file(self.annotations, split, "Karpathy's splits")
         found = set()
 
@@ -93,7 +93,7 @@ class KarpathyCaptions(AnnotatedPictures):
                 entry["sentences"], lambda one: text(one["raw"], "the caption"), place
             )
             if captions or may_lack_truth(split):
-                rows.append(Row(place, name, caption_fields(number, captions)))
+                rows.append(AnnotatedRow(place, name, caption_fields(number, captions)))
 
         read_items(path, {"images": read}, left_out)
         if not wanted & found:
@@ -124,7 +124,7 @@ class CocoInstances(BoxedPictures):
     annotations: split_paths.Paths
     scale_boxes: bool = False
 
-    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """Joins pictures, boxes and class names; boxes stay in arrays."""
         path = split_paths.file(self.annotations, split, "COCO instances")
         pictures, classes = Unique("image"), Unique("category")
@@ -149,7 +149,7 @@ class CocoInstances(BoxedPictures):
         read_items(path, readers, left_out, optional := _test_sections(split))
         if optional and not len(boxes):
             return [
-                Row(f"{path}, image {key}", pictures[key].name, _without_boxes(key))
+                AnnotatedRow(f"{path}, image {key}", pictures[key].name, _without_boxes(key))
                 for key in pictures
             ]
         return boxes.table(

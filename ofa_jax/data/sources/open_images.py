@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, Row, Unique
+from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, AnnotatedRow, Unique
 from ofa_jax.data.sources.box_table import BoxCollector, Picture
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
@@ -36,7 +36,7 @@ class OpenImagesBoxes(AnnotatedPictures):
     classes: split_paths.Paths
     with_groups: bool = False
 
-    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """Groups the boxes of each picture."""
         path = split_paths.file(self.boxes, split, "OpenImages boxes")
         names = _class_names(split_paths.file(self.classes, split, "OpenImages class names"))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ofa_jax.data.ops.image_files import images_below, stem_of
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, MadeRows, Row
+from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, AnnotatedRow, MadeRows
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.coco import caption_fields
 from ofa_jax.data.sources.errors import SourceError
@@ -38,7 +38,7 @@ class PictureFolder(AnnotatedPictures):
     def __post_init__(self) -> None:
         require_known("kind of picture", self.kind, KINDS)
 
-    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """Lists the pictures."""
         entries = []
         for folder in split_paths.folders(self.images, split, "the pictures"):
@@ -47,13 +47,13 @@ class PictureFolder(AnnotatedPictures):
             for name in others:
                 left_out.add(Reason.UNREAD_FILE, f"{folder}/{name}")
 
-        def make(entry: tuple[str, str]) -> Row:
+        def make(entry: tuple[str, str]) -> AnnotatedRow:
             folder, name = entry
             try:
                 fields = self._fields(folder, pathlib.PurePosixPath(name))
             except (ValueError, FileNotFoundError) as error:
                 raise SourceError(f"{folder}/{name}: {error}") from error
-            return Row(f"{folder}/{name}", name, fields, folder=folder)
+            return AnnotatedRow(f"{folder}/{name}", name, fields, folder=folder)
 
         return MadeRows(make, entries)
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import (
     AnnotatedPictures,
+    AnnotatedRow,
     MadeRows,
-    Row,
     Unique,
     read_items,
 )
@@ -66,7 +66,7 @@ class VqaV2(AnnotatedPictures):
     annotations: split_paths.Paths = ""
     image_name: str = "COCO_{subset}_{image_id:012d}.jpg"
 
-    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """Joins questions and answers; questions that people did not answer are left out."""
         answers = Unique("annotation of question")
 
@@ -106,7 +106,7 @@ class VqaV2(AnnotatedPictures):
             except SourceError as error:
                 left_out.add_error(f"{files[key]}, question {key}", error)
 
-        def make(entry: tuple[_Question, tuple[str, ...]]) -> Row:
+        def make(entry: tuple[_Question, tuple[str, ...]]) -> AnnotatedRow:
             question, given = entry
             name = self.image_name.format(subset=subsets[question.path], image_id=question.image)
             return question.row(name, given)
@@ -122,7 +122,7 @@ class _Question(NamedTuple):
     identifier: str
     text: str
 
-    def row(self, name: str, given: Sequence[str]) -> Row:
+    def row(self, name: str, given: Sequence[str]) -> AnnotatedRow:
         """The row, with the answers that people gave."""
         fields: Example = {
             "image_id": str(self.image),
@@ -132,7 +132,7 @@ class _Question(NamedTuple):
         }
         if given:
             fields["answers"], fields["answer_conf"] = answer_confidences(given)
-        return Row(f"{self.path}, question {self.identifier}", name, fields)
+        return AnnotatedRow(f"{self.path}, question {self.identifier}", name, fields)
 
 
 def _subset(path: str, split: str) -> str:
@@ -159,7 +159,7 @@ class Gqa(AnnotatedPictures):
     full_answers: bool = False
     balanced_only: bool = False
 
-    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """One row per question; test sets have no answers."""
         entries: list[tuple[_Question, tuple[str, ...]]] = []
         field = "fullAnswer" if self.full_answers else "answer"
@@ -180,7 +180,7 @@ class Gqa(AnnotatedPictures):
 
             read_items(path, read, left_out)
 
-        def make(entry: tuple[_Question, tuple[str, ...]]) -> Row:
+        def make(entry: tuple[_Question, tuple[str, ...]]) -> AnnotatedRow:
             question, given = entry
             return question.row(f"{question.image}.jpg", given)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import BoxedPictures, Row, Unique, read_items
+from ofa_jax.data.sources.annotated_pictures import AnnotatedRow, BoxedPictures, Unique, read_items
 from ofa_jax.data.sources.box_units import corners
 from ofa_jax.data.sources.coco import picture_reader
 from ofa_jax.data.sources.errors import SourceError
@@ -45,7 +45,7 @@ class RefCoco(BoxedPictures):
     instances: split_paths.Paths
     scale_boxes: bool = False
 
-    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """Joins expressions, boxes and pictures."""
         pictures, boxes = Unique("image"), Unique("annotation")
 
@@ -58,7 +58,7 @@ class RefCoco(BoxedPictures):
         # Its faults count where an expression needs them: most boxes of COCO have none.
         read_items(instances, readers, LeftOut())
         path = split_paths.file(self.refs, split, "RefCOCO's expressions")
-        rows: list[Row] = []
+        rows: list[AnnotatedRow] = []
         found = set()
         wanted = split_paths.usual_split(split).casefold()
         for number, entry in enumerate(_refs(path)):
@@ -87,7 +87,7 @@ class RefCoco(BoxedPictures):
         pictures: Unique,
         boxes: Unique,
         left_out: LeftOut,
-    ) -> Sequence[Row]:
+    ) -> Sequence[AnnotatedRow]:
         image = identifier(entry["image_id"], "image_id")
         owner, box = boxes.find(_target(entry["ann_id"]), Reason.MISSING_ANNOTATION)
         if owner not in (None, image):
@@ -97,7 +97,7 @@ class RefCoco(BoxedPictures):
             )
         picture = pictures.find(image, Reason.UNLISTED_IMAGE)
 
-        def read(sentence: Mapping[str, Any]) -> Row:
+        def read(sentence: Mapping[str, Any]) -> AnnotatedRow:
             expression = text(sentence["sent"], "the expression")
             identity = text(sentence["sent_id"], "sent_id")
             fields = {
@@ -111,7 +111,7 @@ class RefCoco(BoxedPictures):
                 "type": "visual_grounding",
             }
             relative = self.boxes == "fractions"
-            return Row(
+            return AnnotatedRow(
                 f"{place}, sentence {identity}", picture.name, fields, relative, picture.size
             )
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ofa_jax.data.sources import lines, split_paths
-from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, MadeRows, Row
+from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, AnnotatedRow, MadeRows
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.tsv_layouts import ENTAILMENT_LABELS
@@ -27,7 +27,7 @@ class SnliVe(AnnotatedPictures):
 
     annotations: split_paths.Paths
 
-    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """Rows made from their lines on demand."""
         del left_out
         paths = split_paths.files(self.annotations, split, "SNLI-VE rows")
@@ -35,7 +35,7 @@ class SnliVe(AnnotatedPictures):
         return MadeRows(_row, places)
 
 
-def _row(place: tuple[str, int]) -> Row:
+def _row(place: tuple[str, int]) -> AnnotatedRow:
     path, line = place
     where = f"{path}, line {lines.number(path, int(lines.spans(path)[line][0]))}"
     try:
@@ -59,4 +59,4 @@ def _row(place: tuple[str, int]) -> Row:
         raise SourceError(f"{where}: it lacks {error}") from error
     except (ValueError, TypeError) as error:
         raise SourceError(f"{where}: {error}") from error
-    return Row(where, f"{name}.jpg", fields)
+    return AnnotatedRow(where, f"{name}.jpg", fields)

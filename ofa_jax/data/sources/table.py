@@ -20,7 +20,12 @@ from typing import Any
 
 from ofa_jax.data.ops.image_files import has_image_name, stem_of
 from ofa_jax.data.sources import columns, split_paths
-from ofa_jax.data.sources.annotated_pictures import BoxedPictures, MadeRows, PictureRecords, Row
+from ofa_jax.data.sources.annotated_pictures import (
+    AnnotatedRow,
+    BoxedPictures,
+    MadeRows,
+    PictureRecords,
+)
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.json_items import items
@@ -137,10 +142,10 @@ class TableSource(BoxedPictures):
         folders = split_paths.folders(self.images, split, "images") if self.images else ()
         return (*found, *folders)
 
-    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """One row per type of example that a record can be."""
         folders = split_paths.folders(self.images, split, "the images")
-        made: list[Row] = []
+        made: list[AnnotatedRow] = []
         for path in split_paths.files(self.paths, split, "tables"):
             found, form = self._columns(path)
             optional = _TRUTH if may_lack_truth(split) else ()
@@ -178,7 +183,7 @@ class TableSource(BoxedPictures):
         form: str,
         optional: Collection[str],
         left_out: LeftOut,
-    ) -> Iterator[Row]:
+    ) -> Iterator[AnnotatedRow]:
         """The examples of one record; what a record lacks of all types is left out."""
         missing, made = "", False
         for kind in kinds:
@@ -214,7 +219,7 @@ class TableSource(BoxedPictures):
                 continue
             made = True
             relative = self.boxes == "fractions" and "boxes" in fields
-            yield Row(place, name, fields, relative=relative)
+            yield AnnotatedRow(place, name, fields, relative=relative)
         if not made:
             reason = Reason.NO_BOX if missing == "box" else Reason.EMPTY_TEXT
             left_out.add(reason, f"{place}: column {found[missing]!r} is empty")

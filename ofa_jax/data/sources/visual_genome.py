@@ -16,9 +16,9 @@ import numpy as np
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import (
     AnnotatedPictures,
+    AnnotatedRow,
     BoxedPictures,
     MadeRows,
-    Row,
     read_items,
 )
 from ofa_jax.data.sources.box_units import corners
@@ -46,7 +46,7 @@ class _VisualGenome(AnnotatedPictures):
         """Fields of one example."""
         return kept
 
-    def table(self, split: str, left_out: LeftOut) -> Sequence[Row]:
+    def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """Rows in the order of the file."""
         entries: list[tuple[str, int | str, Any]] = []
         relative = getattr(self, "boxes", "") == "fractions"
@@ -59,12 +59,12 @@ class _VisualGenome(AnnotatedPictures):
 
             read_items(path, read, left_out)
 
-        def make(entry: tuple[str, int | str, Any]) -> Row:
+        def make(entry: tuple[str, int | str, Any]) -> AnnotatedRow:
             path, number, kept = entry
             fields = {"image_id": str(number), **self.fields(kept)}
             question = f", question {fields['example_id']}" if "example_id" in fields else ""
             place = f"{path}, image {number}{question}"
-            return Row(place, f"{number}.jpg", fields, relative)
+            return AnnotatedRow(place, f"{number}.jpg", fields, relative)
 
         return MadeRows(make, entries)
 

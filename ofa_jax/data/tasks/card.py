@@ -20,7 +20,7 @@ from ofa_jax.atomic import write_json
 from ofa_jax.data.sources.example import InstructionError
 from ofa_jax.data.steps import Step, finetuning, text
 from ofa_jax.data.tasks.answering import Answering, AnswerList
-from ofa_jax.data.tasks.features import Row, pad_row
+from ofa_jax.data.tasks.features import FeatureRow, pad_row
 from ofa_jax.data.tasks.instruction import Instruction
 from ofa_jax.data.tasks.task import LENGTH_KEYS, OFATask
 from ofa_jax.schema import read_json
@@ -119,7 +119,9 @@ class TaskCard:
             answering=self.answering,
         )
 
-    def row(self, tokenizer: Tokenizer, image: np.ndarray | None, given: Mapping[str, Any]) -> Row:
+    def row(
+        self, tokenizer: Tokenizer, image: np.ndarray | None, given: Mapping[str, Any]
+    ) -> FeatureRow:
         """The row of a question, as evaluation makes it.
 
         Args:

@@ -14,10 +14,10 @@ import numpy as np
 from ofa_jax import vocab
 from ofa_jax.data.sources.example import Example
 
-Row = dict[str, np.ndarray]
+FeatureRow = dict[str, np.ndarray]
 
 
-def cut(features: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> Row:
+def cut(features: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> FeatureRow:
     """Cuts the sequences of one example to their lengths.
 
     A source that is too long loses tokens before its eos, a target loses its end including eos
@@ -41,7 +41,9 @@ def cut(features: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> Row:
     return {**features, "inputs": inputs, **short}
 
 
-def pad_row(features: Mapping[str, np.ndarray], lengths: Mapping[str, int], task_id: int) -> Row:
+def pad_row(
+    features: Mapping[str, np.ndarray], lengths: Mapping[str, int], task_id: int
+) -> FeatureRow:
     """Cuts or pads the features of one example to static shapes.
 
     Args:
@@ -68,13 +70,13 @@ def pad_row(features: Mapping[str, np.ndarray], lengths: Mapping[str, int], task
     }
 
 
-def stack_rows(rows: Iterable[Row]) -> Row:
+def stack_rows(rows: Iterable[FeatureRow]) -> FeatureRow:
     """Stacks rows into a batch: every array gets a leading axis b."""
     rows = list(rows)
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def empty_row(lengths: Mapping[str, int], task_id: int = 0) -> Row:
+def empty_row(lengths: Mapping[str, int], task_id: int = 0) -> FeatureRow:
     """A row that counts nowhere: no image, bos and eos only, all loss weights zero."""
     size = lengths["image"]
     features = {
