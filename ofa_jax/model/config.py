@@ -225,7 +225,7 @@ class OFAConfig:
     remat: Literal["none", "full", "dots"] = "none"
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "xla", "fused", "cudnn"] = "auto"
-    conv: Literal["auto", "matmul", "xla"] = "auto"
+    conv: Literal["auto", "matmul", "mixed", "xla"] = "auto"
     sample_patch_num: Annotated[int, Between(0, 1 << 20)] = 0
     image_mean: tuple[float, float, float] = HALF
     image_std: tuple[float, float, float] = HALF

@@ -79,7 +79,8 @@ def count_parameters(config: OFAConfig) -> ParameterCount:
     )
 
 
-def _convolved(size: int, kernel: int, stride: int) -> int:
+def convolved(size: int, kernel: int, stride: int) -> int:
+    """Side of the result of a convolution with our padding."""
     return (size + 2 * symmetric_padding(kernel, stride) - kernel) // stride + 1
 
 
@@ -88,11 +89,11 @@ def patch_grid(config: OFAConfig, height: int, width: int) -> tuple[int, int]:
 
     def patches(size: int) -> int:
         net = config.resnet
-        size = _convolved(size, net.stem_kernel, net.stem_stride)
+        size = convolved(size, net.stem_kernel, net.stem_stride)
         if net.stem_pool:
             size = (size + 1) // 2
         for stride in net.stage_strides:
-            size = _convolved(size, 3, stride)
+            size = convolved(size, 3, stride)
         return size
 
     return patches(height), patches(width)
@@ -105,8 +106,8 @@ def resnet_flops(config: OFAConfig, height: int, width: int) -> int:
     def conv(y: int, x: int, kernel: int, channels: int, features: int) -> int:
         return 2 * y * x * kernel * kernel * channels * features
 
-    y = _convolved(height, net.stem_kernel, net.stem_stride)
-    x = _convolved(width, net.stem_kernel, net.stem_stride)
+    y = convolved(height, net.stem_kernel, net.stem_stride)
+    x = convolved(width, net.stem_kernel, net.stem_stride)
     total = conv(y, x, net.stem_kernel, 3, net.stem_width)
     if net.stem_pool:
         y, x = (y + 1) // 2, (x + 1) // 2
@@ -118,7 +119,7 @@ def resnet_flops(config: OFAConfig, height: int, width: int) -> int:
         for block in range(blocks):
             stride = first_stride if block == 0 else 1
             total += conv(y, x, 1, channels, inner)
-            y, x = _convolved(y, 3, stride), _convolved(x, 3, stride)
+            y, x = convolved(y, 3, stride), convolved(x, 3, stride)
             total += conv(y, x, 3, inner, inner) + conv(y, x, 1, inner, out)
             if stride != 1 or channels != out:
                 total += conv(y, x, 1, channels, out)

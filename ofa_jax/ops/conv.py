@@ -1,8 +1,9 @@
 """Convolution and pooling over channels-last images, as XLA windows or as matrix products.
 
-Used by `ofa_jax.model.resnet`. The backward pass of XLA's CPU convolution is slow for the small
-images and few channels of the laptop size, so the same sum can be written as one matrix product
-over extracted patches; on TPU and GPU the native convolution is right.
+Used by `ofa_jax.model.resnet` and `ofa_jax.model.vqgan`. XLA's CPU convolution is slow for few
+channels, for kernels of one pixel and in the gradient of every kernel; the same sums are matrix
+products over shifted images. On TPU and GPU the native convolution is right. What is chosen is
+measured by `benchmarks/convolution.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-# Above this many patch elements per image the patches no longer stay in cache and cost more
-# memory than the native convolution saves.
+# Above this many patch elements per image the patches of larger kernels no longer stay in cache and
+# cost more memory than the native convolution saves. A kernel of one pixel needs no patches.
 _MAX_PATCH_ELEMENTS = 1 << 18
 
 
@@ -43,8 +44,9 @@ def conv2d(
       kernel: float[ky, kx, c, o] of the same dtype.
       stride: step in pixels along both axes.
       padding: zeros added on each of the four sides, pixels.
-      implementation: "xla", "matmul" (patches times one matrix), or "auto": "matmul" on CPU for
-        small images, "xla" elsewhere.
+      implementation: "xla"; "matmul" (patches times one matrix); "mixed" ("xla", but for the
+        kernel's gradient, which is products of shifted images); or "auto": on CPU "matmul" for
+        kernels of one pixel and for small images and "mixed" for others, "xla" elsewhere.
 
     Returns:
       float[b, y', x', o] with y' = (y + 2 * padding - ky) // stride + 1.
@@ -55,15 +57,13 @@ def conv2d(
     if implementation == "auto":
         implementation = _choose(images.shape, kernel.shape[0] * kernel.shape[1], stride)
     if implementation == "xla":
-        return lax.conv_general_dilated(
-            images,
-            kernel,
-            window_strides=(stride, stride),
-            padding=[(padding, padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return _xla(images, kernel, stride, padding)
+    if implementation == "mixed":
+        return _mixed(images, kernel, stride, padding)
     if implementation != "matmul":
-        raise ValueError(f"conv implementation must be auto, matmul or xla, got {implementation!r}")
+        raise ValueError(
+            f"conv implementation must be auto, matmul, mixed or xla, got {implementation!r}"
+        )
     return _conv_by_matmul(images, kernel, stride, padding)
 
 
@@ -72,14 +72,14 @@ def max_pool(images: jax.Array, *, implementation: str = "auto") -> jax.Array:
 
     Args:
       images: float[b, y, x, c].
-      implementation: as in `conv2d`; "matmul" takes the maximum of shifted images, whose backward
-        pass has no scatter.
+      implementation: "xla", "matmul" (the maximum of shifted images, whose backward pass has no
+        scatter), or "auto": "matmul" on CPU, "xla" elsewhere.
 
     Returns:
       float[b, ceil(y / 2), ceil(x / 2), c].
     """
     if implementation == "auto":
-        implementation = _choose(images.shape, 9, 2)
+        implementation = "matmul" if jax.default_backend() == "cpu" else "xla"
     if implementation == "xla":
         return nn.max_pool(images, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
@@ -95,27 +95,79 @@ def max_pool(images: jax.Array, *, implementation: str = "auto") -> jax.Array:
 def _choose(image_shape: tuple[int, ...], kernel_elements: int, stride: int) -> str:
     if jax.default_backend() != "cpu":
         return "xla"
+    if kernel_elements == 1:
+        return "matmul"
     _, y, x, c = image_shape
     patch_elements = (y // stride) * (x // stride) * kernel_elements * c
-    return "matmul" if patch_elements <= _MAX_PATCH_ELEMENTS else "xla"
+    return "matmul" if patch_elements <= _MAX_PATCH_ELEMENTS else "mixed"
 
 
-def _conv_by_matmul(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def _xla(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _mixed(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    return _xla(images, kernel, stride, padding)
+
+
+def _mixed_forward(
+    images: jax.Array, kernel: jax.Array, stride: int, padding: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _xla(images, kernel, stride, padding), (images, kernel)
+
+
+def _mixed_backward(
+    stride: int, padding: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    images, kernel = saved
     ky, kx, c, o = kernel.shape
+    [to_images] = jax.linear_transpose(lambda x: _xla(x, kernel, stride, padding), images)(gradient)
+    shifted = _shifted(images, kernel.shape, stride, padding)
+    rows = gradient.reshape(-1, o)
+    # One product per row of the kernel: per pixel they are narrow, and all patches at once are
+    # larger than the caches.
+    products = [
+        jnp.concatenate(shifted[dy * kx : (dy + 1) * kx], axis=-1).reshape(-1, kx * c).T @ rows
+        for dy in range(ky)
+    ]
+    return to_images, jnp.stack(products).reshape(kernel.shape)
+
+
+_mixed.defvjp(_mixed_forward, _mixed_backward)
+
+
+def _shifted(
+    images: jax.Array, kernel_shape: tuple[int, ...], stride: int, padding: int
+) -> list[jax.Array]:
+    """What each pixel of a kernel is multiplied with: ky * kx arrays of the result's b, y, x."""
+    ky, kx = kernel_shape[:2]
     if padding:
         images = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    b, y, x, _ = images.shape
-    out_y, out_x = (y - ky) // stride + 1, (x - kx) // stride + 1
-    shifted = [
+    b, y, x, c = images.shape
+    # The step from the first row or column to the last.
+    down, right = (y - ky) // stride * stride, (x - kx) // stride * stride
+    return [
         lax.slice(
             images,
             (0, dy, dx, 0),
-            (b, dy + (out_y - 1) * stride + 1, dx + (out_x - 1) * stride + 1, c),
+            (b, dy + down + 1, dx + right + 1, c),
             (1, stride, stride, 1),
         )
         for dy in range(ky)
         for dx in range(kx)
     ]
+
+
+def _conv_by_matmul(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    ky, kx, c, o = kernel.shape
+    shifted = _shifted(images, kernel.shape, stride, padding)
     patches = shifted[0] if len(shifted) == 1 else jnp.concatenate(shifted, axis=-1)
-    product = patches.reshape(b * out_y * out_x, ky * kx * c) @ kernel.reshape(ky * kx * c, o)
-    return product.reshape(b, out_y, out_x, o)
+    product = patches.reshape(-1, ky * kx * c) @ kernel.reshape(ky * kx * c, o)
+    return product.reshape(*shifted[0].shape[:3], o)

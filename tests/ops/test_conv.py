@@ -48,7 +48,7 @@ def plain(images, weights, stride, padding):
 
 
 @pytest.mark.parametrize(("side", "channels", "kernel", "stride", "features"), SHAPES)
-@pytest.mark.parametrize("implementation", ["xla", "matmul", "auto"])
+@pytest.mark.parametrize("implementation", ["xla", "matmul", "mixed", "auto"])
 def test_equals_the_plain_sum(side, channels, kernel, stride, features, implementation):
     images, weights = inputs(side, channels, kernel, features)
     padding = symmetric_padding(kernel, stride)
@@ -58,7 +58,7 @@ def test_equals_the_plain_sum(side, channels, kernel, stride, features, implemen
 
 
 @pytest.mark.parametrize(("side", "channels", "kernel", "stride", "features"), SHAPES)
-def test_gradients_of_both_agree(side, channels, kernel, stride, features):
+def test_gradients_of_all_agree(side, channels, kernel, stride, features):
     images, weights = inputs(side, channels, kernel, features)
 
     def loss(images, weights, implementation):
@@ -67,9 +67,10 @@ def test_gradients_of_both_agree(side, channels, kernel, stride, features):
         return jnp.sum(jnp.sin(out))
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1)), static_argnums=2)
-    first, second = (gradient(images, weights, name) for name in ("xla", "matmul"))
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+    right = gradient(images, weights, "xla")
+    for name in ("matmul", "mixed"):
+        for a, b in zip(gradient(images, weights, name), right, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_padding_is_pytorchs():
@@ -97,3 +98,12 @@ def test_pooling_of_both_agrees(side):
         for name in ("xla", "matmul")
     ]
     np.testing.assert_allclose(*gradients, atol=1e-6)
+
+
+def test_a_kernel_of_one_pixel_is_a_product_at_every_size_on_a_cpu():
+    images = jax.ShapeDtypeStruct((2, 160, 160, 64), jnp.float32)
+    for side, is_product in ((1, True), (3, False)):
+        kernel = jax.ShapeDtypeStruct((side, side, 64, 64), jnp.float32)
+        program = str(jax.make_jaxpr(conv2d)(images, kernel))
+        assert ("conv_general_dilated" not in program) is is_product
+    assert "reduce_window" not in str(jax.make_jaxpr(max_pool)(images))
