@@ -14,6 +14,7 @@ from jax import lax
 
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.layers import drop_path, partitioned
+from ofa_jax.ops.batch_norm import batch_norm
 from ofa_jax.ops.conv import conv2d, max_pool, symmetric_padding
 
 _CONV_AXES = ("conv_h", "conv_w", "conv_in", "conv_out")
@@ -79,17 +80,19 @@ class BatchNorm(nn.Module):
         if cfg.batch_norm == "frozen":
             scale, bias = lax.stop_gradient((scale, bias))
         if train and cfg.batch_norm == "batch":
-            values = x.astype(jnp.float32)
-            mean = jnp.mean(values, axis=(0, 1, 2))
-            variance = jnp.mean(jnp.square(values - mean), axis=(0, 1, 2))
+            # The convolutions' reference comes with the reference of this.
+            implementation = "xla" if cfg.conv == "xla" else "auto"
+            y, mean, variance = batch_norm(
+                x, scale, bias, eps=cfg.batch_norm_eps, implementation=implementation
+            )
             if not self.is_initializing():
                 count = np.prod(x.shape[:3])
                 unbiased = variance * (count / max(1, count - 1))
                 keep = 1.0 - cfg.batch_norm_momentum
                 running_mean.value = keep * running_mean.value + cfg.batch_norm_momentum * mean
                 running_var.value = keep * running_var.value + cfg.batch_norm_momentum * unbiased
-        else:
-            mean, variance = running_mean.value, running_var.value
+            return y
+        mean, variance = running_mean.value, running_var.value
         factor = scale * lax.rsqrt(variance + cfg.batch_norm_eps)
         return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(x.dtype)
 
