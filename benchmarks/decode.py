@@ -1,6 +1,6 @@
 """Speed of decoding: greedy, beam 5, beam 5 in a trie, and every one of 3,129 answers.
 
-    python benchmarks/decode.py [--size tiny] [--image 480] [--rounds 6] [--json FILE]
+    python -m benchmarks.decode [--sizes tiny base] [--image 480] [--rounds 6] [--json FILE]
 
 The setting of the PyTorch figures: a picture of 480 x 480 and 9 source tokens (909 encoder
 positions), exactly 16 tokens and eos, beam 5 without repeated 3-grams, batch 1 and 4, random
@@ -19,9 +19,6 @@ import dataclasses
 import json
 import pathlib
 import platform
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from benchmarks.turns import Measured, in_turns, report
 from ofa_jax import vocab
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Trie
@@ -36,7 +34,7 @@ from ofa_jax.decoding.generate import encode, generate, start
 from ofa_jax.decoding.ranking import Candidates, rank
 from ofa_jax.model import OFA, SIZES
 
-SOURCE_TOKENS, NEW_TOKENS, ANSWERS, WARM_UP = 9, 16, 3129, 1
+SOURCE_TOKENS, NEW_TOKENS, ANSWERS = 9, 16, 3129
 # Shares of answers of 1, 2, ... tokens; about those of the answers of VQAv2.
 ANSWER_LENGTHS = (0.55, 0.3, 0.1, 0.05)
 STEPS = 10
@@ -79,59 +77,6 @@ def answers(lengths: np.ndarray) -> list[list[int]]:
             answer = tuple((4 + np.minimum(rng.zipf(1.2, length), 40000)).tolist())
         made[answer] = None
     return [list(answer) for answer in made]
-
-
-@dataclasses.dataclass
-class Measured:
-    """Seconds of one setting, per round."""
-
-    call: Callable[[], Any]
-    clock: list[float] = dataclasses.field(default_factory=list)
-    processor: list[float] = dataclasses.field(default_factory=list)
-
-    def run(self, counts: bool) -> None:
-        """Calls once and waits for the result."""
-        clock, processor = time.perf_counter(), time.process_time()
-        jax.block_until_ready(self.call())
-        if counts:
-            self.clock.append(time.perf_counter() - clock)
-            self.processor.append(time.process_time() - processor)
-
-
-def in_turns(settings: dict[str, Measured], rounds: int) -> None:
-    """Every setting once per round."""
-    for number in range(WARM_UP + rounds):
-        for setting in settings.values():
-            setting.run(number >= WARM_UP)
-
-
-def ratio(settings: dict[str, Measured], name: str, base: str) -> tuple[float, float]:
-    """Medians over the rounds of (clock, processor) time of one setting over another's."""
-    pairs = (
-        (settings[name].clock, settings[base].clock),
-        (settings[name].processor, settings[base].processor),
-    )
-    clock, processor = (statistics.median(a / b for a, b in zip(*pair)) for pair in pairs)
-    return clock, processor
-
-
-def report(title: str, settings: dict[str, Measured], base: str, results: dict[str, Any]) -> None:
-    """Prints medians and ratios, and adds them to the results."""
-    print(
-        f"\n{title:34s}{'ms, clock':>12s}{'ms, processor':>15s}{'ratio':>8s}{'of processor':>14s}"
-    )
-    for name, measured in settings.items():
-        clock, processor = map(statistics.median, (measured.clock, measured.processor))
-        ratios = ratio(settings, name, base)
-        print(
-            f"{name:34s}{1e3 * clock:12.1f}{1e3 * processor:15.1f}{ratios[0]:8.2f}{ratios[1]:14.2f}"
-        )
-        results[f"{title}: {name}"] = {
-            "clock_seconds": clock,
-            "processor_seconds": processor,
-            "clock_ratio": ratios[0],
-            "processor_ratio": ratios[1],
-        }
 
 
 def whole_decoding(
@@ -197,12 +142,28 @@ def single_steps(model: OFA, variables: Any, size: int, rounds: int, results: An
     report(f"{STEPS} steps from position 0", settings, f"cache of {CACHES[0]}", results)
 
 
+def measure(model: OFA, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The chosen parts of one size."""
+    size, rounds = arguments.image, arguments.rounds
+    variables = random_variables(model, inputs(size, 1))
+    print(
+        f"OFA {name}, {size} pixels, jax {jax.__version__}, "
+        f"{jax.devices()[0].device_kind}, {platform.processor() or platform.machine()}"
+    )
+    results: dict[str, Any] = {}
+    if "steps" in arguments.parts:
+        single_steps(model, variables, size, rounds, results)
+    if "whole" in arguments.parts:
+        whole_decoding(model, variables, size, rounds, tuple(arguments.batches), results)
+    return results
+
+
 def main() -> None:
     """Measures and prints; see the module."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--size", default="tiny", choices=sorted(SIZES))
+    parser.add_argument("--sizes", nargs="+", default=["tiny"], choices=sorted(SIZES))
     parser.add_argument("--image", type=int, default=480, help="pixels per side")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
@@ -211,18 +172,9 @@ def main() -> None:
     )
     parser.add_argument("--json", help="also write the figures to this file")
     arguments = parser.parse_args()
-    model = OFA(SIZES[arguments.size])
-    variables = random_variables(model, inputs(arguments.image, 1))
-    print(
-        f"OFA {arguments.size}, {arguments.image} pixels, jax {jax.__version__}, "
-        f"{jax.devices()[0].device_kind}, {platform.processor() or platform.machine()}"
-    )
     results: dict[str, Any] = {}
-    size, rounds = arguments.image, arguments.rounds
-    if "steps" in arguments.parts:
-        single_steps(model, variables, size, rounds, results)
-    if "whole" in arguments.parts:
-        whole_decoding(model, variables, size, rounds, tuple(arguments.batches), results)
+    for name in arguments.sizes:
+        results[name] = measure(OFA(SIZES[name]), name, arguments)
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
 
