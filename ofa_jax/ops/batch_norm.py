@@ -70,11 +70,12 @@ def _forward(
     # E[v^2] - E[v]^2 loses the digits by which mean and deviation differ, so both are taken of the
     # distance to a value in the midst: the batch's own, which unlike a running mean is never old.
     midst = jnp.mean(values[:, x.shape[1] // 2, x.shape[2] // 2], axis=0)
-    distance = values - midst
-    offset, square = _mean(distance), _mean(distance * distance)
-    variance = jnp.maximum(square - offset * offset, 0.0)
+    count = x.shape[0] * x.shape[1] * x.shape[2]
+    total, squares = _sums(values - midst, jnp.square(values - midst))
+    offset = total / count
+    variance = jnp.maximum(squares / count - offset * offset, 0.0)
     deviation = lax.rsqrt(variance + eps)
-    y = (distance - offset) * (deviation * scale) + bias
+    y = (values - midst - offset) * (deviation * scale) + bias
     return (y.astype(x.dtype), midst + offset, variance), (x, midst, offset, deviation, scale)
 
 
@@ -82,16 +83,30 @@ def _backward(
     eps: float, saved: tuple[jax.Array, ...], gradients: tuple[jax.Array, jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, midst, offset, deviation, scale = saved
-    gradient = gradients[0].astype(jnp.float32)
-    normalised = (x.astype(jnp.float32) - midst - offset) * deviation
-    from_mean, from_deviation = _mean(gradient), _mean(gradient * normalised)
-    to_x = (deviation * scale) * (gradient - from_mean - normalised * from_deviation)
+    values, gradient = x.astype(jnp.float32), gradients[0].astype(jnp.float32)
     count = x.shape[0] * x.shape[1] * x.shape[2]
-    return to_x.astype(x.dtype), count * from_deviation, count * from_mean
+    to_bias, products = _sums(gradient, gradient * (values - midst))
+    to_scale = (products - offset * to_bias) * deviation
+    normalised = (values - midst - offset) * deviation
+    to_x = (deviation * scale) * (gradient - (to_bias + normalised * to_scale) / count)
+    return to_x.astype(x.dtype), to_scale, to_bias
 
 
 _one_pass.defvjp(_forward, _backward)
 
 
-def _mean(values: jax.Array) -> jax.Array:
-    return jnp.mean(values, axis=_AXES)
+def _sums(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums of two float32[b, y, x, c] over b, y, x.
+
+    One reduction of both, which takes the values where they are made: separate sums would have
+    them written first. By rows at first, so that it is spread over threads and stays in caches.
+    """
+
+    def add(
+        one: tuple[jax.Array, jax.Array], other: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        return one[0] + other[0], one[1] + other[1]
+
+    zero = jnp.float32(0.0)
+    rows = lax.reduce((first, second), (zero, zero), add, (2,))
+    return jnp.sum(rows[0], axis=(0, 1)), jnp.sum(rows[1], axis=(0, 1))

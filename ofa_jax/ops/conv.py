@@ -129,18 +129,30 @@ def _mixed_backward(
     images, kernel = saved
     ky, kx, c, o = kernel.shape
     [to_images] = jax.linear_transpose(lambda x: _xla(x, kernel, stride, padding), images)(gradient)
-    shifted = _shifted(images, kernel.shape, stride, padding)
-    rows = gradient.reshape(-1, o)
     # One product per row of the kernel: per pixel they are narrow, and all patches at once are
     # larger than the caches.
-    products = [
-        jnp.concatenate(shifted[dy * kx : (dy + 1) * kx], axis=-1).reshape(-1, kx * c).T @ rows
-        for dy in range(ky)
-    ]
+    back = ky - 1 - padding
+    if stride == 1 and back >= 0:
+        # Shifted gradients mean the same as shifted images, which the compiler would make and keep
+        # before there is a gradient.
+        shifted = _shifted(gradient, kernel.shape, 1, back)[::-1]
+        rows = images.reshape(-1, c).T
+        products = [
+            (rows @ _joined(shifted[dy * kx : (dy + 1) * kx])).reshape(c, kx, o) for dy in range(ky)
+        ]
+        return to_images, jnp.stack(products).transpose(0, 2, 1, 3)
+    shifted = _shifted(images, kernel.shape, stride, padding)
+    rows = gradient.reshape(-1, o)
+    products = [_joined(shifted[dy * kx : (dy + 1) * kx]).T @ rows for dy in range(ky)]
     return to_images, jnp.stack(products).reshape(kernel.shape)
 
 
 _mixed.defvjp(_mixed_forward, _mixed_backward)
+
+
+def _joined(shifted: list[jax.Array]) -> jax.Array:
+    """Channels side by side, one row per pixel."""
+    return jnp.concatenate(shifted, axis=-1).reshape(-1, sum(part.shape[-1] for part in shifted))
 
 
 def _shifted(
@@ -168,6 +180,5 @@ def _shifted(
 def _conv_by_matmul(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     ky, kx, c, o = kernel.shape
     shifted = _shifted(images, kernel.shape, stride, padding)
-    patches = shifted[0] if len(shifted) == 1 else jnp.concatenate(shifted, axis=-1)
-    product = patches.reshape(-1, ky * kx * c) @ kernel.reshape(ky * kx * c, o)
+    product = _joined(shifted) @ kernel.reshape(ky * kx * c, o)
     return product.reshape(*shifted[0].shape[:3], o)
