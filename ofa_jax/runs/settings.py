@@ -293,3 +293,5 @@ ModelConfig = dataclasses.make_dataclass(
     bases=(_ModelMethods,),
     frozen=True,
 )
+# Where gin finds it.
+ModelConfig.__module__ = __name__

@@ -19,7 +19,7 @@ from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import log as run_log
 from ofa_jax.runs.engine import FROZEN_BATCH_NORM
 from ofa_jax.runs.log import LogConfig
-from ofa_jax.runs.plan import Plan, describe, efficiency_of, network_and_efficiency
+from ofa_jax.runs.plan import StepPlan, describe, efficiency_of, network_and_efficiency
 from ofa_jax.sharding.chips import CHIPS
 from ofa_jax.sharding.collectives import Collective
 from ofa_jax.training.optimizer import matching_paths
@@ -95,7 +95,7 @@ def test_frozen_batch_norm_freezes_its_scale_and_bias_only():
     assert chosen == of_norms
 
 
-PLAN = Plan(
+PLAN = StepPlan(
     model="huge",
     parameters=930_000_000,
     mesh={"replica": 1, "data": 64, "model": 4},
