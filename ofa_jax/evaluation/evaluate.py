@@ -40,7 +40,6 @@ from ofa_jax.inference.weights import (
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.progress import format_duration
-from ofa_jax.report.build import build_report
 from ofa_jax.schema import Between
 from ofa_jax.sharding.layout import MeshLayout
 from ofa_jax.sharding.mesh import device_name
@@ -218,6 +217,9 @@ def evaluate(
     }
     results = {"run": facts, **_by_split(entries, splits)}
     write_json(root / "metrics.json", results)
+    # Imported where it is needed: matplotlib takes a second.
+    from ofa_jax.report.build import build_report
+
     logger.info("report: %s", build_report(root))
     logger.info("done in %s", format_duration(time.monotonic() - began))
     return results

@@ -27,7 +27,6 @@ from ofa_jax.inference.images import ListedImage
 from ofa_jax.inference.predictor import OFAPredictor
 from ofa_jax.inference.questions import Prediction, Question
 from ofa_jax.progress import Progress
-from ofa_jax.report.build import build_report
 from ofa_jax.sharding.mesh import device_name
 
 logger = logging.getLogger("ofa_jax")
@@ -125,6 +124,9 @@ def answer_images(
         **facts,
     }
     write_json(root / "metrics.json", {"run": run, "tasks": {}, "splits": {}})
+    # Imported where it is needed: matplotlib takes a second.
+    from ofa_jax.report.build import build_report
+
     logger.info("predictions: %s, report: %s", path, build_report(root))
 
 

@@ -26,7 +26,6 @@ from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.model import flops
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.progress import format_duration
-from ofa_jax.report.build import build_report
 from ofa_jax.report.collect import RecordError
 from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import hosts, objective
@@ -437,6 +436,9 @@ def _finish(
     else:
         logger.info("this run is finished; delete %s to train again", run.address)
     try:
+        # Imported where it is needed: matplotlib takes a second.
+        from ofa_jax.report.build import build_report
+
         report = build_report(run.files)
     except RecordError as error:
         logger.warning("no report: %s", error)

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import optax
 import regex
-from optax import contrib
 
 from ofa_jax import schema
 from ofa_jax.schema import Between
@@ -248,6 +247,9 @@ def scale_by_muon(beta: float) -> optax.GradientTransformation:
     Returns:
       A transformation with `optax.contrib.MuonState`.
     """
+
+    # Imported where it is needed: all that optax has contributed is half a second.
+    from optax import contrib
 
     def matrices(params):
         return jax.tree.map(lambda _: contrib.MuonDimensionNumbers(-2, -1), params)

@@ -15,10 +15,9 @@ import dataclasses
 import functools
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import grain
 import numpy as np
 from absl import flags
 
@@ -147,6 +146,9 @@ class MixturePipeline:
           ValueError: a task of which most records are bad.
           WorkerDiedError: a worker process was killed.
         """
+        # Imported where it is needed: a second for whoever only declares or answers.
+        import grain
+
         options = grain.ReadOptions(
             num_threads=self.num_threads, prefetch_buffer_size=self.prefetch
         )
@@ -374,9 +376,11 @@ def _record_number(size: int, seed: int, position: int) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _shuffled(size: int, seed: int) -> grain.MapDataset[int]:
+def _shuffled(size: int, seed: int) -> Sequence[int]:
     """A permutation by formula: no memory, but half a millisecond a record for very small sets."""
-    return grain.MapDataset.range(size).seed(seed).shuffle().repeat()
+    import grain
+
+    return cast(Sequence[int], grain.MapDataset.range(size).seed(seed).shuffle().repeat())
 
 
 @functools.lru_cache(maxsize=256)
