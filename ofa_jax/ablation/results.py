@@ -22,7 +22,6 @@ def write_results(ablation: Ablation, runs: Sequence[Run]) -> pathlib.Path | Non
     """Compares the finished runs.
 
     Args:
-      ablation: the settings.
       runs: all of its runs.
 
     Returns:

@@ -109,7 +109,6 @@ def plan(ablation: Ablation, engine: str = "native") -> tuple[Run, ...]:
     """All runs; all rows with the first seed come first, so that a first table is there early.
 
     Args:
-      ablation: the settings.
       engine: of all runs, see `Run`. Under t5x a run is evaluated as a whole at its last step.
     """
     common = [f"--gin_file={file}" for file in ablation.gin_files]

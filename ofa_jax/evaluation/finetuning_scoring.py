@@ -16,7 +16,6 @@ from ofa_jax.data.sources.example import Example
 from ofa_jax.evaluation.scoring import Result, answer, fit_codes
 from ofa_jax.metrics import caption as caption_metrics
 from ofa_jax.metrics import caption_server, classification, text, vqa
-from ofa_jax.metrics.summary import rouge
 from ofa_jax.metrics.verdict import of_shares
 from ofa_jax.text.cleaning import caption_prediction, without_spaces
 
@@ -138,7 +137,7 @@ def yes_or_no(predictions: Sequence[str], examples: Sequence[Example]) -> Result
 def summary(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
     """Summaries by ROUGE (SPEC 7.8). Baseline: the first eight words of the article."""
     references = [example["reference"] for example in examples]
-    scores = rouge(list(predictions), references)
+    scores = text.rouge(list(predictions), references)
     leads = [" ".join(str(example["text"]).split()[:8]) for example in examples]
     return Result.measured(
         primary="rouge_l",
@@ -147,7 +146,7 @@ def summary(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
             "rouge_2": float(scores["rouge2"].mean()),
             "rouge_l": float(scores["rougeL"].mean()),
         },
-        baseline=float(rouge(leads, references)["rougeL"].mean()),
+        baseline=float(text.rouge(leads, references)["rougeL"].mean()),
         scores=scores["rougeL"],
     )
 

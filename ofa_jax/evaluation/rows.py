@@ -6,7 +6,7 @@ The report reads only these rows and images.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,16 @@ from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.evaluation import scoring
 from ofa_jax.evaluation.scorers import has_truth, reads_captions
 from ofa_jax.inference.code_images import code_grid, with_centre
+from ofa_jax.report.examples import choose, score_of, verdict_of
+
+# Examples of a task whose images are kept and shown.
+IMAGES = 48
 
 
 def decoded(task: OFATask, ids: np.ndarray) -> Any:
     """A prediction of the target's modality; texts are cleaned as the task says.
 
     Args:
-      task: the task.
       ids: int[t] generated ids without bos and decoder prompt.
     """
     value = task.instructions[0].decode(ids, task.tokenizer())
@@ -43,7 +46,6 @@ def prediction_row(
     """One line of a predictions file, without score and images.
 
     Args:
-      task: the task.
       index: number of the record.
       example: prepared, with the truth where there is one.
       row: what the model read.
@@ -100,6 +102,21 @@ def _class_of(task: OFATask, word: str) -> str | None:
     return None
 
 
+def shown_examples(
+    judgements: Mapping[int, Mapping[str, Any]], limit: int = IMAGES
+) -> frozenset[int]:
+    """Numbers of the examples whose images are kept, by the rule that the report shows them by.
+
+    Args:
+      judgements: by record number, `Result.judgement` or `NOT_JUDGED`.
+      limit: largest number of examples.
+    """
+    numbers = sorted(judgements)
+    rows = [judgements[number] for number in numbers]
+    chosen = choose([verdict_of(row) for row in rows], [score_of(row) for row in rows], limit)
+    return frozenset(numbers[place] for place in chosen)
+
+
 def write_images(
     task: OFATask,
     index: int,
@@ -112,7 +129,6 @@ def write_images(
     """Writes the images of one prediction below `examples/<name>/`.
 
     Args:
-      task: the task.
       index: number of the record.
       example: prepared, with its image.
       ids: int[t] generated ids.

@@ -43,8 +43,11 @@ SCORERS: Mapping[str, scoring.Scorer] = {
     "generated_codes": finetuning_scoring.generated_codes,
 }
 
-# The scorer of a task that names none, as a task would bring it.
-_FUNCTIONS = {"exact_match": scoring.exact_match}
+# Metric functions, as a task would bring its own; the first one where it names none.
+_FUNCTIONS = {
+    "exact_match": scoring.exact_match,
+    "average_precision": scoring.box_average_precision,
+}
 
 # Field without which an example cannot be scored.
 _TRUTH = {
@@ -90,6 +93,8 @@ def check(task: OFATask) -> None:
         caption_server.check_installed()
     if task.scorer == "summary":
         require_package("rouge_score.rouge_scorer", score="ROUGE")
+    if task.scorer == "average_precision":
+        require_package("pycocotools.cocoeval", score="mean average precision")
 
 
 def score(task: OFATask, predictions: Sequence[Any], examples: Sequence[Example]) -> scoring.Result:
@@ -102,7 +107,6 @@ def score(task: OFATask, predictions: Sequence[Any], examples: Sequence[Example]
     that is per example, rows of predictions carry it, and 0 and 1 are wrong and right.
 
     Args:
-      task: the task.
       predictions: of the target's modality, at least one.
       examples: prepared, all with a truth.
 

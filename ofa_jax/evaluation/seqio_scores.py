@@ -22,7 +22,6 @@ def truth(task: OFATask, example: Example, target: str) -> Example:
     """What a prediction is compared with.
 
     Args:
-      task: the task.
       example: prepared.
       target: the decoded target. Where a text to infill is longer than the model reads, the truth
         is the part that it reads.
@@ -36,7 +35,6 @@ def guess(task: OFATask, text: str) -> Any:
     """A prediction of the target's modality.
 
     Args:
-      task: the task.
       text: the decoded prediction.
     """
     try:
@@ -50,7 +48,6 @@ def scores(task: OFATask, examples: Sequence[Example], guesses: Sequence[Any]) -
     """The metrics of a task's scorer.
 
     Args:
-      task: the task.
       examples: prepared, of which those without truth are left out.
       guesses: of `guess`, one per example.
 

@@ -115,8 +115,6 @@ class SplitEvaluation:
         """Predicts one split, scores it, writes it.
 
         Args:
-          variables: of the model.
-          task: the task.
           split: split of its source.
           limit: only the first so many examples.
           seed: of the examples, in the place of `self.seed`.
@@ -199,7 +197,6 @@ class SplitEvaluation:
         Args:
           work: their folder.
           name: of the task and split in files.
-          task: the task.
           split: split of its source.
           seed: of the examples, in the place of `self.seed`.
 

@@ -31,9 +31,8 @@ from ofa_jax.data.tasks.instruction import trim_at_eos
 from ofa_jax.data.tasks.task import Lengths, OFATask
 from ofa_jax.errors import Unfinished
 from ofa_jax.evaluation import scorers, scoring
-from ofa_jax.evaluation.rows import decoded, prediction_row, write_images
+from ofa_jax.evaluation.rows import decoded, prediction_row, shown_examples, write_images
 from ofa_jax.evaluation.scoring import Result
-from ofa_jax.evaluation.shown import shown_examples
 from ofa_jax.evaluation.submission import write_submission
 from ofa_jax.inference.answerer import Answers
 from ofa_jax.progress import Progress
@@ -150,8 +149,6 @@ def predict_split(
     """Predicts the examples of a shard, from where its lines end.
 
     Args:
-      task: the task.
-      answer: the model.
       lengths: task feature lengths.
       split: split of the task's source.
       lines: of the shard.
@@ -217,7 +214,6 @@ def score_split(task: OFATask, works: Sequence[Lines], limit: int | None = None)
     """Scores the complete lines of a split.
 
     Args:
-      task: the task.
       works: lines of every shard.
       limit: only the first so many examples count; there may be lines of more.
 
@@ -260,7 +256,6 @@ def write_split(
     """Writes predictions, images of some of them, and the submission file.
 
     Args:
-      task: the task.
       works: lines of every shard, all complete.
       scored: of the same lines.
       root: `predictions/<name>.jsonl` and `examples/<name>/` are written below it.

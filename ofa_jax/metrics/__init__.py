@@ -8,8 +8,8 @@ report. One module per family:
   grounding       IoU, accuracy at an IoU threshold, mean IoU
   detection       recall, precision and F1 of labelled boxes
   classification  accuracy, F1, Matthews correlation, majority baseline
-  text            exact match, edit distance, token accuracy
-  image           code accuracy, PSNR, Frechet distance, Inception score, CLIP score
+  text            exact match, edit distance; ROUGE with stemming (rouge_score)
+  image           code accuracy, Frechet distance, Inception score, CLIP similarities
   verdict         right, partly, wrong: one name for each, for scorers and the report
 
   generation      the same three of generated pictures, through networks that the caller plugs in
@@ -17,9 +17,7 @@ report. One module per family:
 Through packages that the extra `eval` installs (a missing one is one sentence, `dependency`):
 
   average_precision  box AP of COCO (pycocotools)
-  summary            ROUGE-1, -2, -L with stemming (rouge_score)
   caption_server     PTB tokens, METEOR, SPICE (pycocoevalcap and Java)
 
-Scores are shares in [0, 1] unless a docstring says otherwise (CIDEr-D reaches 10, PSNR is in
-decibels).
+Scores are shares in [0, 1] unless a docstring says otherwise (CIDEr-D reaches 10).
 """

@@ -1,7 +1,7 @@
-"""Images against images: code accuracy, PSNR, Frechet distance, Inception and CLIP scores.
+"""Images against images: code accuracy, Frechet distance, Inception score, CLIP similarities.
 
-No network lives here. The Frechet distance, the Inception score and the CLIP score take the
-features, class probabilities or embeddings of whatever extractor the caller trusts; numbers are
+No network lives here. The Frechet distance, the Inception score and the CLIP similarities take
+the features, class probabilities or embeddings of whatever extractor the caller trusts; numbers are
 comparable only between runs with the same extractor.
 """
 
@@ -40,46 +40,6 @@ def code_accuracy(
     if total == 0:
         raise ValueError("all code grids are empty; code accuracy is undefined")
     return equal / total
-
-
-def psnr(predicted: np.ndarray, true: np.ndarray, *, peak: float = 255.0) -> float:
-    """Peak signal-to-noise ratio: 10 log10(peak^2 / mean squared error).
-
-    Args:
-      predicted: uint8 or float[...], any shape.
-      true: the same shape.
-      peak: value of full brightness (255 for uint8).
-
-    Returns:
-      Decibels; infinity for equal images.
-
-    Raises:
-      ValueError: where the shapes differ.
-    """
-    predicted = np.asarray(predicted, dtype=np.float64)
-    true = np.asarray(true, dtype=np.float64)
-    if predicted.shape != true.shape:
-        raise ValueError(f"images differ in shape: {predicted.shape} and {true.shape}")
-    error = float(np.mean((predicted - true) ** 2))
-    return float("inf") if error == 0 else 10.0 * float(np.log10(peak**2 / error))
-
-
-def gaussian_statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and unbiased covariance of features.
-
-    Args:
-      features: float[n, d], n >= 2.
-
-    Returns:
-      float64[d], float64[d, d].
-
-    Raises:
-      ValueError: where the shape is not [n, d] with n >= 2.
-    """
-    features = np.asarray(features, dtype=np.float64)
-    if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"features must be [n, d] with n >= 2, got shape {features.shape}")
-    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
 
 
 def _square_root(matrix: np.ndarray) -> np.ndarray:
@@ -184,22 +144,3 @@ def clip_similarities(image_embeddings: np.ndarray, text_embeddings: np.ndarray)
     norms = np.linalg.norm(images, axis=-1) * np.linalg.norm(texts, axis=-1)
     dots = (images * texts).sum(axis=-1)
     return np.where(norms > 0, dots / np.where(norms > 0, norms, 1.0), 0.0)
-
-
-def clip_score(image_embeddings: np.ndarray, text_embeddings: np.ndarray) -> float:
-    """Mean cosine of each caption's best candidate, times 100 as published (SPEC 7.9, 8.5).
-
-    Args:
-      image_embeddings: float[n, d] or float[n, g, d].
-      text_embeddings: float[n, d].
-
-    Returns:
-      Score in [-100, 100].
-
-    Raises:
-      ValueError: as `clip_similarities`, or where there is no caption.
-    """
-    check_pairs(image_embeddings, text_embeddings, names="image and text embeddings")
-    cosines = clip_similarities(image_embeddings, text_embeddings)
-    best = cosines if cosines.ndim == 1 else cosines.max(axis=1)
-    return 100.0 * float(best.mean())

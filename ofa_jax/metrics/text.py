@@ -1,4 +1,4 @@
-"""Text against text: exact match, edit distance, token accuracy (OCR, text infilling).
+"""Text against text: exact match, edit distance (OCR, text infilling), ROUGE (summaries).
 
 Captions have their own scores in `caption`, answers in `vqa`.
 """
@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+import numpy as np
+
+from ofa_jax.metrics.dependency import require_package
 from ofa_jax.metrics.pairing import check_pairs
+
+ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def exact_match(predicted: Sequence[str], true: Sequence[str]) -> float:
@@ -65,3 +70,27 @@ def edit_similarity(predicted: Sequence[str], true: Sequence[str]) -> float:
     return (
         sum(1 - edit_distance(p, t) / max(len(p), len(t), 1) for p, t in zip(predicted, true)) / n
     )
+
+
+def rouge(predicted: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
+    """F1 of each summary, by the package rouge_score.
+
+    The published Gigaword figures are with Porter stemming (SPEC 7.8). ROUGE-L in `caption` is
+    another formula, that of the caption server.
+
+    Args:
+      predicted: n summaries.
+      references: n summaries.
+
+    Returns:
+      "rouge1", "rouge2", "rougeL": float64[n] in [0, 1]; the published scores are means times 100.
+
+    Raises:
+      ValueError: where the lengths differ or are zero.
+      MissingDependencyError: without the package rouge_score.
+    """
+    check_pairs(predicted, references, names="predicted and reference summaries")
+    module = require_package("rouge_score.rouge_scorer", score="ROUGE")
+    scorer = module.RougeScorer(list(ROUGE), use_stemmer=True)
+    rows = [scorer.score(target, guess) for guess, target in zip(predicted, references)]
+    return {kind: np.array([row[kind].fmeasure for row in rows]) for kind in ROUGE}

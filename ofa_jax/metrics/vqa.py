@@ -87,7 +87,6 @@ def answer_accuracy(answer: str, annotations: Sequence[str]) -> float:
     As in the benchmark, nothing is normalised where all annotators wrote the same.
 
     Args:
-      answer: the prediction.
       annotations: the annotators' answers, usually 10.
 
     Returns:

@@ -214,10 +214,6 @@ def describe_mesh(mesh: Mesh) -> str:
 def mesh_context(mesh: Mesh, rules: LogicalRules) -> Iterator[None]:
     """What must surround calls of compiled functions, for the model's sharding constraints.
 
-    Args:
-      mesh: the mesh.
-      rules: the logical axis rules.
-
     Yields:
       Nothing.
     """

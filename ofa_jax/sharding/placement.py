@@ -46,8 +46,6 @@ def array_sharding(
     Args:
       shape: of the array.
       names: logical name per dimension.
-      mesh: the mesh.
-      rules: the table.
 
     Returns:
       The sharding.
@@ -67,8 +65,6 @@ def state_shardings(abstract_state: Any, mesh: Mesh, rules: LogicalRules) -> Any
     Args:
       abstract_state: `jax.eval_shape` of a boxed state, see `TrainState.create`. Leaves without
         a box are replicated.
-      mesh: the mesh.
-      rules: the table.
 
     Returns:
       The unboxed structure with a NamedSharding for each array.
@@ -93,8 +89,6 @@ def create_sharded(
     Args:
       create: returns a boxed state, for example a closure over `TrainState.create`.
       *arguments: its arguments, for example the key.
-      mesh: the mesh.
-      rules: the table.
 
     Returns:
       (unboxed state of sharded arrays, its shardings).
@@ -133,7 +127,6 @@ def check_batch_size(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> 
 
     Args:
       batch_size: global examples per step.
-      mesh: the mesh.
       num_microbatches: gradient accumulation.
 
     Raises:
@@ -157,8 +150,6 @@ def check_axis_sizes(axis_sizes: Mapping[str, int], mesh: Mesh, rules: LogicalRu
 
     Args:
       axis_sizes: size by logical name, for example {"heads": 12, "mlp": 3072, "vocab": 59520}.
-      mesh: the mesh.
-      rules: the table.
 
     Raises:
       ValueError: naming the first axis that does not divide.
@@ -180,7 +171,6 @@ def input_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
     read the same part.
 
     Args:
-      mesh: the mesh.
       process: its index; None for this process.
 
     Returns:
@@ -208,7 +198,6 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
 
     Args:
       batch: arrays [b, ...]; with several processes, this process's rows of the global batch.
-      mesh: the mesh.
 
     Returns:
       Global arrays, split over the replica and data axes.
@@ -261,8 +250,6 @@ def placements(abstract_state: Any, mesh: Mesh, rules: LogicalRules) -> list[Pla
 
     Args:
       abstract_state: boxed, as for `state_shardings`.
-      mesh: the mesh.
-      rules: the table.
 
     Returns:
       One entry per array, in tree order.
@@ -321,8 +308,6 @@ def placement_report(abstract_state: Any, mesh: Mesh, rules: LogicalRules) -> st
 
     Args:
       abstract_state: boxed train state, as for `state_shardings`.
-      mesh: the mesh.
-      rules: the table.
 
     Returns:
       Lines: one per parameter, then totals of parameters and of the whole state.
@@ -341,8 +326,6 @@ def placement_summary(
 
     Args:
       abstract_state: boxed train state, as for `state_shardings`.
-      mesh: the mesh.
-      rules: the table.
       shown: parameters shown, those that take most memory per device; none on a single device.
 
     Returns:

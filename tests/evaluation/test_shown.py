@@ -3,8 +3,8 @@
 import numpy as np
 
 from ofa_jax.evaluation import scoring
+from ofa_jax.evaluation.rows import IMAGES, shown_examples
 from ofa_jax.evaluation.scorers import SCORERS
-from ofa_jax.evaluation.shown import IMAGES, shown_examples
 
 BOX = [0.0, 0.0, 8.0, 8.0]
 

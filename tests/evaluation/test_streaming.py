@@ -10,7 +10,7 @@ from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.errors import Unfinished
 from ofa_jax.evaluation import streaming
-from ofa_jax.evaluation.shown import IMAGES
+from ofa_jax.evaluation.rows import IMAGES
 from ofa_jax.evaluation.streaming import (
     FileLines,
     Shard,

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from ofa_jax.metrics import average_precision, caption, caption_server, dependency, summary
+from ofa_jax.metrics import average_precision, caption, caption_server, dependency, text
 
 
 def needs(package):
@@ -47,7 +47,7 @@ def test_rouge_is_that_of_rouge_score():
 
     predicted = ["stocks rising on hope", "police kill the gunman"]
     references = ["stocks rise on hopes", "police killed the gunman"]
-    found = summary.rouge(predicted, references)
+    found = text.rouge(predicted, references)
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     for number, (guess, target) in enumerate(zip(predicted, references)):
         for kind, value in scorer.score(target, guess).items():
