@@ -16,6 +16,9 @@ from typing import Any
 
 logger = logging.getLogger("ofa_jax")
 
+JsonObject = dict[str, Any]
+"""What an object of a JSON file holds."""
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
@@ -77,7 +80,7 @@ def parsed(line: bytes | str) -> Any:
         return None
 
 
-def append_lines(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def append_lines(path: pathlib.Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Appends a JSON line per row; they are on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
@@ -118,7 +121,7 @@ def cut_torn_line(path: pathlib.Path, needs: Collection[str] = ()) -> int:
     return lines
 
 
-def read_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: pathlib.Path) -> Iterator[JsonObject]:
     """The rows of `append_lines`, one by one; none where there is no file."""
     if path.exists():
         with path.open(encoding="utf-8") as file:

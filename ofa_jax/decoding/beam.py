@@ -9,14 +9,15 @@ same; see `rules.step_scores` for the deliberate difference.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from ofa_jax import vocab
 from ofa_jax.decoding import rules
-from ofa_jax.decoding.constraints import Constraint, advance_state, initial_state
+from ofa_jax.decoding.constraints import Constraint, State, advance_state, initial_state
 from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
 from ofa_jax.decoding.unbranched import grow
 from ofa_jax.schema import Between
@@ -36,20 +37,23 @@ class BeamConfig(rules.DecodingConfig):
 class _Live(NamedTuple):
     """The hypotheses that still grow, best first. t = max length + 1."""
 
-    history: jax.Array  # int32[b, g, t]: BOS, then the answer; also the next decoder inputs
-    totals: jax.Array  # float32[b, g, t]: summed log-probability up to each token
-    total: jax.Array  # float32[b, g]: the last of them; -inf = dead
-    constraint_state: Any
+    history: Int[Array, "b g t"]  # BOS, then the answer; also the next decoder inputs
+    totals: Float[Array, "b g t"]  # summed log-probability up to each token
+    total: Float[Array, "b g"]  # the last of them; -inf = dead
+    constraint_state: State
 
 
 class _Finished(NamedTuple):
     """The hypotheses that ended, in order of arrival."""
 
-    tokens: jax.Array  # int32[b, g, t]
-    totals: jax.Array  # float32[b, g, t]
-    lengths: jax.Array  # int32[b, g]
-    scores: jax.Array  # float32[b, g]
-    count: jax.Array  # int32[b]
+    tokens: Int[Array, "b g t"]
+    totals: Float[Array, "b g t"]
+    lengths: Int[Array, "b g"]
+    scores: Float[Array, "b g"]
+    count: Int[Array, "b"]
+
+
+_Carry = tuple[Int[Array, ""], Cache, _Live, _Finished]
 
 
 def beam_search(
@@ -60,7 +64,7 @@ def beam_search(
     batch: int,
     max_length: int,
     constraint: Constraint | None = None,
-    prefix: jax.Array | None = None,
+    prefix: Int[Array, "b p"] | None = None,
 ) -> Hypotheses:
     """Finds the best sequences (SPEC 7.1). Traceable: call it under jit.
 
@@ -71,7 +75,7 @@ def beam_search(
       batch: b.
       max_length: the longest answer without EOS, `config.max_length(source length)`.
       constraint: what may be answered.
-      prefix: int32[b, p] what the decoder reads after BOS and before it answers (a decoder
+      prefix: what the decoder reads after BOS and before it answers (a decoder
         prompt), padded right with 0. Its lengths may differ.
 
     Returns:
@@ -96,16 +100,14 @@ def beam_search(
     ranks = jnp.arange(2 * beams)
     prompt = rules.Prompt.of(prefix, batch)
 
-    def unfinished(carry: tuple[jax.Array, Cache, _Live, _Finished]) -> jax.Array:
+    def unfinished(carry: _Carry) -> Bool[Array, ""]:
         position, _, live, finished = carry
         # A sentence whose live hypotheses are all dead (a trie with fewer candidates than
         # beams) cannot finish another one.
         waiting = (finished.count < beams) & (live.total.max(axis=1) > NEGATIVE_INFINITY)
         return (position <= prompt.last.max() + max_length) & waiting.any()
 
-    def extend(
-        carry: tuple[jax.Array, Cache, _Live, _Finished],
-    ) -> tuple[jax.Array, Cache, _Live, _Finished]:
+    def extend(carry: _Carry) -> _Carry:
         position, cache, live, finished = carry
         logits, cache = step_fn(cache, prompt.inputs(position, live.history), position)
         step = position - prompt.last
@@ -201,10 +203,10 @@ def beam_search(
 def _finish(
     finished: _Finished,
     live: _Live,
-    ends: jax.Array,
-    parents: jax.Array,
-    totals: jax.Array,
-    step: jax.Array,
+    ends: Bool[Array, "b g"],
+    parents: Int[Array, "b g"],
+    totals: Float[Array, "b g"],
+    step: Int[Array, "b"],
     config: BeamConfig,
 ) -> _Finished:
     """Writes the candidates that end now into the free slots of their sentences.
@@ -212,10 +214,10 @@ def _finish(
     Args:
       finished: the slots.
       live: the hypotheses before this step.
-      ends: bool[b, g], which of the g best candidates are EOS.
-      parents: int32[b, g], the beam each candidate continues.
-      totals: float32[b, g], summed log-probability of each candidate.
-      step: int32[b] tokens before the EOS.
+      ends: which of the g best candidates are EOS.
+      parents: the beam each candidate continues.
+      totals: summed log-probability of each candidate.
+      step: tokens before the EOS.
       config: for the normalisation.
     """
     slots = jnp.arange(ends.shape[1])
@@ -249,8 +251,8 @@ def _finish(
 
 
 def _most_probable(
-    position: jax.Array, scores: jax.Array, normalisers: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    position: rules.Position, scores: Float[Array, "b g v"], normalisers: Float[Array, "b g"]
+) -> tuple[Int[Array, "b g"], Float[Array, "b g"]]:
     """The best id of each hypothesis and its log-probability; see `unbranched.Choose`."""
     del position
     tokens = jnp.argmax(scores, axis=-1).astype(jnp.int32)

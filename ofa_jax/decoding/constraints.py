@@ -12,29 +12,33 @@ masks of the constrained training loss (`Trie.target_masks`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 from ofa_jax import vocab
 
+State = PyTree[Shaped[Array, "b g ..."]]
 
+
+@runtime_checkable
 class Constraint(Protocol):
     """Says which ids may come next. Implementations are pytrees."""
 
-    def init_state(self, batch: int, beams: int) -> Any:
-        """The state before the first token: a pytree with leaves [b, g, ...]."""
+    def init_state(self, batch: int, beams: int) -> State:
+        """The state before the first token."""
         ...
 
-    def allowed(self, state: Any, vocab_size: int) -> jax.Array:
-        """bool, broadcastable to [b, g, v]: True = the id may come next."""
+    def allowed(self, state: Any, vocab_size: int) -> Bool[Array, "#b #g v"]:
+        """True = the id may come next."""
         ...
 
-    def advance(self, state: Any, tokens: jax.Array) -> Any:
-        """The state after `tokens` int32[b, g] were chosen."""
+    def advance(self, state: Any, tokens: Int[Array, "b g"]) -> State:
+        """The state after the tokens were chosen."""
         ...
 
 
@@ -66,8 +70,8 @@ class IdRanges:
         del batch, beams
         return ()
 
-    def allowed(self, state: tuple[()], vocab_size: int) -> jax.Array:
-        """bool[1, 1, v]. Raises ValueError where a range ends beyond the vocabulary."""
+    def allowed(self, state: tuple[()], vocab_size: int) -> Bool[Array, "1 1 v"]:
+        """Raises ValueError where a range ends beyond the vocabulary."""
         del state
         last = max(end for _, end in self.ranges)
         if last > vocab_size:
@@ -77,7 +81,7 @@ class IdRanges:
             mask[start:end] = True
         return jnp.asarray(mask)[None, None]
 
-    def advance(self, state: tuple[()], tokens: jax.Array) -> tuple[()]:
+    def advance(self, state: tuple[()], tokens: Int[Array, "b g"]) -> tuple[()]:
         """Ranges remember nothing."""
         del tokens
         return state
@@ -98,21 +102,20 @@ class Trie:
     nodes x vocabulary.
 
     Attributes:
-      child_starts: int32[nodes + 1].
-      child_tokens: int32[edges] the id on each edge.
-      child_nodes: int32[edges] the node it leads to.
-      wide_rows: int32[nodes] row of `wide_masks`, -1 for nodes with at most `narrow_width`
-        children.
-      wide_masks: bool[rows, largest id + 1].
+      child_starts: one more than there are nodes.
+      child_tokens: the id on each edge.
+      child_nodes: the node it leads to.
+      wide_rows: row of `wide_masks`, -1 for nodes with at most `narrow_width` children.
+      wide_masks: as wide as the largest id + 1.
       narrow_width: the most children that are written edge by edge (static).
       search_steps: halvings that find one child among the most of any node (static).
     """
 
-    child_starts: jax.Array
-    child_tokens: jax.Array
-    child_nodes: jax.Array
-    wide_rows: jax.Array
-    wide_masks: jax.Array
+    child_starts: Int[Array, "starts"]
+    child_tokens: Int[Array, "edges"]
+    child_nodes: Int[Array, "edges"]
+    wide_rows: Int[Array, "nodes"]
+    wide_masks: Bool[Array, "rows ids"]
     narrow_width: int = struct.field(pytree_node=False)
     search_steps: int = struct.field(pytree_node=False)
 
@@ -170,19 +173,12 @@ class Trie:
         """Nodes, the one for unknown prefixes included."""
         return self.child_starts.shape[0] - 1
 
-    def init_state(self, batch: int, beams: int) -> jax.Array:
-        """int32[b, g]: every beam at the root."""
+    def init_state(self, batch: int, beams: int) -> Int[Array, "b g"]:
+        """Every beam at the root."""
         return jnp.zeros((batch, beams), jnp.int32)
 
-    def allowed(self, state: jax.Array, vocab_size: int) -> jax.Array:
-        """Which ids continue a candidate.
-
-        Args:
-          state: int32[b, g] nodes.
-          vocab_size: v.
-
-        Returns:
-          bool[b, g, v].
+    def allowed(self, state: Int[Array, "b g"], vocab_size: int) -> Bool[Array, "b g v"]:
+        """Which ids continue a candidate, by the node of each beam.
 
         Raises:
           ValueError: the trie contains ids beyond the vocabulary.
@@ -210,19 +206,13 @@ class Trie:
         beams = jnp.arange(state.shape[1])[None, :, None]
         return mask.at[sentences, beams, tokens].set(True, mode="drop")
 
-    def advance(self, state: jax.Array, tokens: jax.Array) -> jax.Array:
-        """Follows one edge; a token that is no child leads to the node of unknown prefixes.
-
-        Args:
-          state: int32[...] nodes.
-          tokens: int32[...] of the same shape.
-
-        Returns:
-          int32[...] nodes.
-        """
+    def advance(
+        self, state: Int[Array, "*shape"], tokens: Int[Array, "*shape"]
+    ) -> Int[Array, "*shape"]:
+        """Follows one edge; a token that is no child leads to the node of unknown prefixes."""
         end = self.child_starts[state + 1]
 
-        def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def halve(_: object, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = bounds
             middle = (low + high) // 2
             is_before = self._token(middle) < tokens
@@ -239,15 +229,17 @@ class Trie:
         edge = jnp.minimum(edge, self.child_nodes.shape[0] - 1)
         return jnp.where(is_child, self.child_nodes[edge], self.num_nodes - 1)
 
-    def nodes_before(self, tokens: jax.Array, prompt_lengths: jax.Array | None = None) -> jax.Array:
+    def nodes_before(
+        self, tokens: Int[Array, "b t"], prompt_lengths: Int[Array, "b"] | None = None
+    ) -> Int[Array, "b t"]:
         """The node at which each token of a sequence is chosen.
 
         Args:
-          tokens: int32[b, t] (no BOS).
-          prompt_lengths: int32[b] tokens at the front that do not belong to the candidate.
+          tokens: without BOS.
+          prompt_lengths: tokens at the front that do not belong to the candidate.
 
         Returns:
-          int32[b, t]; the root within the prompt.
+          Nodes; the root within the prompt.
         """
         if prompt_lengths is None:
             prompt_lengths = jnp.zeros(tokens.shape[0], jnp.int32)
@@ -262,18 +254,17 @@ class Trie:
         return nodes.T
 
     def target_masks(
-        self, targets: jax.Array, vocab_size: int, prompt_lengths: jax.Array | None = None
-    ) -> jax.Array:
+        self,
+        targets: Int[Array, "b t"],
+        vocab_size: int,
+        prompt_lengths: Int[Array, "b"] | None = None,
+    ) -> Bool[Array, "b t v"]:
         """Allowed ids at each position of a training target (SPEC 7.2, for the loss of 5.1).
 
         Args:
-          targets: int32[b, t] target tokens, EOS last, padding after it.
+          targets: EOS last, padding after it.
           vocab_size: v.
-          prompt_lengths: int32[b] target positions that repeat the decoder prompt; their rows
-            are all False.
-
-        Returns:
-          bool[b, t, v].
+          prompt_lengths: target positions that repeat the decoder prompt; their rows are all False.
         """
         masks = self.allowed(self.nodes_before(targets, prompt_lengths), vocab_size)
         if prompt_lengths is None:
@@ -281,26 +272,29 @@ class Trie:
         in_prompt = jnp.arange(targets.shape[1]) < prompt_lengths[:, None]
         return masks & ~in_prompt[..., None]
 
-    def _token(self, edge: jax.Array) -> jax.Array:
+    def _token(self, edge: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
         """The id on an edge; an index past the table reads its last entry."""
         return self.child_tokens[jnp.minimum(edge, self.child_tokens.shape[0] - 1)]
 
 
-def initial_state(constraint: Constraint | None, batch: int, beams: int) -> Any:
+def initial_state(constraint: Constraint | None, batch: int, beams: int) -> State:
     """The constraint's first state; () without a constraint."""
     return () if constraint is None else constraint.init_state(batch, beams)
 
 
 def advance_state(
-    constraint: Constraint | None, state: Any, tokens: jax.Array, waits: jax.Array
-) -> Any:
+    constraint: Constraint | None,
+    state: State,
+    tokens: Int[Array, "b g"],
+    waits: Bool[Array, "b"],
+) -> State:
     """Moves the constraint on by one token.
 
     Args:
       constraint: may be None.
-      state: its state, leaves [b, g, ...].
-      tokens: int32[b, g].
-      waits: bool[b] sentences that are still reading their prompt and stay where they are.
+      state: its state.
+      tokens: the chosen ones.
+      waits: sentences that are still reading their prompt and stay where they are.
     """
     if constraint is None:
         return state

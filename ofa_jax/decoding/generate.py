@@ -8,16 +8,17 @@ constraint tables and prefixes are ordinary arguments.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.typing import VariableDict
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ofa_jax.decoding.beam import BeamConfig, beam_search
 from ofa_jax.decoding.constraints import Constraint
-from ofa_jax.decoding.rules import Cache, Hypotheses, StepFn
+from ofa_jax.decoding.rules import Cache, Hypotheses, Position, StepFn
 from ofa_jax.decoding.sampling import SamplingConfig, sample
 from ofa_jax.model.encoder import EncoderOutput
 from ofa_jax.model.ofa import OFA, Batch
@@ -34,13 +35,13 @@ ENCODER_KEYS = (
 
 def generate(
     model: OFA,
-    variables: Mapping[str, Any],
+    variables: VariableDict,
     batch: Batch,
     config: BeamConfig | SamplingConfig,
     *,
     constraint: Constraint | None = None,
-    prefix: jax.Array | None = None,
-    rng: jax.Array | None = None,
+    prefix: Int[Array, "b p"] | None = None,
+    rng: PRNGKeyArray | None = None,
 ) -> Hypotheses:
     """Generates outputs for a batch, in evaluation mode.
 
@@ -52,7 +53,7 @@ def generate(
         entries are ignored.
       config: `BeamConfig` searches, `SamplingConfig` draws.
       constraint: what may be answered.
-      prefix: int32[b, p] what the decoder reads after BOS and before it answers (a decoder
+      prefix: what the decoder reads after BOS and before it answers (a decoder
         prompt), padded right with 0. Neither results nor lengths nor scores include it.
       rng: key, needed for sampling only.
 
@@ -81,8 +82,8 @@ def generate(
 
 
 def encode(
-    model: OFA, variables: Mapping[str, Any], batch: Batch, *, gen_code: bool = False
-) -> tuple[EncoderOutput, jax.Array]:
+    model: OFA, variables: VariableDict, batch: Batch, *, gen_code: bool = False
+) -> tuple[EncoderOutput, Bool[Array, "b"]]:
     """The part of decoding that does not depend on its settings, compiled apart from the rest.
 
     So several tasks with their own settings share the program of the encoder, by far the
@@ -95,7 +96,7 @@ def encode(
       gen_code: the kind of all targets where `batch` does not have "decoder_code_masks".
 
     Returns:
-      (encoder output, code masks bool[b]).
+      (encoder output, code masks).
     """
     code_masks = batch.get("decoder_code_masks")
     if code_masks is None:
@@ -106,9 +107,9 @@ def encode(
 
 def start(
     model: OFA,
-    variables: Mapping[str, Any],
+    variables: VariableDict,
     encoder_output: EncoderOutput,
-    code_masks: jax.Array,
+    code_masks: Bool[Array, "b"],
     *,
     beams: int,
     places: int,
@@ -119,7 +120,7 @@ def start(
       model: OFA.
       variables: {"params": ..., "batch_stats": ...}.
       encoder_output: from `encode`.
-      code_masks: bool[b], from `encode`.
+      code_masks: from `encode`.
       beams: g.
       places: decoder input positions t, BOS included.
 
@@ -130,7 +131,9 @@ def start(
         variables, encoder_output, code_masks, beams=beams, max_length=places, method="init_cache"
     )
 
-    def step_fn(cache: Cache, tokens: jax.Array, position: jax.Array) -> tuple[jax.Array, Cache]:
+    def step_fn(
+        cache: Cache, tokens: Int[Array, "b g"], position: Position
+    ) -> tuple[Float[Array, "b g v"], Cache]:
         return cast(Any, model.apply(variables, cache, tokens, position, method="decode_step"))
 
     return step_fn, cast(Cache, cache)
@@ -145,7 +148,7 @@ def sharding_rules() -> Rules:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rules"))
-def _encode(model: OFA, variables: Mapping[str, Any], batch: Batch, rules: Rules) -> EncoderOutput:
+def _encode(model: OFA, variables: VariableDict, batch: Batch, rules: Rules) -> EncoderOutput:
     del rules
     return cast(EncoderOutput, model.apply(variables, batch, method="encode"))
 
@@ -156,12 +159,12 @@ def _generate(
     config: BeamConfig | SamplingConfig,
     source_length: int,
     rules: Rules,
-    variables: Mapping[str, Any],
+    variables: VariableDict,
     encoder_output: EncoderOutput,
-    code_masks: jax.Array,
+    code_masks: Bool[Array, "b"],
     constraint: Constraint | None,
-    prefix: jax.Array | None,
-    rng: jax.Array | None,
+    prefix: Int[Array, "b p"] | None,
+    rng: PRNGKeyArray | None,
 ) -> Hypotheses:
     del rules
     max_length = config.max_length(source_length)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from flax.typing import VariableDict
+from jaxtyping import Array, Bool, Float, Int
 
 from ofa_jax import vocab
 from ofa_jax.decoding.constraints import Trie
@@ -33,19 +34,18 @@ class Candidates:
     Chunks hold candidates of similar length; the last is filled up with empty ones.
 
     Attributes:
-      tokens: int32[chunks, c, t] ids, EOS included if it is scored, padded with 0.
-      lengths: int32[chunks, c].
-      nodes: int32[chunks, c, t] node of `trie` at which each token is chosen; zeros without one.
-      places: int32[candidates], where each candidate, in its original order, lies in
-        chunks * c.
+      tokens: ids of c candidates per chunk, EOS included if it is scored, padded with 0.
+      lengths: of the candidates.
+      nodes: node of `trie` at which each token is chosen; zeros without one.
+      places: where each candidate, in its original order, lies in chunks * c.
       trie: with it, the softmax is taken over the continuations that lead to some candidate
         (SPEC 7.3); None takes it over the whole vocabulary (zero-shot, SPEC 7.10).
     """
 
-    tokens: jax.Array
-    lengths: jax.Array
-    nodes: jax.Array
-    places: jax.Array
+    tokens: Int[Array, "*chunks c t"]
+    lengths: Int[Array, "*chunks c"]
+    nodes: Int[Array, "*chunks c t"]
+    places: Int[Array, "candidates"]
     trie: Trie | None
 
     @classmethod
@@ -94,11 +94,11 @@ class Candidates:
             trie=trie if renormalise else None,
         )
 
-    def best(self, scores: jax.Array, count: int) -> Hypotheses:
+    def best(self, scores: Float[Array, "b candidates"], count: int) -> Hypotheses:
         """The likeliest candidates, in the form in which a search gives its answers.
 
         Args:
-          scores: float32[b, candidates], from `rank`.
+          scores: from `rank`.
           count: how many; all where there are fewer.
 
         Returns:
@@ -123,8 +123,8 @@ def rank_candidates(
     candidates: Candidates,
     *,
     batch: int,
-    prefix: jax.Array | None = None,
-) -> jax.Array:
+    prefix: Int[Array, "b p"] | None = None,
+) -> Float[Array, "b candidates"]:
     """Log-probability of each candidate after the prompt. Traceable: call it under jit.
 
     Scores are sums over the candidate's tokens and are not divided by its length (SPEC 7.3).
@@ -133,27 +133,29 @@ def rank_candidates(
       step_fn: the decoder, see `rules`.
       cache: its state before position 0, with g = 1 in cache["self"] and room for the prefix
         and the longest candidate.
-      candidates: the closed set.
       batch: b.
-      prefix: int32[b, p] decoder prompt after BOS, padded right with 0. Positions up to the
+      prefix: decoder prompt after BOS, padded right with 0. Positions up to the
         shortest prompt of the batch are computed once per sentence, so batches of equal
         prompt lengths are the fastest.
 
     Returns:
-      float32[b, candidates] in the order of `Candidates.build`.
+      In the order of `Candidates.build`.
     """
     prompt = Prompt.of(prefix, batch)
     prompt_lengths = prompt.last + 1
     shared = prompt_lengths.min()
 
     def gains_at(
-        position: jax.Array, logits: jax.Array, chunk: Candidates, is_root: bool
-    ) -> jax.Array:
-        """float32[b, c] log-probability of what follows `position`, 0 where nothing is scored.
+        position: Int[Array, ""],
+        logits: Float[Array, "b #c v"],
+        chunk: Candidates,
+        is_root: bool,
+    ) -> Float[Array, "b c"]:
+        """Log-probability of what follows `position`, 0 where nothing is scored.
 
         Args:
-          position: int32[] of the decoder input that gave the logits.
-          logits: float32[b, 1 or c, v].
+          position: of the decoder input that gave the logits.
+          logits: of each candidate, or one for all.
           chunk: one chunk, its leaves without the leading axis.
           is_root: the logits are those right after the shared prompt, the same for every
             candidate.
@@ -211,23 +213,22 @@ def rank_candidates(
 
 def rank(
     model: OFA,
-    variables: Mapping[str, Any],
+    variables: VariableDict,
     batch: Batch,
     candidates: Candidates,
     *,
-    prefix: jax.Array | None = None,
-) -> jax.Array:
+    prefix: Int[Array, "b p"] | None = None,
+) -> Float[Array, "b candidates"]:
     """`rank_candidates` with the real model, compiled once per model and shapes.
 
     Args:
       model: OFA.
       variables: {"params": ..., "batch_stats": ...}.
       batch: the encoder's entries; others are ignored.
-      candidates: the closed set.
-      prefix: int32[b, p] decoder prompt after BOS, padded right with 0.
+      prefix: decoder prompt after BOS, padded right with 0.
 
     Returns:
-      float32[b, candidates] log-probabilities; `Candidates.best` picks the answers.
+      Log-probabilities; `Candidates.best` picks the answers.
     """
     encoder_output, code_masks = encode(model, variables, batch)
     rules = sharding_rules()
@@ -238,12 +239,12 @@ def rank(
 def _rank(
     model: OFA,
     rules: Rules,
-    variables: Mapping[str, Any],
+    variables: VariableDict,
     encoder_output: EncoderOutput,
-    code_masks: jax.Array,
+    code_masks: Bool[Array, "b"],
     candidates: Candidates,
-    prefix: jax.Array | None,
-) -> jax.Array:
+    prefix: Int[Array, "b p"] | None,
+) -> Float[Array, "b candidates"]:
     del rules
     places = 1 + (0 if prefix is None else prefix.shape[1]) + candidates.tokens.shape[2]
     step_fn, cache = start(model, variables, encoder_output, code_masks, beams=1, places=places)

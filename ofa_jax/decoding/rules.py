@@ -2,7 +2,7 @@
 
 `beam`, `sampling` and `generate` build on it. A decoder is seen only as a function
 
-    step_fn(cache, tokens int32[b, g], position int32[]) -> (logits float32[b, g, v], cache)
+    step_fn(cache, tokens, position) -> (logits, cache)
 
 where `position` is the index of `tokens` in the decoder input (BOS is 0) and `cache` is a dict:
 the leaves below `cache["self"]` are [b, g, ...] and move with their beams, everything else (the
@@ -23,13 +23,15 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from ofa_jax import schema, vocab
 from ofa_jax.decoding.constraints import Constraint
 from ofa_jax.schema import Between
 
 Cache = dict[str, Any]
-StepFn = Callable[[Cache, jax.Array, jax.Array], tuple[jax.Array, Cache]]
+Position = Int[Array, ""] | int
+StepFn = Callable[[Cache, Int[Array, "b g"], Position], tuple[Float[Array, "b g v"], Cache]]
 
 NEGATIVE_INFINITY = float("-inf")
 Tokens = Annotated[int, Between(0, 1 << 20)]
@@ -97,20 +99,20 @@ class Prompt:
     """What the decoder reads before it answers: BOS, then the decoder prompt of each sentence.
 
     Attributes:
-      tokens: int32[b, p + 1] BOS first, padded right with 0. EOS may be among them.
-      last: int32[b] position of the last of them; the decoder's output there begins the answer.
+      tokens: BOS first, padded right with 0. EOS may be among them.
+      last: position of the last of them; the decoder's output there begins the answer.
     """
 
-    tokens: jax.Array
-    last: jax.Array
+    tokens: Int[Array, "b p"]
+    last: Int[Array, "b"]
 
     @classmethod
-    def of(cls, prefix: jax.Array | None, batch: int) -> Prompt:
+    def of(cls, prefix: Int[Array, "b p"] | None, batch: int) -> Prompt:
         """From decoder prompts.
 
         Args:
-          prefix: int32[b, p] tokens after BOS, padded right with 0; their lengths may differ. None
-            leaves BOS alone.
+          prefix: tokens after BOS, padded right with 0; their lengths may differ. None leaves BOS
+            alone.
           batch: b.
         """
         if prefix is None:
@@ -118,16 +120,8 @@ class Prompt:
         tokens = jnp.pad(prefix, ((0, 0), (1, 0)), constant_values=vocab.BOS_ID)
         return cls(tokens, (tokens != vocab.PAD_ID).sum(axis=1) - 1)
 
-    def inputs(self, position: jax.Array, history: jax.Array) -> jax.Array:
-        """Decoder inputs at a position: of the prompt, behind it of the answers.
-
-        Args:
-          position: int32[].
-          history: int32[b, g, t] BOS, then the answers so far.
-
-        Returns:
-          int32[b, g].
-        """
+    def inputs(self, position: Position, history: Int[Array, "b g t"]) -> Int[Array, "b g"]:
+        """Decoder inputs at a position: of the prompt, behind it of the answers (BOS first)."""
         own = self.tokens[:, jnp.minimum(position, self.tokens.shape[1] - 1)]
         answered = position - self.last
         return jnp.where((answered <= 0)[:, None], own[:, None], read_column(history, answered))
@@ -138,21 +132,21 @@ class Hypotheses:
     """Decoded answers, per sentence the best first; the decoder prompt is not part of them.
 
     Attributes:
-      tokens: int32[b, g, t] without BOS, with the final EOS, then padding. t = max length + 1.
-      lengths: int32[b, g] tokens including EOS. 0 marks an empty place: a constraint left fewer
-        than g hypotheses; its score is -inf.
-      scores: float32[b, g] by which they are ordered: the log-probability, divided by
-        length ** length_penalty where the settings normalise.
-      log_probabilities: float32[b, g] sum over the tokens.
-      positional_scores: float32[b, g, t] log-probability of each token, 0 on padding; None where
-        only whole answers were scored (`ranking`).
+      tokens: without BOS, with the final EOS, then padding. t = max length + 1.
+      lengths: tokens including EOS. 0 marks an empty place: a constraint left fewer than g
+        hypotheses; its score is -inf.
+      scores: by which they are ordered: the log-probability, divided by length ** length_penalty
+        where the settings normalise.
+      log_probabilities: sum over the tokens.
+      positional_scores: log-probability of each token, 0 on padding; None where only whole answers
+        were scored (`ranking`).
     """
 
-    tokens: jax.Array
-    lengths: jax.Array
-    scores: jax.Array
-    log_probabilities: jax.Array
-    positional_scores: jax.Array | None
+    tokens: Int[Array, "b g t"]
+    lengths: Int[Array, "b g"]
+    scores: Float[Array, "b g"]
+    log_probabilities: Float[Array, "b g"]
+    positional_scores: Float[Array, "b g t"] | None
 
     def sorted(self) -> Hypotheses:
         """The same hypotheses ordered by falling score; equal scores keep their order."""
@@ -160,52 +154,48 @@ class Hypotheses:
         return jax.tree.map(lambda leaf: take_beams(leaf, order), self)
 
 
-def take_beams(leaf: jax.Array, beams: jax.Array) -> jax.Array:
-    """Picks beams sentence by sentence.
-
-    Args:
-      leaf: [b, g, ...].
-      beams: int32[b, k] indices into g.
-
-    Returns:
-      [b, k, ...].
-    """
+def take_beams(
+    leaf: Shaped[Array, "b _ *rest"], beams: Int[Array, "b g"]
+) -> Shaped[Array, "b g *rest"]:
+    """Picks beams sentence by sentence."""
     return jax.vmap(lambda rows, index: rows[index])(leaf, beams)
 
 
-def reorder_cache(cache: Cache, beams: jax.Array) -> Cache:
+def reorder_cache(cache: Cache, beams: Int[Array, "b g"]) -> Cache:
     """Moves the self-attention state with its beams; the rest of the cache is left alone.
 
     Args:
       cache: see the module's docstring.
-      beams: int32[b, g], for each new beam the old one that it continues.
+      beams: for each new beam the old one that it continues.
     """
     moved = jax.tree.map(lambda leaf: take_beams(leaf, beams), cache["self"])
     return {**cache, "self": moved}
 
 
-def read_column(buffer: jax.Array, position: jax.Array) -> jax.Array:
-    """[b, g]: buffer [b, g, t] at a place of each sentence, int32[b]; the nearest one there is."""
+def read_column(buffer: Shaped[Array, "b g t"], position: Int[Array, "b"]) -> Shaped[Array, "b g"]:
+    """The buffer at a place of each sentence, or the nearest one that there is."""
     place = jnp.clip(position, 0, buffer.shape[2] - 1)
     return jnp.take_along_axis(buffer, place[:, None, None], axis=2)[..., 0]
 
 
-def write_column(buffer: jax.Array, column: jax.Array, position: jax.Array) -> jax.Array:
-    """Stores column [b, g] in buffer [b, g, t] at a place of each sentence, int32[b], if any."""
+def write_column(
+    buffer: Shaped[Array, "b g t"], column: Shaped[Array, "b g"], position: Int[Array, "b"]
+) -> Shaped[Array, "b g t"]:
+    """Stores a column in the buffer at a place of each sentence, where there is such a place."""
     is_place = jnp.arange(buffer.shape[2]) == position[:, None, None]
     return jnp.where(is_place, column[..., None], buffer)
 
 
 def step_scores(
-    logits: jax.Array,
+    logits: Float[Array, "b g v"],
     config: DecodingConfig,
     *,
-    step: jax.Array,
+    step: Int[Array, "b"],
     max_length: int,
-    history: jax.Array,
+    history: Int[Array, "b g t"],
     constraint: Constraint | None = None,
-    constraint_state: Any = (),
-) -> tuple[jax.Array, jax.Array]:
+    constraint_state: PyTree[Shaped[Array, "b g ..."]] = (),
+) -> tuple[Float[Array, "b g v"], Float[Array, "b g"]]:
     """Applies all rules of SPEC 7.1 to one step's logits, in the official order.
 
     The log-probability of id i is `scores[..., i] - normalisers`; the two are kept apart so that
@@ -219,17 +209,16 @@ def step_scores(
     one with a prompt (SPEC 7.3), finds the same answers in the same order.
 
     Args:
-      logits: float[b, g, v].
-      config: the rules.
-      step: int32[b] tokens of the answer so far; negative while a prompt is read, where the
+      logits: of any float type; scores are float32.
+      step: tokens of the answer so far; negative while a prompt is read, where the
         result means nothing.
       max_length: the longest output without EOS; at step == max_length only EOS is left.
-      history: int32[b, g, t + 1]: BOS, then the answer so far; only the first step + 1 are read.
+      history: BOS, then the answer so far; only the first step + 1 are read.
       constraint: what may follow, or None.
-      constraint_state: its state, leaves [b, g, ...].
+      constraint_state: its state.
 
     Returns:
-      (scores float32[b, g, v], normalisers float32[b, g]); forbidden ids have score -inf.
+      (scores, normalisers); forbidden ids have score -inf.
     """
     scores = logits.astype(jnp.float32)
     if config.temperature != 1.0:
@@ -259,23 +248,18 @@ def step_scores(
     return scores, normalisers
 
 
-def log_probabilities(scores: jax.Array, normalisers: jax.Array) -> jax.Array:
+def log_probabilities(
+    scores: Float[Array, "..."], normalisers: Float[Array, "..."]
+) -> Float[Array, "..."]:
     """`scores - normalisers`, with -inf instead of NaN (a row without any allowed id)."""
     result = scores - normalisers
     return jnp.where(jnp.isnan(result), NEGATIVE_INFINITY, result)
 
 
 def _block_repeated_ngrams(
-    scores: jax.Array, history: jax.Array, step: jax.Array, size: int
-) -> jax.Array:
-    """-inf for each id that would complete an n-gram already in history[..., :step + 1].
-
-    Args:
-      scores: float32[b, g, v].
-      history: int32[b, g, l].
-      step: int32[b].
-      size: n.
-    """
+    scores: Float[Array, "b g v"], history: Int[Array, "b g t"], step: Int[Array, "b"], size: int
+) -> Float[Array, "b g v"]:
+    """-inf for each id that would complete an n-gram already in history[..., :step + 1]."""
     windows = history.shape[-1] - size + 1
     if windows <= 0:
         return scores

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ofa_jax.decoding import rules
 from ofa_jax.decoding.constraints import Constraint
@@ -39,25 +40,23 @@ def sample(
     step_fn: StepFn,
     cache: Cache,
     config: SamplingConfig,
-    rng: jax.Array,
+    rng: PRNGKeyArray,
     *,
     batch: int,
     max_length: int,
     constraint: Constraint | None = None,
-    prefix: jax.Array | None = None,
+    prefix: Int[Array, "b p"] | None = None,
 ) -> Hypotheses:
     """Draws sequences token by token. Traceable: call it under jit.
 
     Args:
       step_fn: the decoder, see `rules`. It is called with positions 0 .. p + max_length.
       cache: its state before position 0, with g = config.samples in cache["self"].
-      config: the settings.
       rng: key; decoder position i draws with fold_in(rng, i).
       batch: b.
       max_length: the longest answer without EOS, `config.max_length(source length)`.
       constraint: what may be answered.
-      prefix: int32[b, p] what the decoder reads after BOS and before it answers, padded right
-        with 0.
+      prefix: what the decoder reads after BOS and before it answers, padded right with 0.
 
     Returns:
       g samples per sentence, the most probable first. Scores are log-probabilities under the
@@ -66,8 +65,8 @@ def sample(
     """
 
     def choose(
-        position: jax.Array, scores: jax.Array, normalisers: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+        position: rules.Position, scores: Float[Array, "b g v"], normalisers: Float[Array, "b g"]
+    ) -> tuple[Int[Array, "b g"], Float[Array, "b g"]]:
         log_probs = rules.log_probabilities(scores, normalisers[..., None])
         return draw(jax.random.fold_in(rng, position), log_probs, config)
 
@@ -85,17 +84,17 @@ def sample(
 
 
 def draw(
-    rng: jax.Array, log_probs: jax.Array, config: SamplingConfig
-) -> tuple[jax.Array, jax.Array]:
+    rng: PRNGKeyArray, log_probs: Float[Array, "*rows v"], config: SamplingConfig
+) -> tuple[Int[Array, "*rows"], Float[Array, "*rows"]]:
     """Draws one id per row.
 
     Args:
       rng: key.
-      log_probs: float32[..., v], -inf = forbidden. Need not sum to one.
+      log_probs: -inf = forbidden. Need not sum to one.
       config: `top_k` and `top_p` are read.
 
     Returns:
-      (ids int32[...], their entries of log_probs float32[...]).
+      (ids, their entries of log_probs).
     """
     ids = None
     kept = log_probs

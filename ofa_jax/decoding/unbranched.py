@@ -10,16 +10,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from ofa_jax import vocab
 from ofa_jax.decoding import rules
 from ofa_jax.decoding.constraints import Constraint, advance_state, initial_state
 from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
 
-Choose = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-"""(position int32[], scores float32[b, g, v], normalisers float32[b, g]) of `rules.step_scores` to
-(tokens int32[b, g], their log-probabilities float32[b, g]).
-"""
+Choose = Callable[
+    [rules.Position, Float[Array, "b g v"], Float[Array, "b g"]],
+    tuple[Int[Array, "b g"], Float[Array, "b g"]],
+]
+"""(position, scores, normalisers) of `rules.step_scores` to (tokens, their log-probabilities)."""
 
 
 def grow(
@@ -32,21 +34,19 @@ def grow(
     hypotheses: int,
     max_length: int,
     constraint: Constraint | None = None,
-    prefix: jax.Array | None = None,
+    prefix: Int[Array, "b p"] | None = None,
 ) -> Hypotheses:
     """Extends all hypotheses until each has ended. Traceable.
 
     Args:
       step_fn: the decoder, see `rules`. It is called with positions 0 .. p + max_length.
       cache: its state before position 0, with g = `hypotheses` in cache["self"].
-      config: the settings.
       choose: picks the next tokens.
       batch: b.
       hypotheses: g, per sentence.
       max_length: the longest answer without EOS.
       constraint: what may be answered.
-      prefix: int32[b, p] what the decoder reads after BOS and before it answers, padded right
-        with 0.
+      prefix: what the decoder reads after BOS and before it answers, padded right with 0.
 
     Returns:
       g hypotheses per sentence, in their places.
@@ -54,7 +54,7 @@ def grow(
     shape = (batch, hypotheses)
     prompt = rules.Prompt.of(prefix, batch)
 
-    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
+    def unfinished(carry: tuple[Any, ...]) -> Bool[Array, ""]:
         position, *_, done = carry
         return (position <= prompt.last.max() + max_length) & ~done.all()
 
@@ -98,13 +98,15 @@ def grow(
     return _complete(history[..., 1:], gains, config)
 
 
-def _complete(tokens: jax.Array, gains: jax.Array, config: rules.DecodingConfig) -> Hypotheses:
+def _complete(
+    tokens: Int[Array, "b g t"], gains: Float[Array, "b g t"], config: rules.DecodingConfig
+) -> Hypotheses:
     """Scores the sequences.
 
     Args:
-      tokens: int32[b, g, t] without BOS, padded after EOS.
-      gains: float32[b, g, t] log-probability of each token, 0 on padding. A -inf in it says that
-        no id was allowed there: such a sequence is no result.
+      tokens: without BOS, padded after EOS.
+      gains: log-probability of each token, 0 on padding. A -inf in it says that no id was allowed
+        there: such a sequence is no result.
       config: for the normalisation.
     """
     is_complete = (tokens == vocab.EOS_ID).any(axis=-1) & (gains > NEGATIVE_INFINITY).all(axis=-1)

@@ -12,12 +12,12 @@ import datetime
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 
 from ofa_jax import schema
-from ofa_jax.atomic import write_json
+from ofa_jax.atomic import JsonObject, write_json
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
 from ofa_jax.checkpoint.imports import ImportedCheckpoint
 from ofa_jax.data.sources import locations as data_locations
@@ -61,7 +61,7 @@ def evaluate(
     closed_set_method: Literal["", "search", "candidates"] = "",
     ema: bool | None = None,
     dtype: str = "",
-    model_settings: Mapping[str, Any] | None = None,
+    model_settings: Mapping[str, object] | None = None,
     image_tokenizer: str = "",
     extractors: str = "",
     real_statistics: str = "",
@@ -75,7 +75,7 @@ def evaluate(
     overwrite: bool = False,
     seed: Annotated[int, Between(0, 2**32 - 1)] = 0,
     locations: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Predicts, scores and reports every task of a mixture on every split.
 
     Args:
@@ -185,7 +185,7 @@ def evaluate(
             evaluate_split.open_work(root / "work", _name(task, tasks, split, splits), task, split)
     started()
     variables = layout.replicate(imported.variables)
-    entries: dict[str, dict[str, Any]] = {split: {} for split in splits}
+    entries: dict[str, JsonObject] = {split: {} for split in splits}
     for task in tasks:
         for split in splits:
             name = _name(task, tasks, split, splits)
@@ -235,9 +235,7 @@ def _report(name: str, found: SplitScore) -> None:
         logger.info("%s: %s %.4f", name, metric, value)
 
 
-def _by_split(
-    entries: Mapping[str, Mapping[str, dict[str, Any]]], splits: Sequence[str]
-) -> dict[str, Any]:
+def _by_split(entries: Mapping[str, Mapping[str, JsonObject]], splits: Sequence[str]) -> JsonObject:
     """The sections of `metrics.json`: the first split is the main one."""
     scored = {
         split: {name: entry for name, entry in group.items() if "primary" in entry}

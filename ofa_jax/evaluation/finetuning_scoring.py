@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -169,7 +168,7 @@ def written_text(predictions: Sequence[str], examples: Sequence[Example]) -> Res
     )
 
 
-def generated_codes(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
+def generated_codes(predictions: Sequence[np.ndarray], examples: Sequence[Example]) -> Result:
     """Codes of generated pictures: complete pictures, and codes equal to those of the real one.
 
     The second says little about quality (SPEC 8.5 publishes FID and CLIP scores, for which

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.ops.image_tokenizer import ImageTokenizer
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.steps.finetuning import LabelWord
@@ -42,7 +43,7 @@ def decoded(task: OFATask, ids: np.ndarray) -> Any:
 
 def prediction_row(
     task: OFATask, index: int, example: Example, row: FeatureRow, ids: np.ndarray
-) -> dict[str, Any]:
+) -> JsonObject:
     """One line of a predictions file, without score and images.
 
     Args:
@@ -54,7 +55,7 @@ def prediction_row(
     tokenizer = task.tokenizer()
     guess = decoded(task, ids)
     name = identifier(example, index)
-    found: dict[str, Any] = {
+    found: JsonObject = {
         "example_id": name,
         "index": index,
         "image_id": str(example.get("image_id") or name),
@@ -125,7 +126,7 @@ def write_images(
     root: pathlib.Path,
     name: str,
     image_tokenizer: ImageTokenizer | None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Writes the images of one prediction below `examples/<name>/`.
 
     Args:
@@ -165,7 +166,7 @@ def write_images(
     if slot.field not in example:
         return {}
     image = np.asarray(example[slot.field])
-    row: dict[str, Any] = {"image_size": [image.shape[1], image.shape[0]]}
+    row: JsonObject = {"image_size": [image.shape[1], image.shape[0]]}
     row["image"] = write(image)
     if predicted is not None:
         row["masked_image"] = write(with_centre(image, None), "_masked")

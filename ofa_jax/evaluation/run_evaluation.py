@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from flax.typing import VariableDict
 
 from ofa_jax import schema
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.tasks.task import OFATask, TaskSet
 from ofa_jax.evaluation.generated_pictures import CodePictures
 from ofa_jax.evaluation.split_evaluation import SplitEvaluation, SplitScore
@@ -94,7 +96,7 @@ class RunEvaluation:
     stop_requested: Callable[[], bool] = lambda: False
     agree: Callable[[int], int] = lambda done: done
 
-    def during_training(self, variables: Any) -> dict[str, float]:
+    def during_training(self, variables: VariableDict) -> dict[str, float]:
         """Scores of every task on a few examples.
 
         Args:
@@ -112,8 +114,8 @@ class RunEvaluation:
         return values
 
     def final(
-        self, variables: Any, run_dir: pathlib.Path | None, inputs: Mapping[str, Any]
-    ) -> dict[str, Any]:
+        self, variables: VariableDict, run_dir: pathlib.Path | None, inputs: Mapping[str, object]
+    ) -> JsonObject:
         """Scores everything after training and writes the predictions of the main split.
 
         What is predicted is kept until all is done, so that a stopped evaluation goes on.
@@ -140,14 +142,14 @@ class RunEvaluation:
             _report(name, split, found, time.monotonic() - start)
             return found
 
-        entries: dict[str, Any] = {}
+        entries: JsonObject = {}
         count = config.final_num_examples
         for task, name in zip(self.tasks.tasks, self.tasks.names):
             found = score(task, config.split, count, name, root=run_dir)
             entries[name] = found.entry() | self._bounds(name)
         for task in self.tasks.unseen:
             entries[task.family] = self._unseen(task, score, run_dir)
-        splits: dict[str, Any] = {}
+        splits: JsonObject = {}
         for split, extra in config.extra_splits.items():
             splits[split] = {
                 name: score(task, split, extra, f"{name}_{split}").entry()
@@ -157,7 +159,7 @@ class RunEvaluation:
             shutil.rmtree(work, ignore_errors=True)
         return {"tasks": entries, "splits": splits}
 
-    def _splits(self, inputs: Mapping[str, Any]) -> SplitEvaluation:
+    def _splits(self, inputs: Mapping[str, object]) -> SplitEvaluation:
         config = self.config
         answerer = Answerer(
             self.model,
@@ -187,7 +189,7 @@ class RunEvaluation:
 
     def _unseen(
         self, task: OFATask, score: Callable[..., SplitScore], run_dir: pathlib.Path | None
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """A task without training: the mean over several evaluation seeds."""
         results = []
         for number in range(self.config.unseen_task_seeds):

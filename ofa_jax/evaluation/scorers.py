@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import collections
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ofa_jax.data.sources.example import Example
-from ofa_jax.data.tasks.task import OFATask
+from ofa_jax.data.tasks.task import MetricFunction, OFATask
 from ofa_jax.evaluation import finetuning_scoring, scoring, submission
 from ofa_jax.metrics import caption_server
 from ofa_jax.metrics.dependency import require_package
@@ -148,7 +148,7 @@ def _target(task: OFATask, example: Example) -> Any:
 
 def _values(
     task: OFATask,
-    function: Callable[..., Mapping[str, Any]],
+    function: MetricFunction,
     targets: Sequence[Any],
     predictions: Sequence[Any],
     examples: Sequence[Example],

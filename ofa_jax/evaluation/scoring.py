@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.sources.example import Example
 from ofa_jax.metrics import average_precision, classification, detection, grounding, text
 from ofa_jax.metrics import caption as caption_metrics
@@ -49,7 +50,7 @@ class Result:
     baseline: float | None
     scores: list[float]
     verdicts: list[Verdict]
-    details: Sequence[Mapping[str, Any]] = ()
+    details: Sequence[Mapping[str, object]] = ()
 
     def __post_init__(self) -> None:
         if len(self.verdicts) != len(self.scores):
@@ -67,26 +68,27 @@ class Result:
         values = [float(score) for score in scores]
         return cls(primary, metrics, baseline, values, [Verdict.NONE] * len(values))
 
-    def judgement(self, number: int) -> dict[str, Any]:
+    def judgement(self, number: int) -> JsonObject:
         """What a row of the predictions says about one of the scored examples."""
         detail = self.details[number] if self.details else {}
         score = float(self.scores[number])
         score = None if math.isnan(score) else score
         return {"score": score, "verdict": self.verdicts[number], **detail}
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> JsonObject:
         """The entry of `metrics.json`."""
         known = {} if self.baseline is None else {"baseline": self.baseline}
         return {**self.metrics, "primary": self.primary, **known, "n": len(self.scores)}
 
 
 # What a row says of an example without truth.
-NOT_JUDGED: Mapping[str, Any] = {"score": None, "verdict": Verdict.NONE}
+NOT_JUDGED: Mapping[str, object] = {"score": None, "verdict": Verdict.NONE}
 
+Objects = Sequence[tuple[np.ndarray, str]]
 Scorer = Callable[[Sequence[Any], Sequence[Example]], Result]
 
 
-def exact_match(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, list[float]]:
+def exact_match(targets: Sequence[object], predictions: Sequence[object]) -> dict[str, list[float]]:
     """The metric function of a task that names no scorer: equal to the target, or not."""
     return {
         "exact_match": [
@@ -95,16 +97,18 @@ def exact_match(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str,
     }
 
 
-def box_average_precision(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+def box_average_precision(
+    targets: Sequence[Objects], predictions: Sequence[Objects]
+) -> dict[str, float]:
     """Metric function of objects: COCO's AP by pycocotools; boxes written earlier are surer."""
 
-    def named(groups: Sequence[Any]) -> list[list[dict[str, Any]]]:
+    def named(groups: Sequence[Objects]) -> list[list[JsonObject]]:
         return [[{"box": box, "label": label} for box, label in group] for group in groups]
 
     return average_precision.mean_average_precision(named(predictions), named(targets))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, np.ndarray):
@@ -112,7 +116,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def region(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
+def region(predictions: Sequence[Sequence[float] | None], examples: Sequence[Example]) -> Result:
     """Boxes: Acc@0.5. Baseline: the best of the true boxes, given for every picture."""
     true = [example["region"] for example in examples]
     overlaps = grounding.paired_ious(predictions, true)
@@ -228,7 +232,7 @@ def reference_caption(predictions: Sequence[str], examples: Sequence[Example]) -
     )
 
 
-def objects(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
+def objects(predictions: Sequence[Objects], examples: Sequence[Example]) -> Result:
     """Detected objects: recall, precision, F1 at IoU 0.5 with equal labels.
 
     Baseline: the most frequent label in the best constant box, for every picture. A picture
@@ -257,7 +261,7 @@ def objects(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
     return Result("recall_at_0.5", metrics, float(baseline), scores, of_shares(scores), details)
 
 
-def codes(predictions: Sequence[Any], examples: Sequence[Example]) -> Result:
+def codes(predictions: Sequence[np.ndarray], examples: Sequence[Example]) -> Result:
     """Image codes: share of equal codes. Baseline: the most frequent code at each position."""
     true = [np.asarray(example["image_codes"]) for example in examples]
     padded = [fit_codes(np.asarray(guess), len(answer)) for guess, answer in zip(predictions, true)]
@@ -289,7 +293,7 @@ def filled_text(predictions: Sequence[str], examples: Sequence[Example]) -> Resu
     return dataclasses.replace(result, metrics=metrics)
 
 
-def true_objects(example: Example) -> list[dict[str, Any]]:
+def true_objects(example: Example) -> list[JsonObject]:
     """The example's objects as {"box", "label"}, in pixels of the model input; none is [] too."""
     return [
         {"box": np.asarray(box, float).tolist(), "label": label}

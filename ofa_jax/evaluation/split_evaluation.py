@@ -8,10 +8,11 @@ import logging
 import pathlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+
+from flax.typing import VariableDict
 
 from ofa_jax import digest
-from ofa_jax.atomic import parsed, write_json
+from ofa_jax.atomic import JsonObject, parsed, write_json
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.tasks.card import TaskCard
 from ofa_jax.data.tasks.features import FeatureRow
@@ -55,9 +56,9 @@ class SplitScore:
     generated: Mapping[str, float]
     truncated: int = 0
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> JsonObject:
         """The entry of `metrics.json`."""
-        entry: dict[str, Any] = {"n": self.count, "skipped": self.skipped}
+        entry: JsonObject = {"n": self.count, "skipped": self.skipped}
         entry |= self.result.entry() if self.result else {}
         if self.truncated:
             entry["truncated_images"] = self.truncated
@@ -95,14 +96,14 @@ class SplitEvaluation:
     truncated_images: str = "decode"
     best: int = 1
     images: CodePictures | None = None
-    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: Mapping[str, object] = dataclasses.field(default_factory=dict)
     overwrite: bool = False
     stop_requested: Callable[[], bool] = lambda: False
     agree: Callable[[int], int] = lambda done: done
 
     def __call__(
         self,
-        variables: Any,
+        variables: VariableDict,
         task: OFATask,
         split: str,
         *,

@@ -20,11 +20,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ofa_jax.atomic import append_lines, cut_torn_line, read_lines
+from ofa_jax.atomic import JsonObject, append_lines, cut_torn_line, read_lines
 from ofa_jax.data.batches.pipeline import evaluation_row, fill_batch
 from ofa_jax.data.ops.image_tokenizer import ImageTokenizer
 from ofa_jax.data.sources.array_record import in_turn
-from ofa_jax.data.sources.example import Example
+from ofa_jax.data.sources.example import Example, Records
 from ofa_jax.data.steps.image import IS_TRUNCATED
 from ofa_jax.data.tasks.features import FeatureRow, without_pixels
 from ofa_jax.data.tasks.instruction import trim_at_eos
@@ -54,11 +54,11 @@ class Lines(Protocol):
         """(complete lines, skipped records among them); what a kill left of a line is cut off."""
         ...
 
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Adds lines; they are safe when this returns."""
         ...
 
-    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+    def __iter__(self) -> Iterator[JsonObject]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +70,10 @@ class FileLines:
     def resume(self) -> tuple[int, int]:
         return cut_torn_line(self.path, needs=("index",)), sum("skipped" in line for line in self)
 
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, rows: Sequence[Mapping[str, object]]) -> None:
         append_lines(self.path, rows)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[JsonObject]:
         return read_lines(self.path)
 
 
@@ -86,10 +86,10 @@ class MemoryLines:
     def resume(self) -> tuple[int, int]:
         return len(self.lines), sum("skipped" in line for line in self)
 
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, rows: Sequence[Mapping[str, object]]) -> None:
         self.lines.extend(json.dumps(row) for row in rows)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[JsonObject]:
         return map(json.loads, self.lines)
 
 
@@ -206,7 +206,7 @@ class Scored:
     """
 
     result: Result | None
-    judgements: Mapping[int, Mapping[str, Any]]
+    judgements: Mapping[int, Mapping[str, object]]
     skipped: int
 
 
@@ -232,7 +232,7 @@ def score_split(task: OFATask, works: Sequence[Lines], limit: int | None = None)
             unjudged.append(line["index"])
     if not numbers and not unjudged:
         raise ValueError(f"task {task.name!r}: none of the {skipped} records could be read")
-    judgements: dict[int, Mapping[str, Any]] = dict.fromkeys(unjudged, scoring.NOT_JUDGED)
+    judgements: dict[int, Mapping[str, object]] = dict.fromkeys(unjudged, scoring.NOT_JUDGED)
     result = scorers.score(task, values, examples) if values else None
     if result is not None:
         judgements |= {number: result.judgement(place) for place, number in enumerate(numbers)}
@@ -275,7 +275,7 @@ def write_split(
     # Another scoring may show other examples.
     shutil.rmtree(root / "examples" / name, ignore_errors=True)
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def rows() -> Iterator[JsonObject]:
         for line in _merged(works, limit):
             if "skipped" in line:
                 continue
@@ -296,7 +296,7 @@ def write_split(
         write_submission(submission, task.answering.submission, read_lines(path))
 
 
-def predicted_lines(works: Sequence[Lines]) -> Iterator[dict[str, Any]]:
+def predicted_lines(works: Sequence[Lines]) -> Iterator[JsonObject]:
     """Lines in the order of the examples, without skipped records.
 
     Each has `row` (a row of the predictions file), `tokens` and `example`.
@@ -311,7 +311,7 @@ def truncated_count(works: Sequence[Lines]) -> int:
 
 def _prepared(
     task: OFATask,
-    records: Any,
+    records: Records,
     indices: Iterable[int],
     lengths: Lengths,
     seed: int,
@@ -340,11 +340,11 @@ def _answered(
     prepared: list[tuple[int, Example | None, FeatureRow | str]],
     batch_size: int,
     number: int,
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Lines of one batch."""
     good = [row for _, _, row in prepared if not isinstance(row, str)]
     found = answer(task, fill_batch(good, batch_size), number) if good else None
-    lines: list[dict[str, Any]] = []
+    lines: list[JsonObject] = []
     place = 0
     for index, example, row in prepared:
         if example is None or isinstance(row, str) or found is None:
@@ -373,7 +373,7 @@ def _answered(
     return lines
 
 
-def _merged(works: Sequence[Lines], limit: int | None = None) -> Iterator[dict[str, Any]]:
+def _merged(works: Sequence[Lines], limit: int | None = None) -> Iterator[JsonObject]:
     merged = heapq.merge(*works, key=lambda line: line["index"])
     return (line for line in merged if limit is None or line["index"] < limit)
 

@@ -10,48 +10,48 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 Prediction = Mapping[str, Any]
-Format = str | Callable[[Prediction], Mapping[str, Any]]
+Format = str | Callable[[Prediction], Mapping[str, object]]
 """A name of `FORMATS`, "glue", or a function like those of `FORMATS`."""
 
 
-def _identifier(row: Prediction) -> Any:
+def _identifier(row: Prediction) -> int | str:
     """Numbers stay numbers, as the benchmarks' servers want them."""
     text = str(row["example_id"])
     return int(text) if text.isdecimal() and not text.startswith("0") else text
 
 
-def _caption(row: Prediction) -> dict[str, Any]:
+def _caption(row: Prediction) -> Mapping[str, object]:
     return {"image_id": row["image_id"], "caption": row["prediction_text"]}
 
 
-def _vqa(row: Prediction) -> dict[str, Any]:
+def _vqa(row: Prediction) -> Mapping[str, object]:
     return {"question_id": _identifier(row), "answer": row["prediction_text"]}
 
 
-def _refcoco(row: Prediction) -> dict[str, Any]:
+def _refcoco(row: Prediction) -> Mapping[str, object]:
     return {"uniq_id": row["example_id"], "box": row["original_box"] or [0.0, 0.0, 0.0, 0.0]}
 
 
-def _answer(row: Prediction) -> dict[str, Any]:
+def _answer(row: Prediction) -> Mapping[str, object]:
     return {"uniq_id": row["example_id"], "answer": row["prediction_text"]}
 
 
-def _ocr(row: Prediction) -> dict[str, Any]:
+def _ocr(row: Prediction) -> Mapping[str, object]:
     return {"image_id": row["image_id"], "ocr": row["prediction_text"]}
 
 
-def _gigaword(row: Prediction) -> dict[str, Any]:
+def _gigaword(row: Prediction) -> Mapping[str, object]:
     return {"hyp": row["prediction_text"], "ref": row["target_text"]}
 
 
-def _image_codes(row: Prediction) -> dict[str, Any]:
+def _image_codes(row: Prediction) -> Mapping[str, object]:
     return {"uniq_id": row["example_id"], "codes": row["codes"], "caption": row["input_text"]}
 
 
-FORMATS: Mapping[str, Callable[[Prediction], Mapping[str, Any]]] = {
+FORMATS: Mapping[str, Callable[[Prediction], Mapping[str, object]]] = {
     "caption": _caption,
     "vqa": _vqa,
     "refcoco": _refcoco,
@@ -94,7 +94,7 @@ def file_name(form: Format, split: str) -> str:
 
 
 @contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[Any]:
+def _replacing(path: pathlib.Path) -> Iterator[TextIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.partial")
     with temporary.open("w", encoding="utf-8") as file:

@@ -6,7 +6,6 @@ import dataclasses
 import pathlib
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -116,7 +115,7 @@ def words_of(example: Example) -> tuple[Words, ...]:
     return tuple(lines)
 
 
-def _shortened(text: Any, width: int) -> str:
+def _shortened(text: object, width: int) -> str:
     text = " ".join(str(text).split())
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 

@@ -310,7 +310,7 @@ def _add_boxes(found: Survey, where: str, boxes: Any, size: tuple[int, int] | No
     found.box_sides.extend(np.sqrt(np.clip(shares, 0, 1)).tolist())
 
 
-def kind_of(value: Any) -> str:
+def kind_of(value: object) -> str:
     """What a value is, in words: "text", "list of text", "float32 array"."""
     if isinstance(value, bytes):
         return "bytes"
@@ -326,7 +326,7 @@ def kind_of(value: Any) -> str:
     return type(value).__name__
 
 
-def shown(value: Any, width: int = 60) -> str:
+def shown(value: object, width: int = 60) -> str:
     """A value on one line of at most `width` characters."""
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"

@@ -14,11 +14,17 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from ofa_jax import schema
 from ofa_jax.losses.encouraging import encouraging_token_loss
 from ofa_jax.losses.rdrop import rdrop_token_loss
-from ofa_jax.losses.vocabulary_terms import allowed_mask, log_probabilities, vocabulary_terms
+from ofa_jax.losses.vocabulary_terms import (
+    VocabularyTerms,
+    allowed_mask,
+    log_probabilities,
+    vocabulary_terms,
+)
 from ofa_jax.schema import Between
 from ofa_jax.vocab import EOS_ID
 
@@ -73,7 +79,7 @@ class LossConfig:
 
 @flax.struct.dataclass
 class TokenLosses:
-    """What the loss says about each token, all float32[b, t] and 0 where a token is not counted.
+    """What the loss says about each token, all 0 where a token is not counted.
 
     Attributes:
       loss: the loss to minimise, smoothing and extra terms included, times the confidence.
@@ -82,57 +88,53 @@ class TokenLosses:
       correct: 1 where no allowed id has a larger logit than the target.
     """
 
-    loss: jax.Array
-    nll: jax.Array
-    counted: jax.Array
-    correct: jax.Array
+    loss: Float[Array, "b t"]
+    nll: Float[Array, "b t"]
+    counted: Float[Array, "b t"]
+    correct: Float[Array, "b t"]
 
     @property
-    def loss_sum(self) -> jax.Array:
-        """float32 scalar."""
+    def loss_sum(self) -> Float[Array, ""]:
+        """Of all tokens."""
         return jnp.sum(self.loss)
 
     @property
-    def nll_sum(self) -> jax.Array:
-        """float32 scalar."""
+    def nll_sum(self) -> Float[Array, ""]:
+        """Of all tokens."""
         return jnp.sum(self.nll)
 
     @property
-    def token_count(self) -> jax.Array:
-        """float32 scalar: number of counted tokens."""
+    def token_count(self) -> Float[Array, ""]:
+        """Number of counted tokens."""
         return jnp.sum(self.counted)
 
     @property
-    def example_loss(self) -> jax.Array:
-        """float32[b]: loss summed over the tokens of each example."""
+    def example_loss(self) -> Float[Array, "b"]:
+        """Loss summed over the tokens of each example."""
         return jnp.sum(self.loss, axis=-1)
 
     @property
-    def example_nll(self) -> jax.Array:
-        """float32[b]: nll summed over the tokens of each example."""
+    def example_nll(self) -> Float[Array, "b"]:
+        """nll summed over the tokens of each example."""
         return jnp.sum(self.nll, axis=-1)
 
     @property
-    def example_tokens(self) -> jax.Array:
-        """float32[b]: counted tokens of each example."""
+    def example_tokens(self) -> Float[Array, "b"]:
+        """Counted tokens of each example."""
         return jnp.sum(self.counted, axis=-1)
 
     @property
-    def example_correct(self) -> jax.Array:
-        """float32[b]: correctly predicted tokens of each example."""
+    def example_correct(self) -> Float[Array, "b"]:
+        """Correctly predicted tokens of each example."""
         return jnp.sum(self.correct, axis=-1)
 
 
-def counted_positions(targets: jax.Array, weights: jax.Array, config: LossConfig) -> jax.Array:
+def counted_positions(
+    targets: Int[Array, "b t"], weights: Float[Array, "b t"], config: LossConfig
+) -> Bool[Array, "b t"]:
     """Which target positions enter the loss before any are dropped (SPEC 5.1 steps 4 and 5).
 
-    Args:
-      targets: int32[b, t] internal ids.
-      weights: float32[b, t]; 0 = not counted, otherwise the confidence.
-      config: the loss settings.
-
-    Returns:
-      bool[b, t].
+    A weight of 0 is not counted, any other is the confidence.
     """
     counted = weights != 0
     if config.ignore_eos:
@@ -142,8 +144,15 @@ def counted_positions(targets: jax.Array, weights: jax.Array, config: LossConfig
     return counted
 
 
-def _smoothed(terms, nll, allowed_count, vocab_size, config: LossConfig, masks_given: bool):
-    """Token loss before the confidence (SPEC 5.1 step 6), float32[b, t]."""
+def _smoothed(
+    terms: VocabularyTerms,
+    nll: Float[Array, "b t"],
+    allowed_count: Float[Array, ""] | Float[Array, "b t"],
+    vocab_size: int,
+    config: LossConfig,
+    masks_given: bool,
+) -> Float[Array, "b t"]:
+    """Token loss before the confidence (SPEC 5.1 step 6)."""
     eps = config.label_smoothing
     if eps == 0.0:
         return nll
@@ -158,7 +167,9 @@ def _smoothed(terms, nll, allowed_count, vocab_size, config: LossConfig, masks_g
     return (1.0 - eps - eps_each) * nll + eps_each * smooth
 
 
-def _keep_share(scores: jax.Array, counted: jax.Array, ratio: float, active: jax.Array):
+def _keep_share(
+    scores: Float[Array, "b t"], counted: Bool[Array, "b t"], ratio: float, active: Bool[Array, ""]
+) -> Bool[Array, "b t"]:
     """Leaves out the share `ratio` of the counted entries with the largest scores.
 
     Static shapes: entries are ranked and compared with the number to keep. The official count
@@ -173,8 +184,13 @@ def _keep_share(scores: jax.Array, counted: jax.Array, ratio: float, active: jax
     return counted & (ranks < limit).reshape(counted.shape)
 
 
-def _drop_tokens(loss: jax.Array, counted: jax.Array, step, config: LossConfig) -> jax.Array:
-    """Applies drop-worst and drop-best (SPEC 5.1 step 7, 5.4); returns the new bool[b, t]."""
+def _drop_tokens(
+    loss: Float[Array, "b t"],
+    counted: Bool[Array, "b t"],
+    step: Int[Array, ""] | int,
+    config: LossConfig,
+) -> Bool[Array, "b t"]:
+    """Applies drop-worst and drop-best (SPEC 5.1 step 7, 5.4); returns what is counted now."""
     loss = jax.lax.stop_gradient(loss)
     selections = (
         (config.drop_worst_ratio, config.drop_worst_after, 1.0),
@@ -195,14 +211,14 @@ def _drop_tokens(loss: jax.Array, counted: jax.Array, step, config: LossConfig) 
 
 
 def token_losses(
-    logits: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
+    logits: Float[Array, "b t v"],
+    targets: Int[Array, "b t"],
+    weights: Float[Array, "b t"],
     config: LossConfig,
     *,
     vocab_size: int,
-    constraint_masks: jax.Array | None = None,
-    step: jax.Array | int = 0,
+    constraint_masks: Bool[Array, "b t _"] | None = None,
+    step: Int[Array, ""] | int = 0,
 ) -> TokenLosses:
     """The official criterion, per token (SPEC 5.1, 5.2, 5.4).
 
@@ -213,19 +229,14 @@ def token_losses(
     OFA-NOTE: SPEC 5.4 drop-best does what its flags promise; the official code ignores them.
 
     Args:
-      logits: float[b, t, v] with v >= vocab_size; with R-Drop the second half of the rows is the
-        second pass over the first half's examples.
-      targets: int32[b, t] internal ids.
-      weights: float32[b, t]; 0 = not counted, otherwise the confidence that scales
-        log-probabilities.
-      config: the loss settings.
+      logits: v >= vocab_size; with R-Drop the second half of the rows is the second pass over the
+        first half's examples.
+      targets: internal ids.
+      weights: 0 = not counted, otherwise the confidence that scales log-probabilities.
       vocab_size: number of real ids; the tail of the logits beyond is left out everywhere.
-      constraint_masks: bool[b, t, vocab_size], True = allowed, or None. Rows without any allowed
+      constraint_masks: as wide as the vocabulary, True = allowed, or None. Rows without any allowed
         id are not counted. A counted target that is not allowed costs about 1e9.
       step: number of finished updates, for `drop_worst_after`.
-
-    Returns:
-      TokenLosses.
 
     Raises:
       ValueError: if R-Drop gets an odd number of rows, or the constraints do not fit.

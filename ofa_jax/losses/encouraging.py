@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
-def encouraging_bonus(probabilities: jax.Array, log_end: float) -> jax.Array:
+def encouraging_bonus(
+    probabilities: Float[Array, "*shape"], log_end: float
+) -> Float[Array, "*shape"]:
     """log(1 - P), continued by its tangent beyond `log_end` (SPEC 5.4).
 
     Args:
-      probabilities: float32[...], may exceed 1 a little by rounding.
+      probabilities: may exceed 1 a little by rounding.
       log_end: where the tangent begins, in (0, 1]; 1 means no tangent.
 
     Returns:
-      float32[...], not positive.
+      Not positive.
     """
     bonus = jnp.log(jnp.maximum(1.0 - probabilities, 1e-5))
     if log_end == 1.0:
@@ -29,25 +31,22 @@ def encouraging_bonus(probabilities: jax.Array, log_end: float) -> jax.Array:
 
 
 def encouraging_token_loss(
-    target_log_probability: jax.Array,
-    log_probabilities: jax.Array | None,
+    target_log_probability: Float[Array, "b t"],
+    log_probabilities: Float[Array, "b t v"] | None,
     *,
     label_smoothing: float,
     log_end: float,
     vocab_size: int,
-) -> jax.Array:
+) -> Float[Array, "b t"]:
     """The term c of SPEC 5.4, per token.
 
     Args:
-      target_log_probability: float32[b, t], confidence-scaled.
-      log_probabilities: float32[b, t, v], confidence-scaled, -inf where an id is not allowed;
-        needed only with label smoothing, otherwise None.
+      target_log_probability: confidence-scaled.
+      log_probabilities: confidence-scaled, -inf where an id is not allowed; needed only with label
+        smoothing, otherwise None.
       label_smoothing: eps of the cross entropy.
       log_end: see `encouraging_bonus`.
       vocab_size: V of the formula.
-
-    Returns:
-      float32[b, t].
 
     Raises:
       ValueError: with label smoothing, but without `log_probabilities`.

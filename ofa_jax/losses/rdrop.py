@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Shaped
 
 
-def rdrop_token_loss(log_probabilities: jax.Array, alpha: float) -> jax.Array:
+def rdrop_token_loss(
+    log_probabilities: Float[Array, "rows t v"], alpha: float
+) -> Float[Array, "rows t"]:
     """alpha times the symmetric divergence between two passes over the same tokens (SPEC 5.2).
 
     Args:
-      log_probabilities: float32[2b, t, v], rows b..2b-1 are the second pass; -inf marks ids and
-        tokens that are left out, which must be the same in both halves. Confidences have scaled
-        the values already, which are then used as if they were log-probabilities.
+      log_probabilities: the second half of the rows is the second pass; -inf marks ids and tokens
+        that are left out, which must be the same in both halves. Confidences have scaled the
+        values already, which are then used as if they were log-probabilities.
       alpha: weight of the term.
 
     Returns:
-      float32[2b, t]: each pass carries half of its pair's term, so the sum over all tokens is
+      Each pass carries half of its pair's term, so the sum over all tokens is
       alpha * (KL(q|p) + KL(p|q)) / 2.
     """
     first, second = jnp.split(log_probabilities, 2)
@@ -32,13 +35,8 @@ def rdrop_token_loss(log_probabilities: jax.Array, alpha: float) -> jax.Array:
     return jnp.concatenate([half, half])
 
 
-def repeat_for_rdrop(batch):
-    """Every array of a batch twice along the batch axis, as R-Drop wants it.
-
-    Args:
-      batch: pytree of arrays [b, ...].
-
-    Returns:
-      The same pytree of arrays [2b, ...]: the whole batch, then the whole batch again.
-    """
+def repeat_for_rdrop(
+    batch: PyTree[Shaped[Array, "b ..."]],
+) -> PyTree[Shaped[Array, "2*b ..."]]:
+    """The whole batch, then the whole batch again, as R-Drop wants it."""
     return jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)

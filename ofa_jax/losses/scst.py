@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
 
 from ofa_jax.losses.cross_entropy import TokenLosses
 from ofa_jax.losses.vocabulary_terms import allowed_mask, vocabulary_terms
 
 
-def leave_one_out_advantages(rewards: jax.Array) -> jax.Array:
+def leave_one_out_advantages(rewards: Float[Array, "b g"]) -> Float[Array, "b g"]:
     """Reward minus the mean reward of the other samples of the same input (SPEC 5.5.3).
 
     Args:
-      rewards: float[b, k], k samples of each of b inputs.
-
-    Returns:
-      float[b, k].
+      rewards: of g samples of each of b inputs.
 
     Raises:
-      ValueError: if k is 1, since then there are no others.
+      ValueError: if g is 1, since then there are no others.
     """
     samples = rewards.shape[1]
     if samples < 2:
@@ -33,10 +31,10 @@ def leave_one_out_advantages(rewards: jax.Array) -> jax.Array:
 
 
 def scst_token_losses(
-    logits: jax.Array,
-    targets: jax.Array,
-    counted: jax.Array,
-    advantages: jax.Array,
+    logits: Float[Array, "b t v"],
+    targets: Int[Array, "b t"],
+    counted: Shaped[Array, "b t"],
+    advantages: Float[Array, "b"],
     *,
     vocab_size: int,
     constraint_range: tuple[int, int] | None = None,
@@ -44,10 +42,10 @@ def scst_token_losses(
     """-advantage * log p(token), per token of the sampled sequences (SPEC 5.5.4).
 
     Args:
-      logits: float[b, t, v] of the teacher-forced samples.
-      targets: int32[b, t] sampled tokens, end of sequence included.
-      counted: [b, t], non-zero for real tokens.
-      advantages: float[b]; no gradient flows into them.
+      logits: of the teacher-forced samples.
+      targets: sampled tokens, end of sequence included.
+      counted: non-zero for real tokens.
+      advantages: no gradient flows into them.
       vocab_size: number of real ids.
       constraint_range: (start, stop) of allowed ids (the codes, for images), or None.
 

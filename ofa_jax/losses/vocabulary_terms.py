@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from ofa_jax.vocab import NUM_SPECIALS
 
@@ -22,7 +23,7 @@ MASKED_LOGIT = -1e9
 
 
 class VocabularyTerms(NamedTuple):
-    """Reductions of logits over the allowed part of the vocabulary, all float32[b, t].
+    """Reductions of logits over the allowed part of the vocabulary.
 
     Attributes:
       log_normaliser: log of the sum of exponentials.
@@ -31,13 +32,17 @@ class VocabularyTerms(NamedTuple):
       max_logit: the largest allowed logit; carries no gradient.
     """
 
-    log_normaliser: jax.Array
-    target_logit: jax.Array
-    logit_sum: jax.Array
-    max_logit: jax.Array
+    log_normaliser: Float[Array, "b t"]
+    target_logit: Float[Array, "b t"]
+    logit_sum: Float[Array, "b t"]
+    max_logit: Float[Array, "b t"]
 
 
-def range_mask(vocab_size: int, constraint_range: tuple[int, int] | None) -> jax.Array:
+Allowed = Bool[Array, "v"] | Bool[Array, "b t v"] | None
+"""Which ids may be chosen, True = allowed: everywhere the same or at each position. None = all."""
+
+
+def range_mask(vocab_size: int, constraint_range: tuple[int, int] | None) -> Bool[Array, "v"]:
     """Which ids a constraint range leaves (SPEC 5.1, step 2).
 
     Args:
@@ -46,7 +51,7 @@ def range_mask(vocab_size: int, constraint_range: tuple[int, int] | None) -> jax
         constraint.
 
     Returns:
-      bool[v], True = allowed.
+      True = allowed.
 
     Raises:
       ValueError: if the range is empty or leaves the vocabulary.
@@ -67,18 +72,18 @@ def allowed_mask(
     logits_size: int,
     vocab_size: int,
     constraint_range: tuple[int, int] | None = None,
-    constraint_masks: jax.Array | None = None,
-) -> jax.Array | None:
+    constraint_masks: Bool[Array, "b t _"] | None = None,
+) -> Allowed:
     """Combines range, masks and the padded tail of the vocabulary into one mask.
 
     Args:
       logits_size: width of the logits, at least `vocab_size`.
       vocab_size: number of real ids; the tail beyond is never allowed.
       constraint_range: (start, stop) or None.
-      constraint_masks: bool[b, t, vocab_size or logits_size] or None.
+      constraint_masks: as wide as the vocabulary or the logits, or None.
 
     Returns:
-      bool[logits_size] or bool[b, t, logits_size], True = allowed; None if everything is.
+      As wide as the logits.
 
     Raises:
       ValueError: if the widths do not fit.
@@ -99,29 +104,26 @@ def allowed_mask(
     return allowed
 
 
-def _masked(logits: jax.Array, allowed: jax.Array | None) -> jax.Array:
+def _masked(logits: Float[Array, "b t v"], allowed: Allowed) -> Float[Array, "b t v"]:
     logits = logits.astype(jnp.float32)
     return logits if allowed is None else jnp.where(allowed, logits, MASKED_LOGIT)
 
 
-def _is_target(logits: jax.Array, targets: jax.Array) -> jax.Array:
+def _is_target(logits: Float[Array, "b t v"], targets: Int[Array, "b t"]) -> Bool[Array, "b t v"]:
     return targets[..., None] == jnp.arange(logits.shape[-1], dtype=targets.dtype)
 
 
 @jax.custom_vjp
 def vocabulary_terms(
-    logits: jax.Array, targets: jax.Array, allowed: jax.Array | None
+    logits: Float[Array, "b t v"], targets: Int[Array, "b t"], allowed: Allowed
 ) -> VocabularyTerms:
     """Reduces logits over the allowed ids (SPEC 5.1 steps 1 to 3).
 
     Args:
-      logits: float[b, t, v], any float type; computed in float32.
-      targets: int32[b, t].
-      allowed: bool[v] or bool[b, t, v], True = allowed, or None. A row without any allowed id
-        gives finite, meaningless values; the caller must not count it.
-
-    Returns:
-      VocabularyTerms of float32[b, t].
+      logits: any float type; computed in float32.
+      targets: internal ids.
+      allowed: a row without any allowed id gives finite, meaningless values; the caller must not
+        count it.
     """
     masked = _masked(logits, allowed)
     max_logit = jnp.max(masked, axis=-1)
@@ -153,14 +155,9 @@ def _backward(residuals, gradients: VocabularyTerms):
 vocabulary_terms.defvjp(_forward, _backward)
 
 
-def log_probabilities(logits: jax.Array, allowed: jax.Array | None) -> jax.Array:
-    """Log softmax over the allowed ids, for the losses that need the whole table.
+def log_probabilities(logits: Float[Array, "b t v"], allowed: Allowed) -> Float[Array, "b t v"]:
+    """Log softmax over the allowed ids, in float32, for the losses that need the whole table.
 
-    Args:
-      logits: float[b, t, v].
-      allowed: bool[v] or bool[b, t, v] or None.
-
-    Returns:
-      float32[b, t, v]; ids that are not allowed hold about `MASKED_LOGIT`.
+    Ids that are not allowed hold about `MASKED_LOGIT`.
     """
     return jax.nn.log_softmax(_masked(logits, allowed), axis=-1)

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from ofa_jax.sharding import placement
 from ofa_jax.sharding.mesh import build_mesh, mesh_context, require_devices
 from ofa_jax.sharding.placement import BATCH_AXES
 from ofa_jax.sharding.rules import LogicalRules, build_rules
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +78,7 @@ class MeshLayout:
             }
         return jax.device_put(dict(batch), sharding)
 
-    def replicate(self, arrays: Any) -> Any:
+    def replicate(self, arrays: PyTree) -> PyTree:
         """Puts arrays, the same on every process, whole onto every device."""
         return jax.device_put(jax.device_get(arrays), NamedSharding(self.mesh, PartitionSpec()))
 
@@ -83,13 +87,13 @@ class MeshLayout:
         key = jax.random.fold_in(jax.random.key(seed), number)
         return jax.random.wrap_key_data(self.replicate(jax.random.key_data(key)))
 
-    def fetch(self, arrays: Any) -> Any:
+    def fetch(self, arrays: PyTree) -> PyTree:
         """Results as numpy arrays, whole on every process of the mesh."""
         if self.mesh.is_multi_process:
             return multihost_utils.process_allgather(arrays, tiled=True)
         return jax.device_get(arrays)
 
-    def run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def run(self, function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
         """Calls a function whose programs hold the model's sharding constraints."""
         with mesh_context(self.mesh, self.rules):
             return function(*arguments, **options)

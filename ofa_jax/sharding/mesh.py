@@ -10,7 +10,6 @@ import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -104,7 +103,7 @@ def _read_spec(spec: str | Mapping[str, int] | None) -> dict[str, int]:
 
 
 def arrange_devices(
-    sizes: Mapping[str, int], devices: Sequence[Any], across: Mapping[str, int] | None = None
+    sizes: Mapping[str, int], devices: Sequence[jax.Device], across: Mapping[str, int] | None = None
 ) -> np.ndarray:
     """Devices as a grid whose last axes are the best connected.
 
@@ -137,11 +136,11 @@ def arrange_devices(
 
 
 def _arrange_slices(
-    within: Mapping[str, int], across: Mapping[str, int], devices: Sequence[Any]
+    within: Mapping[str, int], across: Mapping[str, int], devices: Sequence[jax.Device]
 ) -> np.ndarray:
     """Lays out each slice by itself, then the slices beside each other along `across`."""
     count = math.prod(across.values())
-    groups: dict[int, list[Any]] = {}
+    groups: dict[int, list[jax.Device]] = {}
     for device in devices:
         groups.setdefault(getattr(device, "slice_index", 0), []).append(device)
     if len(groups) == 1:
@@ -168,7 +167,7 @@ def _arrange_slices(
 
 def build_mesh(
     spec: str | Mapping[str, int] | None = None,
-    devices: Sequence[Any] | None = None,
+    devices: Sequence[jax.Device] | None = None,
     *,
     dcn_spec: str | Mapping[str, int] | None = None,
 ) -> Mesh:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from ofa_jax.sharding.mesh import MeshError, describe_mesh
 from ofa_jax.sharding.rules import LogicalRules
@@ -59,7 +60,9 @@ def array_sharding(
     return NamedSharding(mesh, PartitionSpec(*fitting))
 
 
-def state_shardings(abstract_state: Any, mesh: Mesh, rules: LogicalRules) -> Any:
+def state_shardings(
+    abstract_state: PyTree, mesh: Mesh, rules: LogicalRules
+) -> PyTree[NamedSharding]:
     """Shardings of a whole state.
 
     Args:
@@ -82,8 +85,8 @@ def state_shardings(abstract_state: Any, mesh: Mesh, rules: LogicalRules) -> Any
 
 
 def create_sharded(
-    create: Callable[..., Any], *arguments: Any, mesh: Mesh, rules: LogicalRules
-) -> tuple[Any, Any]:
+    create: Callable[..., PyTree], *arguments: object, mesh: Mesh, rules: LogicalRules
+) -> tuple[PyTree, PyTree[NamedSharding]]:
     """Runs an initialiser so that each device makes only its own part.
 
     Args:
@@ -100,7 +103,7 @@ def create_sharded(
     return initialise(*arguments), shardings
 
 
-def abstract_arrays(abstract_state: Any, shardings: Any) -> Any:
+def abstract_arrays(abstract_state: PyTree, shardings: PyTree[NamedSharding]) -> PyTree:
     """Shapes that know their sharding, for restoring a checkpoint in place.
 
     Args:
@@ -234,7 +237,7 @@ class Placement:
     kept_whole: tuple[str, ...]
 
 
-def _boxed_leaves(abstract_state: Any) -> Iterator[tuple[str, Any, tuple[str | None, ...]]]:
+def _boxed_leaves(abstract_state: PyTree) -> Iterator[tuple[str, Any, tuple[str | None, ...]]]:
     is_box = lambda x: isinstance(x, nn.Partitioned)  # noqa: E731
     for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state, is_leaf=is_box):
         keys = [getattr(key, "key", getattr(key, "name", getattr(key, "idx", ""))) for key in path]
@@ -245,7 +248,7 @@ def _boxed_leaves(abstract_state: Any) -> Iterator[tuple[str, Any, tuple[str | N
             yield name, leaf.value, leaf.names
 
 
-def placements(abstract_state: Any, mesh: Mesh, rules: LogicalRules) -> list[Placement]:
+def placements(abstract_state: PyTree, mesh: Mesh, rules: LogicalRules) -> list[Placement]:
     """Where each array of a state lives.
 
     Args:
@@ -303,7 +306,7 @@ def _parameters(entries: list[Placement]) -> list[Placement]:
     return [entry for entry in entries if entry.path.startswith("params/")] or entries
 
 
-def placement_report(abstract_state: Any, mesh: Mesh, rules: LogicalRules) -> str:
+def placement_report(abstract_state: PyTree, mesh: Mesh, rules: LogicalRules) -> str:
     """Text that shows the mesh, each parameter's place, and the memory per device.
 
     Args:
@@ -320,7 +323,7 @@ def placement_report(abstract_state: Any, mesh: Mesh, rules: LogicalRules) -> st
 
 
 def placement_summary(
-    abstract_state: Any, mesh: Mesh, rules: LogicalRules, *, shown: int = 6
+    abstract_state: PyTree, mesh: Mesh, rules: LogicalRules, *, shown: int = 6
 ) -> list[str]:
     """The short form of `placement_report`: what takes most memory on a device.
 

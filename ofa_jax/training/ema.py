@@ -7,10 +7,11 @@ it instead of the raw weights.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree, Shaped
 
 from ofa_jax import schema
 from ofa_jax.schema import Between
@@ -32,40 +33,43 @@ class EMAConfig:
         schema.check(self, "EMAConfig")
 
 
-def initial_ema(params: Any, batch_stats: Any) -> dict[str, Any]:
+def initial_ema(params: PyTree, batch_stats: PyTree) -> dict[str, PyTree]:
     """A copy of the weights in float32.
-
-    Args:
-      params: parameters.
-      batch_stats: batch-norm statistics, possibly empty.
 
     Returns:
       {"params": ..., "batch_stats": ...} of new arrays; integers keep their type.
     """
 
-    def copy(leaf):
+    def copy(leaf: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         return jnp.array(leaf, dtype=jnp.float32 if floating else leaf.dtype, copy=True)
 
     return jax.tree.map(copy, {"params": params, "batch_stats": batch_stats})
 
 
-def update_ema(ema: dict[str, Any], params: Any, batch_stats: Any, step, config: EMAConfig):
+def update_ema(
+    ema: dict[str, PyTree],
+    params: PyTree,
+    batch_stats: PyTree,
+    step: Int[Array, ""] | int,
+    config: EMAConfig,
+) -> dict[str, PyTree]:
     """decay * average + (1 - decay) * weights (SPEC 6.3).
 
     Args:
       ema: from `initial_ema` or the previous update.
       params: parameters after the update.
       batch_stats: statistics after the update.
-      step: int scalar, finished updates including this one.
-      config: the settings.
+      step: finished updates including this one.
 
     Returns:
       The new average; integer leaves are copied.
     """
     decay = jnp.where(step < config.start_step, 0.0, config.decay).astype(jnp.float32)
 
-    def average(old, new):
+    def average(
+        old: Shaped[Array, "*shape"], new: Shaped[Array, "*shape"]
+    ) -> Shaped[Array, "*shape"]:
         if not jnp.issubdtype(new.dtype, jnp.floating):
             return new
         new = new.astype(jnp.float32)

@@ -13,9 +13,8 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from ofa_jax.atomic import parsed, set_aside
+from ofa_jax.atomic import JsonObject, parsed, set_aside
 
 PRODUCTIVE = "step"
 
@@ -105,7 +104,7 @@ class GoodputLedger:
         return account(sessions)
 
 
-def account(sessions: list[dict[str, Any]]) -> Goodput:
+def account(sessions: list[JsonObject]) -> Goodput:
     """Adds up sessions.
 
     Args:
@@ -136,7 +135,7 @@ def account(sessions: list[dict[str, Any]]) -> Goodput:
     return Goodput(wall, productive, lost, down, parts, len(sessions))
 
 
-def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+def _read(path: pathlib.Path) -> list[JsonObject]:
     if not path.exists():
         return []
     content = parsed(path.read_bytes()) if path.is_file() else None
@@ -147,7 +146,7 @@ def _read(path: pathlib.Path) -> list[dict[str, Any]]:
     return []
 
 
-def _is_session(entry: Any) -> bool:
+def _is_session(entry: object) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("seconds"), dict):
         return False
     times = [entry.get("started"), entry.get("ended"), *entry["seconds"].values()]

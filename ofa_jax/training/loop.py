@@ -14,14 +14,17 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import jax
 import numpy as np
 
 from ofa_jax.errors import Unfinished
+from ofa_jax.training.state import TrainState
+from ofa_jax.training.step import Batch
 
-StepValues = Mapping[str, Any]
+R = TypeVar("R")
+StepValues = Mapping[str, jax.Array]
 
 # Time that is not training, left out of the rate.
 PAUSES = ("compile", "evaluate", "save")
@@ -50,7 +53,7 @@ class ShowsProgress(Protocol):
 class StepWatcher(Protocol):
     """Is told before every step, for example to record a profile of some of them."""
 
-    def before(self, step: int, state: Any) -> None: ...
+    def before(self, step: int, state: TrainState) -> None: ...
 
     def close(self) -> None: ...
 
@@ -99,7 +102,7 @@ class Timers:
         self.total[name] = self.total.get(name, 0.0) + seconds
         self._interval[name] = self._interval.get(name, 0.0) + seconds
 
-    def measure(self, name: str, call: Callable[[], Any]) -> Any:
+    def measure(self, name: str, call: Callable[[], R]) -> R:
         """Calls and charges the time it takes, also when it raises."""
         start = time.perf_counter()
         try:
@@ -159,26 +162,26 @@ class _Window:
 
 
 def run(
-    state: Any,
+    state: TrainState,
     *,
-    train_step: Callable[[Any, Any, jax.Array], tuple[Any, StepValues]],
+    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepValues]],
     batches: Iterator[Mapping[str, np.ndarray]],
-    place: Callable[[Mapping[str, np.ndarray]], Any],
+    place: Callable[[Mapping[str, np.ndarray]], Batch],
     rng: jax.Array,
     periods: Periods,
     batch_size: int,
     task_names: Sequence[str],
     log: Callable[[int, dict[str, float]], None],
-    evaluate: Callable[[int, Any], None],
-    save: Callable[[int, Any], None],
-    measure: Callable[[int, Any], None] | None = None,
-    prepare: Callable[[Any, Any, jax.Array], None] | None = None,
-    rescue: Callable[[int, Any], None] | None = None,
+    evaluate: Callable[[int, TrainState], None],
+    save: Callable[[int, TrainState], None],
+    measure: Callable[[int, TrainState], None] | None = None,
+    prepare: Callable[[TrainState, Batch, jax.Array], None] | None = None,
+    rescue: Callable[[int, TrainState], None] | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     progress: ShowsProgress | None = None,
     watcher: StepWatcher | None = None,
     timers: Timers | None = None,
-) -> Any:
+) -> TrainState:
     """Trains from `state.step` to `periods.total`.
 
     Args:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import regex
+from jaxtyping import Array, Float, PyTree
 
 from ofa_jax import schema
 from ofa_jax.schema import Between
@@ -53,7 +54,7 @@ class OptimizerConfig:
       muon_beta: decay of Muon's momentum.
     """
 
-    schedule: ScheduleConfig | Callable[..., Any]
+    schedule: ScheduleConfig | Schedule
     beta1: float = 0.9
     beta2: float = 0.999
     eps: Annotated[float, Between(1e-30, 1)] = 1e-8
@@ -113,7 +114,7 @@ def compiled(pattern: str) -> Callable[[str], bool]:
     return matches
 
 
-def parameter_path(path: Sequence[Any]) -> str:
+def parameter_path(path: Sequence[object]) -> str:
     """A tree path as "encoder/layers_0/ffn_in/kernel".
 
     Args:
@@ -125,7 +126,7 @@ def parameter_path(path: Sequence[Any]) -> str:
     return "/".join(str(key.key) for key in path if hasattr(key, "key"))
 
 
-def matching_paths(tree: Any, patterns: Sequence[str]) -> Any:
+def matching_paths(tree: PyTree, patterns: Sequence[str]) -> PyTree[bool]:
     """Which leaves' paths contain a match of any pattern.
 
     Args:
@@ -137,19 +138,18 @@ def matching_paths(tree: Any, patterns: Sequence[str]) -> Any:
     """
     questions = [compiled(pattern) for pattern in patterns]
 
-    def matches(path, _):
+    def matches(path: Sequence[object], _: object) -> bool:
         name = parameter_path(path)
         return any(is_match(name) for is_match in questions)
 
     return jax.tree_util.tree_map_with_path(matches, tree)
 
 
-def check_patterns(params: Any, config: OptimizerConfig) -> None:
+def check_patterns(params: PyTree, config: OptimizerConfig) -> None:
     """Finds expressions that match no parameter, which are typing errors, or no matrix for Muon.
 
     Args:
       params: the parameters or their shapes.
-      config: the settings.
 
     Raises:
       ValueError: naming the first such expression and some parameter paths, or the first parameter
@@ -168,8 +168,8 @@ def check_patterns(params: Any, config: OptimizerConfig) -> None:
             raise ValueError(f"OptimizerConfig.muon matches {path!r}, which is not a matrix")
 
 
-def global_norm(tree: Any) -> jax.Array:
-    """Euclidean norm over all leaves, float32 scalar."""
+def global_norm(tree: PyTree[Array]) -> Float[Array, ""]:
+    """Euclidean norm over all leaves."""
     squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(squares, jnp.float32(0.0)))
 
@@ -192,7 +192,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _one_minus_power(beta: float, steps: jax.Array) -> jax.Array:
+def _one_minus_power(beta: float, steps: Float[Array, ""]) -> Float[Array, ""]:
     """1 - beta^steps, keeping the digits that float32 loses for beta near 1."""
     if beta == 0.0:
         return jnp.ones_like(steps)
@@ -296,9 +296,6 @@ def build_optimizer(
     decayed, as in the official half-precision runs with flat gradients; an official float32 run
     leaves parameters without a gradient alone.
 
-    Args:
-      config: the settings.
-
     Returns:
       The optax transformation, whose updates are to be added to the parameters, and the schedule
       from finished updates to learning rate.
@@ -328,7 +325,7 @@ def build_optimizer(
         parts.append(optax.add_decayed_weights(config.weight_decay, mask))
     if config.learning_rate_factors:
         parts.append(scale_by_path(config.learning_rate_factors))
-    parts.append(optax.scale_by_schedule(lambda count: -schedule(count)))
+    parts.append(optax.scale_by_schedule(lambda count: -schedule(jnp.asarray(count))))
     tx = optax.chain(*parts)
     if config.frozen:
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
 
 import jax
 
@@ -36,7 +35,7 @@ class ProfilerWindow:
         self._first, self._end = first_step, first_step + steps
         self._recording = False
 
-    def before(self, step: int, state: Any) -> None:
+    def before(self, step: int, state: object) -> None:
         """Starts or ends recording where the window does.
 
         Args:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 logger = logging.getLogger("ofa_jax")
 
@@ -27,9 +28,9 @@ class StepPrograms:
         """
         self._step: Any = step
         self._name = name
-        self._programs: dict[tuple, Any] = {}
+        self._programs: dict[tuple, jax.stages.Compiled] = {}
 
-    def prepare(self, state: Any, batch: Mapping[str, jax.Array], *others: Any) -> bool:
+    def prepare(self, state: PyTree, batch: Mapping[str, jax.Array], *others: PyTree) -> bool:
         """Compiles for a batch of this shape unless that is done; logs time and memory.
 
         Args:
@@ -57,13 +58,13 @@ class StepPrograms:
         )
         return True
 
-    def __call__(self, state: Any, batch: Mapping[str, jax.Array], *others: Any) -> Any:
+    def __call__(self, state: PyTree, batch: Mapping[str, jax.Array], *others: PyTree) -> Any:
         """One step."""
         self.prepare(state, batch, *others)
         return self._programs[_shapes(batch)](state, batch, *others)
 
 
-def program_memory(program: Any) -> dict[str, int]:
+def program_memory(program: jax.stages.Compiled) -> dict[str, int]:
     """What a compiled program needs on each device.
 
     Args:

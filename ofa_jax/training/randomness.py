@@ -8,27 +8,27 @@ from __future__ import annotations
 import zlib
 
 import jax
+from jaxtyping import Array, Int, PRNGKeyArray
 
 MODEL_STREAMS = ("dropout", "patches")
 
 
-def stream_key(rng: jax.Array, name: str, step: jax.Array | int | None = None) -> jax.Array:
+def stream_key(
+    rng: PRNGKeyArray, name: str, step: Int[Array, ""] | int | None = None
+) -> PRNGKeyArray:
     """The key of a named stream at a step.
 
     Args:
       rng: base key of the run.
       name: stream name, for example "dropout".
       step: finished updates; None for streams that are drawn once.
-
-    Returns:
-      A key.
     """
     if step is not None:
         rng = jax.random.fold_in(rng, step)
     return jax.random.fold_in(rng, zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
-def model_keys(rng: jax.Array, step: jax.Array | int) -> dict[str, jax.Array]:
+def model_keys(rng: PRNGKeyArray, step: Int[Array, ""] | int) -> dict[str, PRNGKeyArray]:
     """The keys that a training forward pass takes: "dropout" and "patches".
 
     Args:
@@ -36,6 +36,6 @@ def model_keys(rng: jax.Array, step: jax.Array | int) -> dict[str, jax.Array]:
       step: finished updates.
 
     Returns:
-      Key by stream name.
+      PRNGKeyArray by stream name.
     """
     return {name: stream_key(rng, name, step) for name in MODEL_STREAMS}

@@ -9,16 +9,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
 
 from ofa_jax import schema
 from ofa_jax.schema import Between
 
-Schedule = Callable[[Any], jax.Array]
-"""From finished updates, an int or int32 scalar, to a float32 scalar."""
+Count = Num[Array, "*shape"] | int | float
+Schedule = Callable[[Count], Float[Array, "*shape"]]
+"""From finished updates to the learning rate."""
 
 Rate = Annotated[float, Between(0, 1000)]
 
@@ -76,16 +77,10 @@ def build_schedule(config: ScheduleConfig) -> Schedule:
 
     With W warm-up updates the rate after n of them is peak * n / W, so the very first update has
     rate 0. After `total_steps` the rate stays at `end`.
-
-    Args:
-      config: the settings.
-
-    Returns:
-      Function from an int scalar (finished updates) to a float32 scalar.
     """
     warmup, total = config.warmup, config.total_steps or 0
 
-    def schedule(count: Any) -> jax.Array:
+    def schedule(count: Count) -> Float[Array, "*shape"]:
         count = jnp.asarray(count, jnp.float32)
         if config.shape == "constant":
             rate = jnp.full_like(count, config.peak)

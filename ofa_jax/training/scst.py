@@ -17,20 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.experimental import multihost_utils
+from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray, PyTree, Shaped
 
 from ofa_jax import schema
 from ofa_jax.losses.cross_entropy import TokenLosses
 from ofa_jax.losses.scst import leave_one_out_advantages, scst_token_losses
 from ofa_jax.schema import Between
 from ofa_jax.training.state import TrainState
-from ofa_jax.training.step import Batch, ForwardLosses, Metrics
+from ofa_jax.training.step import Batch, ForwardLosses, Metrics, TrainStep
 from ofa_jax.vocab import BOS_ID, PAD_ID
 
-Sample = Callable[[Mapping[str, Any], Batch, jax.Array], jax.Array]
-"""(variables, batch, random key) to sampled tokens int32[b, g, t], eos included, padded with 0."""
+Sample = Callable[[Mapping[str, PyTree], Batch, PRNGKeyArray], Int[Array, "b g t"]]
+"""(variables, batch, random key) to sampled tokens, eos included, padded with 0."""
 
-Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(samples int32[b, g, t], references int32[b, t']) to rewards float32[b, g], on the host."""
+Reward = Callable[[Int32[np.ndarray, "b g t"], Int32[np.ndarray, "b _"]], Float[np.ndarray, "b g"]]
+"""(samples, references) to rewards, on the host."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,16 +66,16 @@ def scst_forward(
     recipe).
 
     Args:
-      model: the model.
       vocab_size: number of real ids.
       constraint_range: ids of image codes for CLIP rewards (SPEC 5.6), or None.
 
     Returns:
-      A function of batches that also hold "sampled_tokens" int32[b, g, t] and "advantages"
-      float32[b, g].
+      A function of batches that also hold "sampled_tokens" [b, g, t] and "advantages" [b, g].
     """
 
-    def teacher_force(module: Any, batch: Batch, decoder_inputs: jax.Array) -> jax.Array:
+    def teacher_force(
+        module: Any, batch: Batch, decoder_inputs: Int[Array, "rows t"]
+    ) -> Float[Array, "rows t v"]:
         examples, samples, _ = batch["sampled_tokens"].shape
 
         def repeat(leaf: jax.Array) -> jax.Array:
@@ -87,7 +88,12 @@ def scst_forward(
             codes = jnp.repeat(codes, samples, axis=0)
         return module.decode(repeated, decoder_inputs, codes, train=True)
 
-    def forward(variables, batch, keys, step):
+    def forward(
+        variables: Mapping[str, PyTree],
+        batch: Batch,
+        keys: dict[str, PRNGKeyArray],
+        step: Int[Array, ""],
+    ) -> tuple[TokenLosses, PyTree]:
         del step
         b, g, t = batch["sampled_tokens"].shape
         targets = batch["sampled_tokens"].reshape(b * g, t)
@@ -113,12 +119,12 @@ def scst_forward(
 
 
 def make_scst_step(
-    update: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]],
+    update: TrainStep,
     sample: Sample,
     reward: Reward,
     *,
-    place: Callable[[Any], Any] = jax.device_put,
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    place: Callable[[Batch], Batch] = jax.device_put,
+) -> TrainStep:
     """Puts sampling and reward in front of an update.
 
     Args:
@@ -133,7 +139,7 @@ def make_scst_step(
     """
     advantages = jax.jit(leave_one_out_advantages)
 
-    def step(state: TrainState, batch: Batch, base_rng: jax.Array) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch, base_rng: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(base_rng, state.step)
         samples = sample(state.variables(), batch, key)
         rewards = reward(_everywhere(samples), _everywhere(batch["decoder_target_tokens"]))
@@ -146,7 +152,7 @@ def make_scst_step(
     return step
 
 
-def _everywhere(array: jax.Array) -> np.ndarray:
+def _everywhere(array: Shaped[Array, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
     """The whole of a batch array as numpy, on every process."""
     if jax.process_count() == 1:
         return np.asarray(array)

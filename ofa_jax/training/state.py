@@ -13,9 +13,11 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import serialization
+from jaxtyping import PRNGKeyArray, PyTree
 
 from ofa_jax.training.ema import initial_ema
 from ofa_jax.training.randomness import stream_key
@@ -34,18 +36,18 @@ class TrainState:
     """
 
     step: Any
-    params: Any
-    opt_state: Any
-    batch_stats: Any
-    ema: Any = None
+    params: PyTree
+    opt_state: PyTree
+    batch_stats: PyTree
+    ema: dict[str, PyTree] | None = None
 
     @classmethod
     def create(
         cls,
         model: nn.Module,
         tx: optax.GradientTransformation,
-        rng: jax.Array,
-        batch_shapes: Mapping[str, Any],
+        rng: PRNGKeyArray,
+        batch_shapes: Mapping[str, jax.ShapeDtypeStruct | jax.Array | np.ndarray],
         *,
         ema: bool = False,
     ) -> TrainState:
@@ -53,7 +55,6 @@ class TrainState:
 
         Args:
           model: linen module called as `model(batch, train=False)`.
-          tx: the optimiser.
           rng: base key of the run.
           batch_shapes: arrays or `jax.ShapeDtypeStruct` by batch key; the batch dimension may
             be 1, since no parameter depends on it.
@@ -77,7 +78,7 @@ class TrainState:
             ema=initial_ema(params, batch_stats) if ema else None,
         )
 
-    def variables(self, use_ema: bool = False) -> dict[str, Any]:
+    def variables(self, use_ema: bool = False) -> dict[str, PyTree]:
         """What `model.apply` takes.
 
         Args:
@@ -91,7 +92,7 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def _without_empty(tree: Any) -> Any:
+def _without_empty(tree: PyTree) -> PyTree:
     """Drops empty dictionaries, which orbax and t5x do not store."""
     if not isinstance(tree, Mapping):
         return tree
@@ -99,11 +100,11 @@ def _without_empty(tree: Any) -> Any:
     return {key: value for key, value in kept.items() if not _is_empty(value)}
 
 
-def _is_empty(value: Any) -> bool:
+def _is_empty(value: object) -> bool:
     return isinstance(value, Mapping) and not value
 
 
-def _with_empty(tree: Any, template: Any) -> Any:
+def _with_empty(tree: PyTree, template: PyTree) -> PyTree:
     """Puts the empty dictionaries of a template back."""
     if not isinstance(template, Mapping):
         return tree
@@ -116,7 +117,7 @@ def _with_empty(tree: Any, template: Any) -> Any:
     return tree
 
 
-def to_checkpoint_tree(state: TrainState) -> dict[str, Any]:
+def to_checkpoint_tree(state: TrainState) -> dict[str, PyTree]:
     """The state in t5x's layout (T5X 4).
 
     Args:
@@ -140,7 +141,7 @@ def to_checkpoint_tree(state: TrainState) -> dict[str, Any]:
     return _without_empty(tree)
 
 
-def from_checkpoint_tree(tree: Mapping[str, Any], template: TrainState) -> TrainState:
+def from_checkpoint_tree(tree: Mapping[str, PyTree], template: TrainState) -> TrainState:
     """Inverse of `to_checkpoint_tree`.
 
     Args:
@@ -155,7 +156,7 @@ def from_checkpoint_tree(tree: Mapping[str, Any], template: TrainState) -> Train
       ValueError: if the structures differ.
     """
 
-    def restore(part, wanted):
+    def restore(part: PyTree, wanted: PyTree) -> PyTree:
         whole = serialization.to_state_dict(wanted)
         return serialization.from_state_dict(wanted, _with_empty(part, whole))
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from ofa_jax.losses.cross_entropy import (
     LossConfig,
@@ -31,14 +32,18 @@ from ofa_jax.training.randomness import model_keys
 from ofa_jax.training.schedule import Schedule
 from ofa_jax.training.state import TrainState
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Float[Array, "..."]]
+TargetMasks = Callable[[Batch], Bool[Array, "b t v"]]
 ForwardLosses = Callable[
-    [Mapping[str, Any], Batch, Mapping[str, jax.Array], jax.Array], tuple[TokenLosses, Any]
+    [Mapping[str, PyTree], Batch, dict[str, PRNGKeyArray], Int[Array, ""]],
+    tuple[TokenLosses, PyTree],
 ]
-"""(variables, microbatch, random keys, finished updates) to (token losses [b, ...], batch_stats).
+"""(variables, microbatch, random keys, finished updates) to (token losses, batch_stats).
 
 One row of losses per example of the microbatch, which R-Drop has doubled.
 """
+TrainStep = Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Metrics]]
+"""(state, batch, base key of the run) to (the next state, metrics)."""
 
 
 @flax.struct.dataclass
@@ -46,18 +51,18 @@ class TaskSums:
     """Sums over the counted tokens of each task; they add over batches and microbatches.
 
     Attributes:
-      loss: float32[tasks] loss, confidence and smoothing included.
-      nll: float32[tasks] negative log-likelihood times confidence.
-      tokens: float32[tasks] counted tokens.
-      correct: float32[tasks] tokens whose logit was the largest.
-      examples: float32[tasks] examples with a counted token.
+      loss: confidence and smoothing included.
+      nll: negative log-likelihood times confidence.
+      tokens: counted tokens.
+      correct: tokens whose logit was the largest.
+      examples: examples with a counted token.
     """
 
-    loss: jax.Array
-    nll: jax.Array
-    tokens: jax.Array
-    correct: jax.Array
-    examples: jax.Array
+    loss: Float[Array, "tasks"]
+    nll: Float[Array, "tasks"]
+    tokens: Float[Array, "tasks"]
+    correct: Float[Array, "tasks"]
+    examples: Float[Array, "tasks"]
 
     @classmethod
     def zeros(cls, num_tasks: int) -> TaskSums:
@@ -65,16 +70,10 @@ class TaskSums:
         return cls(*(jnp.zeros((num_tasks,), jnp.float32) for _ in range(5)))
 
     @classmethod
-    def of(cls, losses: TokenLosses, task_ids: jax.Array, num_tasks: int) -> TaskSums:
-        """Sums token losses by task.
+    def of(cls, losses: TokenLosses, task_ids: Int[Array, "b"], num_tasks: int) -> TaskSums:
+        """Sums token losses by task; ids are in [0, num_tasks)."""
 
-        Args:
-          losses: of [b, t] tokens.
-          task_ids: int32[b] in [0, num_tasks).
-          num_tasks: number of tasks.
-        """
-
-        def by_task(values):
+        def by_task(values: Float[Array, "b"]) -> Float[Array, "tasks"]:
             return jax.ops.segment_sum(values, task_ids, num_tasks)
 
         return cls(
@@ -118,13 +117,13 @@ def _check_tasks(loss_config: LossConfig, num_tasks: int) -> None:
         )
 
 
-def _task_ids(batch: Batch) -> jax.Array:
+def _task_ids(batch: Batch) -> Int[Array, "b"]:
     rows = batch["decoder_target_tokens"].shape[0]
     return batch.get("task_ids", jnp.zeros((rows,), jnp.int32))
 
 
-def _group_divisors(batch: Batch, config: LossConfig) -> jax.Array:
-    """float32[b]: counted tokens of each example's group of tasks (SPEC 4.6)."""
+def _group_divisors(batch: Batch, config: LossConfig) -> Float[Array, "b"]:
+    """Counted tokens of each example's group of tasks (SPEC 4.6)."""
     counted = counted_positions(
         batch["decoder_target_tokens"], batch["decoder_loss_weights"], config
     )
@@ -136,13 +135,13 @@ def _group_divisors(batch: Batch, config: LossConfig) -> jax.Array:
     return jnp.maximum(passes * tokens, 1.0)[groups]
 
 
-def _microbatches(batch: Batch, number: int) -> Batch:
+def _microbatches(batch: Batch, number: int) -> Mapping[str, Shaped[Array, "number rows ..."]]:
     """[b, ...] to [number, b / number, ...], taking every number-th example.
 
     Strided, so that each microbatch has examples from every device and no data moves.
     """
 
-    def split(x):
+    def split(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         if x.shape[0] % number:
             raise ValueError(
                 f"a batch of {x.shape[0]} examples does not divide into {number} microbatches"
@@ -152,7 +151,7 @@ def _microbatches(batch: Batch, number: int) -> Batch:
     return jax.tree.map(split, dict(batch))
 
 
-def _stop_frozen(params: Any, frozen: tuple[str, ...]) -> Any:
+def _stop_frozen(params: PyTree, frozen: tuple[str, ...]) -> PyTree:
     """Cuts the gradient of frozen parameters, so that nothing is computed for them."""
     if not frozen:
         return params
@@ -163,7 +162,7 @@ def _stop_frozen(params: Any, frozen: tuple[str, ...]) -> Any:
     )
 
 
-def _replicated(shardings: Any) -> NamedSharding:
+def _replicated(shardings: PyTree[NamedSharding]) -> NamedSharding:
     """Metrics go to every device, so that every process can read them."""
     return NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
 
@@ -172,11 +171,16 @@ def _cross_entropy(
     model: nn.Module,
     config: LossConfig,
     vocab_size: int,
-    target_masks: Callable[[Batch], jax.Array] | None,
+    target_masks: TargetMasks | None,
 ) -> ForwardLosses:
     """Teacher forcing: the loss of all training but self-critical."""
 
-    def forward(variables, batch, keys, step):
+    def forward(
+        variables: Mapping[str, PyTree],
+        batch: Batch,
+        keys: dict[str, PRNGKeyArray],
+        step: Int[Array, ""],
+    ) -> tuple[TokenLosses, PyTree]:
         logits, updated = model.apply(
             variables, batch, train=True, rngs=keys, mutable=["batch_stats"]
         )
@@ -208,12 +212,12 @@ def make_train_step(
     num_microbatches: int = 1,
     ema: EMAConfig | None = None,
     frozen: tuple[str, ...] = (),
-    target_masks: Callable[[Batch], jax.Array] | None = None,
+    target_masks: TargetMasks | None = None,
     forward_losses: ForwardLosses | None = None,
-    state_shardings: Any = None,
-    batch_shardings: Any = None,
+    state_shardings: PyTree[NamedSharding] = None,
+    batch_shardings: PyTree[NamedSharding] = None,
     donate: bool = True,
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+) -> TrainStep:
     """Compiles the update of one global batch.
 
     The gradient is that of the loss sum divided by the counted tokens of the whole global batch
@@ -226,10 +230,8 @@ def make_train_step(
 
     Args:
       model: called as `model.apply(variables, batch, train=True, rngs=..., mutable=...)`, giving
-        logits [b, t, v].
-      tx: the optimiser.
+        logits.
       schedule: finished updates to learning rate, for the metrics.
-      loss_config: the loss settings.
       vocab_size: number of real ids.
       num_tasks: length of the per-task metrics; `task_ids` of the batch are below it.
       num_microbatches: gradient accumulation; must divide the batch. Batch-norm statistics pass
@@ -237,8 +239,8 @@ def make_train_step(
       ema: settings of the moving average; the state must hold one.
       frozen: the optimiser's `frozen` expressions, whose gradients are then not computed and not
         part of the gradient norm.
-      target_masks: gives bool[b, t, v] of a microbatch, the ids allowed at each target position
-        (a closed set of answers, SPEC 7.2), where the batch has no "decoder_constraint_masks".
+      target_masks: gives the ids allowed at each target position of a microbatch (a closed set of
+        answers, SPEC 7.2), where the batch has no "decoder_constraint_masks".
       forward_losses: replaces the teacher-forced cross entropy, see `ForwardLosses`.
       state_shardings: pytree of shardings like the state, or None.
       batch_shardings: sharding(s) of the batch, or None.
@@ -260,7 +262,13 @@ def make_train_step(
     if forward_losses is None:
         forward_losses = _cross_entropy(model, loss_config, vocab_size, target_masks)
 
-    def loss_sum(params, batch_stats, batch, keys, step):
+    def loss_sum(
+        params: PyTree,
+        batch_stats: PyTree,
+        batch: Batch,
+        keys: dict[str, PRNGKeyArray],
+        step: Int[Array, ""],
+    ) -> tuple[Float[Array, ""], tuple[TaskSums, PyTree]]:
         """Sum over tokens of one microbatch; with "group" already divided."""
         divisors = batch["divisors"]
         inputs = {name: value for name, value in batch.items() if name != "divisors"}
@@ -274,7 +282,9 @@ def make_train_step(
 
     gradient_fn = jax.value_and_grad(loss_sum, has_aux=True)
 
-    def accumulate(state, batch, keys):
+    def accumulate(
+        state: TrainState, batch: Batch, keys: dict[str, PRNGKeyArray]
+    ) -> tuple[Float[Array, ""], PyTree, TaskSums, PyTree]:
         """Loss, gradient, sums and statistics of the global batch."""
         if num_microbatches == 1:
             (loss, (sums, batch_stats)), gradients = gradient_fn(
@@ -297,7 +307,9 @@ def make_train_step(
         parts = (jnp.arange(num_microbatches), _microbatches(batch, num_microbatches))
         return jax.lax.scan(body, start, parts)[0]
 
-    def train_step(state: TrainState, batch: Batch, base_rng: jax.Array):
+    def train_step(
+        state: TrainState, batch: Batch, base_rng: PRNGKeyArray
+    ) -> tuple[TrainState, Metrics]:
         rows = batch["decoder_target_tokens"].shape[0]
         if loss_config.normalisation == "group":
             divisors = _group_divisors(batch, loss_config)
@@ -348,8 +360,8 @@ def make_eval_step(
     vocab_size: int,
     num_tasks: int = 1,
     use_ema: bool = True,
-    state_shardings: Any = None,
-    batch_shardings: Any = None,
+    state_shardings: PyTree[NamedSharding] = None,
+    batch_shardings: PyTree[NamedSharding] = None,
 ) -> Callable[[TrainState, Batch], TaskSums]:
     """Compiles the teacher-forced loss of one batch, with dropout off and running statistics.
 
