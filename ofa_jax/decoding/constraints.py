@@ -244,7 +244,7 @@ class Trie:
         if prompt_lengths is None:
             prompt_lengths = jnp.zeros(tokens.shape[0], jnp.int32)
 
-        def walk(node: jax.Array, column: tuple[jax.Array, jax.Array]):
+        def walk(node: Array, column: tuple[Array, Array]):
             position, token = column
             following = jnp.where(position < prompt_lengths, node, self.advance(node, token))
             return following, node
@@ -299,7 +299,7 @@ def advance_state(
     if constraint is None:
         return state
 
-    def move(before: jax.Array, after: jax.Array) -> jax.Array:
+    def move(before: Array, after: Array) -> Array:
         return jnp.where(waits.reshape(-1, *[1] * (after.ndim - 1)), before, after)
 
     return jax.tree.map(move, state, constraint.advance(state, tokens))

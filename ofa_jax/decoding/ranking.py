@@ -176,7 +176,7 @@ def rank_candidates(
             chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         return jnp.where(is_scored, chosen - normalisers, 0.0)
 
-    def read_prompt(position: jax.Array, carry: tuple[Cache, jax.Array]):
+    def read_prompt(position: Array, carry: tuple[Cache, Array]):
         cache, _ = carry
         logits, cache = step_fn(cache, prompt.tokens[:, position][:, None], position)
         return cache, logits
@@ -186,7 +186,7 @@ def rank_candidates(
         0, shared, read_prompt, (cache, jnp.zeros(first.shape, first.dtype))
     )
 
-    def score_chunk(arrays: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    def score_chunk(arrays: tuple[Array, Array, Array]) -> Array:
         tokens, lengths, nodes = arrays
         chunk = dataclasses.replace(candidates, tokens=tokens, lengths=lengths, nodes=nodes)
         own = jax.tree.map(
@@ -196,7 +196,7 @@ def rank_candidates(
         history = jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=vocab.BOS_ID)
         history = jnp.broadcast_to(history, (batch, *history.shape))
 
-        def read(position: jax.Array, carry: tuple[Cache, jax.Array]):
+        def read(position: Array, carry: tuple[Cache, Array]):
             own, totals = carry
             inputs = prompt.inputs(position, history)
             logits, after = step_fn({**cache, "self": own}, inputs, position)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ofa_jax import digest
-from ofa_jax.atomic import append_lines, cut_torn_line, parsed, read_lines, write_json
+from ofa_jax.atomic import JsonObject, append_lines, cut_torn_line, parsed, read_lines, write_json
 from ofa_jax.data.ops.image import image_size
 from ofa_jax.errors import started
 from ofa_jax.inference.images import ListedImage
@@ -46,8 +46,8 @@ def answer_images(
     output_dir: str,
     batch_size: int,
     *,
-    inputs: Mapping[str, Any],
-    facts: Mapping[str, Any],
+    inputs: Mapping[str, object],
+    facts: Mapping[str, object],
     overwrite: bool = False,
 ) -> None:
     """Streams images through the model into `predictions/answers.jsonl`, then a report.
@@ -133,7 +133,7 @@ def answer_images(
 def prepare_folder(
     root: pathlib.Path,
     file: str,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, object],
     results: Sequence[str],
     *,
     overwrite: bool,
@@ -182,8 +182,8 @@ def _row(
     task: str,
     prediction: Prediction,
     shown: bool,
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
+) -> JsonObject:
+    row: JsonObject = {
         "key": image.key,
         "file": image.identity,
         "example_id": name,
@@ -217,7 +217,7 @@ def _row(
     return row
 
 
-def _rows_of(path: pathlib.Path) -> list[dict[str, Any]]:
+def _rows_of(path: pathlib.Path) -> list[JsonObject]:
     cut_torn_line(path, needs=("key", "file"))
     return list(read_lines(path))
 

@@ -9,7 +9,6 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -66,7 +65,7 @@ class ListedImage:
 
     key: str
     name: str
-    identity: Mapping[str, Any]
+    identity: Mapping[str, object]
     read: Callable[[], tuple[str, np.ndarray]]
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flax.typing import VariableDict
 
 from ofa_jax.data.ops.augment import square_with_boxes
 from ofa_jax.data.ops.boxes import as_boxes
@@ -64,7 +65,7 @@ class OFAPredictor:
     def __init__(
         self,
         config: OFAConfig,
-        variables: Mapping[str, Any],
+        variables: VariableDict,
         tokenizer: Tokenizer,
         *,
         image_size: int | None = None,
@@ -151,7 +152,7 @@ class OFAPredictor:
         *,
         task: str | TaskCard = "",
         region: Sequence[float] | None = None,
-        fields: Mapping[str, Any] | None = None,
+        fields: Mapping[str, object] | None = None,
         **options: Any,
     ) -> Prediction:
         """Answers one question.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ofa_jax.data.ops.image import Given
 
@@ -63,4 +62,4 @@ class Question:
     image: Given | None = None
     instruction: str = ""
     region: Sequence[float] | None = None
-    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, object] = dataclasses.field(default_factory=dict)

@@ -6,9 +6,9 @@ separate methods, so that incremental decoding can keep projected keys and value
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float
 
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.layers import (
@@ -23,8 +23,8 @@ from ofa_jax.model.tuning import Prefix, prepend_prefix
 from ofa_jax.ops import attention as attention_ops
 
 
-def split_heads(x: jax.Array, heads: int) -> jax.Array:
-    """Splits float[..., d] into float[..., h, k]."""
+def split_heads(x: Float[Array, "*rows d"], heads: int) -> Float[Array, "*rows h k"]:
+    """Splits states into heads."""
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
@@ -61,8 +61,8 @@ class RelativeTables(nn.Module):
         self.text = Table(cfg.text_relative_buckets, cfg.num_heads, axes, OFFICIAL_SCALE)
         self.image = Table(cfg.image_relative_buckets, cfg.num_heads, axes, OFFICIAL_SCALE)
 
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        """Returns float32[text buckets, h] and float32[image buckets, h]."""
+    def __call__(self) -> tuple[Float[Array, "text h"], Float[Array, "image h"]]:
+        """Rows of text and of image buckets."""
         return self.text(), self.image()
 
 
@@ -87,53 +87,54 @@ class Attention(nn.Module):
             "head_scale", partitioned(nn.initializers.ones_init(), ("heads",)), (cfg.num_heads,)
         )
 
-    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Maps float[b, n, d] to unscaled queries, keys and values, each float[b, n, h, k]."""
+    def project(
+        self, x: Float[Array, "b n d"]
+    ) -> tuple[Float[Array, "b n h k"], Float[Array, "b n h k"], Float[Array, "b n h k"]]:
+        """Unscaled queries, keys and values."""
         query, key, value = parallel_dense((self.query, self.key, self.value), x)
         return self._heads(query), self._heads(key), self._heads(value)
 
-    def project_query(self, x: jax.Array) -> jax.Array:
-        """Maps float[b, t, d] to unscaled queries float[b, t, h, k]."""
+    def project_query(self, x: Float[Array, "b t d"]) -> Float[Array, "b t h k"]:
+        """Unscaled queries."""
         return self._heads(self.query(x))
 
-    def project_key_value(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps float[b, n, d] to keys and values, each float[b, n, h, k]."""
+    def project_key_value(
+        self, x: Float[Array, "b n d"]
+    ) -> tuple[Float[Array, "b n h k"], Float[Array, "b n h k"]]:
+        """Keys and values."""
         key, value = parallel_dense((self.key, self.value), x)
         return self._heads(key), self._heads(value)
 
-    def merge(self, heads: jax.Array) -> jax.Array:
-        """Scales each head, joins them and projects: float[..., h, k] to float[..., d]."""
+    def merge(self, heads: Float[Array, "*rows h k"]) -> Float[Array, "*rows d"]:
+        """Scales each head, joins them and projects."""
         scaled = heads * self.head_scale.astype(heads.dtype)[:, None]
         return self.output(scaled.reshape(*scaled.shape[:-2], -1))
 
     def __call__(
         self,
-        queries: jax.Array,
-        keys: jax.Array | None = None,
+        queries: Float[Array, "b t d"],
+        keys: Float[Array, "b n d"] | None = None,
         *,
-        query_position: jax.Array | None = None,
-        key_position: jax.Array | None = None,
-        bias: jax.Array | None = None,
-        key_mask: jax.Array | None = None,
+        query_position: Float[Array, "#b t h k"] | None = None,
+        key_position: Float[Array, "#b n h k"] | None = None,
+        bias: Float[Array, "#b h t n"] | None = None,
+        key_mask: Bool[Array, "b n"] | None = None,
         causal: bool = False,
         prefix: Prefix | None = None,
         train: bool = False,
-    ) -> jax.Array:
+    ) -> Float[Array, "b t d"]:
         """Attends from `queries` to `keys`.
 
         Args:
-          queries: float[b, t, d].
-          keys: float[b, n, d], also the source of the values; None = self-attention.
-          query_position: float[1 or b, t, h, k] or None.
-          key_position: float[1 or b, n, h, k] or None.
-          bias: float[1 or b, h, t, n] or None.
-          key_mask: bool[b, n], True = keep, or None.
+          queries: of the states.
+          keys: also the source of the values; None = self-attention.
+          query_position: position queries.
+          key_position: position keys.
+          bias: added to the logits.
+          key_mask: True = keep.
           causal: whether query i sees only keys 0..i.
           prefix: keys and values that every query sees before all others, or None.
           train: whether attention dropout acts.
-
-        Returns:
-          float[b, t, d].
         """
         cfg = self.config
         if keys is None:
@@ -162,6 +163,6 @@ class Attention(nn.Module):
         heads = nn.with_logical_constraint(heads, ("batch", "length", "heads", "kv"))
         return self.merge(heads)
 
-    def _heads(self, x: jax.Array) -> jax.Array:
+    def _heads(self, x: Float[Array, "b n d"]) -> Float[Array, "b n h k"]:
         x = split_heads(x, self.config.num_heads)
         return nn.with_logical_constraint(x, ("batch", "length", "heads", "kv"))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from ofa_jax.model import positions as position_ops
 from ofa_jax.model import stack
@@ -35,15 +36,17 @@ from ofa_jax.ops.attention import MASKED_LOGIT, position_bias
 Cache = dict[str, Any]
 
 
-def select_kind(kinds: jax.Array, code_masks: jax.Array | None) -> jax.Array:
+def select_kind(
+    kinds: Float[Array, "kinds *rest"], code_masks: Bool[Array, "b"] | None
+) -> Float[Array, "_ *rest"]:
     """Gives each sample the version of its kind.
 
     Args:
-      kinds: float[1, ...] (text) or float[2, ...] (text, codes).
-      code_masks: bool[b], True = image codes; None where all samples are text.
+      kinds: of text, or of text and codes.
+      code_masks: True = image codes; None where all samples are text.
 
     Returns:
-      float[1, ...] where `code_masks` is None, else float[b, ...].
+      One for all samples where `code_masks` is None, else one each.
     """
     if code_masks is None:
         return kinds[:1]
@@ -55,23 +58,23 @@ class DecoderContext(NamedTuple):
     """What all decoder layers share.
 
     Attributes:
-      states: dtype[b, n, d] encoder states.
-      mask: bool[b, n], True = keep.
-      code_masks: bool[b], or None where all targets are text.
-      self_bias: dtype[a, h, t, t] absolute bias per kind.
-      cross_bias: dtype[1 or b, h, t, n] absolute bias into the encoder, or None where the
-        implementation rather concatenates position queries and keys.
-      cross_query: dtype[1 or b, t, h, k] position queries into the encoder, or None.
-      cross_key: dtype[1 or b, n, h, k] position keys of the encoder, or None.
+      states: of the encoder.
+      mask: True = keep.
+      code_masks: None where all targets are text.
+      self_bias: absolute bias per kind.
+      cross_bias: absolute bias into the encoder, or None where the implementation rather
+        concatenates position queries and keys.
+      cross_query: position queries into the encoder, or None.
+      cross_key: position keys of the encoder, or None.
     """
 
-    states: jax.Array
-    mask: jax.Array
-    code_masks: jax.Array | None
-    self_bias: jax.Array
-    cross_bias: jax.Array | None
-    cross_query: jax.Array | None
-    cross_key: jax.Array | None
+    states: Float[Array, "b n d"]
+    mask: Bool[Array, "b n"]
+    code_masks: Bool[Array, "b"] | None
+    self_bias: Float[Array, "kinds h t t"]
+    cross_bias: Float[Array, "#b h t n"] | None
+    cross_query: Float[Array, "#b t h k"] | None
+    cross_key: Float[Array, "#b n h k"] | None
 
 
 class DecoderLayer(nn.Module):
@@ -97,18 +100,18 @@ class DecoderLayer(nn.Module):
             self.residual_factor = residual_scale(self, cfg.width)
 
     def __call__(
-        self, x: jax.Array, own: stack.OwnInputs, context: DecoderContext, train: bool
-    ) -> tuple[jax.Array, None]:
+        self, x: Float[Array, "b t d"], own: stack.OwnInputs, context: DecoderContext, train: bool
+    ) -> tuple[Float[Array, "b t d"], None]:
         """Applies the layer to whole targets.
 
         Args:
-          x: float[b, t, d].
+          x: the states.
           own: drop-path rate and prefix of this layer.
           context: see `DecoderContext`.
           train: whether dropout acts.
 
         Returns:
-          float[b, t, d], and None (the form that `nn.scan` wants).
+          The states, and None (the form that `nn.scan` wants).
         """
         y = self.self_attention_norm(x)
         # OFA-NOTE: SPEC 1.9. No padding mask: padding is at the end, where a causal query never
@@ -137,32 +140,32 @@ class DecoderLayer(nn.Module):
         x = self._scaled(x) + self._drop(y, own.drop_rate, train, self._adapted)
         return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
 
-    def cross_key_value(self, states: jax.Array) -> dict[str, jax.Array]:
-        """Projects encoder states dtype[b, n, d] once: key and value, each dtype[b, h, n, k]."""
+    def cross_key_value(self, states: Float[Array, "b n d"]) -> dict[str, Float[Array, "b h n k"]]:
+        """Projects encoder states once: key and value."""
         key, value = self.cross_attention.project_key_value(states)
         return {"key": key.transpose(0, 2, 1, 3), "value": value.transpose(0, 2, 1, 3)}
 
     def step(
         self,
-        x: jax.Array,
-        position: jax.Array,
-        own: dict[str, jax.Array],
-        cross: dict[str, jax.Array],
+        x: Float[Array, "b g d"],
+        position: Int[Array, ""] | int,
+        own: dict[str, Float[Array, "b g h t k"]],
+        cross: dict[str, Float[Array, "b h n k"]],
         rows: StepRows,
         prefix: Prefix | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Float[Array, "b g d"], dict[str, Float[Array, "b g h t k"]]]:
         """Applies the layer to one token of each beam.
 
         Args:
-          x: float[b, g, d].
-          position: int32 scalar, index of the token in the decoder input.
-          own: cached key and value of this layer, each dtype[b, g, h, t, k].
-          cross: projected encoder states, each dtype[b, h, n, k].
+          x: the states.
+          position: index of the token in the decoder input.
+          own: cached key and value of this layer.
+          cross: projected encoder states.
           rows: position logits of this step.
           prefix: of this layer, without a batch, or None.
 
         Returns:
-          float[b, g, d], and `own` with this token written at `position`.
+          The states, and `own` with this token written at `position`.
         """
         scale = (2 * self.config.head_dim) ** -0.5
         y = self.self_attention_norm(x)
@@ -198,24 +201,24 @@ class DecoderLayer(nn.Module):
 
     def _drop(
         self,
-        y: jax.Array,
-        drop_rate: jax.Array | float,
+        y: Array,
+        drop_rate: Array | float,
         train: bool,
-        adapt: Callable[[jax.Array], jax.Array] | None = None,
-    ) -> jax.Array:
+        adapt: Callable[[Array], Array] | None = None,
+    ) -> Array:
         cfg = self.config
         rates = {"drop_rate": drop_rate, "max_drop_path": cfg.decoder_drop_path}
         return stack.regularised(self, y, config=cfg, train=train, adapt=adapt, **rates)
 
-    def _adapted(self, y: jax.Array) -> jax.Array:
+    def _adapted(self, y: Array) -> Array:
         return self.adapter(y) if self.config.tuning.adapter_dim else y
 
-    def _scaled(self, residual: jax.Array) -> jax.Array:
+    def _scaled(self, residual: Array) -> Array:
         if not self.config.scale_resids:
             return residual
         return residual * self.residual_factor.astype(residual.dtype)
 
-    def _self_bias(self, length: int, context: DecoderContext) -> jax.Array:
+    def _self_bias(self, length: int, context: DecoderContext) -> Array:
         cfg = self.config
         text_table, image_table = self.relative()
         kinds = position_ops.text_relative_bias(
@@ -229,8 +232,10 @@ class DecoderLayer(nn.Module):
         kinds = kinds.astype(context.self_bias.dtype) + context.self_bias
         return select_kind(kinds, context.code_masks)
 
-    def _relative_row(self, position: jax.Array, rows: StepRows) -> jax.Array:
-        """One row of the relative bias, float[b, h, t], gathered for this step only."""
+    def _relative_row(
+        self, position: Int[Array, ""] | int, rows: StepRows
+    ) -> Float[Array, "b h t"]:
+        """One row of the relative bias, gathered for this step only."""
         cfg = self.config
         text_table, image_table = self.relative()
         length = rows.own.shape[-1]
@@ -248,19 +253,19 @@ class StepRows(NamedTuple):
     """Position logits of one decoding step, shared by layers and beams.
 
     Attributes:
-      own: float32[b, h, t] absolute logits into the decoder's own positions.
-      cross: float32[b, h, n] absolute logits into the encoder.
-      mask: bool[b, 1, n] encoder mask.
-      code_masks: bool[b], True = image codes.
+      own: absolute logits into the decoder's own positions.
+      cross: absolute logits into the encoder.
+      mask: of the encoder.
+      code_masks: True = image codes.
     """
 
-    own: jax.Array
-    cross: jax.Array
-    mask: jax.Array
-    code_masks: jax.Array
+    own: Float[Array, "b h t"]
+    cross: Float[Array, "b h n"]
+    mask: Bool[Array, "b n"]
+    code_masks: Bool[Array, "b"]
 
 
-def _weighted(logits: jax.Array, values: jax.Array, equation: str) -> jax.Array:
+def _weighted(logits: Array, values: Array, equation: str) -> Array:
     probabilities = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
     return jnp.einsum(equation, probabilities, values)
 
@@ -284,7 +289,7 @@ class DecoderPositions(nn.Module):
         self.cross_query = head_projection(cfg)
         self.cross_key = head_projection(cfg)
 
-    def __call__(self, length: int, codes: bool) -> dict[str, jax.Array]:
+    def __call__(self, length: int, codes: bool) -> dict[str, Float[Array, "kinds t h k"]]:
         """Unscaled position queries and keys of the decoder input.
 
         Args:
@@ -292,7 +297,7 @@ class DecoderPositions(nn.Module):
           codes: whether the kind image codes is wanted beside text.
 
         Returns:
-          "self_query", "self_key", "cross_query", each dtype[a, t, h, k], a = 2 with codes.
+          "self_query", "self_key", "cross_query"; two kinds with codes.
 
         Raises:
           ValueError: if the target is longer than the position table.
@@ -309,8 +314,8 @@ class DecoderPositions(nn.Module):
             "cross_query": split_heads(self.cross_query(u), cfg.num_heads),
         }
 
-    def encoder_keys(self, positions: jax.Array) -> jax.Array:
-        """Maps the encoder's dtype[1 or b, n, d] to position keys dtype[1 or b, n, h, k]."""
+    def encoder_keys(self, positions: Float[Array, "b n d"]) -> Float[Array, "b n h k"]:
+        """Position keys of the encoder's positions, which are one for all samples or one each."""
         keys = split_heads(self.cross_key(positions), self.config.num_heads)
         if keys.shape[0] == 1:
             return keys
@@ -339,21 +344,21 @@ class Decoder(nn.Module):
 
     def __call__(
         self,
-        x: jax.Array,
+        x: Float[Array, "b t d"],
         encoder_output: EncoderOutput,
-        code_masks: jax.Array | None,
+        code_masks: Bool[Array, "b"] | None,
         train: bool = False,
-    ) -> jax.Array:
+    ) -> Float[Array, "b t d"]:
         """Teacher forcing.
 
         Args:
-          x: dtype[b, t, d] token embeddings of the decoder input.
+          x: token embeddings of the decoder input.
           encoder_output: what `ofa_jax.model.encoder.Encoder` returned.
-          code_masks: bool[b], True = image codes; None where all targets are text.
+          code_masks: True = image codes; None where all targets are text.
           train: whether dropout acts.
 
         Returns:
-          dtype[b, t, d], ready for the output projection.
+          States, ready for the output projection.
         """
         cfg = self.config
         x = self._embedded(x, code_masks)
@@ -383,13 +388,17 @@ class Decoder(nn.Module):
         return self.final_norm(x)
 
     def init_cache(
-        self, encoder_output: EncoderOutput, code_masks: jax.Array, beams: int, max_length: int
+        self,
+        encoder_output: EncoderOutput,
+        code_masks: Bool[Array, "b"],
+        beams: int,
+        max_length: int,
     ) -> Cache:
         """Everything that does not change from step to step, and empty keys and values.
 
         Args:
           encoder_output: what `ofa_jax.model.encoder.Encoder` returned.
-          code_masks: bool[b], True = image codes.
+          code_masks: True = image codes.
           beams: beams g.
           max_length: decoder input length t.
 
@@ -419,25 +428,27 @@ class Decoder(nn.Module):
             cache["prefix"] = jax.tree.map(lambda leaf: leaf[:, 0], self.prefix(b, train=False))
         return cache
 
-    def step(self, x: jax.Array, cache: Cache, position: jax.Array) -> tuple[jax.Array, Cache]:
+    def step(
+        self, x: Float[Array, "b g d"], cache: Cache, position: Int[Array, ""] | int
+    ) -> tuple[Float[Array, "b g d"], Cache]:
         """One step of incremental decoding.
 
         Position logits are made for this one row only, once for all layers and beams.
 
         Args:
-          x: dtype[b, g, d] embeddings of the newest tokens.
+          x: embeddings of the newest tokens.
           cache: see `init_cache`.
-          position: int32 scalar, index of these tokens in the decoder input (BOS = 0).
+          position: index of these tokens in the decoder input (BOS = 0).
 
         Returns:
-          dtype[b, g, d], ready for the output projection, and the cache.
+          States, ready for the output projection, and the cache.
         """
         cross, projected = cache["cross"], cache["position"]
         code_masks = cross["code_masks"]
         x = self._embedded(x, code_masks)
         scale = (2 * self.config.head_dim) ** -0.5
 
-        def query(name: str) -> jax.Array:
+        def query(name: str) -> Array:
             row = lax.dynamic_index_in_dim(projected[name], position, 1, keepdims=False)
             return row.astype(jnp.float32) * scale
 
@@ -461,7 +472,9 @@ class Decoder(nn.Module):
             x, own[name] = layer.step(x, position, cache["self"][name], cross[name], rows, prefix)
         return self.final_norm(x), {**cache, "self": own}
 
-    def _embedded(self, x: jax.Array, code_masks: jax.Array | None) -> jax.Array:
+    def _embedded(
+        self, x: Float[Array, "b t d"], code_masks: Bool[Array, "b"] | None
+    ) -> Float[Array, "b t d"]:
         if code_masks is None:
             return self.text_norm(x)
         mask = code_masks[:, None, None]

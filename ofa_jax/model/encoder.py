@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jaxtyping import Array, Bool, Float, Int
 
 from ofa_jax.model import positions as position_ops
 from ofa_jax.model import stack
@@ -37,32 +38,32 @@ class EncoderOutput:
     """What the decoder needs to know about the input.
 
     Attributes:
-      states: dtype[b, n, d], after the final norm; image tokens first.
-      mask: bool[b, n], True = keep.
-      positions: dtype[1 or b, n, d] normalised positions; b only where patches were sampled.
+      states: after the final norm; image tokens first.
+      mask: True = keep.
+      positions: normalised; b of them only where patches were sampled.
     """
 
-    states: jax.Array
-    mask: jax.Array
-    positions: jax.Array
+    states: Float[Array, "b n d"]
+    mask: Bool[Array, "b n"]
+    positions: Float[Array, "#b n d"]
 
 
 class EncoderContext(NamedTuple):
     """What all encoder layers share.
 
     Attributes:
-      mask: bool[b, n].
-      absolute_bias: dtype[1, h, n, n], or None where positions differ per sample.
-      query_position: dtype[b, n, h, k] with sampled patches, else None.
-      key_position: dtype[b, n, h, k] with sampled patches, else None.
-      sampled_ids: int32[b, p] position ids of sampled patches, else None.
+      mask: True = keep.
+      absolute_bias: None where positions differ per sample.
+      query_position: with sampled patches, else None.
+      key_position: with sampled patches, else None.
+      sampled_ids: position ids of sampled patches, else None.
     """
 
-    mask: jax.Array
-    absolute_bias: jax.Array | None
-    query_position: jax.Array | None
-    key_position: jax.Array | None
-    sampled_ids: jax.Array | None
+    mask: Bool[Array, "b n"]
+    absolute_bias: Float[Array, "1 h n n"] | None
+    query_position: Float[Array, "b n h k"] | None
+    key_position: Float[Array, "b n h k"] | None
+    sampled_ids: Int[Array, "b p"] | None
 
 
 class EncoderLayer(nn.Module):
@@ -78,23 +79,23 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, own: stack.OwnInputs, context: EncoderContext, train: bool
-    ) -> tuple[jax.Array, None]:
+        self, x: Float[Array, "b n d"], own: stack.OwnInputs, context: EncoderContext, train: bool
+    ) -> tuple[Float[Array, "b n d"], None]:
         """Applies the layer.
 
         Args:
-          x: float[b, n, d].
+          x: the states.
           own: drop-path rate and prefix of this layer.
           context: see `EncoderContext`.
           train: whether dropout acts.
 
         Returns:
-          float[b, n, d], and None (the form that `nn.scan` wants).
+          The states, and None (the form that `nn.scan` wants).
         """
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
 
-        def drop(y: jax.Array, adapter: Adapter | None = None) -> jax.Array:
+        def drop(y: Array, adapter: Adapter | None = None) -> Array:
             rates = {"drop_rate": own.drop_rate, "max_drop_path": cfg.encoder_drop_path}
             return stack.regularised(self, y, config=cfg, train=train, adapt=adapter, **rates)
 
@@ -118,7 +119,7 @@ class EncoderLayer(nn.Module):
         x = x + drop(y, adapter)
         return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
 
-    def _bias(self, n: int, context: EncoderContext) -> jax.Array:
+    def _bias(self, n: int, context: EncoderContext) -> Array:
         cfg = self.config
         text_table, image_table = RelativeTables(cfg, name="relative")()
         patches = 0
@@ -162,7 +163,7 @@ class EncoderPositions(nn.Module):
 
     def __call__(
         self, length: int, grid: tuple[int, int] | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[Float[Array, "1 n d"], Float[Array, "1 n h k"], Float[Array, "1 n h k"]]:
         """Positions of a full grid followed by `length` text tokens.
 
         Args:
@@ -170,8 +171,7 @@ class EncoderPositions(nn.Module):
           grid: patches per column and row, or None.
 
         Returns:
-          Normalised positions dtype[1, n, d], and their unscaled queries and keys, each
-          dtype[1, n, h, k].
+          Normalised positions, and their unscaled queries and keys.
 
         Raises:
           ValueError: if the text is longer than the position table.
@@ -185,7 +185,7 @@ class EncoderPositions(nn.Module):
         heads = cfg.num_heads
         return p, split_heads(self.query(p), heads), split_heads(self.key(p), heads)
 
-    def _image(self, height: int, width: int) -> jax.Array:
+    def _image(self, height: int, width: int) -> Array:
         cfg = self.config
         side, d = cfg.image_bucket_size, cfg.width
         table = self.image_table()[1:].reshape(side, side, d)
@@ -217,25 +217,22 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        text: jax.Array,
-        text_mask: jax.Array,
-        images: jax.Array | None,
-        image_masks: jax.Array | None,
-        patch_orders: jax.Array | None,
+        text: Float[Array, "b s d"],
+        text_mask: Bool[Array, "b s"],
+        images: Float[Array, "b y x 3"] | None,
+        image_masks: Bool[Array, "b"] | None,
+        patch_orders: Int[Array, "b p"] | None,
         train: bool = False,
     ) -> EncoderOutput:
         """Encodes a batch.
 
         Args:
-          text: dtype[b, s, d] token embeddings.
-          text_mask: bool[b, s], True = keep.
-          images: float32[b, y, x, 3] normalised pixels, or None for a batch of text only.
-          image_masks: bool[b], False = this row has no image; None with `images` None.
-          patch_orders: int32[b, p] flat indices of the patches to keep, or None.
+          text: token embeddings.
+          text_mask: True = keep.
+          images: normalised pixels, or None for a batch of text only.
+          image_masks: False = this row has no image; None with `images` None.
+          patch_orders: flat indices of the patches to keep, or None.
           train: whether dropout, batch statistics and patch sampling act.
-
-        Returns:
-          See `EncoderOutput`.
         """
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
@@ -245,7 +242,7 @@ class Encoder(nn.Module):
         x = LayerNorm(dtype=dtype, name="text_norm")(text + types[0].astype(dtype))
         mask = text_mask
         grid: tuple[int, int] | None = None
-        sampled_ids: jax.Array | None = None
+        sampled_ids: Array | None = None
         if images is not None:
             features = ResNet(cfg, name="resnet")(images, train)
             grid = (features.shape[1], features.shape[2])
@@ -265,7 +262,7 @@ class Encoder(nn.Module):
             )(features)
             patches = LayerNorm(dtype=dtype, name="image_norm")(patches + types[1].astype(dtype))
             x = jnp.concatenate([patches, x], axis=1)
-            image_mask = jnp.broadcast_to(cast(jax.Array, image_masks)[:, None], patches.shape[:2])
+            image_mask = jnp.broadcast_to(cast(Array, image_masks)[:, None], patches.shape[:2])
             mask = jnp.concatenate([image_mask, text_mask], axis=1)
         if train and cfg.dropout > 0.0:
             x = dropout(x, cfg.dropout, self.make_rng("dropout"))
@@ -278,7 +275,7 @@ class Encoder(nn.Module):
             absolute_bias = position_bias(query, key)
             query, key = None, None
         else:
-            orders = cast(jax.Array, patch_orders)
+            orders = cast(Array, patch_orders)
             p, query, key = (_sampled_positions(a, orders, s) for a in (p, query, key))
         context = EncoderContext(mask, absolute_bias, query, key, sampled_ids)
 
@@ -297,7 +294,7 @@ class Encoder(nn.Module):
         x = LayerNorm(dtype=dtype, name="final_norm")(x)
         return EncoderOutput(states=x, mask=mask, positions=p)
 
-    def _sample_patches(self, b: int, patches: int, train: bool) -> jax.Array | None:
+    def _sample_patches(self, b: int, patches: int, train: bool) -> Array | None:
         count = self.config.sample_patch_num
         if not train or count == 0 or count >= patches:
             return None
@@ -305,7 +302,7 @@ class Encoder(nn.Module):
         return jax.lax.top_k(noise, count)[1]
 
 
-def _sampled_positions(x: jax.Array, patch_orders: jax.Array, text_length: int) -> jax.Array:
+def _sampled_positions(x: Array, patch_orders: Array, text_length: int) -> Array:
     """Rows of float[1, p + s, ...] for each sample's patches and all text: float[b, k + s, ...]."""
     patches = x.shape[1] - text_length
     b, count = patch_orders.shape

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.layers import Dense, LayerNorm, dense_scale, dropout, gelu
@@ -42,13 +42,8 @@ class FeedForward(nn.Module):
             low_rank=cfg.tuning.low_rank("contract"),
         )
 
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps float[b, n, d] to float[b, n, d].
-
-        Args:
-          x: normalised states.
-          train: whether activation dropout acts.
-        """
+    def __call__(self, x: Float[Array, "b n d"], train: bool = False) -> Float[Array, "b n d"]:
+        """Maps normalised states; in training activation dropout acts."""
         x = gelu(self.expand(x))
         if train and self.config.activation_dropout > 0.0:
             x = dropout(x, self.config.activation_dropout, self.make_rng("dropout"))

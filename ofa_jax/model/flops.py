@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import PyTree
 
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
@@ -46,7 +47,7 @@ class ParameterCount:
 
 
 @functools.lru_cache(maxsize=16)
-def abstract_variables(config: OFAConfig) -> Mapping[str, Any]:
+def abstract_variables(config: OFAConfig) -> Mapping[str, PyTree]:
     """Shapes of all variables, boxed with their logical axis names; nothing is allocated.
 
     Remembered, since tracing the largest stems takes seconds: not to be changed.
@@ -68,7 +69,7 @@ def count_parameters(config: OFAConfig) -> ParameterCount:
     """Counts the parameters of a configuration."""
     params = nn.unbox(abstract_variables(config))["params"]
 
-    def size(tree: Any) -> int:
+    def size(tree: PyTree) -> int:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
     return ParameterCount(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped, UInt8
 
 from ofa_jax.model.config import HALF, OFAConfig
 from ofa_jax.model.decoder import Cache, Decoder
@@ -21,32 +21,29 @@ from ofa_jax.model.layers import Table, embedding_scale
 from ofa_jax.ops.attention import masked_logits
 from ofa_jax.vocab import PAD_ID
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Shaped[Array, "b ..."]]
 
 
 def normalise_images(
-    images: jax.Array,
-    image_masks: jax.Array,
-    holes: jax.Array | None,
+    images: UInt8[Array, "b y x 3"] | Float[Array, "b y x 3"],
+    image_masks: Bool[Array, "b"],
+    holes: Int[Array, "b 4"] | None,
     mean: Sequence[float] = HALF,
     std: Sequence[float] = HALF,
-) -> jax.Array:
+) -> Float[Array, "b y x 3"]:
     """Pixels to what the ResNet takes (SPEC 4.4).
 
     OFA-NOTE: SPEC 1.3. Rows without an image become zeros, as the official placeholder images
     are, whatever the input pipeline put there.
 
     Args:
-      images: uint8[b, y, x, 3], normalised here to (v / 255 - mean) / std; or float[b, y, x, 3],
-        taken as normalised already.
-      image_masks: bool[b], False = no image.
-      holes: int32[b, 4] boxes (x0, y0, x1, y1) in pixels that are set to 0 after normalisation,
-        end excluded; empty boxes hide nothing. None = no holes.
+      images: bytes, normalised here to (v / 255 - mean) / std; or floats, taken as normalised
+        already.
+      image_masks: False = no image.
+      holes: boxes (x0, y0, x1, y1) in pixels that are set to 0 after normalisation, end excluded;
+        empty boxes hide nothing. None = no holes.
       mean: per channel.
       std: per channel.
-
-    Returns:
-      float32[b, y, x, 3].
     """
     if jnp.issubdtype(images.dtype, jnp.integer):
         # One multiplication and one subtraction; exact where mean and std are 0.5.
@@ -78,8 +75,8 @@ class OFA(nn.Module):
         self.decoder = Decoder(cfg)
 
     def __call__(
-        self, batch: Batch, *, train: bool = False, patch_orders: jax.Array | None = None
-    ) -> jax.Array:
+        self, batch: Batch, *, train: bool = False, patch_orders: Int[Array, "b p"] | None = None
+    ) -> Float[Array, "b t v"]:
         """Teacher forcing on a batch.
 
         Args:
@@ -91,7 +88,7 @@ class OFA(nn.Module):
           patch_orders: see `encode`.
 
         Returns:
-          float32[b, t, v_padded] logits; those beyond the vocabulary are -1e9.
+          Logits over the padded vocabulary; those beyond the real one are -1e9.
         """
         if self.is_initializing():
             batch = _with_all_inputs(batch, self.config)
@@ -104,7 +101,7 @@ class OFA(nn.Module):
         )
 
     def encode(
-        self, batch: Batch, *, train: bool = False, patch_orders: jax.Array | None = None
+        self, batch: Batch, *, train: bool = False, patch_orders: Int[Array, "b p"] | None = None
     ) -> EncoderOutput:
         """Encodes images and text.
 
@@ -113,11 +110,8 @@ class OFA(nn.Module):
             (see `normalise_images`), "encoder_image_masks" bool[b] (missing = all True) and
             "encoder_image_holes" int32[b, 4].
           train: whether dropout, batch statistics and patch sampling act.
-          patch_orders: int32[b, p] flat indices (row-major) of the patches to keep, overriding
-            the random choice of `sample_patch_num`.
-
-        Returns:
-          See `EncoderOutput`.
+          patch_orders: flat indices (row-major) of the patches to keep, overriding the random
+            choice of `sample_patch_num`.
         """
         tokens = batch["encoder_input_tokens"]
         images = batch.get("encoder_images")
@@ -139,21 +133,18 @@ class OFA(nn.Module):
     def decode(
         self,
         encoder_output: EncoderOutput,
-        decoder_input_tokens: jax.Array,
-        code_masks: jax.Array | None = None,
+        decoder_input_tokens: Int[Array, "b t"],
+        code_masks: Num[Array, "b"] | Bool[Array, "b"] | None = None,
         *,
         train: bool = False,
-    ) -> jax.Array:
+    ) -> Float[Array, "b t v"]:
         """Logits of whole targets.
 
         Args:
           encoder_output: from `encode`.
-          decoder_input_tokens: int32[b, t], BOS first.
-          code_masks: bool[b], True = the target is image codes; None = all text.
+          decoder_input_tokens: BOS first.
+          code_masks: True = the target is image codes; None = all text.
           train: whether dropout acts.
-
-        Returns:
-          float32[b, t, v_padded].
         """
         states = self.decoder(
             self._embed(decoder_input_tokens), encoder_output, _as_bool(code_masks), train
@@ -163,7 +154,7 @@ class OFA(nn.Module):
     def init_cache(
         self,
         encoder_output: EncoderOutput,
-        code_masks: jax.Array | None = None,
+        code_masks: Num[Array, "b"] | Bool[Array, "b"] | None = None,
         *,
         beams: int = 1,
         max_length: int,
@@ -172,7 +163,7 @@ class OFA(nn.Module):
 
         Args:
           encoder_output: from `encode`.
-          code_masks: bool[b], True = image codes; None = all text.
+          code_masks: True = image codes; None = all text.
           beams: beams g per sample.
           max_length: longest decoder input t, BOS included.
 
@@ -185,29 +176,29 @@ class OFA(nn.Module):
         return self.decoder.init_cache(encoder_output, code_masks.astype(bool), beams, max_length)
 
     def decode_step(
-        self, cache: Cache, tokens: jax.Array, position: jax.Array
-    ) -> tuple[jax.Array, Cache]:
+        self, cache: Cache, tokens: Int[Array, "b g"], position: Int[Array, ""] | int
+    ) -> tuple[Float[Array, "b g v"], Cache]:
         """Logits after one more token per beam.
 
         Args:
           cache: from `init_cache` or the previous step.
-          tokens: int32[b, g].
-          position: int32 scalar, index of the tokens in the decoder input (BOS = 0).
+          tokens: of each beam.
+          position: index of the tokens in the decoder input (BOS = 0).
 
         Returns:
-          float32[b, g, v_padded] logits of the next token, and the new cache.
+          Logits of the next token, and the new cache.
         """
         states, cache = self.decoder.step(self._embed(tokens), cache, position)
         return self._logits(states), cache
 
-    def _embed(self, tokens: jax.Array) -> jax.Array:
+    def _embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         x = self.token_embedding()[tokens].astype(jnp.dtype(self.config.dtype))
         # Where the width of the table is split, rows are looked up in parts and then exchanged. The
         # partitioner alone would gather the whole batch for the gradient of the table.
         x = nn.with_logical_constraint(x, ("lookup_batch", "length", "embed"))
         return nn.with_logical_constraint(x, ("batch", "length", "embed"))
 
-    def _logits(self, states: jax.Array) -> jax.Array:
+    def _logits(self, states: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         cfg = self.config
         table = self.token_embedding().astype(states.dtype)
         logits = lax.dot_general(
@@ -222,7 +213,7 @@ class OFA(nn.Module):
         return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
 
 
-def _as_bool(code_masks: jax.Array | None) -> jax.Array | None:
+def _as_bool(code_masks: Array | None) -> Array | None:
     return None if code_masks is None else code_masks.astype(bool)
 
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, Int32
 
 
 @functools.lru_cache(maxsize=16)
-def text_buckets(bucket_size: int, max_distance: int, length: int) -> np.ndarray:
+def text_buckets(
+    bucket_size: int, max_distance: int, length: int
+) -> Int32[np.ndarray, "distances"]:
     """Bucket of each relative text distance (SPEC 1.6).
 
     Args:
@@ -27,7 +29,7 @@ def text_buckets(bucket_size: int, max_distance: int, length: int) -> np.ndarray
       length: distances -(length - 1) .. length - 1 are wanted.
 
     Returns:
-      int32[2 * length - 1] table rows, by query minus key position, ascending. Distances beyond
+      2 * length - 1 table rows, by query minus key position, ascending. Distances beyond
       `max_distance` share the outermost bucket.
     """
     relative = np.arange(-(length - 1), length, dtype=np.int64)
@@ -39,15 +41,17 @@ def text_buckets(bucket_size: int, max_distance: int, length: int) -> np.ndarray
     return (bucket + bucket_size - 1).astype(np.int32)
 
 
-def text_bucket_matrix(bucket_size: int, max_distance: int, length: int) -> np.ndarray:
-    """int32[length, length] buckets for query row and key column (the official buffer)."""
+def text_bucket_matrix(
+    bucket_size: int, max_distance: int, length: int
+) -> Int32[np.ndarray, "s s"]:
+    """Buckets for query row and key column (the official buffer)."""
     line = text_buckets(bucket_size, max_distance, length)
     position = np.arange(length)
     return line[position[:, None] - position[None, :] + length - 1]
 
 
 def image_buckets(
-    query_ids: np.ndarray | jax.Array, key_ids: np.ndarray | jax.Array, bucket_size: int
+    query_ids: np.ndarray | Array, key_ids: np.ndarray | Array, bucket_size: int
 ) -> Any:
     """Rows of the relative image table for pairs of image position ids (SPEC 1.6).
 
@@ -72,13 +76,13 @@ def image_buckets(
     return np_like.where((query_ids == 0) & (key_ids == 0), side * side + 2, index)
 
 
-def image_bucket_matrix(bucket_size: int) -> np.ndarray:
-    """int32[n, n], n = bucket_size^2 + 1: the official index buffer over all position ids."""
+def image_bucket_matrix(bucket_size: int) -> Int32[np.ndarray, "n n"]:
+    """n = bucket_size^2 + 1: the official index buffer over all position ids."""
     ids = np.arange(bucket_size**2 + 1)
     return image_buckets(ids[:, None], ids[None, :], bucket_size).astype(np.int32)
 
 
-def grid_position_ids(height: int, width: int, bucket_size: int) -> np.ndarray:
+def grid_position_ids(height: int, width: int, bucket_size: int) -> Int32[np.ndarray, "p"]:
     """Position ids of a full patch grid in row-major order (SPEC 1.4, step 1).
 
     Args:
@@ -87,7 +91,7 @@ def grid_position_ids(height: int, width: int, bucket_size: int) -> np.ndarray:
       bucket_size: side of the position grid.
 
     Returns:
-      int32[height * width], row * bucket_size + column + 1.
+      row * bucket_size + column + 1.
 
     Raises:
       ValueError: if the grid is larger than the position grid.
@@ -101,7 +105,7 @@ def grid_position_ids(height: int, width: int, bucket_size: int) -> np.ndarray:
     return (rows * bucket_size + columns + 1).astype(np.int32).reshape(-1)
 
 
-def code_position_ids(window: int, bucket_size: int, length: int) -> np.ndarray:
+def code_position_ids(window: int, bucket_size: int, length: int) -> Int32[np.ndarray, "t"]:
     """Position ids of the decoder input of an image-code target (SPEC 1.9).
 
     Args:
@@ -110,7 +114,7 @@ def code_position_ids(window: int, bucket_size: int, length: int) -> np.ndarray:
       length: decoder input length.
 
     Returns:
-      int32[length]: 0 for BOS, then the window row by row, then a filler that only ever stands
+      0 for BOS, then the window row by row, then a filler that only ever stands
       at padding (1024 officially, the last id where the grid is smaller).
     """
     ids = np.concatenate([[0], grid_position_ids(window, window, bucket_size)])
@@ -119,14 +123,14 @@ def code_position_ids(window: int, bucket_size: int, length: int) -> np.ndarray:
     return ids[:length].astype(np.int32)
 
 
-def toeplitz(values: jax.Array) -> jax.Array:
+def toeplitz(values: Float[Array, "*lead distances"]) -> Float[Array, "*lead n n"]:
     """Expands values of relative distances into the matrix over pairs of positions.
 
     Args:
-      values: float[..., 2 * n - 1], by query minus key position, ascending.
+      values: of 2 n - 1 distances, by query minus key position, ascending.
 
     Returns:
-      float[..., n, n] with out[i, j] = values[i - j + n - 1].
+      out[i, j] = values[i - j + n - 1].
     """
     n = (values.shape[-1] + 1) // 2
     lead = values.shape[:-1]
@@ -138,34 +142,30 @@ def toeplitz(values: jax.Array) -> jax.Array:
 
 
 def text_relative_bias(
-    table: jax.Array, length: int, bucket_size: int, max_distance: int
-) -> jax.Array:
+    table: Float[Array, "buckets h"], length: int, bucket_size: int, max_distance: int
+) -> Float[Array, "h s s"]:
     """Relative bias among text positions 0..length-1.
 
     Args:
-      table: float[2 * bucket_size - 1, h].
+      table: of 2 * bucket_size - 1 buckets.
       length: number of positions s.
       bucket_size: see `text_buckets`.
       max_distance: see `text_buckets`.
-
-    Returns:
-      float[h, s, s].
     """
     line = table[text_buckets(bucket_size, max_distance, length)]
     return toeplitz(line.T)
 
 
-def grid_relative_bias(table: jax.Array, height: int, width: int, bucket_size: int) -> jax.Array:
+def grid_relative_bias(
+    table: Float[Array, "buckets h"], height: int, width: int, bucket_size: int
+) -> Float[Array, "h p p"]:
     """Relative bias among the patches of a full grid, in row-major order.
 
     Args:
-      table: float[(2 * bucket_size - 1)^2 + 3, h].
+      table: of (2 * bucket_size - 1)^2 + 3 buckets.
       height: patches per column y.
       width: patches per row x.
       bucket_size: side of the position grid.
-
-    Returns:
-      float[h, y * x, y * x].
     """
     side = 2 * bucket_size - 1
     offsets = table[: side * side].reshape(side, side, -1).transpose(2, 0, 1)
@@ -181,35 +181,33 @@ def grid_relative_bias(table: jax.Array, height: int, width: int, bucket_size: i
     return both.transpose(0, 3, 1, 4, 2).reshape(-1, patches, patches)
 
 
-def sampled_relative_bias(table: jax.Array, ids: jax.Array, bucket_size: int) -> jax.Array:
+def sampled_relative_bias(
+    table: Float[Array, "buckets h"], ids: Int[Array, "b p"], bucket_size: int
+) -> Float[Array, "b h p p"]:
     """Relative bias among sampled patches, which differ from sample to sample.
 
     Args:
-      table: float[(2 * bucket_size - 1)^2 + 3, h].
-      ids: int32[b, p] image position ids.
+      table: of (2 * bucket_size - 1)^2 + 3 buckets.
+      ids: image position ids.
       bucket_size: side of the position grid.
-
-    Returns:
-      float[b, h, p, p].
     """
     index = image_buckets(ids[:, :, None], ids[:, None, :], bucket_size)
     return table[index].transpose(0, 3, 1, 2)
 
 
-def code_relative_bias(table: jax.Array, window: int, length: int, bucket_size: int) -> jax.Array:
+def code_relative_bias(
+    table: Float[Array, "buckets h"], window: int, length: int, bucket_size: int
+) -> Float[Array, "h t t"]:
     """Relative bias among decoder positions of an image-code target (SPEC 1.9).
 
     OFA-NOTE: SPEC 1.9. Positions after the window are padding; their bias is 0 here instead of
     that of the filler id.
 
     Args:
-      table: float[(2 * bucket_size - 1)^2 + 3, h].
+      table: of (2 * bucket_size - 1)^2 + 3 buckets.
       window: codes per image side w.
       length: decoder input length t.
       bucket_size: side of the position grid.
-
-    Returns:
-      float[h, t, t].
     """
     side = 2 * bucket_size - 1
     codes = min(length - 1, window * window)
@@ -225,16 +223,10 @@ def code_relative_bias(table: jax.Array, window: int, length: int, bucket_size: 
     return jnp.pad(bias, ((0, 0), (0, after), (0, after)))
 
 
-def block_diagonal(first: jax.Array, second: jax.Array) -> jax.Array:
-    """Puts two biases on the diagonal of a larger one, zeros elsewhere.
-
-    Args:
-      first: float[..., p, p].
-      second: float[..., s, s]; leading axes broadcast against those of `first`.
-
-    Returns:
-      float[..., p + s, p + s].
-    """
+def block_diagonal(
+    first: Float[Array, "*#lead p p"], second: Float[Array, "*#lead s s"]
+) -> Float[Array, "*lead p+s p+s"]:
+    """Puts two biases on the diagonal of a larger one, zeros elsewhere."""
     p, s = first.shape[-1], second.shape[-1]
     lead = [(0, 0)] * (first.ndim - 2)
     return jnp.pad(first, [*lead, (0, s), (0, s)]) + jnp.pad(second, [*lead, (p, 0), (p, 0)])

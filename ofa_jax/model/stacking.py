@@ -15,12 +15,13 @@ import jax
 import numpy as np
 from flax import linen as nn
 from flax.core import meta
+from jaxtyping import PyTree
 
 _LAYER = re.compile(r"layers_(\d+)")
 _STACKED = "layers"
 
 
-def stack_layers(tree: Any) -> Any:
+def stack_layers(tree: PyTree) -> PyTree:
     """Converts layout "loop" to "scan".
 
     Args:
@@ -37,12 +38,12 @@ def stack_layers(tree: Any) -> Any:
     return _walk(tree, _stack_group)
 
 
-def unstack_layers(tree: Any) -> Any:
+def unstack_layers(tree: PyTree) -> PyTree:
     """Converts layout "scan" to "loop": the inverse of `stack_layers`."""
     return _walk(tree, _unstack_group)
 
 
-def _walk(tree: Any, convert: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+def _walk(tree: PyTree, convert: Callable[[dict[str, PyTree]], dict[str, PyTree]]) -> PyTree:
     if isinstance(tree, Mapping):
         return convert({key: _walk(value, convert) for key, value in tree.items()})
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
@@ -52,7 +53,7 @@ def _walk(tree: Any, convert: Callable[[dict[str, Any]], dict[str, Any]]) -> Any
     return tree
 
 
-def _stack_group(group: dict[str, Any]) -> dict[str, Any]:
+def _stack_group(group: dict[str, PyTree]) -> dict[str, PyTree]:
     numbers = {int(match[1]) for key in group if (match := _LAYER.fullmatch(key))}
     if not numbers:
         return group
@@ -64,7 +65,7 @@ def _stack_group(group: dict[str, Any]) -> dict[str, Any]:
     return {**others, _STACKED: stacked}
 
 
-def _unstack_group(group: dict[str, Any]) -> dict[str, Any]:
+def _unstack_group(group: dict[str, PyTree]) -> dict[str, PyTree]:
     if _STACKED not in group:
         return group
     leaves = jax.tree.leaves(group[_STACKED])
@@ -79,7 +80,7 @@ def _unstack_group(group: dict[str, Any]) -> dict[str, Any]:
     return {**others, **layers}
 
 
-def _is_box(leaf: Any) -> bool:
+def _is_box(leaf: object) -> bool:
     return isinstance(leaf, meta.AxisMetadata)
 
 

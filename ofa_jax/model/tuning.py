@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import struct
+from jaxtyping import PyTree
 
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.layers import OFFICIAL_SCALE, Dense, Table, dropout
@@ -195,7 +195,7 @@ def prefix_weighted(
     return from_prefix + jnp.einsum("bght,bghtk->bghk", probabilities[..., m:], values)
 
 
-def merge_low_rank(params: Mapping[str, Any], config: OFAConfig) -> dict[str, Any]:
+def merge_low_rank(params: Mapping[str, PyTree], config: OFAConfig) -> dict[str, PyTree]:
     """Parameters of the model without LoRA that computes the same.
 
     Args:
@@ -207,7 +207,7 @@ def merge_low_rank(params: Mapping[str, Any], config: OFAConfig) -> dict[str, An
     """
     scale = config.tuning.lora_alpha / max(config.tuning.lora_rank, 1)
 
-    def merged(tree: Mapping[str, Any]) -> dict[str, Any]:
+    def merged(tree: Mapping[str, PyTree]) -> dict[str, PyTree]:
         tree = {k: merged(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
         if "lora_down" in tree:
             change = np.matmul(tree.pop("lora_down"), tree.pop("lora_up"))

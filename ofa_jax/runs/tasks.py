@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 from ofa_jax.checkpoint.fairseq_cfg import official_task
 from ofa_jax.checkpoint.imports import vocabulary_beside
@@ -128,7 +127,7 @@ def save_vocabulary(run_dir: str | pathlib.Path, tokenizer: Tokenizer) -> None:
 
 
 def save_cards(
-    run_dir: str | pathlib.Path, tasks: TaskSet, mixture: str, settings: Mapping[str, Any]
+    run_dir: str | pathlib.Path, tasks: TaskSet, mixture: str, settings: Mapping[str, object]
 ) -> None:
     """Writes `config.json`: the settings, and by which the model can be asked about its tasks.
 

@@ -78,7 +78,7 @@ def scst_forward(
     ) -> Float[Array, "rows t v"]:
         examples, samples, _ = batch["sampled_tokens"].shape
 
-        def repeat(leaf: jax.Array) -> jax.Array:
+        def repeat(leaf: Array) -> Array:
             # Positions that all examples share have a leading axis of one.
             return jnp.repeat(leaf, samples, axis=0) if leaf.shape[0] == examples else leaf
 
