@@ -5,7 +5,7 @@ from ofa_jax.data.tasks.answering import Answering, AnswerList
 from tasks import instructions
 from tasks.finetuning import add, files
 
-# Class, as `ofa_jax.data.sources.glue_labels` names it, -> word.
+# Class, as `ofa_jax.data.sources.tsv_layouts` names it, -> word.
 WORDS = {
     "cola": {"unacceptable": "no", "acceptable": "yes"},
     "mnli": {"neutral": "maybe", "entailment": "yes", "contradiction": "no"},

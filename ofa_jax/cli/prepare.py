@@ -128,13 +128,14 @@ def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> int:
         if not 1 <= (1 if (value := getattr(options, name)) is None else value) <= most:
             raise ValueError(f"--{name} must be at least 1 and at most {most:,}, got {value}")
     names = [field.name for field in dataclasses.fields(ConversionSettings)]
+    settings = ConversionSettings(**{name: getattr(options, name) for name in names})
     beam = options.engine == "beam"
     dropped = splits.prepare_splits(
         formats.source(options.source, arguments),
         {"format": options.source, **arguments},
         [name.strip() for name in options.split.split(",")],
         options.out,
-        settings=ConversionSettings(**{name: getattr(options, name) for name in names}),
+        settings=settings,
         num_shards=options.num_shards,
         shard_bytes=int(options.shard_mb * (1 << 20)),
         limit=options.limit,

@@ -19,9 +19,9 @@ from ofa_jax.data.sources import schema
 from ofa_jax.data.sources.array_record import in_turn
 from ofa_jax.data.sources.box_units import OTHER_SHAPE, UPRIGHT_BOXES
 from ofa_jax.data.sources.bucket_file import BucketError
+from ofa_jax.data.sources.errors import Reason
 from ofa_jax.data.sources.example import Example, Records
 from ofa_jax.data.sources.left_out import LeftOut
-from ofa_jax.data.sources.reasons import Reason
 
 # Fields whose texts are measured in words, and their names in charts.
 TEXTS = {

@@ -11,7 +11,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from ofa_jax.data.preparation.losses import loss_of
+from ofa_jax.data.preparation.summary import loss_of
 from ofa_jax.data.sources import locations
 from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.schema import nearest

@@ -201,8 +201,8 @@ def make_plan(
     )
     estimated = estimate(plan, records)
     if not estimated.tally.examples and not go_on:
-        named = next(iter(estimated.tally.named.values()))[0]["detail"]
-        counts = ", ".join(f"{reason} {n}" for reason, n in estimated.tally.dropped.items())
+        named = next(iter(estimated.tally.dropped.named.values()))[0]["detail"]
+        counts = ", ".join(f"{reason} {n}" for reason, n in estimated.tally.dropped.counts.items())
         raise ValueError(
             f"all {estimated.tally.records} records that were looked at would be dropped "
             f"({counts}), such as {named}; --go_on prepares what there is"

@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 
 from ofa_jax.data.ops.image_files import BadImageError
-from ofa_jax.data.sources.errors import reason_of
-from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.errors import Reason, reason_of
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _LONGEST_DETAIL = 200

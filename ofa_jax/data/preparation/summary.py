@@ -1,4 +1,7 @@
-"""What a preparation says of itself in the log: at its start, and of its result."""
+"""What a preparation says of itself in the log: at its start, of its result, and in training.
+
+A loss is said when a run starts, not when it ends with a poor score.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,15 @@ from typing import Any
 from ofa_jax.data.preparation import manifest
 from ofa_jax.data.preparation.plan import ConversionPlan, Estimate
 from ofa_jax.data.preparation.tally import NOTES
+from ofa_jax.data.sources import locations
+from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.sources.example import Records, Source
 from ofa_jax.data.sources.left_out import LeftOut
 
 logger = logging.getLogger("ofa_jax")
+
+# Of this share of the data on, a loss is worth a word.
+_SHARE = 0.25
 
 
 def say_start(plan: ConversionPlan, estimate: Estimate) -> None:
@@ -26,14 +35,14 @@ def say_start(plan: ConversionPlan, estimate: Estimate) -> None:
     if plan.left_out.total:
         logger.warning("%s: left out of its files: %s", plan.split, plan.left_out)
     tally = estimate.tally
-    bad = sum(tally.dropped.values())
+    bad = tally.dropped.total
     if 4 * bad >= tally.records > 0:
-        first = next(iter(tally.named.values()))[0]["detail"]
+        first = next(iter(tally.dropped.named.values()))[0]["detail"]
         logger.warning(
             "%s: of %d records that were looked at, %s would be dropped, such as %s",
             plan.split,
             tally.records,
-            _counts(bad, tally.dropped),
+            _counts(bad, tally.dropped.counts),
             first,
         )
 
@@ -67,6 +76,40 @@ def say_result(plan: ConversionPlan, result: Mapping[str, Any], out: str, *, upr
         logger.info("%s: left out of its files: %s", plan.split, left_out)
     logger.info("%s: see %s", plan.split, f"{out.rstrip('/')}/{manifest.NAME}")
     return entry["examples"] > 0
+
+
+def loss_of(source: Source, records: Records, split: str) -> str:
+    """A clause about a source of which much is missing.
+
+    Args:
+      source: prepared shards, whose manifest says what was dropped; or a source of annotations,
+        which counts what it left out.
+      records: the opened split.
+
+    Returns:
+      How much of how much is missing, and why; "" where little is, or where nobody counted.
+    """
+    if isinstance(source, PreparedSource):
+        folder = locations.resolve(source.folder)
+        entry = (manifest.of_folder(folder) or {}).get("splits", {}).get(split)
+        if entry is None:
+            return ""
+        dropped = LeftOut.from_dict(entry["dropped"])
+        left_out = LeftOut.from_dict(entry.get("left_out", {}))
+        kept, where = entry["examples"], f"{folder}: "
+    else:
+        dropped, left_out = LeftOut(), getattr(records, "left_out", LeftOut())
+        kept, where = len(records), ""
+    if dropped.total + left_out.total < _SHARE * (kept + dropped.total + left_out.total):
+        return ""
+    parts = []
+    if dropped.total:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.counts.items())
+        of = f"{dropped.total:,} of {kept + dropped.total:,} records"
+        parts.append(f"preparation dropped {of} ({reasons})")
+    if left_out.total:
+        parts.append(f"{left_out.total:,} items of its files are in no example: {left_out}")
+    return where + "; ".join(parts)
 
 
 def _counts(total: int, parts: Mapping[str, int]) -> str:

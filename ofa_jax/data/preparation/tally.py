@@ -9,9 +9,8 @@ from typing import Any
 
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample
 from ofa_jax.data.sources.box_units import OTHER_SHAPE
+from ofa_jax.data.sources.left_out import LeftOut
 
-# Examples that are named per reason.
-NAMED_EXAMPLES = 20
 # What is counted about images, whether their examples are kept or dropped, and about examples.
 NO_TRUTH = "no_truth"
 NOTES = {
@@ -29,17 +28,15 @@ class Tally:
     Attributes:
       records: records read.
       kinds: examples kept, by kind.
-      dropped: examples dropped, by reason.
-      named: the first of them: `record` (number in the source), `id` (None where the record
-        could not be read) and `detail`, by reason.
+      dropped: examples dropped, by reason; of the first of them `record` (number in the source),
+        `id` (None where the record could not be read) and `detail`.
       removed_boxes: boxes removed from kept examples, by reason.
       notes: images and examples by what is noted about them, keys of `NOTES`.
     """
 
     records: int = 0
     kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    dropped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    named: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    dropped: LeftOut = dataclasses.field(default_factory=LeftOut)
     removed_boxes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     notes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
@@ -60,12 +57,9 @@ class Tally:
     def drop(self, record: int, identifier: str | None, rejection: RejectedExample) -> None:
         """Counts an example that is not."""
         self.records += 1
-        reason = rejection.reason.value
-        self.dropped[reason] += 1
+        named = {"record": record, "id": identifier, "detail": rejection.detail}
+        self.dropped.add(rejection.reason, named)
         self.notes.update(rejection.notes)
-        named = self.named.setdefault(reason, [])
-        if len(named) < NAMED_EXAMPLES:
-            named.append({"record": record, "id": identifier, "detail": rejection.detail})
 
     def add(self, later: Tally) -> None:
         """Adds the counts of records that come after these."""
@@ -74,9 +68,6 @@ class Tally:
         self.dropped.update(later.dropped)
         self.removed_boxes.update(later.removed_boxes)
         self.notes.update(later.notes)
-        for reason, examples in later.named.items():
-            named = self.named.setdefault(reason, [])
-            named.extend(examples[: NAMED_EXAMPLES - len(named)])
 
     def as_dict(self) -> dict[str, Any]:
         """The counts with sorted names, as the manifest shows them."""
@@ -84,10 +75,7 @@ class Tally:
             "records": self.records,
             "examples": self.examples,
             "kinds": dict(sorted(self.kinds.items())),
-            "dropped": {
-                reason: {"count": count, "examples": self.named[reason]}
-                for reason, count in sorted(self.dropped.items())
-            },
+            "dropped": self.dropped.as_dict(),
             "removed_boxes": dict(sorted(self.removed_boxes.items())),
             "notes": dict(sorted(self.notes.items())),
         }
@@ -98,10 +86,7 @@ class Tally:
         return cls(
             records=values["records"],
             kinds=collections.Counter(values["kinds"]),
-            dropped=collections.Counter(
-                {reason: entry["count"] for reason, entry in values["dropped"].items()}
-            ),
-            named={reason: entry["examples"] for reason, entry in values["dropped"].items()},
+            dropped=LeftOut.from_dict(values["dropped"]),
             removed_boxes=collections.Counter(values["removed_boxes"]),
             notes=collections.Counter(values["notes"]),
         )

@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 
 from ofa_jax.data.sources import json_items, split_paths
 from ofa_jax.data.sources.box_units import BOX_UNITS, placed_boxes, with_pixel_boxes
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import Example, check_index
 from ofa_jax.data.sources.file_cache import stamp
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.schema import require_known
 
 

@@ -13,9 +13,8 @@ import numpy as np
 
 from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.ops.image_files import read_header
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import Example
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.values import number
 from ofa_jax.schema import shown
 

@@ -17,10 +17,9 @@ from ofa_jax.data.sources.annotated_pictures import (
 )
 from ofa_jax.data.sources.box_table import BoxCollector, Picture
 from ofa_jax.data.sources.box_units import corners
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.left_out import LeftOut
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import may_lack_truth
 from ofa_jax.data.sources.values import flag, identifier, text
 

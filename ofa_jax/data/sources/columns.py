@@ -15,10 +15,9 @@ from ofa_jax.data.ops import boxes as box_ops
 from ofa_jax.data.ops import image as image_ops
 from ofa_jax.data.sources import schema
 from ofa_jax.data.sources.box_units import corners
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.questions import answer_confidences
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.values import optional_text, text
 
 BOX_FORMS = ("xyxy", "xywh")

@@ -212,10 +212,13 @@ def source(name: str, arguments: Mapping[str, str]) -> Source:
             raise FormatError(
                 f"format {name!r} has no argument {argument!r}{nearest(argument, known)}"
             )
-    if missing := [one for one in known if known[one].required and one not in arguments]:
-        raise FormatError(
-            f"format {name!r} needs {', '.join(f'{one} ({known[one].meaning})' for one in missing)}"
-        )
+    needed = {one: about.meaning for one, about in known.items() if about.required}
+    if missing := [
+        f"{one} ({meaning.partition('. ')[0].rstrip('.')})"
+        for one, meaning in needed.items()
+        if one not in arguments
+    ]:
+        raise FormatError(f"format {name!r} needs {', '.join(missing)}")
     values = {}
     for argument, text in arguments.items():
         try:

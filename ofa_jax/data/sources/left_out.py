@@ -13,14 +13,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from ofa_jax.data.sources.errors import reason_of
-from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.errors import Reason, reason_of
 
 # What reading an entry of an annotation file may raise, whatever stands there.
 READING_ERRORS = (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError)
 
 # Items that are named per reason.
-_NAMED = 20
+NAMED = 20
 # Characters of an item that are shown.
 _SHOWN = 80
 
@@ -33,17 +32,17 @@ class LeftOut:
 
     Attributes:
       counts: items by reason.
-      named: the first of each: file, place, and what was wrong.
+      named: the first of each, such as a text of file, place, and what was wrong.
     """
 
     counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    named: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    named: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
-    def add(self, reason: Reason, detail: str, items: int = 1) -> None:
+    def add(self, reason: Reason, detail: Any, items: int = 1) -> None:
         """Counts one item, or several with the same fault."""
         self.counts[reason.value] += items
         named = self.named.setdefault(reason.value, [])
-        if len(named) < _NAMED:
+        if len(named) < NAMED:
             named.append(detail)
 
     def add_error(self, place: str, error: Exception, items: int = 1, *, entry: Any = None) -> None:
@@ -89,7 +88,7 @@ class LeftOut:
         self.counts.update(later.counts)
         for reason, details in later.named.items():
             named = self.named.setdefault(reason, [])
-            named.extend(details[: _NAMED - len(named)])
+            named.extend(details[: NAMED - len(named)])
 
     @property
     def total(self) -> int:

@@ -13,10 +13,9 @@ import pathlib
 
 import numpy as np
 
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import check_index
 from ofa_jax.data.sources.file_cache import cached_by_file
-from ofa_jax.data.sources.reasons import Reason
 
 _CHUNK = 1 << 24
 _NEWLINE, _RETURN = ord("\n"), ord("\r")

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, AnnotatedRow, Unique
 from ofa_jax.data.sources.box_table import BoxCollector, Picture
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
 from ofa_jax.data.sources.lines import require_text
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.values import flag, number
 
 _SIDES = ("XMin", "YMin", "XMax", "YMax")

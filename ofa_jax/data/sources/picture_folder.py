@@ -14,10 +14,9 @@ from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, AnnotatedRow, MadeRows
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.coco import caption_fields
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.left_out import LeftOut
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.webdataset import KINDS
 from ofa_jax.schema import require_known
 

@@ -16,10 +16,9 @@ from ofa_jax.data.sources.annotated_pictures import (
     Unique,
     read_items,
 )
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.left_out import LeftOut
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import may_lack_truth
 from ofa_jax.data.sources.values import flag, identifier, optional_text, text
 

@@ -18,9 +18,8 @@ from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_pictures import AnnotatedRow, BoxedPictures, Unique, read_items
 from ofa_jax.data.sources.box_units import corners
 from ofa_jax.data.sources.coco import picture_reader
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.values import identifier, text
 from ofa_jax.restricted_pickle import UnsafePickleError, load_restricted
 from ofa_jax.schema import parse_json

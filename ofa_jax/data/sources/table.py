@@ -26,12 +26,11 @@ from ofa_jax.data.sources.annotated_pictures import (
     MadeRows,
     PictureRecords,
 )
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.json_items import items
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
 from ofa_jax.data.sources.lines import utf16_without_mark
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.schema import may_lack_truth
 from ofa_jax.data.sources.text import opened
 from ofa_jax.data.sources.values import number, optional_text, text

@@ -24,9 +24,8 @@ from ofa_jax import quiet_tensorflow
 from ofa_jax.data.sources import locations, split_paths
 from ofa_jax.data.sources.box_units import with_pixel_boxes
 from ofa_jax.data.sources.class_names import class_words
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import Example, check_index
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.schema import nearest, require_known
 
 _BLOCK = 256

@@ -20,10 +20,9 @@ import numpy as np
 
 from ofa_jax.data.sources import lines, split_paths
 from ofa_jax.data.sources.box_units import BOX_UNITS, with_pixel_boxes
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import Example, check_index
 from ofa_jax.data.sources.file_cache import cached_by_file
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.tsv_layouts import LAYOUTS, TYPES, layout
 from ofa_jax.schema import require_known
 

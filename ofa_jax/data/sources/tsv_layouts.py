@@ -15,13 +15,25 @@ import numpy as np
 
 from ofa_jax.data.ops import image as image_ops
 from ofa_jax.data.sources.example import Example
-from ofa_jax.data.sources.glue_labels import glue_label
 from ofa_jax.data.sources.values import is_blank, number
 from ofa_jax.schema import require_known
 
 Columns = Mapping[str, str]
 
 _BETWEEN_NUMBERS = re.compile(r"[\s,;]+")
+
+# Task of GLUE -> what the official TSV files write -> name of the class (SPEC 8.7). Every source
+# yields the name, which TFDS has too, as `label`, whatever its files say; tasks map it to words.
+GLUE_LABELS: Mapping[str, Mapping[str, str]] = {
+    "cola": {"0": "unacceptable", "1": "acceptable"},
+    # SPEC 8.7, a trap: this is not the order of GLUE itself, where entailment is 0.
+    "mnli": {"0": "neutral", "1": "entailment", "2": "contradiction"},
+    "mrpc": {"0": "not_equivalent", "1": "equivalent"},
+    "qnli": {"0": "not_entailment", "1": "entailment"},
+    "qqp": {"0": "not_duplicate", "1": "duplicate"},
+    "rte": {"0": "not_entailment", "1": "entailment"},
+    "sst2": {"0": "negative", "1": "positive"},
+}
 
 # A column of this name is not read.
 IGNORED = "_"
@@ -246,6 +258,28 @@ def _sentences(task: str, row: Columns) -> Example:
     if (label := row.get("label", "").strip()) not in ("", "-1"):
         example["label"] = glue_label(task, label)
     return example
+
+
+def glue_label(task: str, written: str) -> str:
+    """The class of a row.
+
+    Args:
+      task: key of `GLUE_LABELS`.
+      written: number of the official files, or the name itself.
+
+    Returns:
+      Its name.
+
+    Raises:
+      ValueError: another number or name.
+    """
+    names = GLUE_LABELS[task]
+    if written in names.values():
+        return written
+    if written not in names:
+        known = ", ".join(f"{number} ({name})" for number, name in names.items())
+        raise ValueError(f"the class {written[:40]!r} of {task} is not one of {known}")
+    return names[written]
 
 
 def _layout(columns: str, read: Callable[[Columns], Example], required: str) -> Layout:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from ofa_jax.data.sources.example import Example
-from ofa_jax.data.sources.glue_labels import GLUE_LABELS
-from ofa_jax.data.sources.tsv_layouts import IGNORED, layout
+from ofa_jax.data.sources.tsv_layouts import GLUE_LABELS, IGNORED, layout
 
 
 def _clean(text: str) -> str:

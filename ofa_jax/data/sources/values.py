@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.sources.errors import SourceError
-from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.schema import shown
 
 # Letters and signs that show nothing, beside those that Unicode calls control or format.

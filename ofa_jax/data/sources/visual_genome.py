@@ -22,9 +22,8 @@ from ofa_jax.data.sources.annotated_pictures import (
     read_items,
 )
 from ofa_jax.data.sources.box_units import corners
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.left_out import LeftOut
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.values import identifier, optional_text, text
 
 

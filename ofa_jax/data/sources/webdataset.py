@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 from ofa_jax.data.ops.image_files import SUFFIXES
 from ofa_jax.data.sources import schema, split_paths, tar_index
-from ofa_jax.data.sources.errors import SourceError
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import Example, FileRecords, ends_of
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.left_out import LeftOut
-from ofa_jax.data.sources.reasons import Reason
 from ofa_jax.data.sources.values import text
 from ofa_jax.schema import parse_json, require_known
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from ofa_jax.cli.prepare import run_prepare
-from ofa_jax.data.preparation.tally import NAMED_EXAMPLES
 from ofa_jax.data.sources.array_record import PreparedSource
+from ofa_jax.data.sources.left_out import NAMED
 from tests.data.preparation import fault_set
 
 RECORDS, BROKEN = 2_000, 100
@@ -48,7 +48,7 @@ def test_exactly_the_broken_records_are_dropped(faults, prepared):
     }
     for name, places in expected.items():
         named = entry["dropped"][name]["examples"]
-        assert [example["record"] for example in named] == places[:NAMED_EXAMPLES]
+        assert [example["record"] for example in named] == places[:NAMED]
         for example in named:
             fault = faults.broken[example["record"]]
             # A row that cannot be read has no id; the detail names its line instead.

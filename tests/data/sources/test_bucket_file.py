@@ -17,7 +17,7 @@ from ofa_jax import digest
 from ofa_jax.checkpoint.bucket import file_system
 from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.data.preparation import manifest
-from ofa_jax.data.preparation.losses import loss_of
+from ofa_jax.data.preparation.summary import loss_of
 from ofa_jax.data.sources import bucket_file
 from ofa_jax.data.sources.array_record import PreparedSource, RecordError, shard_name, write_shard
 from ofa_jax.data.sources.range_cache import RangeCache

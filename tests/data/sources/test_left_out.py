@@ -12,8 +12,7 @@ from ofa_jax.data.preparation.reasons import RejectedExample
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.sources import formats
 from ofa_jax.data.sources.box_units import OTHER_SHAPE, STORED_BOXES, UPRIGHT_BOXES
-from ofa_jax.data.sources.errors import SourceError
-from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.errors import Reason, SourceError
 from tests.data.sources.photographs import annotated, write_pictures
 
 

@@ -8,8 +8,7 @@ import lzma
 import pyarrow
 import pytest
 
-from ofa_jax.data.sources.errors import SourceError, reason_of
-from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.errors import Reason, SourceError, reason_of
 from ofa_jax.data.sources.text import TextSource
 from tests.data.sources.checks import examples_of, same
 

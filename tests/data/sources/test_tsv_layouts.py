@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ofa_jax.data.sources import tsv_layouts, tsv_writer
-from ofa_jax.data.sources.glue_labels import GLUE_LABELS, glue_label
 from ofa_jax.data.sources.tsv import TsvFormatError, TsvSource
+from ofa_jax.data.sources.tsv_layouts import GLUE_LABELS, glue_label
 from tests.data.sources.checks import examples_of, same
 from tests.data.sources.photographs import annotated
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from ofa_jax.data.sources.annotated_pictures import Unique
-from ofa_jax.data.sources.errors import SourceError
-from ofa_jax.data.sources.reasons import Reason
+from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.values import flag, identifier, is_blank, number, optional_text, text
 
 
