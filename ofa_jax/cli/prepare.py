@@ -129,7 +129,6 @@ def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> int:
             raise ValueError(f"--{name} must be at least 1 and at most {most:,}, got {value}")
     names = [field.name for field in dataclasses.fields(ConversionSettings)]
     settings = ConversionSettings(**{name: getattr(options, name) for name in names})
-    beam = options.engine == "beam"
     dropped = splits.prepare_splits(
         formats.source(options.source, arguments),
         {"format": options.source, **arguments},
@@ -143,7 +142,7 @@ def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> int:
         overwrite=options.overwrite,
         go_on=options.go_on,
         processes=options.processes,
-        beam_options=shlex.split(options.beam_options) if beam else None,
+        beam_options=shlex.split(options.beam_options) if options.engine == "beam" else None,
     )
     if dropped is None:
         return Status.DONE
