@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import inspect
 import json
 import math
 import pathlib
+import re
 import reprlib
 import types
 import typing
@@ -62,6 +64,14 @@ def shown(value: Any) -> str:
         return _short.repr(value)
     except ValueError:
         return "a number of thousands of digits"
+
+
+def meanings(described: type) -> dict[str, str]:
+    """What the docstring of a class says of each of its attributes, in one line."""
+    found = re.findall(
+        r"^  (\w+): (.+(?:\n    .+)*)", inspect.getdoc(described) or "", re.MULTILINE
+    )
+    return {name: " ".join(meaning.split()) for name, meaning in found}
 
 
 def nearest(name: str, known: Collection[str], most: int = 1) -> str:

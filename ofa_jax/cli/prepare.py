@@ -7,22 +7,21 @@ import dataclasses
 import logging
 import shlex
 import sys
+import typing
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ofa_jax.cli import shell
-from ofa_jax.data.ops.image import TRUNCATED_IMAGES
 from ofa_jax.data.preparation import manifest, splits
 from ofa_jax.data.preparation.plan import TARGET_SHARD_BYTES
-from ofa_jax.data.preparation.settings import (
-    BAD_BOX_TREATMENTS,
-    CMYK_TREATMENTS,
-    CODE_PARTS,
-    ConversionSettings,
-)
+from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.sources import formats
 from ofa_jax.errors import Status
+from ofa_jax.schema import meanings
 
 logger = logging.getLogger("ofa_jax")
+
+_READERS = {int: shell.whole, float: shell.real, str: str}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,47 +52,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", choices=("local", "beam"), default="local", help="beam: many machines")
     add("--beam_options", default="", help="Beam's own: '--runner=DataflowRunner --project=P'")
 
-    group = parser.add_argument_group("what is stored")
-    add = group.add_argument
-    defaults = ConversionSettings()
-    add(
-        "--resize_short_side",
-        type=shell.whole,
-        metavar="PIXELS",
-        help="of pictures that are larger",
-    )
-    add(
-        "--jpeg_quality",
-        type=shell.whole,
-        default=defaults.jpeg_quality,
-        help="of pictures made smaller",
-    )
-    add("--upright", action="store_true", help="turn pictures as EXIF says; boxes are upright")
-    add("--image_tokenizer", metavar="NAME", help="last.ckpt, codebook.npz or module:function")
-    add(
-        "--code_size",
-        type=shell.whole,
-        default=defaults.code_size,
-        metavar="PIXELS",
-        help="of the square",
-    )
-    add("--code_part", choices=CODE_PARTS, default=defaults.code_part, help="what codes are of")
-
-    group = parser.add_argument_group("what is dropped")
-    add = group.add_argument
-    add("--min_side", type=shell.whole, default=defaults.min_side, metavar="PIXELS")
-    add("--max_side", type=shell.whole, default=defaults.max_side, metavar="PIXELS")
-    add("--max_pixels", type=shell.whole, default=defaults.max_pixels, metavar="PIXELS")
-    add("--max_aspect", type=shell.real, metavar="RATIO", help="long side over short side")
-    add("--truncated_images", choices=TRUNCATED_IMAGES, default=defaults.truncated_images)
-    add("--cmyk", choices=CMYK_TREATMENTS, default=defaults.cmyk, help="pictures for printing")
-    add("--bad_boxes", choices=BAD_BOX_TREATMENTS, default=defaults.bad_boxes)
-    add("--min_box_side", type=shell.real, default=defaults.min_box_side, metavar="PIXELS")
-    add("--box_tolerance", type=shell.real, default=defaults.box_tolerance, metavar="PIXELS")
-    add("--clip_boxes", action="store_true", help="cut boxes to the picture instead")
-    add("--min_words", type=shell.whole, default=defaults.min_words, help="of captions and texts")
-    add("--max_words", type=shell.whole, default=defaults.max_words, help="of all but plain texts")
-    add("--max_text_words", type=shell.whole, help="of plain texts")
+    group = parser.add_argument_group("what is stored, and what is dropped")
+    about, types = meanings(ConversionSettings), typing.get_type_hints(ConversionSettings)
+    for field in dataclasses.fields(ConversionSettings):
+        kind = types[field.name]
+        text = f"{about.get(field.name, '')} Default: {field.default}."
+        how: dict[str, Any] = {"default": field.default, "help": text.replace("%", "%%")}
+        if kind is bool:
+            how["action"] = "store_true"
+        elif typing.get_origin(kind) is typing.Literal:
+            how["choices"] = typing.get_args(kind)
+        else:
+            how["type"] = _READERS[next(iter(typing.get_args(kind)), kind)]
+        group.add_argument(f"--{field.name}", **how)
     return parser
 
 

@@ -11,9 +11,6 @@ from ofa_jax import schema
 from ofa_jax.data.ops.image_files import MAX_PIXELS
 from ofa_jax.schema import Between
 
-CODE_PARTS = ("middle", "whole")
-BAD_BOX_TREATMENTS = ("drop_example", "drop_box")
-CMYK_TREATMENTS = ("drop", "convert")
 Side = Annotated[int, Between(1, 1 << 20)]
 Words = Annotated[int, Between(1, 10**9)]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -34,7 +33,7 @@ from ofa_jax.data.sources.visual_genome import (
     VisualGenomeRegions,
 )
 from ofa_jax.data.sources.webdataset import WebdatasetSource
-from ofa_jax.schema import nearest
+from ofa_jax.schema import meanings, nearest
 
 _ARGUMENT = re.compile(r"--(\w+)(?:=(.*))?", re.DOTALL)
 
@@ -76,9 +75,9 @@ class Format:
         fields = {field.name: field for field in dataclasses.fields(cast(Any, self.make))}
         found: dict[str, Argument] = {}
         for owner in cast(type, self.make).__mro__:
-            meanings = dict(_MEANING.findall(inspect.getdoc(owner) or ""))
+            about = meanings(owner)
             for name in vars(owner).get("__annotations__", ()):
-                field, meaning = fields[name], " ".join(meanings.get(name, "").split())
+                field, meaning = fields[name], about.get(name, "")
                 if (self.make, name) in _VALUES:
                     meaning += f" Known: {', '.join(_VALUES[self.make, name])}."
                 required = field.default is dataclasses.MISSING
@@ -105,8 +104,6 @@ def _flag(text: str) -> bool:
     return text.lower() == "true"
 
 
-# An attribute and its meaning in the docstring of a source.
-_MEANING = re.compile(r"^  (\w+): (.+(?:\n    .+)*)", re.MULTILINE)
 # Annotation of an attribute -> how its text is read; of all others the text is the value.
 _READERS: Mapping[Any, Callable[[str], Any]] = {
     "split_paths.Paths": split_paths.parse,
