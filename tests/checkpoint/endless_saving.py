@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.training.state import to_checkpoint_tree
-from tests.checkpoint.test_manager import make_state
+from tests.checkpoint.train_states import make_state
 
 
 def main():

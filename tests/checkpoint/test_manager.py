@@ -22,28 +22,11 @@ from ofa_jax.checkpoint.errors import (
     ModelMismatchError,
 )
 from ofa_jax.checkpoint.manager import CheckpointManager, readable_size
-from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer
-from ofa_jax.training.schedule import ScheduleConfig
-from ofa_jax.training.state import TrainState, from_checkpoint_tree, to_checkpoint_tree
+from ofa_jax.training.state import from_checkpoint_tree, to_checkpoint_tree
+from tests.checkpoint.train_states import make_state
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = {"model": {"width": 8, "stage_blocks": (1, 2)}, "vocabulary": {"size": 20}}
-
-
-def make_state(step=0, ema=True, frozen=()):
-    """A state whose every float is its step, so that mixing two checkpoints would show."""
-    tx, _ = build_optimizer(
-        OptimizerConfig(ScheduleConfig(peak=0.1, shape="constant"), frozen=frozen)
-    )
-    params = {"a": {"kernel": jnp.full((4, 3), step, jnp.float32)}, "b": jnp.full(2, 1.0 * step)}
-    statistics = {"norm": {"mean": jnp.full(3, 1.0 * step)}}
-    return TrainState(
-        step=jnp.int32(step),
-        params=params,
-        opt_state=tx.init(params),
-        batch_stats=statistics,
-        ema={"params": params, "batch_stats": statistics} if ema else None,
-    )
 
 
 def assert_equal(actual, expected):

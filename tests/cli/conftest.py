@@ -10,7 +10,7 @@ from flax import linen as nn
 from ofa_jax.cli import entry, shell
 from ofa_jax.runs.engine import Engine
 from ofa_jax.sharding import placement
-from tests.integration.test_resume import TINY
+from tests.integration.tiny_run import TINY
 
 QUICKSTART = "--gin_file=gin_configs/runs/quickstart.gin"
 

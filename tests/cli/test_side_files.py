@@ -8,7 +8,7 @@ import pytest
 from ofa_jax import atomic
 from ofa_jax.runs.log import LogConfig, RunLog
 from ofa_jax.training.goodput import GoodputLedger
-from tests.integration.test_resume import checkpoints
+from tests.integration.tiny_run import checkpoints
 
 NO_TEXT = b"\xff\xfe\x00\x80 no text"
 DEEP = b"[" * 200_000

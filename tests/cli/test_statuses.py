@@ -27,7 +27,7 @@ from ofa_jax.inference.answerer import Answerer
 from ofa_jax.lock import LOCK_NAME, FolderLock, LocalFile
 from ofa_jax.runs.engine import Engine
 from tests.compiling import QUICK_TO_COMPILE
-from tests.integration.test_resume import TINY, checkpoints
+from tests.integration.tiny_run import TINY, checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BREAKING = (

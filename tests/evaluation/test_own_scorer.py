@@ -20,7 +20,7 @@ from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.evaluation.submission import write_submission
 from ofa_jax.model.ofa import OFA
 from ofa_jax.sharding.layout import MeshLayout
-from tests.data.batches.test_pipeline import Numbered, make_task, small_tokenizer
+from tests.data.batches.numbered import Numbered, make_task, small_tokenizer
 from tests.integration import finetuning_files
 
 LENGTHS = {"inputs": 24, "targets": 12, "image": 32}

@@ -8,7 +8,7 @@ from ofa_jax import inspect as command
 from ofa_jax.cli.prepare import run_prepare
 from ofa_jax.data.sources import formats
 from tasks.pretrain_slots import SLOTS
-from tests.data.sources.test_tfds import store
+from tests.data.sources.tfds_store import store
 from tests.inspection.raw_files import COUNT, write_others
 from tests.integration.photographs import write_official_files
 

@@ -21,7 +21,7 @@ from ofa_jax.checkpoint import bucket
 from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.checkpoint.imports import import_checkpoint
 from tests.compiling import QUICK_TO_COMPILE
-from tests.distributed.test_hosts import SETTINGS
+from tests.distributed.two_processes import SETTINGS
 from tests.storage_server import StorageServer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -18,7 +18,7 @@ from ofa_jax.model.tuning import (
 from ofa_jax.ops.attention import attention
 from ofa_jax.training.optimizer import matching_paths, parameter_path
 from tests.model.small import CONFIG, jitted, make_batch, make_config, make_variables
-from tests.model.test_cache import run_steps, teacher_forced
+from tests.model.teacher_forcing import run_steps, teacher_forced
 
 EVERYTHING = TuningConfig(
     encoder_prefix=3,

@@ -2,8 +2,6 @@
 
 import collections
 import dataclasses
-import functools
-import itertools
 
 import numpy as np
 import pytest
@@ -12,76 +10,11 @@ from ofa_jax.data.batches import pipeline as pipeline_module
 from ofa_jax.data.batches.pipeline import MixturePipeline, evaluation_row, fill_batch
 from ofa_jax.data.sources.example import InstructionError
 from ofa_jax.data.tasks import features
-from ofa_jax.data.tasks.instruction import Instruction
-from ofa_jax.data.tasks.task import OFATask, check_lengths
-from ofa_jax.text.tokenizer import Tokenizer
-from ofa_jax.text.trained_bpe import TrainedBPE
-from ofa_jax.vocab import BOS_ID, EOS_ID, VocabLayout
+from ofa_jax.data.tasks.task import check_lengths
+from ofa_jax.vocab import BOS_ID, EOS_ID
 from tasks import instructions
-
-SIZE = 8
-LENGTHS = {"inputs": 40, "targets": 12, "image": SIZE}
-COLORS = ("red", "green", "blue", "white", "black", "pink", "gray")
-
-
-@functools.cache
-def small_tokenizer():
-    text = TrainedBPE.train([" what is the complete text of a picture of a dog"] * 4, num_merges=64)
-    return Tokenizer(text, VocabLayout(num_text=text.num_text, num_codes=16, num_bins=16))
-
-
-@dataclasses.dataclass(frozen=True)
-class NumberedRecords:
-    """Pictures whose pixels say which record of which split they are."""
-
-    size: int
-    split: str
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, index):
-        if not 0 <= index < self.size:
-            raise IndexError(index)
-        return {
-            "image": np.full((SIZE, SIZE, 3), index, np.uint8),
-            "image_id": f"{self.split}-{index}",
-            "caption": COLORS[index % len(COLORS)],
-            "text": "a picture of a dog on a picture of a dog",
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class Numbered:
-    size: int = 10
-
-    def open(self, split):
-        if split not in ("train", "validation"):
-            raise ValueError(f"no split {split!r}")
-        return NumberedRecords(self.size, split)
-
-
-@dataclasses.dataclass(frozen=True)
-class Flicker:
-    """A preparation step that draws: the corner pixel becomes a random number."""
-
-    def __call__(self, example, rng):
-        image = example["image"].copy()
-        image[0, 0, 0] = rng.integers(256)
-        return {**example, "image": image}
-
-
-def make_task(name, line=instructions.CAPTIONING, *, size=10, **options):
-    lines = [line] if isinstance(line, str) else line
-    return OFATask(
-        name=name,
-        family=name,
-        instructions=tuple(Instruction.parse(text) for text in lines),
-        source=Numbered(size),
-        tokenizer=small_tokenizer,
-        **options,
-    )
-
+from tests.data.batches.batch_values import assert_same, take
+from tests.data.batches.numbered import LENGTHS, SIZE, Flicker, Numbered, make_task, small_tokenizer
 
 CAPTIONS = make_task("captions", prepare=(Flicker(),))
 MATCHES = make_task("matches", size=7, prepare=(Flicker(),))
@@ -98,22 +31,6 @@ def pipeline(**options):
         "prefetch": 4,
     }
     return MixturePipeline(**(settings | options))
-
-
-def take(mixture, count, start=0):
-    iterator = mixture.iterate(start)
-    try:
-        return list(itertools.islice(iterator, count))
-    finally:
-        if hasattr(iterator, "close"):
-            iterator.close()
-
-
-def assert_same(batch, other):
-    assert batch.keys() == other.keys()
-    for key in batch:
-        assert batch[key].dtype == other[key].dtype
-        np.testing.assert_array_equal(batch[key], other[key], err_msg=key)
 
 
 def differs(batch, other):

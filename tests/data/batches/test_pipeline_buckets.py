@@ -10,16 +10,8 @@ from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.data.sources.example import InstructionError
 from ofa_jax.data.tasks.task import check_lengths
 from tasks import instructions
-from tests.data.batches.test_pipeline import (
-    LENGTHS,
-    SIZE,
-    Flicker,
-    Numbered,
-    NumberedRecords,
-    assert_same,
-    make_task,
-    take,
-)
+from tests.data.batches.batch_values import assert_same, take
+from tests.data.batches.numbered import LENGTHS, SIZE, Flicker, Numbered, NumberedRecords, make_task
 
 IMAGE_KEYS = {"encoder_images", "encoder_image_masks", "encoder_image_holes"}
 

@@ -13,7 +13,7 @@ from ofa_jax.data.tasks.seqio_tasks.task import FEATURE_KEYS, ordered
 from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.vocab import BOS_ID, EOS_ID
 from tasks import instructions
-from tests.data.batches.test_pipeline import LENGTHS, SIZE, Flicker, Numbered, small_tokenizer
+from tests.data.batches.numbered import LENGTHS, SIZE, Flicker, Numbered, small_tokenizer
 
 MIXTURE = "numbered_mixture"
 NOISED = "numbered_noised"

@@ -5,10 +5,10 @@ import pathlib
 
 import pytest
 
+from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.data.tasks.task import PRETRAINING_FAMILIES
 from ofa_jax.runs.settings import DatasetConfig
-from tests.data.batches.test_pipeline import LENGTHS, make_task
-from tests.data.batches.test_pipeline_buckets import MixturePipeline
+from tests.data.batches.numbered import LENGTHS, make_task
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 

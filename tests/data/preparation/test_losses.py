@@ -13,9 +13,9 @@ from ofa_jax.data.sources.tsv import TsvSource
 from ofa_jax.data.tasks.instruction import Instruction
 from ofa_jax.data.tasks.task import OFATask, check_lengths
 from ofa_jax.runs.rates import check_presence
-from tests.data.preparation import test_fault_sources as fault_sources
-from tests.data.preparation.test_training import LENGTHS, tokenizer
-from tests.data.sources import test_coco
+from tests.data.preparation import faulty_formats as fault_sources
+from tests.data.preparation.small_vocabulary import LENGTHS, tokenizer
+from tests.data.sources import coco_files
 from tests.data.sources.photographs import annotated, write_pictures
 
 ROWS = 40
@@ -114,12 +114,12 @@ def test_half_of_rows_that_are_skipped(tmp_path, told):
 
 
 def test_half_of_annotations(tmp_path, told):
-    images = write_pictures(tmp_path / "train2014", test_coco.file_name)
-    entries = test_coco.caption_entries()
+    images = write_pictures(tmp_path / "train2014", coco_files.file_name)
+    entries = coco_files.caption_entries()
     for entry in entries[::2]:
         entry["caption"] = None
     path = tmp_path / "captions.json"
-    path.write_text(json.dumps({"images": test_coco.image_entries(), "annotations": entries}))
+    path.write_text(json.dumps({"images": coco_files.image_entries(), "annotations": entries}))
     one = task("coco_captioning", CocoCaptions(annotations=str(path), images=images))
     [line] = told(lambda: check_presence([one], "train", "coco_captioning"))
     assert line.startswith(

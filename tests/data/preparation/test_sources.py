@@ -9,38 +9,38 @@ from ofa_jax.cli.prepare import run_prepare
 from ofa_jax.data.ops.image import decode_image
 from ofa_jax.data.sources import formats
 from ofa_jax.data.sources.array_record import PreparedSource
-from tests.data.sources import test_coco, test_parquet, test_webdataset
+from tests.data.sources import coco_files, parquet_files, tar_files
 from tests.data.sources.photographs import annotated, write_pictures
 
 
 def webdataset(folder):
     """The second picture is cut off."""
     for number, one in enumerate(annotated()):
-        files = test_webdataset.sample(one, txt=one.captions[0])
+        files = tar_files.sample(one, txt=one.captions[0])
         if number == 1:
             files = {
                 name: data[:900] if name.endswith("jpg") else data for name, data in files.items()
             }
-        test_webdataset.write_tar(folder / f"{number}.tar", files)
+        tar_files.write_tar(folder / f"{number}.tar", files)
     return "webdataset", {"paths": f"{folder}/*.tar"}, "truncated_image"
 
 
 def coco_captions(folder):
     """The second picture is not there."""
-    images = write_pictures(folder / "train2014", test_coco.file_name)
-    (folder / "train2014" / test_coco.file_name(annotated()[1])).unlink()
-    document = {"images": test_coco.image_entries(), "annotations": test_coco.caption_entries()}
-    path = test_coco.dump(folder / "captions.json", document)
+    images = write_pictures(folder / "train2014", coco_files.file_name)
+    (folder / "train2014" / coco_files.file_name(annotated()[1])).unlink()
+    document = {"images": coco_files.image_entries(), "annotations": coco_files.caption_entries()}
+    path = coco_files.dump(folder / "captions.json", document)
     return "coco_captions", {"annotations": path, "images": images}, "missing_file"
 
 
 def coco_instances(folder):
     """A box of the second picture lies outside."""
-    images = write_pictures(folder / "train2014", test_coco.file_name)
-    document = test_coco.instances()
+    images = write_pictures(folder / "train2014", coco_files.file_name)
+    document = coco_files.instances()
     boxes = [box for box in document["annotations"] if box["image_id"] == annotated()[1].number]
     boxes[-1]["bbox"] = [150, 10, 60, 60]
-    path = test_coco.dump(folder / "instances.json", document)
+    path = coco_files.dump(folder / "instances.json", document)
     return "coco_instances", {"annotations": path, "images": images}, "box_outside"
 
 
@@ -50,11 +50,11 @@ WHOLE = {coco_instances: ["--bad_boxes=drop_example"]}
 
 def parquet(folder):
     """The second caption is blank."""
-    rows = [test_parquet.row(one) for one in annotated()]
+    rows = [parquet_files.row(one) for one in annotated()]
     rows[1]["text"] = " "
-    path = test_parquet.write(folder / "train.parquet", rows)
-    columns = ",".join("=".join(pair) for pair in test_parquet.CAPTIONS)
-    constants = ",".join("=".join(pair) for pair in test_parquet.CONSTANTS)
+    path = parquet_files.write(folder / "train.parquet", rows)
+    columns = ",".join("=".join(pair) for pair in parquet_files.CAPTIONS)
+    constants = ",".join("=".join(pair) for pair in parquet_files.CONSTANTS)
     arguments = {"paths": path, "columns": columns, "constants": constants}
     return "parquet", arguments, "empty_text"
 

@@ -9,8 +9,8 @@ from ofa_jax.cli.prepare import run_prepare
 from ofa_jax.data.preparation import local_engine
 from ofa_jax.data.sources import formats, split_paths
 from ofa_jax.data.sources.array_record import PreparedSource
-from tests.data.preparation.test_folder import content, error_of, failure_of
-from tests.data.sources import test_coco
+from tests.data.preparation.prepared import content, error_of, failure_of
+from tests.data.sources import coco_files
 from tests.data.sources.photographs import annotated, write_pictures
 
 
@@ -116,14 +116,14 @@ class paths_of:
 
 
 def test_pictures_count_as_well(tmp_path, capsys):
-    images = write_pictures(tmp_path / "train2014", test_coco.file_name)
-    document = {"images": test_coco.image_entries(), "annotations": test_coco.caption_entries()}
-    path = test_coco.dump(tmp_path / "captions.json", document)
+    images = write_pictures(tmp_path / "train2014", coco_files.file_name)
+    document = {"images": coco_files.image_entries(), "annotations": coco_files.caption_entries()}
+    path = coco_files.dump(tmp_path / "captions.json", document)
     command = ["--source=coco_captions", f"--annotations={path}", f"--images={images}"]
     command += [f"--out={tmp_path / 'out'}", "--processes=1"]
     assert run_prepare(command) == 0
     assert run_prepare(command) == 0
-    picture = tmp_path / "train2014" / test_coco.file_name(annotated()[0])
+    picture = tmp_path / "train2014" / coco_files.file_name(annotated()[0])
     picture.write_bytes(annotated()[1].image)
     message = error_of(capsys, run_prepare(command))
     assert f"{images} has changed (" in message

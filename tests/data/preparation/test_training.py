@@ -1,7 +1,5 @@
 """What preparation keeps of a broken set can be trained on: one whole epoch without a NaN."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -15,24 +13,14 @@ from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.model.config import SIZES
 from ofa_jax.model.ofa import OFA
-from ofa_jax.text.tokenizer import Tokenizer
-from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer
 from ofa_jax.training.schedule import ScheduleConfig
 from ofa_jax.training.state import TrainState
 from ofa_jax.training.step import make_train_step
-from ofa_jax.vocab import VocabLayout
 from tests.data.preparation import fault_set
+from tests.data.preparation.small_vocabulary import LENGTHS, tokenizer
 
 BATCH, RECORDS, BROKEN = 50, 2_000, 100
-LENGTHS = {"inputs": 64, "targets": 24, "image": 32}
-
-
-@functools.cache
-def tokenizer():
-    text = TrainedBPE.train([" a red bus on the road and two dogs under a tree"], num_merges=32)
-    layout = VocabLayout(text.num_text, num_codes=16, num_bins=16, max_image_size=32)
-    return Tokenizer(text, layout)
 
 
 def tasks(folder):

@@ -27,7 +27,7 @@ from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.inspection.opening import open_data
 from ofa_jax.runs.settings import DatasetConfig
 from tasks import instructions
-from tests.data.batches.test_pipeline import LENGTHS, SIZE, small_tokenizer
+from tests.data.batches.numbered import LENGTHS, SIZE, small_tokenizer
 from tests.storage_server import ProtocolError, StorageServer
 
 ADDRESS = "gs://bucket/data/set"

@@ -12,23 +12,8 @@ from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.parquet import ParquetSource
 from ofa_jax.data.sources.schema import check_example
 from tests.data.sources.checks import examples_of, same
+from tests.data.sources.parquet_files import CAPTIONS, CONSTANTS, row, write
 from tests.data.sources.photographs import annotated
-
-CAPTIONS = (("image", "image.bytes"), ("captions", "text"), ("image_id", "id"))
-CONSTANTS = (("type", "caption"), ("dataset", "sbu"))
-
-
-def write(path, rows, metadata=None, **options):
-    table = pyarrow.Table.from_pylist(rows)
-    if metadata:
-        table = table.replace_schema_metadata({"huggingface": json.dumps(metadata)})
-    pyarrow.parquet.write_table(table, path, **options)
-    return str(path)
-
-
-def row(one, **more):
-    image = {"bytes": one.image, "path": f"{one.number}.jpg"}
-    return {"image": image, "id": one.number, "text": one.captions[0]} | more
 
 
 def test_captions_over_files_and_groups(tmp_path):

@@ -10,18 +10,10 @@ import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ofa_jax.data.sources import locations, tsv_writer
 from ofa_jax.data.sources.tsv import TsvFormatError, TsvSource
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
-
-
-def picture(form="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(PIXELS).save(buffer, form)
-    return buffer.getvalue()
+from tests.data.sources.tsv_cells import picture
 
 
 def source(path, layout, *types):

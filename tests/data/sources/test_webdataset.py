@@ -1,7 +1,6 @@
 """Webdataset tars written with the standard library, as img2dataset lays them out."""
 
 import io
-import json
 import tarfile
 
 import pytest
@@ -10,22 +9,7 @@ from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.webdataset import WebdatasetSource
 from tests.data.sources.checks import examples_of, same
 from tests.data.sources.photographs import annotated
-
-
-def write_tar(path, files, mode="w"):
-    with tarfile.open(path, mode) as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return str(path)
-
-
-def sample(one, prefix="", **texts):
-    key = f"{prefix}{one.number:09d}"
-    metadata = json.dumps({"caption": one.captions[1], "url": "x", "status": "success"})
-    files = {f"{key}.jpg": one.image, f"{key}.json": metadata.encode()}
-    return files | {f"{key}.{suffix}": text.encode() for suffix, text in texts.items()}
+from tests.data.sources.tar_files import sample, write_tar
 
 
 def test_pictures_with_captions(tmp_path):

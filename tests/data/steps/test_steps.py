@@ -12,7 +12,7 @@ from ofa_jax.data.steps import image as image_steps
 from ofa_jax.data.steps import matching as matching_steps
 from ofa_jax.data.steps import selection, text
 from ofa_jax.data.steps.image import IMAGE_SIZE
-from tests.data.sources.test_tsv import PIXELS, picture
+from tests.data.sources.tsv_cells import PIXELS, picture
 
 BOXES = np.array([[0, 0, 4, 4], [2, 1, 8, 5]], np.float32)
 SCENE = {

@@ -23,7 +23,7 @@ from ofa_jax.data.tasks.seqio_tasks.vocabulary import SeqioVocabulary
 from ofa_jax.scenes.tokenizers import scenes_tokenizer
 from ofa_jax.text.tokenizer import load_tokenizer
 from tasks.scenes import INSTRUCTIONS
-from tests.data.batches.test_pipeline import LENGTHS, Numbered, small_tokenizer
+from tests.data.batches.numbered import LENGTHS, Numbered, small_tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SCENES = {"inputs": 28, "targets": 20, "image": 32}
@@ -266,7 +266,7 @@ def test_a_cache_holds_records_and_reads_as_the_files_do():
 
 CACHED_TASK = """
 from ofa_jax.data.tasks.registration import add_task
-from tests.data.batches.test_pipeline import Numbered, small_tokenizer
+from tests.data.batches.numbered import Numbered, small_tokenizer
 
 add_task(
     "few_to_cache",

@@ -1,0 +1,26 @@
+"""The settings of runs of two processes."""
+
+SETTINGS = [
+    "--gin_file=gin_configs/models/nano.gin",
+    "--gin_file=gin_configs/runs/train.gin",
+    "--gin_file=gin_configs/sharding/fsdp_tensor.gin",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 30, 'targets': 20, 'image': 32}",
+    "--gin.MIXTURE_OR_TASK_NAME='scenes_vqa'",
+    "--gin.WARMUP_STEPS=2",
+    "--gin.LEARNING_RATE=1e-4",
+    "--gin.BATCH_SIZE=8",
+    "--gin.EVAL_PERIOD=0",
+    "--gin_file=tests/micro.gin",
+    "--gin.models.OFA.width=32",
+    "--gin.models.OFA.ffn_dim=64",
+    "--gin.trainer.EMAConfig.decay=0.9",
+    "--gin.train_script.train.stats_period=1",
+    "--gin.train_script.train.loss_evaluation_cfg=@evaluation.LossEvaluationConfig()",
+    "--gin.evaluation.LossEvaluationConfig.period=4",
+    "--gin.evaluation.LossEvaluationConfig.num_batches=2",
+    "--gin.checkpoints.CheckpointConfig.period=3",
+    "--gin.evaluation.EvaluationConfig.num_examples=4",
+    "--gin.evaluation.EvaluationConfig.batch_size=4",
+    "--gin.evaluation.EvaluationConfig.final_num_examples=8",
+    "--gin.log.LogConfig.tensorboard=False",
+]
