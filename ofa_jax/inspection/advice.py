@@ -31,7 +31,6 @@ def advice(opened: OpenedData, kinds: Mapping[str, int]) -> list[str]:
     """Lines about the tasks of a data set, and the commands that train and evaluate on it.
 
     Args:
-      opened: the data set.
       kinds: type of example to number.
 
     Returns:

@@ -82,7 +82,6 @@ def inspect_data(
     """Inspects an opened split and writes the folder.
 
     Args:
-      opened: the split.
       folder: gets `index.html`, `pictures.png`, `texts.png`, `examples.png`, `summary.txt`.
       options: what to look at.
 

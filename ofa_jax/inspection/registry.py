@@ -23,7 +23,6 @@ def candidates(
     """Tasks to try on a data set.
 
     Args:
-      opened: the data set.
       names: tasks or mixtures; none takes those of its slot or its world, or else the official
         pretraining tasks, whose chains are the same.
       modules: that register them, beside the usual ones.

@@ -65,7 +65,6 @@ def text_of(
 
     Args:
       title: what was inspected.
-      found: the survey of its records.
       facts: further lines, (name, value).
       views: tasks over its records; none where there is no vocabulary.
 

@@ -8,9 +8,10 @@ model, so it works on any machine, also long after the run. In reading order:
   examples   what kind of answer a task gives, which rows are right, which to show
   pictures   boxes and labels on upscaled pictures
   plots      loss, evaluation and throughput curves
-  tables     Markdown, CSV and HTML tables; comparison of several runs
-  cards      HTML of one held-out example
+  tables     of scores, as Markdown and CSV; comparison of several runs
+  cards      held-out examples of a task
   gallery    one sheet of examples of all tasks
+  rendering  the templates of `templates/`, every value escaped
   page       the whole page
   build      all of it, in order, to RUN_DIR/report.html
 

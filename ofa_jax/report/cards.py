@@ -1,4 +1,4 @@
-"""HTML of held-out examples: one card each, and the section of a task around them.
+"""Held-out examples for the page: one card each, and the section of a task around them.
 
 A card says three things in the same places: the image, whether the answer is right (by word, icon,
 frame and colour), and input, prediction and truth in words.
@@ -6,16 +6,15 @@ frame and colour), and input, prediction and truth in words.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-import html
-import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from markupsafe import Markup, escape
 from PIL import Image
 
 from ofa_jax.metrics.verdict import Verdict
-from ofa_jax.report import labels
 from ofa_jax.report.collect import ANSWERS, RunRecord, TaskScores
 from ofa_jax.report.examples import (
     Judgement,
@@ -27,22 +26,10 @@ from ofa_jax.report.examples import (
     region_box,
     task_kind,
 )
-from ofa_jax.report.pictures import DrawnBox, data_uri, draw_boxes, enlarge, load_picture
+from ofa_jax.report.pictures import DrawnBox, draw_boxes, enlarge, load_picture
 
-_ICONS = {
-    Verdict.RIGHT: '<path d="M4.5 8.5l2.4 2.4 4.8-5.2"/>',
-    Verdict.WRONG: '<path d="M5.2 5.2l5.6 5.6M10.8 5.2l-5.6 5.6"/>',
-    Verdict.PARTLY: '<path d="M4.6 8h6.8"/>',
-}
 _BINS = re.compile(r"(?:&lt;bin_(\d+)&gt;\s*)+")
 _CODES = re.compile(r"(?:&lt;code_(\d+)&gt;\s*)+")
-_TRUE_KEY = '<span class="key"><i class="solid"></i>true box</span>'
-_PREDICTED_KEY = '<span class="key"><i class="dashed"></i>predicted box</span>'
-_REGION_KEY = '<span class="key"><i class="solid"></i>the region that the input names</span>'
-_WORDS_LEGEND = (
-    '<span class="key"><del>word</del> predicted, not in the target</span>'
-    '<span class="key"><ins>word</ins> in the target, not predicted</span>'
-)
 _GRIDS = {
     Kind.IMAGE_INFILLING: "wide",
     Kind.IMAGE_GENERATION: "text",
@@ -64,17 +51,7 @@ _CODE_PICTURES = {
 }
 
 
-def icon(verdict: Verdict) -> str:
-    """A small round sign: tick, cross or dash."""
-    if verdict is Verdict.NONE:
-        return ""
-    return (
-        f'<svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="8"/>'
-        f"{_ICONS[verdict]}</svg>"
-    )
-
-
-def text_html(text: object) -> str:
+def text_html(text: object) -> Markup:
     """Escapes text; masks, runs of bins and runs of codes become small labels."""
 
     def region(match: re.Match) -> str:
@@ -85,12 +62,12 @@ def text_html(text: object) -> str:
         count = len(re.findall(r"code_", match.group(0)))
         return f'<span class="pill">{count} image codes</span> '
 
-    escaped = html.escape(str(text)).strip()
+    escaped = str(escape(str(text))).strip()
     escaped = escaped.replace("&lt;mask&gt;", '<span class="pill mask">mask</span>')
-    return _CODES.sub(codes, _BINS.sub(region, escaped))
+    return Markup(_CODES.sub(codes, _BINS.sub(region, escaped)))
 
 
-def difference_html(predicted: str, target: str) -> tuple[str, str]:
+def difference_html(predicted: str, target: str) -> tuple[Markup, Markup]:
     """Prediction and target with the words that differ marked.
 
     Returns:
@@ -103,27 +80,23 @@ def difference_html(predicted: str, target: str) -> tuple[str, str]:
         a, b = text_html(" ".join(left[a0:a1])), text_html(" ".join(right[b0:b1]))
         equal = operation == "equal"
         if a:
-            said.append(a if equal else f"<del>{a}</del>")
+            said.append(a if equal else Markup("<del>{}</del>").format(a))
         if b:
-            wanted.append(b if equal else f"<ins>{b}</ins>")
-    return " ".join(said), " ".join(wanted)
+            wanted.append(b if equal else Markup("<ins>{}</ins>").format(b))
+    return Markup(" ").join(said), Markup(" ").join(wanted)
 
 
-def _box_text(box: Sequence[float] | None) -> str:
+def _box_text(box: Sequence[float] | None) -> Markup:
     if box is None:
-        return ""
-    return f'<span class="pixels">{" ".join(f"{value:.1f}" for value in box)}</span>'
+        return Markup()
+    numbers = " ".join(f"{value:.1f}" for value in box)
+    return Markup('<span class="pixels">{}</span>').format(numbers)
 
 
-def _figure(image: Image.Image | None, alt: str, caption: str = "") -> str:
-    if image is None:
-        shown = '<div class="blank">picture missing</div>'
-    else:
-        shown = (
-            f'<img src="{data_uri(image)}" alt="{html.escape(alt, quote=True)}" '
-            f'width="{image.width}" height="{image.height}" decoding="async">'
-        )
-    return f"<figure>{shown}{f'<figcaption>{caption}</figcaption>' if caption else ''}</figure>"
+def _list(items: Iterable[Markup]) -> Markup:
+    return Markup("<ul>{}</ul>").format(
+        Markup().join(Markup("<li>{}</li>").format(i) for i in items)
+    )
 
 
 def drawn_boxes(row: Prediction) -> list[DrawnBox]:
@@ -147,16 +120,14 @@ def drawn_boxes(row: Prediction) -> list[DrawnBox]:
     return drawn
 
 
-def _legend(kind: Kind, rows: Sequence[Prediction]) -> str:
-    """What the lines on the images, or the marks in the texts, stand for."""
+def _legend(kind: Kind, rows: Sequence[Prediction]) -> list[str]:
+    """What the lines on the images, or the marks in the texts, stand for: keys of `cards.html`."""
     if kind is Kind.TEXT_INFILLING:
-        keys = _WORDS_LEGEND
-    elif kind is Kind.REGION:
-        keys = _REGION_KEY
-    else:
-        boxes = [box.predicted for row in rows for box in drawn_boxes(row)]
-        keys = (_TRUE_KEY if False in boxes else "") + (_PREDICTED_KEY if True in boxes else "")
-    return f'<p class="legend">{keys}</p>' if keys else ""
+        return ["words"]
+    if kind is Kind.REGION:
+        return ["region"]
+    boxes = {box.predicted for row in rows for box in drawn_boxes(row)}
+    return ["true"] * (False in boxes) + ["predicted"] * (True in boxes)
 
 
 def pictures_of(
@@ -185,33 +156,22 @@ def pictures_of(
     return [("", draw_boxes(image, drawn_boxes(row), size) if image else None)]
 
 
-def _picture(record: RunRecord, kind: Kind, row: Prediction) -> str:
-    name = f"example {row.get('example_id', '')}"
-    figures = [
-        _figure(image, f"{name}, {caption.lower()}" if caption else name, caption)
-        for caption, image in pictures_of(record, kind, row)
-    ]
-    if len(figures) < 2:
-        return "".join(figures)
-    columns = "four" if len(figures) > 2 else "four two"
-    return f'<div class="{columns}">{"".join(figures)}</div>'
-
-
-def _object_list(objects: Sequence[dict] | None) -> str:
+def _object_list(objects: Sequence[dict] | None) -> Markup:
     return text_html(", ".join(str(item["label"]) for item in objects or ()))
 
 
-def _lines(kind: Kind, row: Prediction) -> list[tuple[str, str]]:
-    """(name, HTML) of the lines below a picture."""
-    lines = []
+def _lines(kind: Kind, row: Prediction) -> list[tuple[str, Markup | str]]:
+    """(name, text or HTML) of the lines below a picture."""
+    lines: list[tuple[str, Markup | str]] = []
     predicted, target = str(row.get("prediction_text", "")), str(row.get("target_text", ""))
     references = [str(r) for r in row.get("references") or []]
+    muted = Markup('<span class="muted">{}</span>')
     if kind in (Kind.GROUNDING, Kind.DETECTION):
         said = _object_list(row.get("predicted_objects")) or _box_text(row.get("predicted_box"))
         if not said:  # what the model said instead
             words = text_html(predicted)
             nothing = "no box" if kind is Kind.GROUNDING else "nothing"
-            said = f"<q>{words}</q>" if words else f'<span class="muted">{nothing}</span>'
+            said = Markup("<q>{}</q>").format(words) if words else muted.format(nothing)
         lines.append(("Predicted", said))
         if row.get("true_box") is not None:  # free instructions have no truth
             lines.append(("True", _box_text(row["true_box"])))
@@ -221,83 +181,92 @@ def _lines(kind: Kind, row: Prediction) -> list[tuple[str, str]]:
         said, wanted = difference_html(predicted, target)
         lines += [("Predicted", said or "—"), ("Target", wanted)]
     elif kind not in _CODE_PICTURES:
-        lines.append(("Predicted", f'<b class="said">{text_html(predicted) or "—"}</b>'))
+        said = Markup('<b class="said">{}</b>').format(text_html(predicted) or "—")
+        lines.append(("Predicted", said))
+        others = [r for r in dict.fromkeys(references) if r != target]
         if kind is Kind.CAPTIONING and references:
-            items = "".join(f"<li>{text_html(r)}</li>" for r in references[:5])
-            lines.append(("References", f"<ul>{items}</ul>"))
-        else:
-            others = [r for r in dict.fromkeys(references) if r != target]
-            also = f' <span class="muted">(also {text_html(", ".join(others[:5]))})</span>'
-            if target or others:
-                lines.append(("Target", text_html(target) + (also if others else "")))
-    if others := row.get("alternatives"):
-        items = "".join(
-            f"<li>{text_html(other['text']) or '—'} "
-            f'<span class="muted">log-probability {other["log_probability"]:.2f}</span></li>'
-            for other in others
-        )
-        lines.append(("Next best", f"<ul>{items}</ul>"))
+            lines.append(("References", _list(map(text_html, references[:5]))))
+        elif target or others:
+            also = Markup(" ") + muted.format(f"(also {', '.join(others[:5])})")
+            lines.append(("Target", text_html(target) + (also if others else "")))
+    if alternatives := row.get("alternatives"):
+        items = []
+        for other in alternatives:
+            how = muted.format(f"log-probability {other['log_probability']:.2f}")
+            items.append(Markup("{} {}").format(text_html(other["text"]) or "—", how))
+        lines.append(("Next best", _list(items)))
     return lines
 
 
-def card_html(
-    record: RunRecord,
-    kind: Kind,
-    row: Prediction,
-    judgement: Judgement,
-    *,
-    prompt: bool,
-    pictured: bool,
-) -> str:
-    """One example as a card.
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """One example.
 
-    Args:
-      record: the run.
-      kind: the task's kind.
-      row: the prediction.
-      judgement: of it.
-      prompt: with its input text.
-      pictured: other cards of the section have images, so a missing one needs a word.
+    Attributes:
+      name: what its images are called where they are not seen.
+      judgement: of the prediction.
+      pictures: of `pictures_of`.
+      lacks_picture: other cards of the section have images, so a missing one needs a word.
+      asked: its input, "" where all examples have the same.
+      lines: name and text or HTML of each line below.
     """
-    verdict = judgement.verdict
-    lines = "".join(f"<dt>{name}</dt><dd>{line}</dd>" for name, line in _lines(kind, row))
-    text = row.get("input_text") if prompt else None
-    asked = f'<p class="asked">{text_html(text)}</p>' if text else ""
-    head = (
-        f'<div class="verdict">{icon(verdict)}<span>{judgement.word}</span>'
-        f'<span class="measure">{html.escape(judgement.measure)}</span></div>'
-    )
-    picture = _picture(record, kind, row)
-    if not picture and pictured:
-        picture = '<figure><div class="blank">image not kept</div></figure>'
-    return (
-        f'<article class="card {verdict or "none"}">{picture}'
-        f'<div class="body">{head}{asked}<dl>{lines}</dl></div></article>'
-    )
+
+    name: str
+    judgement: Judgement
+    pictures: Sequence[tuple[str, Image.Image | None]]
+    lacks_picture: bool
+    asked: Markup | str
+    lines: Sequence[tuple[str, Markup | str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSection:
+    """A task on the page: its score, a tally of all predictions, and chosen examples.
+
+    Attributes:
+      name: of the task.
+      title: readable name.
+      anchor: id of the section.
+      with_score: whether the run is one that has scores.
+      scores: of the task, where there are.
+      total: number of predictions.
+      counts: verdict, its word and how many, of those that occur.
+      note: what is shown, and of how many.
+      choices: value, word and number of the buttons that choose among judged cards.
+      none_shown: button and what is said where it leaves no card.
+      asked: the input of all examples, "" where it differs.
+      legend: keys of what is drawn.
+      grid: class of the cards.
+      cards: the examples.
+    """
+
+    name: str
+    title: str
+    anchor: str
+    with_score: bool
+    scores: TaskScores | None
+    total: int = 0
+    counts: Sequence[tuple[Verdict, str, int]] = ()
+    note: str = ""
+    choices: Sequence[tuple[str, str, int]] = ()
+    none_shown: Sequence[tuple[str, str]] = ()
+    asked: Markup | str = ""
+    legend: Sequence[str] = ()
+    grid: str = ""
+    cards: Sequence[Card] = ()
+
+    @property
+    def judged(self) -> int:
+        """Predictions with a verdict."""
+        return sum(count for *_, count in self.counts)
 
 
 _COUNTED = ((Verdict.RIGHT, "correct"), (Verdict.PARTLY, "partly"), (Verdict.WRONG, "wrong"))
 
 
-def _tally(verdicts: Sequence[Verdict]) -> str:
-    """A bar of how many predictions are right, partly right and wrong, with the counts."""
-    total = sum(map(bool, verdicts))
-    parts, words = [], []
-    for verdict, word in _COUNTED:
-        if count := verdicts.count(verdict):
-            parts.append(f'<i class="{verdict}" style="flex:{count}"></i>')
-            words.append(
-                f'<span class="{verdict}">{icon(verdict)}{count:,} {word}'
-                f" ({100 * count / total:.0f}%)</span>"
-            )
-    if not parts:
-        return ""
-    if total < len(verdicts):
-        words.append(f'<span class="muted">{len(verdicts) - total:,} not judged</span>')
-    return f'<div class="tally"><div class="bar">{"".join(parts)}</div>{"".join(words)}</div>'
-
-
-def _filter(anchor: str, shown: Sequence[Verdict], everything: Sequence[Verdict]) -> str:
+def _choices(
+    shown: Sequence[Verdict], everything: Sequence[Verdict]
+) -> tuple[list[tuple[str, str, int]], list[tuple[str, str]]]:
     """Buttons that choose among the cards, and what is said where one of them leaves none."""
 
     def count(verdicts: Sequence[Verdict]) -> tuple[int, int]:
@@ -305,17 +274,8 @@ def _filter(anchor: str, shown: Sequence[Verdict], everything: Sequence[Verdict]
         return right, sum(map(bool, verdicts)) - right
 
     (right, wrong), all_counts = count(shown), count(everything)
-    options = "".join(
-        f'<label><input type="radio" name="{anchor}" class="show-{value}"{checked}>'
-        f"<span>{word} ({number})</span></label>"
-        for value, word, number, checked in (
-            ("all", "All", len(shown), " checked"),
-            ("right", "Correct", right, ""),
-            ("wrong", "Not correct", wrong, ""),
-        )
-    )
-    buttons = f'<div class="filter" role="group" aria-label="Which examples">{options}</div>'
     judged = f"{sum(all_counts):,} judged predictions"
+    none_shown = []
     for name, word, here, total, said in (
         ("right", "correct", right, all_counts[0], f"None of the {judged} is correct."),
         ("wrong", "not correct", wrong, all_counts[1], f"All {judged} are correct."),
@@ -323,45 +283,22 @@ def _filter(anchor: str, shown: Sequence[Verdict], everything: Sequence[Verdict]
         if total:
             said = f"{total:,} of the {judged} are {word}, but none of the examples shown here."
         if not here:
-            buttons += f'<p class="empty for-{name}">{said}</p>'
-    return buttons
-
-
-def _score_line(scores: TaskScores | None) -> str:
-    if scores is None or scores.primary is None:
-        return '<p class="score muted">no score in metrics.json</p>'
-    value = labels.format_metric(scores.primary, scores.value)
-    extras = [
-        f"{name} {labels.format_metric(scores.primary, baseline)}"
-        for name, baseline in scores.baselines.items()
+            none_shown.append((name, said))
+    buttons = [
+        ("all", "All", len(shown)),
+        ("right", "Correct", right),
+        ("wrong", "Not correct", wrong),
     ]
-    if scores.n:
-        extras.append(f"{scores.n:,} examples")
-    more = f'<span class="muted">{" · ".join(extras)}</span>' if extras else ""
-    metric = html.escape(labels.metric_label(scores.primary))
-    return f'<p class="score"><b>{value}</b> <span>{metric}</span> {more}</p>'
+    return buttons, none_shown
 
 
-def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: int) -> str:
-    """The section of a task: its score, a tally of all predictions, and chosen examples.
-
-    Args:
-      record: the run.
-      task: task name.
-      title: readable name.
-      anchor: id of the section.
-      limit: largest number of examples.
-
-    Returns:
-      HTML.
-    """
+def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: int) -> TaskSection:
+    """What the page shows of a task, with at most `limit` examples."""
     rows = record.predictions.get(task, ())
-    score = "" if record.kind == ANSWERS else _score_line(record.tasks.get(task))
-    head = f"<header><h2>{html.escape(title)}</h2>{score}</header>"
+    scores = record.tasks.get(task)
+    section = TaskSection(task, title, anchor, record.kind != ANSWERS, scores, len(rows))
     if not rows:
-        missing = pathlib.PurePosixPath("predictions") / f"{task}.jsonl"
-        body = f'<p class="empty">No examples: {html.escape(str(missing))} is missing or empty.</p>'
-        return f'<section id="{anchor}" class="task">{head}{body}</section>'
+        return section
     kind = task_kind(task, rows)
     judgements = [judge(kind, row) for row in rows]
     verdicts = [judgement.verdict for judgement in judgements]
@@ -373,21 +310,31 @@ def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: i
         how = ", correct and not correct in turn"
     elif not graded and any(row.get("score") is not None for row in shown):
         how = ", from the best to the worst"
-    note = f"{kind.value.capitalize()}. {len(chosen)} of {len(rows):,} shown{how}."
-    choice = _filter(anchor, [verdicts[i] for i in chosen], verdicts) if graded else ""
-    prompts = {str(rows[i].get("input_text") or "") for i in chosen}
+    buttons, none_shown = _choices([verdicts[i] for i in chosen], verdicts) if graded else ([], [])
+    prompts = {str(row.get("input_text") or "") for row in shown}
     common = len(prompts) == 1 and len(chosen) > 1
-    asked = ""
-    if common and (text := text_html(prompts.pop())):
-        asked = f'<p class="common">Input of all examples: <q>{text}</q></p>'
     pictured = any(map(is_pictured, shown))
-    cards = "".join(
-        card_html(record, kind, rows[i], judgements[i], prompt=not common, pictured=pictured)
-        for i in chosen
-    )
-    return (
-        f'<section id="{anchor}" class="task">{head}{_tally(verdicts)}'
-        f'<div class="bar-line"><p class="note">{note}</p>{choice}</div>'
-        f"{asked}{_legend(kind, shown)}"
-        f'<div class="grid {_GRIDS.get(kind, "")}">{cards}</div></section>'
+    cards = []
+    for row, judgement in ((rows[i], judgements[i]) for i in chosen):
+        pictures = pictures_of(record, kind, row)
+        cards.append(
+            Card(
+                f"example {row.get('example_id', '')}",
+                judgement,
+                pictures,
+                pictured and not pictures,
+                "" if common else text_html(row.get("input_text") or ""),
+                _lines(kind, row),
+            )
+        )
+    return dataclasses.replace(
+        section,
+        counts=[(v, word, n) for v, word in _COUNTED if (n := verdicts.count(v))],
+        note=f"{kind.value.capitalize()}. {len(chosen)} of {len(rows):,} shown{how}.",
+        choices=buttons,
+        none_shown=none_shown,
+        asked=text_html(prompts.pop()) if common else "",
+        legend=_legend(kind, shown),
+        grid=_GRIDS.get(kind, ""),
+        cards=cards,
     )

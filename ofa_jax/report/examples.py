@@ -100,10 +100,6 @@ def task_kind(name: str, rows: Sequence[Prediction]) -> Kind:
 def judge(kind: Kind, row: Prediction) -> Judgement:
     """Puts the verdict of a row, which its scorer decided, into words.
 
-    Args:
-      kind: the task's kind.
-      row: the prediction.
-
     Returns:
       The judgement; without verdict, word and measure where the row has none.
     """

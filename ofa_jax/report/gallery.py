@@ -64,7 +64,6 @@ def save_gallery(record: RunRecord, path: pathlib.Path, *, columns: int = 6) -> 
     Infilling tiles show original, input, prediction and codebook ceiling in reading order.
 
     Args:
-      record: the run.
       path: PNG to write.
       columns: examples per task.
 

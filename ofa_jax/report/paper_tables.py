@@ -7,16 +7,14 @@ the embedded worlds.
 
 from __future__ import annotations
 
-import html
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ofa_jax.report import labels
+from ofa_jax.report import labels, rendering
 from ofa_jax.report.collect import RunRecord, TaskScores, collect
-from ofa_jax.report.published import PUBLISHED, Column, PublishedTable
-from ofa_jax.report.style import CSS
+from ofa_jax.report.published import Column, PublishedTable, published_tables
 from ofa_jax.report.tables import Cell, Table
 
 PAGE = "tables.html"
@@ -63,9 +61,6 @@ def scores_by_split(record: RunRecord) -> dict[str, dict[str, TaskScores]]:
     """Scores of a run as split -> registered task -> scores.
 
     Runs name tasks by family where that is unique; a run of a single task knows its name.
-
-    Args:
-      record: the run.
     """
     groups = {str(record.info.get("split", "validation")): record.tasks, **record.splits}
     names = {name for tasks in groups.values() for name in tasks}
@@ -77,12 +72,7 @@ def scores_by_split(record: RunRecord) -> dict[str, dict[str, TaskScores]]:
 
 
 def published_table(published: PublishedTable, records: Sequence[RunRecord]) -> Table:
-    """A table of the paper, then one row per run (and split) that has any of its numbers.
-
-    Args:
-      published: the table.
-      records: the runs.
-    """
+    """A table of the paper, then one row per run (and split) that has any of its numbers."""
     columns = list(zip(*published.rows.values(), strict=True))
     # As many decimals as the column has where it has most.
     decimals = [max(len(str(v or 0.0).partition(".")[2]) for v in column) for column in columns]
@@ -192,7 +182,7 @@ def write_tables(
       RecordError: a folder without readable scores.
     """
     records = [collect(path) for path in run_dirs]
-    made = [(table.name, table.title, published_table(table, records)) for table in PUBLISHED]
+    made = [(one.name, one.title, published_table(one, records)) for one in published_tables()]
     made.append(("ablations", "Ablations of the mixture", ablation_table(records)))
     folder = pathlib.Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,26 +190,6 @@ def write_tables(
         (folder / f"{name}.md").write_text(f"# {title}\n\n{table.to_markdown()}", encoding="utf-8")
         (folder / f"{name}.csv").write_text(table.to_csv(), encoding="utf-8")
     page = folder / PAGE
-    page.write_text(_page(made, len(records)), encoding="utf-8")
+    html = rendering.page("report/tables.html", tables=made, runs=len(records))
+    page.write_text(html, encoding="utf-8")
     return page
-
-
-def _page(made: Sequence[tuple[str, str, Table]], runs: int) -> str:
-    links = "".join(
-        f'<a href="#{name}"><span>{html.escape(title)}</span></a>' for name, title, _ in made
-    )
-    sections = "".join(
-        f'<section id="{name}"><h2>{html.escape(title)}</h2>{table.to_html()}</section>'
-        for name, title, table in made
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>OFA: published results and runs</title><style>{CSS}</style></head><body>"
-        f'<div class="shell"><nav aria-label="Contents"><b>Tables</b>{links}</nav><main>'
-        '<div class="hero"><h1>Published results and runs</h1>'
-        f'<p class="sub">The tables of the OFA paper, and the scores of {runs} run'
-        f"{'' if runs == 1 else 's'} of ours (†, bold).</p></div>{sections}"
-        "<footer>Made by ofa_jax.report. Each table lies beside this page as Markdown and CSV."
-        "</footer></main></div></body></html>\n"
-    )

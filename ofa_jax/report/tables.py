@@ -1,14 +1,13 @@
-"""Tables of scores as Markdown, CSV and HTML; the comparison of several runs.
+"""Tables of scores as Markdown and CSV, and for pages; the comparison of several runs.
 
-One `Table` holds text and, where there is one, the number behind it; the three writers only
-differ in syntax.
+One `Table` holds text and, where there is one, the number behind it; the writers only differ in
+syntax.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import html
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,13 @@ class Cell:
     strong: bool = False
     note: str = ""
     tint: float = 0.0
+
+    @property
+    def background(self) -> str:
+        """CSS colour of the tint, "" for none."""
+        colour = "194,65,12" if self.tint < 0 else "15,123,77"
+        opacity = min(abs(self.tint), 1) * 0.28
+        return f"rgba({colour},{opacity:.3f})" if abs(self.tint) >= 0.02 else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,38 +92,6 @@ class Table:
             )
         return buffer.getvalue()
 
-    def to_html(self, css_class: str = "") -> str:
-        """An HTML table in a container that scrolls sideways."""
-        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in self.columns)
-        body = []
-        for row in self.rows:
-            first = f'<th scope="row">{html.escape(row[0].text)}{_note(row[0])}</th>'
-            rest = "".join(
-                f"<td{_tint(cell)}>{_emphasis(cell)}{_note(cell)}</td>" for cell in row[1:]
-            )
-            body.append(f"<tr>{first}{rest}</tr>")
-        caption = f'<p class="note">{html.escape(self.caption)}</p>' if self.caption else ""
-        return (
-            f'<div class="scroll"><table class="{css_class}"><thead><tr>{head}</tr></thead>'
-            f"<tbody>{''.join(body)}</tbody></table></div>{caption}"
-        )
-
-
-def _emphasis(cell: Cell) -> str:
-    text = html.escape(cell.text)
-    return f"<b>{text}</b>" if cell.strong else text
-
-
-def _note(cell: Cell) -> str:
-    return f" <small>{html.escape(cell.note)}</small>" if cell.note else ""
-
-
-def _tint(cell: Cell) -> str:
-    if abs(cell.tint) < 0.02:
-        return ""
-    colour = "194,65,12" if cell.tint < 0 else "15,123,77"
-    return f' style="background:rgba({colour},{min(abs(cell.tint), 1) * 0.28:.3f})"'
-
 
 def _metric_cell(metric: str | None, value: float | None, **options) -> Cell:
     if metric is None or value is None:
@@ -135,9 +109,6 @@ def score_table(record: RunRecord) -> Table:
     """Primary metric of each task against the best answer without a model, floor and aim.
 
     Floor and aim columns appear only where any task has them.
-
-    Args:
-      record: the run.
 
     Returns:
       One row per task.
@@ -200,9 +171,6 @@ def all_metrics_table(record: RunRecord) -> Table:
 
 def split_table(record: RunRecord) -> Table | None:
     """Primary metric of each task on each split, with the difference to the first split.
-
-    Args:
-      record: the run.
 
     Returns:
       One row per task, None where the run has no splits.

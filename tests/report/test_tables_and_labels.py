@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from ofa_jax.progress import format_duration
-from ofa_jax.report import labels, tables
+from ofa_jax.report import labels, rendering, tables
 from ofa_jax.report.collect import collect
 
 
@@ -25,7 +25,7 @@ def test_syntaxes():
         "About.",
     ]
     assert table.to_csv() == "Task,Score\na|<b>,0.5\n"
-    html = table.to_html()
+    html = str(rendering.environment().get_template("report/parts.html").module.scores(table))
     assert "a|&lt;b&gt;" in html
     assert "<b>50.0%</b> <small>±1</small>" in html
 
