@@ -84,6 +84,9 @@ def run_train(arguments: Sequence[str]) -> int:
 
     def run() -> None:
         shell.set_up_process()
+        import jax
+
+        from ofa_jax.ops.host_memory import keep_freed_memory
         from ofa_jax.runs.hosts import initialize_distributed
         from ofa_jax.runs.story import train
 
@@ -92,6 +95,8 @@ def run_train(arguments: Sequence[str]) -> int:
             print(gin_files.resolved())
             return
         initialize_distributed()
+        if jax.default_backend() == "cpu":
+            keep_freed_memory()
         configured(config_text=gin_files.resolved())
 
     return shell.run(run)

@@ -2,7 +2,7 @@
 
 XLA's CPU backend allocates the scratch memory of a step anew each time. glibc serves such large
 blocks with fresh pages and gives them back afterwards, so each training step touches tens of
-thousands of new pages; on the laptop size that was a quarter of the step.
+thousands of new pages, which the kernel clears: about a sixth of a step (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory in the process and to reuse it.
 
     For entry points that train on a CPU, before the first allocation of size; the process then
-    holds its peak memory until it ends. Does nothing elsewhere than on Linux with glibc.
+    holds its peak memory until it ends, what the compiler needed included. Does nothing elsewhere
+    than on Linux with glibc.
 
     Returns:
       Whether the settings were accepted.

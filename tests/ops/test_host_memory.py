@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from ofa_jax.cli import entry
+
 PROGRAM = """
 import resource
 from ofa_jax.ops.host_memory import keep_freed_memory
@@ -30,3 +32,13 @@ def test_memory_is_reused():
     assert accepted == "True"
     # 256 MiB are 65,536 pages; new ones would be touched each time.
     assert int(faults) < 1000
+
+
+def test_training_on_a_cpu_asks_for_it(monkeypatch, tmp_path, capsys):
+    def asked():
+        raise ValueError("memory is kept")
+
+    monkeypatch.setattr("ofa_jax.ops.host_memory.keep_freed_memory", asked)
+    settings = f"--gin.MODEL_DIR={tmp_path / 'run'}"
+    assert entry.run_train(["--gin_file=gin_configs/runs/quickstart.gin", settings]) == 2
+    assert "memory is kept" in capsys.readouterr().err
