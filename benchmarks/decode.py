@@ -2,11 +2,11 @@
 
     python -m benchmarks.decode [--sizes tiny base] [--image 480] [--rounds 6] [--json FILE]
 
-The setting of the PyTorch figures: a picture of 480 x 480 and 9 source tokens (909 encoder
+The setting of the PyTorch figures: an image of 480 x 480 and 9 source tokens (909 encoder
 positions), exactly 16 tokens and eos, beam 5 without repeated 3-grams, batch 1 and 4, random
 weights. All settings run in turns in one process, so that ratios hold on a machine that others use
 too; processor time (all threads) stands beside time by the clock, both as medians over the rounds
-after one round that is not counted. Pictures are in memory; compilation is not counted.
+after one round that is not counted. Images are in memory; compilation is not counted.
 
 Further: ten decoding steps at several positions of one cache, whose cost must not depend on the
 position, and with caches of several lengths.
@@ -56,7 +56,7 @@ def random_variables(model: OFA, batch: dict[str, np.ndarray]) -> dict[str, Any]
 
 
 def inputs(size: int, batch: int) -> dict[str, np.ndarray]:
-    """Random pictures and sources."""
+    """Random images and sources."""
     rng = np.random.default_rng(1)
     source = rng.integers(4, 50000, (batch, SOURCE_TOKENS)).astype(np.int32)
     source[:, 0], source[:, -1] = vocab.BOS_ID, vocab.EOS_ID

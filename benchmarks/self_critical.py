@@ -4,7 +4,7 @@
 
 From the quickstart's checkpoint, captioning alone is trained with cross entropy (first stage). From
 there it goes on in two ways: with cross entropy, and self-critically, over equally many steps of
-equally many pictures. The table has CIDEr-D against the true captions of held-out scenes, as the
+equally many images. The table has CIDEr-D against the true captions of held-out scenes, as the
 rewards have it (with an end mark, SPEC 5.5.2) and without, and the share of captions that the truth
 checker accepts: means over the seeds with their range. `make quickstart` comes first.
 """
@@ -50,7 +50,7 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> dict[str, float
         ),
     }
     numbers = {
-        # A second stage of cross entropy must not read the pictures of the first in its order.
+        # A second stage of cross entropy must not read the images of the first in its order.
         "RANDOM_SEED": seed if start is None else 1000 + seed,
         "TRAIN_STEPS": second if start else first,
         # The second stage begins where the schedule of the first ended: low, without warm-up.

@@ -40,7 +40,7 @@ from ofa_jax.losses.cross_entropy import LossConfig, token_losses
 from ofa_jax.model import OFA, SIZES, OFAConfig
 from ofa_jax.model.encoder import EncoderOutput
 from ofa_jax.model.flops import forward_flops, patch_grid, resnet_flops
-from ofa_jax.model.ofa import normalise_images
+from ofa_jax.model.ofa import normalize_images
 from ofa_jax.model.resnet import ResNet
 from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer
 from ofa_jax.training.programs import program_memory
@@ -128,7 +128,7 @@ class Training:
         return metrics["loss"]
 
     def parts(self) -> dict[str, Callable[[], Any]]:
-        """Loss and gradients of the parts, and the optimiser."""
+        """Loss and gradients of the parts, and the optimizer."""
         config, batch = self.config, self.batch
         # Its own, since a step gives the memory of its state away.
         variables = jax.tree.map(jnp.copy, self.state.variables())
@@ -140,7 +140,7 @@ class Training:
         masks = jnp.ones(self.work.batch, bool)
 
         def stem(params: Any) -> jax.Array:
-            pixels = normalise_images(batch["encoder_images"], masks, None)
+            pixels = normalize_images(batch["encoder_images"], masks, None)
             own = {"params": params, "batch_stats": variables["batch_stats"]["encoder"]["resnet"]}
             features, _ = ResNet(config).apply(own, pixels, True, mutable=["batch_stats"])
             return jnp.mean(jnp.square(features))
@@ -185,11 +185,11 @@ class Training:
             numbers = tuple(range(len(arguments)))
             return called(jax.value_and_grad(function, numbers), *arguments)
 
-        optimiser = jax.jit(update, donate_argnums=(1, 2))
+        optimizer = jax.jit(update, donate_argnums=(1, 2))
         held = [jax.tree.map(jnp.copy, self.state.opt_state), jax.tree.map(jnp.copy, params)]
 
-        def optimise() -> Any:
-            held[1], held[0] = optimiser(params, *held)
+        def optimize() -> Any:
+            held[1], held[0] = optimizer(params, *held)
             return held[1]
 
         return {
@@ -197,7 +197,7 @@ class Training:
             "encoder with stem": gradient(encoder, params),
             "decoder": gradient(decoder, params, encoded.states),
             "loss": gradient(loss, params["token_embedding"]["embedding"], states),
-            "optimiser": optimise,
+            "optimizer": optimize,
         }
 
 
@@ -276,7 +276,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         seconds["encoder"] = seconds.pop("encoder with stem") - seconds["stem"]
     print(f"\nproduct of {PRODUCT_SIDE} x {PRODUCT_SIDE}: {full_speed:.0f} GFLOP/s")
     print(f"{'part':12s}{'ms':>10s}{'GFLOP':>10s}{'GFLOP/s':>10s}{'of product':>12s}")
-    for name in ("step", "stem", "encoder", "decoder", "loss", "optimiser"):
+    for name in ("step", "stem", "encoder", "decoder", "loss", "optimizer"):
         if name not in seconds:
             continue
         line, count = f"{name:12s}{1e3 * seconds[name]:10.1f}", flops.get(name)

@@ -84,7 +84,7 @@ def manifest(options: argparse.Namespace, kind: TpuType, command: tuple[str, ...
         ]
     }
     job = {
-        "parallelism": kind.hosts,
+        "parallelizm": kind.hosts,
         "completions": kind.hosts,
         "completionMode": "Indexed",
         "backoffLimit": 0,

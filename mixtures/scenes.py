@@ -9,7 +9,7 @@ import tasks.scenes  # noqa: F401  (registers the tasks)
 from mixtures.rates import FAMILIES, of_tasks, official_rates, without
 from ofa_jax.data.tasks.registration import add_mixture
 
-# More of what needs the words compared with the picture, which is learnt last (grounding,
+# More of what needs the words compared with the image, which is learnt last (grounding,
 # questions, matching) and of texts, which cost little, less of naming and of the long image codes
 # (docs/quickstart.md has what was tried, gin_configs/runs/quickstart.gin how the rates change).
 QUICKSTART_RATES = {

@@ -6,7 +6,7 @@
     python -m ofa_jax.convert --size base --stem resnet101.pth --target runs/start \
         --target_format orbax
 
-The source is recognised by its content. Import and export give back every tensor bit for bit:
+The source is recognized by its content. Import and export give back every tensor bit for bit:
 folders of ours keep float32 and note the dtypes of the source, which `--dtype source` restores.
 """
 
@@ -51,7 +51,7 @@ def _arguments() -> argparse.ArgumentParser:
     add(
         "--tolerant",
         action="store_true",
-        help="keep what the source lacks at initialisation and drop what is unknown, and say so",
+        help="keep what the source lacks at initialization and drop what is unknown, and say so",
     )
     add(
         "--dictionary_without_mask",
@@ -84,7 +84,7 @@ def _arguments() -> argparse.ArgumentParser:
         help="fairseq: official task that the file is for; by default what the source says. One of "
         + ", ".join(OFFICIAL_TASKS),
     )
-    add("--seed", type=shell.whole, default=0, help="of whatever is initialised")
+    add("--seed", type=shell.whole, default=0, help="of whatever is initialized")
     return parser
 
 
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _arguments()
     args = parser.parse_args(arguments)
     if args.source is None and args.size is None:
-        parser.error("--source is needed (or --size, to start from initialisation)")
+        parser.error("--source is needed (or --size, to start from initialization)")
     if args.dictionary_without_mask and args.size is None:
         parser.error("--dictionary_without_mask needs --size, which says how many rows are right")
     start = time.monotonic()

@@ -1,11 +1,11 @@
 """The official image tokenizer, ready to use: released VQGAN weights behind `ImageTokenizer`.
 
     tokenizer = ofa_jax.image_codes.load_vqgan("vqgan/last.ckpt")
-    codes = tokenizer.encode(picture)       # uint8[256, 256, 3] -> int32[32, 32]
-    picture = tokenizer.decode(codes)
+    codes = tokenizer.encode(image)       # uint8[256, 256, 3] -> int32[32, 32]
+    image = tokenizer.decode(codes)
 
 Used by `prepare` to make codes and by evaluation and `infer` to show them; they find it by its file
-(`ofa_jax.data.ops.image_tokenizer.load_image_tokenizer`). Pictures are encoded in batches of
+(`ofa_jax.data.ops.image_tokenizer.load_image_tokenizer`). Images are encoded in batches of
 one static shape, on all devices of the process.
 """
 
@@ -23,20 +23,20 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ofa_jax.checkpoint.vqgan import read_vqgan
-from ofa_jax.model.vqgan.autoencoder import VQGAN, normalised, to_pixels
+from ofa_jax.model.vqgan.autoencoder import VQGAN, normalized, to_pixels
 from ofa_jax.model.vqgan.config import VQGANConfig
 
-# Pixels of a batch per device: 32 pictures of 128 x 128 on an accelerator, 4 on a CPU. Activations
+# Pixels of a batch per device: 32 images of 128 x 128 on an accelerator, 4 on a CPU. Activations
 # at full resolution take 512 bytes per pixel in the released model, and a few of them live at once.
 _PIXELS_AT_ONCE = {"cpu": 1 << 16}
 _PIXELS_ON_ACCELERATOR = 1 << 19
-_PICTURES_AT_ONCE = 32
+_IMAGES_AT_ONCE = 32
 
 
 class VQGANTokenizer:
     """A VQGAN as image tokenizer. Implements `ImageTokenizer`, with batches.
 
-    Nothing runs on a device before the first picture, so loading it only checks the weights.
+    Nothing runs on a device before the first image, so loading it only checks the weights.
 
     Attributes:
       config: sizes of the networks.
@@ -58,13 +58,13 @@ class VQGANTokenizer:
           config: the model.
           params: its parameters.
           noise_seed: draws codes by their probabilities, as the official encoder does, instead of
-            taking the likeliest. The draw is a function of the seed and the picture alone.
+            taking the likeliest. The draw is a function of the seed and the image alone.
           batch_pixels: pixels of a batch per device; None = what suits the kind of device.
 
         Raises:
           ValueError: noise for a plain VQ codebook, which has no probabilities.
         """
-        if noise_seed is not None and config.quantiser != "gumbel":
+        if noise_seed is not None and config.quantizer != "gumbel":
             raise ValueError("noise_seed: only a Gumbel codebook has probabilities to draw from")
         self.config = config
         self.num_codes = config.num_codes
@@ -74,7 +74,7 @@ class VQGANTokenizer:
         self._batch_pixels = batch_pixels
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        """Codes of a picture.
+        """Codes of an image.
 
         Args:
           image: uint8[y, x, 3]; the sides are multiples of `patch` pixels.
@@ -88,7 +88,7 @@ class VQGANTokenizer:
         return self.encode_batch(np.asarray(image)[None])[0]
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """The picture that codes stand for.
+        """The image that codes stand for.
 
         Args:
           codes: int[grid_y, grid_x] in [0, num_codes).
@@ -102,7 +102,7 @@ class VQGANTokenizer:
         return self.decode_batch(np.asarray(codes)[None])[0]
 
     def encode_batch(self, images: np.ndarray) -> np.ndarray:
-        """Codes of pictures of one size; the codes of each do not depend on the others.
+        """Codes of images of one size; the codes of each do not depend on the others.
 
         Args:
           images: uint8[b, y, x, 3]; the sides are multiples of `patch` pixels.
@@ -119,7 +119,7 @@ class VQGANTokenizer:
         height, width = images.shape[1:3]
         if not height or height % self.patch or not width or width % self.patch:
             raise ValueError(
-                f"the sides of a picture must be multiples of {self.patch} pixels, got "
+                f"the sides of an image must be multiples of {self.patch} pixels, got "
                 f"{height} x {width}"
             )
         if not len(images):
@@ -130,7 +130,7 @@ class VQGANTokenizer:
         return self._in_batches(_draw, height * width, images, np.array(seeds, np.uint32))
 
     def decode_batch(self, codes: np.ndarray) -> np.ndarray:
-        """The pictures that codes stand for.
+        """The images that codes stand for.
 
         Args:
           codes: int[b, grid_y, grid_x] in [0, num_codes).
@@ -169,8 +169,8 @@ class VQGANTokenizer:
 
         Args:
           program: of (model, variables, *batches).
-          pixels: of one picture.
-          *arrays: one row per picture.
+          pixels: of one image.
+          *arrays: one row per image.
         """
         variables, split = self._placed
         devices = split.mesh.size
@@ -178,7 +178,7 @@ class VQGANTokenizer:
             jax.default_backend(), _PIXELS_ON_ACCELERATOR
         )
         total = len(arrays[0])
-        each = max(1, min(budget // pixels, _PICTURES_AT_ONCE))
+        each = max(1, min(budget // pixels, _IMAGES_AT_ONCE))
         size = devices * (1 if total <= devices else each)
         parts = []
         for start in range(0, total, size):
@@ -205,15 +205,15 @@ def load_vqgan(path: str | os.PathLike, *, noise_seed: int | None = None) -> VQG
 
 @functools.partial(jax.jit, static_argnames="model")
 def _encode(model: VQGAN, variables: Any, pixels: jax.Array) -> jax.Array:
-    # With the faster products of accelerators a few codes of every picture would differ.
+    # With the faster products of accelerators a few codes of every image would differ.
     with jax.default_matmul_precision("float32"):
-        return cast(jax.Array, model.apply(variables, normalised(pixels), method="encode"))
+        return cast(jax.Array, model.apply(variables, normalized(pixels), method="encode"))
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _draw(model: VQGAN, variables: Any, pixels: jax.Array, seeds: jax.Array) -> jax.Array:
     with jax.default_matmul_precision("float32"):
-        scores = cast(jax.Array, model.apply(variables, normalised(pixels), method="scores"))
+        scores = cast(jax.Array, model.apply(variables, normalized(pixels), method="scores"))
     noise = jax.vmap(lambda seed: jax.random.gumbel(jax.random.key(seed), scores.shape[1:]))(seeds)
     return jnp.argmax(scores + noise, axis=-1).astype(jnp.int32)
 

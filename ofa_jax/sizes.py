@@ -1,7 +1,7 @@
 """Prints the table of sizes: `python -m ofa_jax.sizes [--mesh data=8,model=4]`.
 
 Parameters and their breakdown, operations per example at usual resolutions, and the memory that
-weights and optimiser take per chip. Nothing is allocated, so the largest size prints on a laptop.
+weights and optimizer take per chip. Nothing is allocated, so the largest size prints on a laptop.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def flops_table(sizes: Sequence[str]) -> str:
 
 
 def memory_table(sizes: Sequence[str], mesh_sizes: dict[str, int]) -> str:
-    """GiB per chip of weights and optimiser, without and with a moving average, as text."""
+    """GiB per chip of weights and optimizer, without and with a moving average, as text."""
 
     def row(name: str) -> list[str]:
         values = (
@@ -147,7 +147,7 @@ def _print_tables(mesh: str, sizes: Sequence[str]) -> None:
     print(parameter_table(sizes))
     print(f"\n1e9 operations per example, forward / training, s={SOURCE_LENGTH}, t={TARGET_LENGTH}")
     print(flops_table(sizes))
-    print(f"\nGiB per chip of float32 weights and optimiser on {mesh} (FSDP over data)")
+    print(f"\nGiB per chip of float32 weights and optimizer on {mesh} (FSDP over data)")
     print(memory_table(sizes, mesh_sizes))
 
 

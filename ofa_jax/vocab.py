@@ -1,6 +1,6 @@
 """Layout of the one vocabulary: specials, text, `<mask>`, image codes, box bins.
 
-Everything that turns text, pictures or boxes into ids and back starts here. The layout is
+Everything that turns text, images or boxes into ids and back starts here. The layout is
 numpy-only data, shared by the tokenizer, the tasks, the model configuration and the constraints
 of decoding.
 
@@ -97,7 +97,7 @@ class VocabLayout:
         return -(-self.size // self.pad_multiple) * self.pad_multiple
 
     def coordinates_to_bins(self, coordinates: np.ndarray) -> np.ndarray:
-        """Quantises pixel coordinates of the model input (SPEC 4.5).
+        """Quantizes pixel coordinates of the model input (SPEC 4.5).
 
         OFA-NOTE: SPEC 4.5. Coordinates outside of what bins cover get the first or last bin; the
         official code says `<unk>` there.

@@ -4,7 +4,7 @@ from ofa_jax.data.steps.finetuning import AllReferences, TrainingCaption
 from ofa_jax.data.tasks.answering import Answering
 from ofa_jax.text.cleaning import caption_prediction
 from tasks import instructions
-from tasks.finetuning import SQUARE_PICTURE, add, files
+from tasks.finetuning import SQUARE_IMAGE, add, files
 
 ANSWERING = Answering(
     decoding={"beam": 5, "max_len_b": 16, "no_repeat_ngram_size": 3},
@@ -18,8 +18,8 @@ add(
     instructions.CAPTIONING,
     family="captioning",
     source=files("caption_stage1", train="caption_stage1_train.tsv", **EVALUATION),
-    prepare=[*SQUARE_PICTURE, TrainingCaption(max_words=20)],
-    eval_prepare=[*SQUARE_PICTURE, AllReferences()],
+    prepare=[*SQUARE_IMAGE, TrainingCaption(max_words=20)],
+    eval_prepare=[*SQUARE_IMAGE, AllReferences()],
     scorer="coco_caption",
     answering=ANSWERING,
 )
@@ -29,7 +29,7 @@ add(
     instructions.CAPTIONING,
     family="captioning",
     source=files("caption_stage2", train="caption_stage2_train.tsv", **EVALUATION),
-    prepare=[*SQUARE_PICTURE, AllReferences()],
+    prepare=[*SQUARE_IMAGE, AllReferences()],
     scorer="coco_caption",
     answering=ANSWERING,
 )

@@ -1,13 +1,13 @@
 """Chinese captioning (MUGE) and referring expressions (RefCOCO-CN) (SPEC 8.10, 7.7).
 
-`VOCAB_DIR` is the folder of the Chinese vocabulary; it is recognised by its files.
+`VOCAB_DIR` is the folder of the Chinese vocabulary; it is recognized by its files.
 """
 
 from ofa_jax.data.steps.finetuning import ChineseCaption, FirstReferring
 from ofa_jax.data.tasks.answering import Answering
 from ofa_jax.text.cleaning import without_spaces
 from tasks import instructions
-from tasks.finetuning import SQUARE_PICTURE, SQUARE_PICTURE_WITH_BOXES, add, files
+from tasks.finetuning import SQUARE_IMAGE, SQUARE_IMAGE_WITH_BOXES, add, files
 from tasks.refcoco import ANSWERING, TEST_SPLITS
 
 add(
@@ -20,8 +20,8 @@ add(
         validation="caption_val.tsv",
         test="caption_test.tsv",
     ),
-    prepare=[*SQUARE_PICTURE, ChineseCaption()],
-    eval_prepare=[*SQUARE_PICTURE, ChineseCaption(max_characters=None)],
+    prepare=[*SQUARE_IMAGE, ChineseCaption()],
+    eval_prepare=[*SQUARE_IMAGE, ChineseCaption(max_characters=None)],
     scorer="chinese_caption",
     answering=Answering(
         decoding={"beam": 8, "max_len_b": 128, "no_repeat_ngram_size": 3},
@@ -38,7 +38,7 @@ for name, test_splits in TEST_SPLITS.items():
         instructions.VISUAL_GROUNDING_CHINESE,
         family="visual_grounding",
         source=files("refcoco_cn", **paths),
-        prepare=[*SQUARE_PICTURE_WITH_BOXES, FirstReferring(chinese=True)],
+        prepare=[*SQUARE_IMAGE_WITH_BOXES, FirstReferring(chinese=True)],
         scorer="region",
         splits=tuple(paths),
         answering=ANSWERING,

@@ -1,4 +1,4 @@
-"""What the fine-tuning tasks share: official files by split, vocabulary, pictures (SPEC 8).
+"""What the fine-tuning tasks share: official files by split, vocabulary, images (SPEC 8).
 
 `DATA_DIR` is the folder of one data set, unpacked from the official archive; `VOCAB_DIR` that of
 GPT-2's vocabulary, or of the Chinese one for Chinese tasks.
@@ -14,9 +14,9 @@ from ofa_jax.data.tasks.registration import add_task
 
 add = functools.partial(add_task, tokenizer=functools.partial(official_tokenizer, "{VOCAB_DIR}"))
 
-# All fine-tuned tasks but OCR read a picture stretched to a square (SPEC 8).
-SQUARE_PICTURE = (DecodeImage(), RememberSize(), StretchToSquare())
-SQUARE_PICTURE_WITH_BOXES = (DecodeImage(), RememberSize(), CheckBoxes(), StretchToSquare())
+# All fine-tuned tasks but OCR read an image stretched to a square (SPEC 8).
+SQUARE_IMAGE = (DecodeImage(), RememberSize(), StretchToSquare())
+SQUARE_IMAGE_WITH_BOXES = (DecodeImage(), RememberSize(), CheckBoxes(), StretchToSquare())
 
 
 def files(layout: str, **paths: str) -> TsvSource:

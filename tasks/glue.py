@@ -24,7 +24,7 @@ def source(name: str):
     return files(name, **{split: f"{name}/{file}.tsv" for split, file in splits.items()})
 
 
-def answering(name: str, *, renormalise: bool = True) -> Answering:
+def answering(name: str, *, renormalize: bool = True) -> Answering:
     """The decoder reads the whole source again; the answer is one token without eos."""
     return Answering(
         decoder_prompt="source_and_eos",
@@ -32,7 +32,7 @@ def answering(name: str, *, renormalise: bool = True) -> Answering:
         max_tokens=1,
         answers=AnswerList(tuple(WORDS[name].values())),
         method="candidates",
-        renormalise=renormalise,
+        renormalize=renormalize,
         submission="glue",
     )
 

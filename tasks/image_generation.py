@@ -1,7 +1,7 @@
-"""Text to image: a caption becomes the 1,024 codes of a picture (SPEC 8.5, 7.9).
+"""Text to image: a caption becomes the 1,024 codes of an image (SPEC 8.5, 7.9).
 
 `text_to_image` reads the official files, `text_to_image_prepared` what `ofa_jax.prepare` makes of
-captioned pictures (`--code_part=whole`).
+captioned images (`--code_part=whole`).
 """
 
 import functools

@@ -4,7 +4,7 @@ from ofa_jax.data.steps.finetuning import ClassName
 from ofa_jax.data.steps.image import AugmentForClassification, DecodeImage
 from ofa_jax.data.tasks.answering import Answering, AnswerList
 from tasks import instructions
-from tasks.finetuning import SQUARE_PICTURE, add, files
+from tasks.finetuning import SQUARE_IMAGE, add, files
 
 add(
     "imagenet",
@@ -17,7 +17,7 @@ add(
         test="imagenet_1k_val.tsv",
     ),
     prepare=[DecodeImage(), AugmentForClassification(), ClassName()],
-    eval_prepare=[*SQUARE_PICTURE, ClassName()],
+    eval_prepare=[*SQUARE_IMAGE, ClassName()],
     scorer="answer",
     answering=Answering(
         answers=AnswerList(path="{DATA_DIR}/class2label_new.pkl"),

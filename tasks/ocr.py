@@ -1,4 +1,4 @@
-"""Reading the text in a picture, Chinese or English (SPEC 8.9)."""
+"""Reading the text in an image, Chinese or English (SPEC 8.9)."""
 
 import dataclasses
 

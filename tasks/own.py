@@ -16,7 +16,7 @@ from ofa_jax.data.steps.finetuning import (
 from ofa_jax.data.steps.selection import ChooseReferring
 from ofa_jax.data.steps.text import clean_caption
 from tasks import captioning, instructions, refcoco, vqa
-from tasks.finetuning import SQUARE_PICTURE, SQUARE_PICTURE_WITH_BOXES, add
+from tasks.finetuning import SQUARE_IMAGE, SQUARE_IMAGE_WITH_BOXES, add
 
 SPLITS = ("train", "validation", "test")
 
@@ -31,8 +31,8 @@ add(
     instructions.CAPTIONING,
     family="captioning",
     source=prepared("caption"),
-    prepare=[*SQUARE_PICTURE, TrainingCaption(max_words=20)],
-    eval_prepare=[*SQUARE_PICTURE, AllReferences()],
+    prepare=[*SQUARE_IMAGE, TrainingCaption(max_words=20)],
+    eval_prepare=[*SQUARE_IMAGE, AllReferences()],
     scorer="coco_caption",
     splits=SPLITS,
     answering=captioning.ANSWERING,
@@ -43,8 +43,8 @@ add(
     instructions.VISUAL_GROUNDING,
     family="visual_grounding",
     source=prepared("visual_grounding"),
-    prepare=[*SQUARE_PICTURE_WITH_BOXES, ChooseReferring(), clean_caption(max_words=80)],
-    eval_prepare=[*SQUARE_PICTURE_WITH_BOXES, FirstReferring()],
+    prepare=[*SQUARE_IMAGE_WITH_BOXES, ChooseReferring(), clean_caption(max_words=80)],
+    eval_prepare=[*SQUARE_IMAGE_WITH_BOXES, FirstReferring()],
     scorer="region",
     splits=SPLITS,
     answering=refcoco.ANSWERING,
@@ -54,7 +54,7 @@ add(
     instructions.VQA,
     family="vqa",
     source=prepared("qa"),
-    prepare=[*SQUARE_PICTURE, QuestionWithObjects(), LikeliestAnswer()],
+    prepare=[*SQUARE_IMAGE, QuestionWithObjects(), LikeliestAnswer()],
     scorer="vqa_answer",
     splits=SPLITS,
     answering=vqa.OPEN,

@@ -94,7 +94,7 @@ SLOTS = (
         arguments={"paths": "raw/cc12m/*.tar"},
         obtain="the list of addresses from github.com/google-research-datasets/conceptual-12m, "
         "downloaded with img2dataset --output_format webdataset",
-        licence="the list is free to use; each picture has its own owner",
+        licence="the list is free to use; each image has its own owner",
     ),
     DataSlot(
         name="cc3m",
@@ -104,7 +104,7 @@ SLOTS = (
         arguments={"paths": "raw/cc3m/*.tar"},
         obtain="Train_GCC-training.tsv from ai.google.com/research/ConceptualCaptions, downloaded "
         "with img2dataset --output_format webdataset",
-        licence="the list is free to use; each picture has its own owner",
+        licence="the list is free to use; each image has its own owner",
     ),
     DataSlot(
         name="sbu",
@@ -131,7 +131,7 @@ SLOTS = (
     DataSlot(
         name="vg_regions",
         title="Visual Genome regions",
-        # One caption per picture; the regions are what remains of the 3.20 million (SPEC 4.2).
+        # One caption per image; the regions are what remains of the 3.20 million (SPEC 4.2).
         samples=_each(CAPTIONS, 0.11) | _each(REGIONS, 2.88),
         format="visual_genome_regions",
         arguments={
@@ -152,7 +152,7 @@ SLOTS = (
             "annotations": "raw/vqa/v2_mscoco_train2014_annotations.json",
             "images": "raw/coco/train2014",
         },
-        obtain="visualqa.org/download.html; pictures from cocodataset.org",
+        obtain="visualqa.org/download.html; images from cocodataset.org",
         licence="annotations CC BY 4.0; photographs under the terms of Flickr",
     ),
     DataSlot(
@@ -266,7 +266,7 @@ SLOTS = (
         samples={"image_infilling": 14.8},
         format="webdataset",
         arguments={"paths": "raw/yfcc100m/*.tar", "kind": "image"},
-        obtain="the list of 15 million pictures that CLIP's authors published "
+        obtain="the list of 15 million images that CLIP's authors published "
         "(github.com/openai/CLIP/blob/main/data/yfcc100m.md)",
         licence="Creative Commons, each photograph its own variant",
     ),

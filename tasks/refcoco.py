@@ -3,7 +3,7 @@
 from ofa_jax.data.steps.finetuning import FirstReferring
 from ofa_jax.data.tasks.answering import Answering
 from tasks import instructions
-from tasks.finetuning import SQUARE_PICTURE_WITH_BOXES, add, files
+from tasks.finetuning import SQUARE_IMAGE_WITH_BOXES, add, files
 
 # Exactly four tokens and eos; not restricted to bins.
 ANSWERING = Answering(
@@ -24,7 +24,7 @@ for name, test_splits in TEST_SPLITS.items():
         instructions.VISUAL_GROUNDING,
         family="visual_grounding",
         source=files("refcoco", **paths),
-        prepare=[*SQUARE_PICTURE_WITH_BOXES, FirstReferring()],
+        prepare=[*SQUARE_IMAGE_WITH_BOXES, FirstReferring()],
         scorer="region",
         splits=tuple(paths),
         answering=ANSWERING,

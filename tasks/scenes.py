@@ -6,7 +6,7 @@ import dataclasses
 import functools
 
 from ofa_jax.data.steps.finetuning import AllReferences
-from ofa_jax.data.steps.image import EncodeCentre
+from ofa_jax.data.steps.image import EncodeCenter
 from ofa_jax.data.steps.selection import (
     Choose,
     ChooseMatch,
@@ -96,7 +96,7 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         f"{prefix}_image_infilling",
         instructions.IMAGE_INFILLING,
         family="image_infilling",
-        prepare=[EncodeCentre(functools.partial(scenes_codebook, preset))],
+        prepare=[EncodeCenter(functools.partial(scenes_codebook, preset))],
         scorer="codes",
         loss_weight=2.0,
     )

@@ -1,12 +1,12 @@
-"""SNLI-VE: does a picture with its caption imply a sentence? (SPEC 8.4, 7.4)"""
+"""SNLI-VE: does an image with its caption imply a sentence? (SPEC 8.4, 7.4)"""
 
 from ofa_jax.data.steps.finetuning import Entailment, LabelWord
 from ofa_jax.data.tasks.answering import Answering, AnswerList
 from tasks import instructions
-from tasks.finetuning import SQUARE_PICTURE, add, files
+from tasks.finetuning import SQUARE_IMAGE, add, files
 
 WORDS = {"contradiction": "no", "entailment": "yes", "neutral": "maybe"}
-PREPARE = [*SQUARE_PICTURE, Entailment(), LabelWord.of(WORDS)]
+PREPARE = [*SQUARE_IMAGE, Entailment(), LabelWord.of(WORDS)]
 SOURCE = files(
     "snli_ve",
     train="snli_ve_train.tsv",

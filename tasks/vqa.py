@@ -5,7 +5,7 @@ import dataclasses
 from ofa_jax.data.steps.finetuning import LikeliestAnswer, QuestionWithObjects
 from ofa_jax.data.tasks.answering import Answering, AnswerList
 from tasks import instructions
-from tasks.finetuning import SQUARE_PICTURE, add, files
+from tasks.finetuning import SQUARE_IMAGE, add, files
 
 # The decoder reads the question again before it answers (prompt type prev_output).
 OPEN = Answering(
@@ -25,7 +25,7 @@ for name, answering in {"vqa": ALL_CANDIDATES, "vqa_beam": BEAM, "vqa_open": OPE
         instructions.VQA,
         family="vqa",
         source=files("vqa", train="vqa_train.tsv", validation="vqa_val.tsv", test="vqa_test.tsv"),
-        prepare=[*SQUARE_PICTURE, QuestionWithObjects(), LikeliestAnswer()],
+        prepare=[*SQUARE_IMAGE, QuestionWithObjects(), LikeliestAnswer()],
         scorer="vqa_answer",
         answering=answering,
     )

@@ -16,14 +16,14 @@ from ofa_jax.data.steps.finetuning import (
 )
 from ofa_jax.data.tasks.answering import Answering
 from tasks import glue, instructions, refcoco, snli_ve
-from tasks.finetuning import SQUARE_PICTURE, SQUARE_PICTURE_WITH_BOXES, add, files
+from tasks.finetuning import SQUARE_IMAGE, SQUARE_IMAGE_WITH_BOXES, add, files
 
 add(
     "zero_shot_vqa",
     instructions.VQA,
     family="vqa",
     source=files("vqa", validation="vqa_val.tsv", test="vqa_test.tsv"),
-    prepare=[*SQUARE_PICTURE, QuestionWithObjects(max_objects=0), LikeliestAnswer()],
+    prepare=[*SQUARE_IMAGE, QuestionWithObjects(max_objects=0), LikeliestAnswer()],
     scorer="vqa_answer",
     splits=("validation", "test"),
     answering=Answering(
@@ -38,7 +38,7 @@ for name, test_splits in refcoco.TEST_SPLITS.items():
         instructions.VISUAL_GROUNDING,
         family="visual_grounding",
         source=files("refcoco", **paths),
-        prepare=[*SQUARE_PICTURE_WITH_BOXES, FirstReferring()],
+        prepare=[*SQUARE_IMAGE_WITH_BOXES, FirstReferring()],
         scorer="region",
         splits=tuple(paths),
         answering=refcoco.ANSWERING,
@@ -48,10 +48,10 @@ add(
     instructions.VISUAL_ENTAILMENT_WITHOUT_PREMISE,
     family="visual_entailment",
     source=files("snli_ve", validation="snli_ve_dev.tsv", test="snli_ve_test.tsv"),
-    prepare=[*SQUARE_PICTURE, Entailment(), LabelWord.of(snli_ve.WORDS)],
+    prepare=[*SQUARE_IMAGE, Entailment(), LabelWord.of(snli_ve.WORDS)],
     scorer="answer",
     splits=("validation", "test"),
-    answering=dataclasses.replace(snli_ve.ANSWERING, renormalise=False),
+    answering=dataclasses.replace(snli_ve.ANSWERING, renormalize=False),
 )
 for task, words in glue.WORDS.items():
     add(
@@ -62,5 +62,5 @@ for task, words in glue.WORDS.items():
         prepare=[Sentences(max_words=512), LabelWord.of(words)],
         scorer=glue.SCORERS.get(task, "answer"),
         splits=("validation", "test"),
-        answering=glue.answering(task, renormalise=False),
+        answering=glue.answering(task, renormalize=False),
     )

@@ -27,11 +27,11 @@ PICTURES = RNG.integers(0, 256, (5, 8, 12, 3)).astype(np.uint8)
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    # Batches of two pictures of 96 pixels.
+    # Batches of two images of 96 pixels.
     return VQGANTokenizer(GUMBEL, params(GUMBEL), batch_pixels=200)
 
 
-def test_batches_are_the_single_pictures(tokenizer):
+def test_batches_are_the_single_images(tokenizer):
     assert isinstance(tokenizer, BatchImageTokenizer)
     assert (tokenizer.num_codes, tokenizer.patch) == (24, 2)
     codes = tokenizer.encode_batch(PICTURES)
@@ -49,7 +49,7 @@ def test_batches_are_the_single_pictures(tokenizer):
 
 
 @pytest.mark.slow  # compiles another program
-def test_drawn_codes_depend_on_seed_and_picture(tokenizer):
+def test_drawn_codes_depend_on_seed_and_image(tokenizer):
     drawing = VQGANTokenizer(GUMBEL, params(GUMBEL), noise_seed=4, batch_pixels=200)
     codes = drawing.encode_batch(PICTURES)
     np.testing.assert_array_equal(drawing.encode_batch(PICTURES[::-1])[::-1], codes)
@@ -106,9 +106,9 @@ from ofa_jax.image_codes import load_vqgan
 
 assert jax.local_device_count() == 2
 tokenizer = load_vqgan(sys.argv[1])
-pictures = np.load(sys.argv[2])
-codes = tokenizer.encode_batch(pictures)
-np.savez(sys.argv[3], codes=codes, one=tokenizer.encode(pictures[0]))
+images = np.load(sys.argv[2])
+codes = tokenizer.encode_batch(images)
+np.savez(sys.argv[3], codes=codes, one=tokenizer.encode(images[0]))
 """
 
 
@@ -116,11 +116,11 @@ np.savez(sys.argv[3], codes=codes, one=tokenizer.encode(pictures[0]))
 def test_batches_are_divided_over_devices(tokenizer, tmp_path):
     path = tmp_path / "last.ckpt"
     write_torch_file(path, {"state_dict": to_state_dict(params(GUMBEL), GUMBEL)})
-    np.save(tmp_path / "pictures.npy", PICTURES)
+    np.save(tmp_path / "images.npy", PICTURES)
     subprocess.run(
         [
             *(sys.executable, "-c", _ON_TWO_DEVICES),
-            *(path, tmp_path / "pictures.npy", tmp_path / "codes.npz"),
+            *(path, tmp_path / "images.npy", tmp_path / "codes.npz"),
         ],
         check=True,
         cwd=ROOT,

@@ -31,7 +31,7 @@ def model_folder(tmp_path_factory):
     Tokenizer(text, layout).save(folder)
     config = dataclasses.replace(SMALL, vocab_size=layout.size, padded_vocab_size=None, num_codes=4)
     variables = to_params(random_state_dict(config), config)
-    record = orbax_weights.SourceRecord("initialised", "test")
+    record = orbax_weights.SourceRecord("initialized", "test")
     orbax_weights.write_weights(folder, variables, config, record)
     return folder
 
@@ -49,8 +49,8 @@ def picture():
 
 @pytest.fixture(scope="module")
 def answers(predictor, picture, tmp_path_factory):
-    """Two questions, one with a picture from a file, answered with bins: one compiled program."""
-    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    """Two questions, one with an image from a file, answered with bins: one compiled program."""
+    path = tmp_path_factory.mktemp("picture") / "image.png"
     picture.save(path)
     layout = predictor.tokenizer.layout
     bins = IdRanges(((layout.bin_start, layout.size),))
@@ -149,7 +149,7 @@ def test_bad_models(model_folder, tmp_path, predictor):
         load(tmp_path / "nowhere")
     bare = tmp_path / "bare"
     variables = to_params(random_state_dict(), SMALL)
-    record = orbax_weights.SourceRecord("initialised", "test")
+    record = orbax_weights.SourceRecord("initialized", "test")
     orbax_weights.write_weights(bare, variables, SMALL, record)
     with pytest.raises(FileNotFoundError, match="no vocabulary files beside"):
         load(bare)

@@ -8,7 +8,7 @@ class CheckpointError(RuntimeError):
 
 
 class CheckpointStructureError(CheckpointError):
-    """A readable checkpoint of another model or optimiser."""
+    """A readable checkpoint of another model or optimizer."""
 
 
 class ModelMismatchError(CheckpointError):

@@ -70,7 +70,7 @@ _TOKENIZER_SETTINGS = ("added_tokens.json", "tokenizer_config.json")
 _REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # What ends like this is a file; a dot alone is not enough, since names have versions.
 _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json", ".txt", ".gin", ".tar")
-_NEIGHBOURS = 3
+_NEIGHBORS = 3
 
 
 class _SafeTensor:
@@ -342,8 +342,8 @@ def no_such_path(source: str | os.PathLike) -> FileNotFoundError:
     while not home.is_dir() and home != home.parent:
         home, below = home.parent, home.name
     names = sorted(child.name for child in home.iterdir()) if home.is_dir() else []
-    near = difflib.get_close_matches(below, names, n=_NEIGHBOURS, cutoff=0.5)
-    shown = ", ".join(str(home / name) for name in near or names[:_NEIGHBOURS])
+    near = difflib.get_close_matches(below, names, n=_NEIGHBORS, cutoff=0.5)
+    shown = ", ".join(str(home / name) for name in near or names[:_NEIGHBORS])
     there = "there is " if near else f"{home} has "
     message = f"{source}: no such file or folder" + (f"; {there}{shown}" if shown else "")
     if _looks_like_repository(str(source)):

@@ -96,7 +96,7 @@ class _ForeignWeights:
 
 
 def initial_variables(config: OFAConfig, seed: int = 0) -> dict[str, Any]:
-    """Freshly initialised variables as numpy arrays.
+    """Freshly initialized variables as numpy arrays.
 
     Args:
       seed: of the random numbers.
@@ -362,10 +362,10 @@ def import_checkpoint(
     Args:
       source: a fairseq `.pt` or bare state dict, a `.safetensors` file, a HuggingFace folder or
         repository id, one of our folders, the gs:// address of any of these, or trained parts
-        (`tuned.write_tuned`) as FILE or FILE@BASE; None starts from initialisation and needs
+        (`tuned.write_tuned`) as FILE or FILE@BASE; None starts from initialization and needs
         `config`.
       config: the model to be filled; None takes it from the source. The Chinese vocabulary of a
-        foreign source is recognised and needs no other configuration. Parts of `config.tuning`
+        foreign source is recognized and needs no other configuration. Parts of `config.tuning`
         that the source lacks are new.
       ema: take the moving average; None takes it where a checkpoint of ours has one, and from a
         `.pt` of VQA, whose average the official scripts evaluate.
@@ -374,8 +374,8 @@ def import_checkpoint(
       stem: torchvision ResNet weights that replace the stem.
       layer_stack: "loop" or "scan"; None keeps that of the configuration.
       revision: of a hub repository.
-      seed: of whatever has to be initialised.
-      initial: gives variables of `config` from which new parts are taken; None initialises them.
+      seed: of whatever has to be initialized.
+      initial: gives variables of `config` from which new parts are taken; None initializes them.
       progress: called with one line per stage.
 
     Returns:
@@ -395,8 +395,8 @@ def import_checkpoint(
         if config is None:
             raise ValueError("without a source, a configuration (--size) is needed")
         config = _with_layer_stack(config, layer_stack)
-        progress(f"initialising {_described(config)}")
-        record = SourceRecord("initialised", "initialised")
+        progress(f"initializing {_described(config)}")
+        record = SourceRecord("initialized", "initialized")
         imported = ImportedCheckpoint(initial_variables(config, seed), config, record)
     elif (parts := tuned.split_source(source)) is not None:
         # Its parts are averages already where the run kept them; its base never is.
@@ -437,7 +437,7 @@ def import_checkpoint(
         state_dict = _with_stem(state_dict, stem_weights, imported.config)
         variables = to_params(StateDict(state_dict), imported.config)
         imported = dataclasses.replace(imported, variables=variables)
-    check_finite(imported.variables, imported.config, str(source or stem or "initialised"))
+    check_finite(imported.variables, imported.config, str(source or stem or "initialized"))
     if config is None or imported.config.tuning.is_on or not config.tuning.is_on:
         return imported
     whole = dataclasses.replace(imported.config, tuning=config.tuning)

@@ -255,7 +255,7 @@ def config_from_state_dict(
         if type(hints.get(name)) is type(getattr(OFAConfig, name)):
             fields[name] = hints[name]
     if hints.get("sync_bn") is True:
-        fields["batch_norm_eps"] = 1e-3  # SPEC 1.3: another eps than without synchronisation
+        fields["batch_norm_eps"] = 1e-3  # SPEC 1.3: another eps than without synchronization
     if hints.get("freeze_resnet") is True:
         fields["batch_norm"] = "frozen"
     return OFAConfig(**{**fields, **overrides})

@@ -328,7 +328,7 @@ class CheckpointManager:
                 found.append(text.format(", ".join(names[:_SHOWN]) + more))
         if found:
             raise CheckpointStructureError(
-                f"{path} does not fit this run's model and optimiser: it {'; it '.join(found)}"
+                f"{path} does not fit this run's model and optimizer: it {'; it '.join(found)}"
             )
 
     def restore_latest(

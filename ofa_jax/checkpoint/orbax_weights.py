@@ -42,7 +42,7 @@ class SourceRecord:
     """Where weights came from and how they were stored there.
 
     Attributes:
-      format: "fairseq", "state_dict", "huggingface", "initialised", or "trained" in a run of ours.
+      format: "fairseq", "state_dict", "huggingface", "initialized", or "trained" in a run of ours.
       name: name of the file, folder or repository (no local path).
       dtypes: official tensor name -> dtype name in the source.
       batches_tracked: BatchNorm counters of the source.
@@ -197,7 +197,7 @@ def write_weights(
     *,
     step: int = 0,
 ) -> pathlib.Path:
-    """Writes weights as a checkpoint without optimiser state.
+    """Writes weights as a checkpoint without optimizer state.
 
     Args:
       folder: target; gets `checkpoint_<step>`, `model_config.json` and `source.json`.

@@ -3,7 +3,7 @@
 Between reading a file and mapping its names onto our parameters: old names are renamed, fused
 projections split, the embedding and the image positions lengthened, constant buffers dropped.
 What then still differs is an error that names the tensor, both shapes and the likely cause; with
-`tolerant=True` it is dropped or kept at initialisation instead, and the report says so.
+`tolerant=True` it is dropped or kept at initialization instead, and the report says so.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RepairReport:
       renamed: (old name, new name).
       extended: (name, rows in the file, rows of the model); new rows are random.
       cropped: (name, rows in the file, rows of the model).
-      kept_at_initialisation: parameters that the file lacks, or has in another shape.
+      kept_at_initialization: parameters that the file lacks, or has in another shape.
       dropped: entries of the file that the model has no place for.
       reasons: why, for each name of these two lists.
       batches_tracked: BatchNorm counters of the file, needed for an exact export.
@@ -50,7 +50,7 @@ class RepairReport:
     renamed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     extended: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
     cropped: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
-    kept_at_initialisation: list[str] = dataclasses.field(default_factory=list)
+    kept_at_initialization: list[str] = dataclasses.field(default_factory=list)
     dropped: list[str] = dataclasses.field(default_factory=list)
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
     batches_tracked: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -66,7 +66,7 @@ class RepairReport:
         for name, rows, wanted in self.cropped:
             found.append(f"{name}: cut {rows} rows to {wanted}")
         for what, names in (
-            ("kept at initialisation", self.kept_at_initialisation),
+            ("kept at initialization", self.kept_at_initialization),
             ("dropped", self.dropped),
         ):
             found += [f"{what}: {name} {self.reasons.get(name, '')}".rstrip() for name in names]
@@ -231,9 +231,9 @@ def repair_state_dict(
     Args:
       state_dict: official names -> arrays or tensors still in their file.
       config: the model to be filled.
-      initial: gives a freshly initialised state dict (official names); called only when a
-        parameter has to be kept at initialisation. None makes every such case an error.
-      tolerant: keep parameters at initialisation where the file lacks them or has another shape,
+      initial: gives a freshly initialized state dict (official names); called only when a
+        parameter has to be kept at initialization. None makes every such case an error.
+      tolerant: keep parameters at initialization where the file lacks them or has another shape,
         and drop unknown entries, instead of raising.
       dictionary_has_mask: False cuts an embedding that is exactly one row too long, as files
         without `<mask>` have it (SPEC 2.4, item 2).
@@ -274,9 +274,9 @@ def repair_state_dict(
         problems.append(
             f"{name} {what}, the model needs {shape}: {_likely_cause(name, found, config)}"
         )
-        report.kept_at_initialisation.append(name)
+        report.kept_at_initialization.append(name)
         report.reasons[name] = f"({what} in the file, the model needs {shape})"
-    missing = report.kept_at_initialisation
+    missing = report.kept_at_initialization
     if problems and not tolerant:
         # A wrong shape says more than a missing name, and a missing one more than an extra one.
         problems.sort(key=lambda text: ("has shape" not in text, "is missing" not in text))

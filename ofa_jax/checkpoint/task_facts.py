@@ -19,7 +19,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _DECODER_PROMPTS = {"none": "none", "prev_output": "source", "src": "source_and_eos"}
 # All official scripts that evaluate this task pass --ema-eval, and no other script does.
 AVERAGED = "vqa_gen"
-# Its pictures are crops of two sizes, neither of which is a size to ask questions at.
+# Its images are crops of two sizes, neither of which is a size to ask questions at.
 PRETRAINING = "unify_task"
 
 

@@ -115,7 +115,7 @@ class TorchTensor:
       shape: sizes.
       dtype: numpy dtype of the stored elements.
       offset: first element within the storage.
-      strides: distance in elements between neighbours, per axis.
+      strides: distance in elements between neighbors, per axis.
       is_parameter: whether torch saved it as an `nn.Parameter`.
     """
 

@@ -40,7 +40,7 @@ class StoredTensor:
     Attributes:
       storage: flat array of the whole storage.
       shape: sizes.
-      strides: distance in elements between neighbours, per axis.
+      strides: distance in elements between neighbors, per axis.
       offset: first element within the storage.
       is_parameter: write it as an `nn.Parameter`.
     """
@@ -263,7 +263,7 @@ def write_fairseq_checkpoint(
 ) -> None:
     """Writes a state dict in fairseq's layout (SPEC 2.1).
 
-    The optimiser state is left out, as in the released files: fairseq then needs
+    The optimizer state is left out, as in the released files: fairseq then needs
     `--reset-optimizer`.
 
     Args:

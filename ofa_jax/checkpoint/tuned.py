@@ -122,7 +122,7 @@ def write_tuned(
 
 
 def split_source(source: str | os.PathLike) -> tuple[pathlib.Path, str] | None:
-    """Recognises a file of trained parts, written FILE or FILE@BASE.
+    """Recognizes a file of trained parts, written FILE or FILE@BASE.
 
     Args:
       source: of a checkpoint.

@@ -39,7 +39,7 @@ _PARTS = {
     "key": "k",
     "value": "v",
     "output": "proj_out",
-    "quantiser": "quantize",
+    "quantizer": "quantize",
     "logits": "proj",
     "kernel": "weight",
     "scale": "weight",
@@ -59,16 +59,16 @@ _TOLD_BY_WEIGHTS = (
     "latent_channels",
     "embedding_dim",
     "num_codes",
-    "quantiser",
+    "quantizer",
 )
 
 
-def official_name(path: tuple[str, ...], quantiser: str) -> str:
+def official_name(path: tuple[str, ...], quantizer: str) -> str:
     """The name of a parameter in taming-transformers.
 
     Args:
       path: keys of our parameter, such as ("encoder", "down_0_block_1", "conv1", "kernel").
-      quantiser: of the model; the codebook's name depends on it.
+      quantizer: of the model; the codebook's name depends on it.
 
     Returns:
       For example "encoder.down.0.block.1.conv1.weight".
@@ -76,7 +76,7 @@ def official_name(path: tuple[str, ...], quantiser: str) -> str:
     parts = []
     for part in path:
         if part == "codebook":
-            parts.append(_CODEBOOKS[quantiser])
+            parts.append(_CODEBOOKS[quantizer])
             continue
         for pattern, replacement in _PLACES:
             if match := pattern.fullmatch(part):
@@ -99,7 +99,7 @@ def expected_parameters(config: VQGANConfig) -> dict[tuple[str, ...], tuple[str,
     for path, shape in leaves.items():
         if len(shape) == 4:
             shape = (shape[3], shape[2], shape[0], shape[1])
-        found[path] = (official_name(path, config.quantiser), shape)
+        found[path] = (official_name(path, config.quantizer), shape)
     return found
 
 
@@ -130,7 +130,7 @@ def config_from_shapes(shapes: Shapes) -> VQGANConfig:
 
     base, channels = shape("encoder.conv_in.weight")[:2]
     if channels != 3:
-        raise ValueError(f"it encodes pictures of {channels} channels, not 3")
+        raise ValueError(f"it encodes images of {channels} channels, not 3")
     levels = len(numbers(r"encoder\.down\.(\d+)\."))
     widths = [shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels)]
     if not widths or any(width % base for width in widths):
@@ -145,7 +145,7 @@ def config_from_shapes(shapes: Shapes) -> VQGANConfig:
         latent_channels=shape("encoder.conv_out.weight")[0],
         embedding_dim=codebook[1],
         num_codes=codebook[0],
-        quantiser=kinds[0] if kinds else "gumbel",
+        quantizer=kinds[0] if kinds else "gumbel",
     )
 
 
@@ -185,7 +185,7 @@ def to_state_dict(params: Mapping[str, Any], config: VQGANConfig) -> dict[str, n
     found = {}
     for path, leaf in traverse_util.flatten_dict(dict(params)).items():
         values = np.asarray(leaf, np.float32)
-        name = official_name(path, config.quantiser)
+        name = official_name(path, config.quantizer)
         found[name] = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values
     return found
 

@@ -112,7 +112,7 @@ def beam_search(
         logits, cache = step_fn(cache, prompt.inputs(position, live.history), position)
         step = position - prompt.last
         waits = step < 0
-        scores, normalisers = rules.step_scores(
+        scores, normalizers = rules.step_scores(
             logits,
             config,
             step=step,
@@ -129,7 +129,7 @@ def beam_search(
         # The best 2g of each beam contain the best 2g of all, and a vocabulary sharded over a
         # mesh is never gathered. Both calls put lower indices first among equals.
         scores, ids = jax.lax.top_k(scores, 2 * beams)
-        totals = live.total[..., None] + rules.log_probabilities(scores, normalisers[..., None])
+        totals = live.total[..., None] + rules.log_probabilities(scores, normalizers[..., None])
         totals = jnp.where(jnp.isnan(totals), NEGATIVE_INFINITY, totals).reshape(batch, -1)
         candidate_totals, index = jax.lax.top_k(totals, 2 * beams)
         candidate_beams = index // (2 * beams)
@@ -218,7 +218,7 @@ def _finish(
       parents: the beam each candidate continues.
       totals: summed log-probability of each candidate.
       step: tokens before the EOS.
-      config: for the normalisation.
+      config: for the normalization.
     """
     slots = jnp.arange(ends.shape[1])
     target = finished.count[:, None] + jnp.cumsum(ends, axis=1) - 1
@@ -251,10 +251,10 @@ def _finish(
 
 
 def _most_probable(
-    position: rules.Position, scores: Float[Array, "b g v"], normalisers: Float[Array, "b g"]
+    position: rules.Position, scores: Float[Array, "b g v"], normalizers: Float[Array, "b g"]
 ) -> tuple[Int[Array, "b g"], Float[Array, "b g"]]:
     """The best id of each hypothesis and its log-probability; see `unbranched.Choose`."""
     del position
     tokens = jnp.argmax(scores, axis=-1).astype(jnp.int32)
     best = jnp.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0]
-    return tokens, rules.log_probabilities(best, normalisers)
+    return tokens, rules.log_probabilities(best, normalizers)

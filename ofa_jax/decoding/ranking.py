@@ -54,7 +54,7 @@ class Candidates:
         candidates: Sequence[Sequence[int]],
         *,
         chunk: int = 64,
-        renormalise: bool = True,
+        renormalize: bool = True,
         append_eos: bool = True,
     ) -> Candidates:
         """Sorts candidates into chunks, in numpy on the host.
@@ -62,7 +62,7 @@ class Candidates:
         Args:
           candidates: internal ids of each candidate, without BOS and EOS.
           chunk: candidates scored at once; b * chunk rows of logits exist at a time.
-          renormalise: softmax over the trie's continuations only.
+          renormalize: softmax over the trie's continuations only.
           append_eos: score the EOS after each candidate. GLUE labels are trained without
             (SPEC 7.5).
 
@@ -91,7 +91,7 @@ class Candidates:
             lengths=jnp.asarray(lengths.reshape(count, chunk)),
             nodes=jnp.asarray(nodes.reshape(count, chunk, -1)),
             places=jnp.asarray(np.argsort(order).astype(np.int32)),
-            trie=trie if renormalise else None,
+            trie=trie if renormalize else None,
         )
 
     def best(self, scores: Float[Array, "b candidates"], count: int) -> Hypotheses:
@@ -169,12 +169,12 @@ def rank_candidates(
             nodes = jnp.zeros((batch, 1), jnp.int32) if is_root else chunk.nodes.T[place]
             allowed = chunk.trie.allowed(nodes, logits.shape[-1])
             logits = jnp.where(allowed, logits, NEGATIVE_INFINITY)
-        normalisers = jax.nn.logsumexp(logits, axis=-1)
+        normalizers = jax.nn.logsumexp(logits, axis=-1)
         if is_root:
             chosen = jnp.take_along_axis(logits[:, 0], targets, axis=-1)
         else:
             chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return jnp.where(is_scored, chosen - normalisers, 0.0)
+        return jnp.where(is_scored, chosen - normalizers, 0.0)
 
     def read_prompt(position: Array, carry: tuple[Cache, Array]):
         cache, _ = carry

@@ -54,7 +54,7 @@ class DecodingConfig:
         with BOS) is forbidden. 0 switches it off.
       gen_code: the output is image codes: ids 0..3 are forbidden before the last step.
       zero_shot: softmax over the whole vocabulary first, constraint afterwards. Otherwise the
-        probabilities are renormalised over what the constraint allows.
+        probabilities are renormalized over what the constraint allows.
       normalize_scores: divide the score of a hypothesis by length ** length_penalty (the length
         counts EOS).
       length_penalty: see `normalize_scores`.
@@ -136,7 +136,7 @@ class Hypotheses:
       lengths: tokens including EOS. 0 marks an empty place: a constraint left fewer than g
         hypotheses; its score is -inf.
       scores: by which they are ordered: the log-probability, divided by length ** length_penalty
-        where the settings normalise.
+        where the settings normalize.
       log_probabilities: sum over the tokens.
       positional_scores: log-probability of each token, 0 on padding; None where only whole answers
         were scored (`ranking`).
@@ -198,14 +198,14 @@ def step_scores(
 ) -> tuple[Float[Array, "b g v"], Float[Array, "b g"]]:
     """Applies all rules of SPEC 7.1 to one step's logits, in the official order.
 
-    The log-probability of id i is `scores[..., i] - normalisers`; the two are kept apart so that
+    The log-probability of id i is `scores[..., i] - normalizers`; the two are kept apart so that
     the log-softmax over the vocabulary is never stored. Subtracting a constant changes no
     order, so the best ids can be picked from `scores`.
 
     OFA-NOTE: SPEC 7.1 counts a decoder prompt as generated: its EOS ends the hypothesis, its
     n-grams are forbidden, its length and log-probability are part of the limits and the score, and
     without a trie a wrong prompt passes at one nat below the right one. Here a prompt is context,
-    and none of these rules sees it. An unnormalised search without n-gram blocking, as the official
+    and none of these rules sees it. An unnormalized search without n-gram blocking, as the official
     one with a prompt (SPEC 7.3), finds the same answers in the same order.
 
     Args:
@@ -218,7 +218,7 @@ def step_scores(
       constraint_state: its state.
 
     Returns:
-      (scores, normalisers); forbidden ids have score -inf.
+      (scores, normalizers); forbidden ids have score -inf.
     """
     scores = logits.astype(jnp.float32)
     if config.temperature != 1.0:
@@ -231,7 +231,7 @@ def step_scores(
         allowed = constraint.allowed(constraint_state, scores.shape[-1])
     if allowed is not None and not config.zero_shot:
         scores = jnp.where(allowed, scores, NEGATIVE_INFINITY)
-    normalisers = jax.nn.logsumexp(scores, axis=-1)
+    normalizers = jax.nn.logsumexp(scores, axis=-1)
 
     keep = (ids != vocab.EOS_ID) | (count >= config.min_len)
     keep = keep & (ids != vocab.PAD_ID)
@@ -245,14 +245,14 @@ def step_scores(
         scores = scores - config.unk_penalty * (ids == vocab.UNK_ID)
     if config.no_repeat_ngram_size:
         scores = _block_repeated_ngrams(scores, history, step, config.no_repeat_ngram_size)
-    return scores, normalisers
+    return scores, normalizers
 
 
 def log_probabilities(
-    scores: Float[Array, "..."], normalisers: Float[Array, "..."]
+    scores: Float[Array, "..."], normalizers: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """`scores - normalisers`, with -inf instead of NaN (a row without any allowed id)."""
-    result = scores - normalisers
+    """`scores - normalizers`, with -inf instead of NaN (a row without any allowed id)."""
+    result = scores - normalizers
     return jnp.where(jnp.isnan(result), NEGATIVE_INFINITY, result)
 
 

@@ -1,7 +1,7 @@
 """Ancestral sampling with temperature, top-k and top-p (SPEC 7.9).
 
-Image generation draws `samples` pictures for each caption this way: `top_k=256`, `gen_code`, an
-id range over the image codes, and as many tokens as the picture has codes.
+Image generation draws `samples` images for each caption this way: `top_k=256`, `gen_code`, an
+id range over the image codes, and as many tokens as the image has codes.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def sample(
 
     Returns:
       g samples per sentence, the most probable first. Scores are log-probabilities under the
-      model (renormalised by the constraint), not under the cut-off distribution, as in the
+      model (renormalized by the constraint), not under the cut-off distribution, as in the
       official code.
     """
 
     def choose(
-        position: rules.Position, scores: Float[Array, "b g v"], normalisers: Float[Array, "b g"]
+        position: rules.Position, scores: Float[Array, "b g v"], normalizers: Float[Array, "b g"]
     ) -> tuple[Int[Array, "b g"], Float[Array, "b g"]]:
-        log_probs = rules.log_probabilities(scores, normalisers[..., None])
+        log_probs = rules.log_probabilities(scores, normalizers[..., None])
         return draw(jax.random.fold_in(rng, position), log_probs, config)
 
     return grow(

@@ -21,7 +21,7 @@ Choose = Callable[
     [rules.Position, Float[Array, "b g v"], Float[Array, "b g"]],
     tuple[Int[Array, "b g"], Float[Array, "b g"]],
 ]
-"""(position, scores, normalisers) of `rules.step_scores` to (tokens, their log-probabilities)."""
+"""(position, scores, normalizers) of `rules.step_scores` to (tokens, their log-probabilities)."""
 
 
 def grow(
@@ -63,7 +63,7 @@ def grow(
         logits, cache = step_fn(cache, prompt.inputs(position, history), position)
         step = position - prompt.last
         waits = step < 0
-        scores, normalisers = rules.step_scores(
+        scores, normalizers = rules.step_scores(
             logits,
             config,
             step=step,
@@ -72,7 +72,7 @@ def grow(
             constraint=constraint,
             constraint_state=state,
         )
-        tokens, gain = choose(position, scores, normalisers)
+        tokens, gain = choose(position, scores, normalizers)
         idle = done | waits[:, None]
         tokens, gain = jnp.where(idle, vocab.PAD_ID, tokens), jnp.where(idle, 0.0, gain)
         history = rules.write_column(history, tokens, jnp.where(waits, -1, step + 1))
@@ -107,7 +107,7 @@ def _complete(
       tokens: without BOS, padded after EOS.
       gains: log-probability of each token, 0 on padding. A -inf in it says that no id was allowed
         there: such a sequence is no result.
-      config: for the normalisation.
+      config: for the normalization.
     """
     is_complete = (tokens == vocab.EOS_ID).any(axis=-1) & (gains > NEGATIVE_INFINITY).all(axis=-1)
     lengths = jnp.where(is_complete, (tokens != vocab.PAD_ID).sum(axis=-1), 0).astype(jnp.int32)

@@ -26,7 +26,7 @@ from ofa_jax.data.tasks.registration import import_modules, lookup
 from ofa_jax.data.tasks.task import LENGTH_KEYS, OFATask
 from ofa_jax.errors import started
 from ofa_jax.evaluation import scorers
-from ofa_jax.evaluation.generated_pictures import CodePictures
+from ofa_jax.evaluation.generated_images import CodeImages
 from ofa_jax.evaluation.split_evaluation import SplitEvaluation, SplitScore
 from ofa_jax.evaluation.streaming import Shard
 from ofa_jax.inference.answerer import Answerer
@@ -97,10 +97,10 @@ def evaluate(
       model_settings: fields of the model's configuration to change.
       image_tokenizer: what shows codes as pictures: a codebook (`.npz`), weights of a VQGAN
         (`last.ckpt`) or `module:function`; "" shows only those of tasks that bring their own.
-      extractors: `module:function` that returns the networks which score generated pictures, see
+      extractors: `module:function` that returns the networks which score generated images, see
         `ofa_jax.metrics.generation`; "" scores codes alone.
-      real_statistics: `.npz` with `mu` and `sigma` of real pictures' features, for FID; "" takes
-        the pictures of the true codes.
+      real_statistics: `.npz` with `mu` and `sigma` of real images' features, for FID; "" takes
+        the images of the true codes.
       prepared_data: folder of prepared shards that takes the place of the tasks' own files.
       caption_server: "meteor" or "spice" scores COCO captions on PTB tokens by COCO's own programs
         (pycocoevalcap, Java), up to that one; "" by ours.
@@ -146,7 +146,7 @@ def evaluate(
         data_locations.assign("VOCAB_DIR", str(imported.vocabulary_files[0].parent))
     lengths = _lengths(task_feature_lengths, source, imported)
     _check_vocabulary(tasks, imported.config, source)
-    pictures = CodePictures.of_settings(tasks, image_tokenizer, extractors, real_statistics)
+    pictures = CodeImages.of_settings(tasks, image_tokenizer, extractors, real_statistics)
     for task in tasks:
         for split in splits:
             task.source.open(split)

@@ -1,6 +1,6 @@
 """Scores of the fine-tuning tasks (SPEC 8), beside those of pretraining in `scoring`.
 
-A scorer takes cleaned predictions and examples whose pictures may have been dropped. Numpy only;
+A scorer takes cleaned predictions and examples whose images may have been dropped. Numpy only;
 ROUGE needs the package rouge_score, the caption server's scores pycocoevalcap and Java.
 """
 
@@ -74,7 +74,7 @@ def _of_server(
     references = [list(example["captions"]) for example in examples]
     scores = caption_server.server_scores(list(predictions), references, with_spice=with_spice)
     metrics = {"cider_d": scores.pop("cider"), **scores}
-    guesses, truth = caption_server.tokenised_pairs(list(predictions), references)
+    guesses, truth = caption_server.tokenized_pairs(list(predictions), references)
     cider = caption_metrics.cider_d(guesses, truth)
     constant = caption_metrics.cider_d([truth[0][0]] * len(truth), truth)
     return Result.measured("cider_d", metrics, float(np.mean(constant)), cider)
@@ -91,13 +91,13 @@ def vqa_answer(predictions: Sequence[str], examples: Sequence[Example]) -> Resul
     for table in tables:
         for word, confidence in table.items():
             worth[word] = worth.get(word, 0.0) + float(confidence)
-    normal = [_normalised(table) for table in tables]
-    guesses = [vqa.normalise_answer(guess) for guess in predictions]
+    normal = [_normalized(table) for table in tables]
+    guesses = [vqa.normalize_answer(guess) for guess in predictions]
     return Result(
         primary="vqa_score",
         metrics={
             "vqa_score": vqa.soft_score(list(predictions), tables),
-            "vqa_score_normalised": vqa.soft_score(guesses, normal),
+            "vqa_score_normalized": vqa.soft_score(guesses, normal),
         },
         baseline=max(worth.values(), default=0.0) / len(tables),
         scores=scores,
@@ -105,11 +105,11 @@ def vqa_answer(predictions: Sequence[str], examples: Sequence[Example]) -> Resul
     )
 
 
-def _normalised(table: Mapping[str, float]) -> dict[str, float]:
+def _normalized(table: Mapping[str, float]) -> dict[str, float]:
     """Confidences by normal form; spellings of one answer add up to at most 1."""
     merged: dict[str, float] = {}
     for word, confidence in table.items():
-        key = vqa.normalise_answer(word)
+        key = vqa.normalize_answer(word)
         merged[key] = min(1.0, merged.get(key, 0.0) + float(confidence))
     return merged
 
@@ -151,7 +151,7 @@ def summary(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
 
 
 def written_text(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
-    """Text read from pictures, spaces aside: similarity by edits, exact match (SPEC 8.9)."""
+    """Text read from images, spaces aside: similarity by edits, exact match (SPEC 8.9)."""
     guesses = [without_spaces(guess) for guess in predictions]
     true = [without_spaces(example["text"]) for example in examples]
     scores = [text.edit_similarity([guess], [line]) for guess, line in zip(guesses, true)]
@@ -169,7 +169,7 @@ def written_text(predictions: Sequence[str], examples: Sequence[Example]) -> Res
 
 
 def generated_codes(predictions: Sequence[np.ndarray], examples: Sequence[Example]) -> Result:
-    """Codes of generated pictures: complete pictures, and codes equal to those of the real one.
+    """Codes of generated pictures: complete images, and codes equal to those of the real one.
 
     The second says little about quality (SPEC 8.5 publishes FID and CLIP scores, for which
     `ofa_jax.metrics.generation` takes the networks); it shows that learning goes on. Baseline: the

@@ -22,7 +22,7 @@ from ofa_jax.data.tasks.instruction import trim_at_eos
 from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.evaluation import scoring
 from ofa_jax.evaluation.scorers import has_truth, reads_captions
-from ofa_jax.inference.code_images import code_grid, with_centre
+from ofa_jax.inference.code_images import code_grid, with_center
 from ofa_jax.report.examples import choose, score_of, verdict_of
 
 # Examples of a task whose images are kept and shown.
@@ -169,10 +169,10 @@ def write_images(
     row: JsonObject = {"image_size": [image.shape[1], image.shape[0]]}
     row["image"] = write(image)
     if predicted is not None:
-        row["masked_image"] = write(with_centre(image, None), "_masked")
-        row["infilled_image"] = write(with_centre(image, predicted), "_infilled")
+        row["masked_image"] = write(with_center(image, None), "_masked")
+        row["infilled_image"] = write(with_center(image, predicted), "_infilled")
     if truth is not None:
-        row["target_image"] = write(with_centre(image, truth), "_target")
+        row["target_image"] = write(with_center(image, truth), "_target")
     return row
 
 

@@ -16,7 +16,7 @@ from flax.typing import VariableDict
 from ofa_jax import schema
 from ofa_jax.atomic import JsonObject
 from ofa_jax.data.tasks.task import OFATask, TaskSet
-from ofa_jax.evaluation.generated_pictures import CodePictures
+from ofa_jax.evaluation.generated_images import CodeImages
 from ofa_jax.evaluation.split_evaluation import SplitEvaluation, SplitScore
 from ofa_jax.inference.answerer import Answerer
 from ofa_jax.model.ofa import OFA
@@ -47,7 +47,7 @@ class EvaluationConfig:
       closed_set_method: "search" or "candidates" replaces the method of tasks with a closed set
         of answers, "" keeps the task's own. Search is faster, scoring every candidate better.
       bounds: task to (floor, aim) of its headline metric, shown in the report.
-      image_tokenizer: what shows the codes of prepared data as pictures in the report: a codebook
+      image_tokenizer: what shows the codes of prepared data as images in the report: a codebook
         (`.npz`), weights of a VQGAN (`last.ckpt`) or `module:function`; "" shows none.
     """
 
@@ -176,7 +176,7 @@ class RunEvaluation:
             config.batch_size,
             seed=self.seed,
             skip_bad=False,
-            images=CodePictures.of_settings(tasks, config.image_tokenizer, "", ""),
+            images=CodeImages.of_settings(tasks, config.image_tokenizer, "", ""),
             inputs=inputs,
             overwrite=True,
             stop_requested=self.stop_requested,

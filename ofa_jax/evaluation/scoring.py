@@ -117,7 +117,7 @@ def _plain(value: object) -> object:
 
 
 def region(predictions: Sequence[Sequence[float] | None], examples: Sequence[Example]) -> Result:
-    """Boxes: Acc@0.5. Baseline: the best of the true boxes, given for every picture."""
+    """Boxes: Acc@0.5. Baseline: the best of the true boxes, given for every image."""
     true = [example["region"] for example in examples]
     overlaps = grounding.paired_ious(predictions, true)
     hits = overlaps >= IOU_THRESHOLD
@@ -235,8 +235,8 @@ def reference_caption(predictions: Sequence[str], examples: Sequence[Example]) -
 def objects(predictions: Sequence[Objects], examples: Sequence[Example]) -> Result:
     """Detected objects: recall, precision, F1 at IoU 0.5 with equal labels.
 
-    Baseline: the most frequent label in the best constant box, for every picture. A picture
-    without objects scores 1 where none is predicted. Right is a picture with every object found and
+    Baseline: the most frequent label in the best constant box, for every image. An image
+    without objects scores 1 where none is predicted. Right is an image with every object found and
     nothing else, wrong one without any found.
     """
     predicted = [[{"box": box, "label": label} for box, label in guess] for guess in predictions]

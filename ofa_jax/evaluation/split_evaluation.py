@@ -17,7 +17,7 @@ from ofa_jax.data.sources import split_paths
 from ofa_jax.data.tasks.card import TaskCard
 from ofa_jax.data.tasks.features import FeatureRow
 from ofa_jax.data.tasks.task import Lengths, OFATask
-from ofa_jax.evaluation.generated_pictures import CodePictures
+from ofa_jax.evaluation.generated_images import CodeImages
 from ofa_jax.evaluation.scoring import Result
 from ofa_jax.evaluation.streaming import (
     FileLines,
@@ -95,7 +95,7 @@ class SplitEvaluation:
     skip_bad: bool = True
     truncated_images: str = "decode"
     best: int = 1
-    images: CodePictures | None = None
+    images: CodeImages | None = None
     inputs: Mapping[str, object] = dataclasses.field(default_factory=dict)
     overwrite: bool = False
     stop_requested: Callable[[], bool] = lambda: False

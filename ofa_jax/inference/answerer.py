@@ -90,7 +90,7 @@ class Recipe:
         try:
             if self.answering.method == "sampling":
                 return SamplingConfig(**given)
-            given.setdefault("zero_shot", not self.answering.renormalise)
+            given.setdefault("zero_shot", not self.answering.renormalize)
             given.setdefault("beam", beam_size)
             return BeamConfig(**given)
         except TypeError as error:
@@ -209,7 +209,7 @@ class Answerer:
         ids, answering = recipe.candidates, recipe.answering
         assert ids is not None, "Answering refuses to rank without a closed set"
         candidates = self.layout.replicate(
-            _candidates(ids, self.chunk, answering.renormalise, answering.ends_with_eos)
+            _candidates(ids, self.chunk, answering.renormalize, answering.ends_with_eos)
         )
         scores = rank(self.model, variables, placed, candidates, prefix=prefix)
         return self._fetched(candidates.best(scores, best), best)
@@ -239,6 +239,6 @@ def closed_set(ids: tuple[tuple[int, ...], ...]) -> Trie:
 
 @functools.lru_cache(maxsize=8)
 def _candidates(
-    ids: tuple[tuple[int, ...], ...], chunk: int, renormalise: bool, append_eos: bool
+    ids: tuple[tuple[int, ...], ...], chunk: int, renormalize: bool, append_eos: bool
 ) -> Candidates:
-    return Candidates.build(ids, chunk=chunk, renormalise=renormalise, append_eos=append_eos)
+    return Candidates.build(ids, chunk=chunk, renormalize=renormalize, append_eos=append_eos)

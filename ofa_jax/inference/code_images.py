@@ -39,12 +39,12 @@ def code_grid(
     return grid.reshape(side, side)
 
 
-def with_centre(image: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
-    """A picture with its middle replaced.
+def with_center(image: np.ndarray, center: np.ndarray | None) -> np.ndarray:
+    """An image with its middle replaced.
 
     Args:
       image: uint8[y, x, 3].
-      centre: uint8[y', x', 3], brought to half the sides of the picture; None = grey.
+      center: uint8[y', x', 3], brought to half the sides of the image; None = grey.
 
     Returns:
       uint8[y, x, 3].
@@ -52,20 +52,20 @@ def with_centre(image: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
     composed = image.copy()
     height, width = image.shape[:2]
     top, bottom, left, right = height // 4, height // 4 * 3, width // 4, width // 4 * 3
-    if centre is None:
+    if center is None:
         composed[top:bottom, left:right] = 127
         return composed
     size = (right - left, bottom - top)
-    if centre.shape[1::-1] != size:
-        centre = np.asarray(Image.fromarray(centre).resize(size, Image.Resampling.BICUBIC))
-    composed[top:bottom, left:right] = centre
+    if center.shape[1::-1] != size:
+        center = np.asarray(Image.fromarray(center).resize(size, Image.Resampling.BICUBIC))
+    composed[top:bottom, left:right] = center
     return composed
 
 
-def decoded_pictures(
+def decoded_images(
     predictions: Iterable[np.ndarray], tokenizer: ImageTokenizer, length: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Pictures uint8[y, x, 3] of many predictions, decoded in batches.
+    """Images uint8[y, x, 3] of many predictions, decoded in batches.
 
     Args:
       predictions: int[n] each.

@@ -18,17 +18,17 @@ from ofa_jax.data.ops.image import resize_square
 from ofa_jax.data.ops.image_tokenizer import ImageTokenizer, decode_all
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.sampling import SamplingConfig
-from ofa_jax.inference.code_images import code_grid, with_centre
+from ofa_jax.inference.code_images import code_grid, with_center
 from ofa_jax.inference.predictor import OFAPredictor
 from ofa_jax.metrics.generation import Extractors, best_by_clip
 
 logger = logging.getLogger("ofa_jax")
 
-# What stands between the instruction and the description of a picture (SPEC 8.5).
+# What stands between the instruction and the description of an image (SPEC 8.5).
 _CAPTION = "caption:"
 
 
-def picture_settings(
+def image_settings(
     decoding: Mapping[str, Any] | None, sampling: bool
 ) -> BeamConfig | SamplingConfig:
     """How codes are written: drawn among the 256 likeliest (SPEC 7.9), or searched.
@@ -59,16 +59,16 @@ def write_pictures(
     extractors: Extractors | None = None,
     seed: int = 0,
 ) -> list[pathlib.Path]:
-    """Asks for a picture, or for the middle of one, and writes what comes.
+    """Asks for an image, or for the middle of one, and writes what comes.
 
     Args:
       predictor: the model.
       instruction: what to do.
-      image: uint8[y, x, 3] whose middle is to be filled; None makes a whole picture.
+      image: uint8[y, x, 3] whose middle is to be filled; None makes a whole image.
       tokenizer: of the model's codes.
       target: PNG to write; further samples get a number.
-      decoding: how codes are written; several samples or beams give several pictures.
-      extractors: where they have CLIP's embeddings, the picture that fits the text best is the
+      decoding: how codes are written; several samples or beams give several images.
+      extractors: where they have CLIP's embeddings, the image that fits the text best is the
         first (SPEC 7.9).
       seed: of sampling.
 
@@ -89,12 +89,12 @@ def write_pictures(
     if extractors is not None and image is None:
         caption = instruction.rpartition(_CAPTION)[2].strip()
         best, cosine = best_by_clip(pictures, caption, extractors)
-        logger.info("of %d pictures number %d fits best, cosine %.3f", len(codes), best, cosine)
+        logger.info("of %d images number %d fits best, cosine %.3f", len(codes), best, cosine)
         pictures = np.concatenate([pictures[best : best + 1], np.delete(pictures, best, axis=0)])
     if image is not None:
         side = max(predictor.image_size, 2 * pictures.shape[1])
         whole = resize_square(image, side)
-        pictures = np.stack([with_centre(whole, picture) for picture in pictures])
+        pictures = np.stack([with_center(whole, picture) for picture in pictures])
     logger.info("log-probabilities of the codes: %s", ", ".join(f"{s:.1f}" for s in scores))
     target.parent.mkdir(parents=True, exist_ok=True)
     files = []

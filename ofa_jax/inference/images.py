@@ -40,7 +40,7 @@ def find_images(names: Sequence[str]) -> list[str]:
                 )
             if not inside:
                 raise ValueError(
-                    f"--image {name}: the folder has no pictures ({', '.join(sorted(SUFFIXES))})"
+                    f"--image {name}: the folder has no images ({', '.join(sorted(SUFFIXES))})"
                 )
             found += [str(path / one) for one in inside]
         elif path.is_file():

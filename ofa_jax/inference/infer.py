@@ -26,7 +26,7 @@ from ofa_jax.data.tasks.answering import allowed_answers
 from ofa_jax.data.tasks.card import TaskCard
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.sampling import SamplingConfig
-from ofa_jax.inference.generated_images import picture_settings, write_pictures
+from ofa_jax.inference.generated_images import image_settings, write_pictures
 from ofa_jax.inference.image_stream import answer_images
 from ofa_jax.inference.images import find_images, image_files, prepared_images
 from ofa_jax.inference.loading import load
@@ -34,7 +34,7 @@ from ofa_jax.inference.predictor import FREE_DECODING, REGION, OFAPredictor
 from ofa_jax.inference.questions import Prediction, Question
 from ofa_jax.inference.weights import checkpoint_identity, find_checkpoint, trained_cards
 from ofa_jax.metrics.generation import Extractors
-from ofa_jax.report.pictures import DrawnBox, draw_boxes
+from ofa_jax.report.images import DrawnBox, draw_boxes
 from ofa_jax.schema import Between
 
 logger = logging.getLogger("ofa_jax")
@@ -142,7 +142,7 @@ def infer(
     without_image = without_image or (bool(image_tokenizer) and not has_image)
     _check_inputs(instruction, task, paths, prepared_data, region, without_image)
     if image_tokenizer and (prepared_data or len(paths) > 1):
-        raise ValueError("--image_tokenizer: a picture as answer is made of one instruction only")
+        raise ValueError("--image_tokenizer: an image as answer is made of one instruction only")
     pixels = load_image_tokenizer(image_tokenizer) if image_tokenizer else None
     source = find_checkpoint(checkpoint)
     many = bool(prepared_data or len(paths) > 1)
@@ -167,7 +167,7 @@ def infer(
             read_image(paths[0]) if paths else None,
             pixels,
             pathlib.Path(output_dir) / name,
-            decoding=picture_settings(decoding, sampling or not paths),
+            decoding=image_settings(decoding, sampling or not paths),
             extractors=Extractors.load(extractors) if extractors else None,
             seed=seed,
         )
@@ -290,7 +290,7 @@ def check_regions(instruction: str, predictor: OFAPredictor) -> None:
             raise ValueError(
                 f"region {match.group()} is no box of the picture: left < right and top < bottom, "
                 f"and at most <bin_{last}>, the edge of the model's input of {side} pixels "
-                "(--region takes pixels of the picture instead)"
+                "(--region takes pixels of the image instead)"
             )
 
 

@@ -336,7 +336,7 @@ class OFAPredictor:
             longest = int(answering.decoding["max_len_b"])
             closed = [c.answering for c in self.cards if c.answering.answers is not None]
             if answers and len(closed) == 1:
-                names = ("method", "renormalise", "ends_with_eos")
+                names = ("method", "renormalize", "ends_with_eos")
                 own = {name: getattr(closed[0], name) for name in names}
                 answering = dataclasses.replace(answering, answers=closed[0].answers, **own)
         changes: dict[str, Any] = {}

@@ -182,7 +182,7 @@ def _write(
     folder: pathlib.Path,
 ) -> Inspection:
     folder.mkdir(parents=True, exist_ok=True)
-    groups = [charts.picture_group(found), charts.text_group(found)]
+    groups = [charts.image_group(found), charts.text_group(found)]
     title = f"{opened.name}, split {opened.split} ({opened.format})"
     text = summary.text_of(title, found, opened.facts, shown)
     text = "\n".join([text, *advice(opened, found.kinds)])

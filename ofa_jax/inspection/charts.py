@@ -167,7 +167,7 @@ def _short(name: str) -> str:
 
 
 def _sizes(found: Survey) -> Panel:
-    """Width and height of every picture as dots."""
+    """Width and height of every image as dots."""
     widths, heights = np.array(found.widths), np.array(found.heights)
 
     def draw(axes: Axes) -> None:
@@ -181,29 +181,29 @@ def _sizes(found: Survey) -> Panel:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: labels.format_tick(v)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: labels.format_tick(v)))
         middle = f"median {np.median(widths):.0f} x {np.median(heights):.0f}"
-        _title(axes, "Picture size", "width; upwards: height, pixels", middle)
+        _title(axes, "Image size", "width; upwards: height, pixels", middle)
 
-    text = f"Picture sizes: widths {widths.min()} to {widths.max()}, heights {heights.min()} to "
-    return Panel("Picture size", text + f"{heights.max()} pixels", draw)
+    text = f"Image sizes: widths {widths.min()} to {widths.max()}, heights {heights.min()} to "
+    return Panel("Image size", text + f"{heights.max()} pixels", draw)
 
 
-def picture_group(found: Survey) -> PanelGroup:
-    """Sizes of pictures and of their boxes."""
+def image_group(found: Survey) -> PanelGroup:
+    """Sizes of images and of their boxes."""
     panels = []
     if found.widths:
         short = np.minimum(found.widths, found.heights)
         long = np.maximum(found.widths, found.heights)
         panels += [_sizes(found), histogram("Short side", "pixels", short)]
         panels.append(histogram("Long side over short side", "ratio", long / short))
-    if found.picture_bytes:
-        kilobytes = np.asarray(found.picture_bytes) / 1000
-        panels.append(histogram("Encoded picture", "kB", kilobytes))
+    if found.image_bytes:
+        kilobytes = np.asarray(found.image_bytes) / 1000
+        panels.append(histogram("Encoded image", "kB", kilobytes))
     if found.boxes:
         panels.append(histogram("Boxes per record", "boxes", found.boxes))
     if found.box_sides:
-        panels.append(histogram("Box size", "root of its share of the picture", found.box_sides))
+        panels.append(histogram("Box size", "root of its share of the image", found.box_sides))
     note = "The last bar holds the largest 1 percent as well. Sizes are those of the stored files."
-    return PanelGroup("pictures", "Pictures and boxes", note, tuple(panels))
+    return PanelGroup("pictures", "Images and boxes", note, tuple(panels))
 
 
 def text_group(found: Survey) -> PanelGroup:

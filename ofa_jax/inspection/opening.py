@@ -11,7 +11,7 @@ from ofa_jax.data.preparation import manifest
 from ofa_jax.data.sources import formats, locations
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.sources.example import Records, Source
-from ofa_jax.inspection.recognition import UnknownFormatError, recognise
+from ofa_jax.inspection.recognition import UnknownFormatError, recognize
 from ofa_jax.inspection.splits import own_split
 from ofa_jax.scenes.presets import PRESETS
 from ofa_jax.scenes.source import ScenesSplits
@@ -90,7 +90,7 @@ def open_data(
                 f"{', '.join(_SCENES_PRESETS)}"
             )
         layout = {k: v for k, v in arguments.items() if k == "layout"}
-        found = recognise(resolved) if not layout else None
+        found = recognize(resolved) if not layout else None
         format_name = found.name if found else "tsv"
         named = found.arguments if found else {"paths": str(resolved)}
         arguments = {**named, **arguments}

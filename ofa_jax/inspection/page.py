@@ -15,14 +15,14 @@ from ofa_jax.inspection.survey import TEXTS, Survey
 from ofa_jax.inspection.tokens import Piece, TaskView, TokenExample
 from ofa_jax.report import rendering
 from ofa_jax.report.cards import text_html
+from ofa_jax.report.images import DrawnBox, draw_boxes
 from ofa_jax.report.labels import task_labels
-from ofa_jax.report.pictures import DrawnBox, draw_boxes
 from ofa_jax.report.plots import PanelGroup, panel_svg
 
 # Sequences longer than this lose their middle.
 _MOST_TOKENS = 64
 _KEPT_END = 8
-_PICTURE_SIDE = 320
+_IMAGE_SIDE = 320
 # Facts of more characters get a line of their own.
 _LONG_FACT = 36
 # Cells of at most so many characters stay on one line.
@@ -45,7 +45,7 @@ def _headlines(opened: OpenedData, found: Survey) -> list[tuple[str, str]]:
     tiles += [(share(count, read), f"of type {kind}") for kind, count in found.kinds.most_common(3)]
     if found.widths:
         size = f"{np.median(found.widths):.0f} × {np.median(found.heights):.0f}"
-        tiles.append((size, "pixels, median picture"))
+        tiles.append((size, "pixels, median image"))
     if found.box_sides:
         tiles.append((f"{np.mean(found.boxes):.1f}", "boxes per record"))
     faults = f"{found.faulty:,}" if found.faults else "none"
@@ -77,7 +77,7 @@ def _lengths(found: Survey) -> list[tuple[str, ...]]:
 
 def _small(image: Image.Image) -> Image.Image:
     picture = image.copy()
-    picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE), Image.Resampling.LANCZOS)
+    picture.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE), Image.Resampling.LANCZOS)
     return picture
 
 

@@ -1,7 +1,7 @@
 """Which format a path has, judged by names and first bytes; `--source` says it for the rest.
 
 First half of opening: a path becomes the name of a format of `ofa_jax.data.sources.formats` with
-its arguments. Only what is unmistakable is recognised; a guess would show wrong data as right.
+its arguments. Only what is unmistakable is recognized; a guess would show wrong data as right.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TSV_LAYOUTS = {
 _TABLE = re.compile(r"\.(csv|jsonl|ndjson)(\.gz|\.bz2|\.xz|\.zst)?$", re.IGNORECASE)
 _TEXT = re.compile(r"\.(jsonl|txt)(\.gz|\.bz2|\.xz|\.zst)?$", re.IGNORECASE)
 _HEAD_BYTES = 1 << 16
-# Levels below a folder that are searched for pictures.
+# Levels below a folder that are searched for images.
 _DEPTH = 2
 
 
@@ -44,7 +44,7 @@ class UnknownFormatError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recognised:
+class Recognized:
     """A format with its arguments, as `formats.source` takes them.
 
     Attributes:
@@ -56,7 +56,7 @@ class Recognised:
     arguments: dict[str, str]
 
 
-def recognise(path: pathlib.Path) -> Recognised:
+def recognize(path: pathlib.Path) -> Recognized:
     """Tells the format of a file or folder.
 
     Args:
@@ -71,12 +71,12 @@ def recognise(path: pathlib.Path) -> Recognised:
     return _folder(path) if path.is_dir() else _file(path)
 
 
-def _folder(path: pathlib.Path) -> Recognised:
+def _folder(path: pathlib.Path) -> Recognized:
     names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if any(name.endswith(".array_record") for name in names):
-        return Recognised("prepared", {"folder": str(path)})
+        return Recognized("prepared", {"folder": str(path)})
     if tars := [name for name in names if name.endswith(".tar")]:
-        return Recognised("webdataset", {"paths": f"{path}/{split_prefix(tars)}*.tar"})
+        return Recognized("webdataset", {"paths": f"{path}/{split_prefix(tars)}*.tar"})
     for ending in (".parquet", ".arrow"):
         if files := [name for name in names if name.endswith(ending)]:
             return _parquet(path / files[0], f"{path}/{split_prefix(files)}*{ending}")
@@ -86,7 +86,7 @@ def _folder(path: pathlib.Path) -> Recognised:
             f"{path} holds several prepared data sets; give one of them: {', '.join(prepared)}"
         )
     files = [file for file in (*path.iterdir(), *path.glob("*/*")) if file.is_file()]
-    found: dict[str, Recognised] = {}
+    found: dict[str, Recognized] = {}
     for file in sorted(files):
         if file.suffix in (".json", ".jsonl", ".tsv", ".p", ".csv"):
             try:
@@ -102,40 +102,40 @@ def _folder(path: pathlib.Path) -> Recognised:
         raise UnknownFormatError(
             f"{path} holds several data sets; give one of its files: {', '.join(found)}"
         )
-    if pictures := _picture_folder(path):
+    if pictures := _image_folder(path):
         return pictures
     shown = ", ".join(names[:6]) + (", ..." if names[6:] else "")
     raise UnknownFormatError(
-        f"{path} is no data set that can be recognised ({shown or 'it is empty'}); give a file in "
+        f"{path} is no data set that can be recognized ({shown or 'it is empty'}); give a file in "
         "it, or --source with its arguments"
     )
 
 
-def _picture_folder(path: pathlib.Path) -> Recognised | None:
-    """Pictures in a folder or below it; with captions where a `.txt` has the name of a picture."""
-    for folder in _picture_folders_below(path):
+def _image_folder(path: pathlib.Path) -> Recognized | None:
+    """Images in a folder or below it; with captions where a `.txt` has the name of an image."""
+    for folder in _image_folders_below(path):
         first = next(entry for entry in _entries(folder) if is_image_file(entry))
         kind = "caption" if first.with_name(f"{stem_of(first.name)}.txt").is_file() else "image"
-        return Recognised("picture_folder", {"images": str(path), "kind": kind})
+        return Recognized("image_folder", {"images": str(path), "kind": kind})
     return None
 
 
-def _file(path: pathlib.Path) -> Recognised:
+def _file(path: pathlib.Path) -> Recognized:
     name = path.name
     if name.endswith(".array_record"):
         raise UnknownFormatError(f"{path} is one shard; give its folder, {path.parent}")
     if path.suffix == ".tsv":
         if (table := _table(path)) is not None:
             return table
-        return Recognised("tsv", {"paths": str(path), "layout": _tsv_layout(path)})
+        return Recognized("tsv", {"paths": str(path), "layout": _tsv_layout(path)})
     if path.suffix == ".tar":
-        return Recognised("webdataset", {"paths": str(path)})
+        return Recognized("webdataset", {"paths": str(path)})
     if path.suffix in (".parquet", ".arrow"):
         return _parquet(path, str(path))
     if _TABLE.search(name) and (table := _table(path)):
         return table
     if match := _TEXT.search(name):
-        return Recognised("text", {"paths": str(path), "form": match[1].lower()})
+        return Recognized("text", {"paths": str(path), "form": match[1].lower()})
     if path.suffix == ".p" and name.startswith("refs"):
         instances = str(_sibling(path, "instances", ".json"))
         return _beside(path, "refcoco", refs=str(path), instances=instances)
@@ -145,7 +145,7 @@ def _file(path: pathlib.Path) -> Recognised:
     if path.suffix == ".json":
         return _json(path)
     raise UnknownFormatError(
-        f"{path}: a file of this name is not recognised; give --source (see --help for all)"
+        f"{path}: a file of this name is not recognized; give --source (see --help for all)"
     )
 
 
@@ -164,8 +164,8 @@ def _tsv_layout(path: pathlib.Path) -> str:
     )
 
 
-def _parquet(path: pathlib.Path, paths: str) -> Recognised:
-    """Columns of the usual names: a picture, a caption or a text."""
+def _parquet(path: pathlib.Path, paths: str) -> Recognized:
+    """Columns of the usual names: an image, a caption or a text."""
     try:
         columns = schema_of(str(path))
     except SourceError as error:
@@ -194,20 +194,20 @@ def _parquet(path: pathlib.Path, paths: str) -> Recognised:
         pairs = f"image={picture},captions={words}" if picture else f"text={words}"
     kind = "qa" if question else "caption" if picture else "text"
     constants = f"type={kind}"
-    return Recognised("parquet", {"paths": paths, "columns": pairs, "constants": constants})
+    return Recognized("parquet", {"paths": paths, "columns": pairs, "constants": constants})
 
 
-def _table(path: pathlib.Path) -> Recognised | None:
+def _table(path: pathlib.Path) -> Recognized | None:
     """A table of own data, if a column has a usual name for images that lie beside it."""
     try:
         if has_image_column(str(path)):
-            return Recognised("table", {"paths": str(path)})
+            return Recognized("table", {"paths": str(path)})
     except (ValueError, OSError, EOFError):
         pass
     return None
 
 
-def _json(path: pathlib.Path) -> Recognised:
+def _json(path: pathlib.Path) -> Recognized:
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
         file.seek(max(0, path.stat().st_size - _HEAD_BYTES))
@@ -250,26 +250,26 @@ def _sibling(path: pathlib.Path, start: str, suffix: str) -> pathlib.Path:
     raise UnknownFormatError(f"{path} needs {start}{suffix} beside it")
 
 
-def _beside(path: pathlib.Path, name: str, **arguments: str) -> Recognised:
-    """Adds the folders of pictures around a file of annotations."""
-    folders = picture_folders(path.parent)
+def _beside(path: pathlib.Path, name: str, **arguments: str) -> Recognized:
+    """Adds the folders of images around a file of annotations."""
+    folders = image_folders(path.parent)
     if not folders:
         raise UnknownFormatError(
-            f"{path} looks like {name}, but there is no folder of pictures near it; give --images"
+            f"{path} looks like {name}, but there is no folder of images near it; give --images"
         )
-    return Recognised(name, arguments | {"images": ",".join(map(str, folders))})
+    return Recognized(name, arguments | {"images": ",".join(map(str, folders))})
 
 
-def picture_folders(start: pathlib.Path) -> list[pathlib.Path]:
+def image_folders(start: pathlib.Path) -> list[pathlib.Path]:
     """Folders with pictures: a folder and those below it, or else those around it.
 
-    The nearest ones only, since pictures of other data sets may have the same names.
+    The nearest ones only, since images of other data sets may have the same names.
     """
     around = start.resolve().parent if start.is_absolute() else start.parent
-    return _picture_folders_below(start) or _picture_folders_below(around)
+    return _image_folders_below(start) or _image_folders_below(around)
 
 
-def _picture_folders_below(top: pathlib.Path) -> list[pathlib.Path]:
+def _image_folders_below(top: pathlib.Path) -> list[pathlib.Path]:
     found: list[pathlib.Path] = []
     level = [top]
     for _ in range(_DEPTH + 1):

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from ofa_jax.data.ops.image import BadImageError, decode_image
 from ofa_jax.data.sources.example import Example
-from ofa_jax.report.pictures import DrawnBox, draw_boxes, font
+from ofa_jax.report.images import DrawnBox, draw_boxes, font
 
 _TILE_WIDTH, _TILE_HEIGHT = 300, 225
 _GAP = 22
@@ -21,7 +21,7 @@ _LINE_HEIGHT = 20
 _WORD_LINES = 6
 _WRAP = 38
 _INK, _MUTED, _LINE, _ACCENT, _BLANK = "#16202e", "#5b6776", "#e2e6eb", "#2454d6", "#f5f6f8"
-# More boxes than this hide the picture.
+# More boxes than this hide the image.
 _MOST_BOXES = 12
 _LONGEST_TAG = 24
 
@@ -48,10 +48,10 @@ class Tile:
       image_id: its identifier.
       kind: its `type`.
       picture: RGB with boxes drawn; None where there is none or it cannot be decoded.
-      trouble: why a picture is missing, or "".
+      trouble: why an image is missing, or "".
       words: lines about it.
       hidden_boxes: boxes that are not drawn.
-      size: width and height of the stored picture in pixels, or None.
+      size: width and height of the stored image in pixels, or None.
     """
 
     record: int
@@ -121,7 +121,7 @@ def _shortened(text: object, width: int) -> str:
 
 
 def tile(record: int, example: Example) -> Tile:
-    """Decodes the picture of an example and draws its boxes."""
+    """Decodes the image of an example and draws its boxes."""
     image, trouble, size = example.get("image"), "", None
     picture: Image.Image | None = None
     drawn, hidden = boxes_to_draw(example)
@@ -200,12 +200,12 @@ def save_sheet(tiles: Sequence[Tile], path: pathlib.Path, *, columns: int = 4) -
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
     y = _MARGIN
-    for row, row_words, row_height, has_pictures in zip(rows, words, heights, pictures):
+    for row, row_words, row_height, has_images in zip(rows, words, heights, pictures):
         for column, (one, lines) in enumerate(zip(row, row_words)):
             x = _MARGIN + column * (_TILE_WIDTH + _GAP)
             _draw_head(draw, x, y, one)
             below = y + 24
-            if has_pictures:
+            if has_images:
                 _paste(canvas, draw, x, below, one)
                 below += _TILE_HEIGHT + 8
             _draw_words(draw, x, below, lines)
@@ -229,7 +229,7 @@ def _paste(canvas: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, one: 
     frame = (x, y, x + _TILE_WIDTH - 1, y + _TILE_HEIGHT - 1)
     draw.rectangle(frame, fill=_BLANK, outline=_LINE)
     if one.picture is None:
-        text = one.trouble or "no picture"
+        text = one.trouble or "no image"
         lines = textwrap.fill(_shortened(text, 120), 36)
         middle = (x + _TILE_WIDTH / 2, y + _TILE_HEIGHT / 2)
         draw.multiline_text(

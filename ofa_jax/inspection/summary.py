@@ -86,8 +86,8 @@ def text_of(
         )
     if found.turned:
         lines.append(
-            f"{'rotation tag':<12} {found.turned:,} pictures carry one; boxes are taken as pixels "
-            "of the stored one; prepare --upright turns the pictures"
+            f"{'rotation tag':<12} {found.turned:,} images carry one; boxes are taken as pixels "
+            "of the stored one; prepare --upright turns the images"
         )
     if found.boxes:
         lines.append(f"{'boxes':<12} {spread(found.boxes)} per record")

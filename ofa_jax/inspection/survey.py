@@ -1,6 +1,6 @@
 """Counts and measures of a sample of records: fields, kinds, lengths, sizes, faults.
 
-Second station of an inspection: what `charts`, `summary` and `page` show. Pictures are only opened
+Second station of an inspection: what `charts`, `summary` and `page` show. Images are only opened
 as far as their headers, so a thousand records take a second or two.
 """
 
@@ -42,8 +42,8 @@ _LISTED = ("labels", "answers", "label")
 _SHOWN_FAULTS = 5
 # What sources say about a record that is worth a look.
 _NOTES = {
-    OTHER_SHAPE: "picture of another shape than its annotations say",
-    UPRIGHT_BOXES: "boxes are of the upright picture, which is stored turned (--upright)",
+    OTHER_SHAPE: "image of another shape than its annotations say",
+    UPRIGHT_BOXES: "boxes are of the upright image, which is stored turned (--upright)",
 }
 # The field `caption` repeats the first of `captions`.
 _REPEATED = {"caption": "captions"}
@@ -97,13 +97,13 @@ class Survey:
       data_sets: records by `dataset`.
       words: field to the number of words of each of its texts.
       frequent: field to its values with their counts.
-      widths: pixels of each picture.
+      widths: pixels of each image.
       heights: the same.
-      picture_bytes: size of each encoded picture.
-      formats: pictures by file format.
-      turned: pictures whose EXIF orientation says that they are stored turned.
+      image_bytes: size of each encoded image.
+      formats: images by file format.
+      turned: images whose EXIF orientation says that they are stored turned.
       boxes: boxes per record that has the field.
-      box_sides: square root of each box's share of its picture's area, 0 .. 1.
+      box_sides: square root of each box's share of its image's area, 0 .. 1.
       faults: by short name.
     """
 
@@ -116,7 +116,7 @@ class Survey:
     frequent: dict[str, collections.Counter[str]] = dataclasses.field(default_factory=dict)
     widths: list[int] = dataclasses.field(default_factory=list)
     heights: list[int] = dataclasses.field(default_factory=list)
-    picture_bytes: list[int] = dataclasses.field(default_factory=list)
+    image_bytes: list[int] = dataclasses.field(default_factory=list)
     formats: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     turned: int = 0
     boxes: list[int] = dataclasses.field(default_factory=list)
@@ -227,7 +227,7 @@ def _add_example(found: Survey, number: int, example: Example) -> None:
         found.data_sets[str(example["dataset"])] += 1
     for name, value in example.items():
         _add_field(found, name, value)
-    size = _add_picture(found, where, example.get("image"))
+    size = _add_image(found, where, example.get("image"))
     _add_boxes(found, where, example.get("boxes"), size)
 
 
@@ -254,8 +254,8 @@ def _is_empty(value: Any) -> bool:
     return value is None or (hasattr(value, "__len__") and len(value) == 0)
 
 
-def _add_picture(found: Survey, where: str, image: Any) -> tuple[int, int] | None:
-    """Measures a picture; returns width and height, or None."""
+def _add_image(found: Survey, where: str, image: Any) -> tuple[int, int] | None:
+    """Measures an image; returns width and height, or None."""
     if image is None or _is_empty(image):
         return None
     if isinstance(image, np.ndarray):
@@ -264,13 +264,13 @@ def _add_picture(found: Survey, where: str, image: Any) -> tuple[int, int] | Non
         try:
             header = read_header(image)
         except BadImageError as error:
-            found.add_fault("unreadable picture", f"{where}: {error}")
+            found.add_fault("unreadable image", f"{where}: {error}")
             return None
         size, kind = header.size, header.form
         if is_cut_off(image):
-            found.add_fault("picture file is cut off", f"{where}: {len(image):,} bytes")
+            found.add_fault("image file is cut off", f"{where}: {len(image):,} bytes")
         found.turned += header.orientation != 1
-        found.picture_bytes.append(len(image))
+        found.image_bytes.append(len(image))
     found.widths.append(size[0])
     found.heights.append(size[1])
     found.formats[kind] += 1
@@ -303,7 +303,7 @@ def _add_boxes(found: Survey, where: str, boxes: Any, size: tuple[int, int] | No
     if bad := int((~finite).sum() + (~right).sum()):
         first = boxes[~finite].tolist() or boxes[finite][~right].tolist()
         found.add_fault(
-            "box inverted or outside its picture",
+            "box inverted or outside its image",
             f"{where}: {bad} of {len(boxes)}, such as {first[0]} in {size[0]} x {size[1]} pixels",
         )
     shares = (x1 - x0)[right] * (y1 - y0)[right] / (size[0] * size[1])

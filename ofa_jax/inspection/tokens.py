@@ -47,7 +47,7 @@ class TokenExample:
       source_text: the source decoded.
       target_text: the target decoded.
       weight: largest loss weight of a target token.
-      image: uint8[y, x, 3] that the model reads, a hole painted grey; None without picture.
+      image: uint8[y, x, 3] that the model reads, a hole painted grey; None without image.
       regions: boxes in the task's source and target, float32[n, 4], pixels of `image`.
     """
 
@@ -118,7 +118,7 @@ def regions_of(ids: Iterable[int], tokenizer: Tokenizer) -> np.ndarray:
 
 
 def _seen(features: Features) -> np.ndarray:
-    """The picture as the model sees it: a hole is 0 after normalisation, which is mid grey."""
+    """The image as the model sees it: a hole is 0 after normalization, which is mid grey."""
     x0, y0, x1, y1 = features["image_hole"].tolist()
     image = features["image"].copy()
     image[y0:y1, x0:x1] = _GREY

@@ -50,7 +50,7 @@ class LossConfig:
         example twice.
       encouraging_log_end: point where the bonus of the encouraging loss becomes its tangent
         (SPEC 5.4: 0.75, or 1 for no tangent); None turns the encouraging loss off.
-      normalisation: the divisor of the summed loss. "tokens": counted tokens of the global
+      normalization: the divisor of the summed loss. "tokens": counted tokens of the global
         batch. "examples": examples of the global batch. "group": the official pretraining rule,
         one mean over tokens per group of tasks, and the means added (SPEC 4.6).
       task_groups: for "group": the group of each task, by task index; a run fills it in.
@@ -66,14 +66,14 @@ class LossConfig:
     ignore_eos: bool = False
     rdrop_alpha: Annotated[float, Between(0, 1e9)] = 0.0
     encouraging_log_end: Annotated[float, Between(1e-9, 1)] | None = None
-    normalisation: Literal["tokens", "group", "examples"] = "tokens"
+    normalization: Literal["tokens", "group", "examples"] = "tokens"
     task_groups: tuple[Count, ...] = ()
 
     def __post_init__(self) -> None:
         schema.check(self, "LossConfig")
-        if self.normalisation == "group" and (self.drop_worst_ratio or self.drop_best_ratio):
+        if self.normalization == "group" and (self.drop_worst_ratio or self.drop_best_ratio):
             raise ValueError(
-                "LossConfig: dropping tokens and normalisation 'group' exclude each other"
+                "LossConfig: dropping tokens and normalization 'group' exclude each other"
             )
 
 
@@ -82,7 +82,7 @@ class TokenLosses:
     """What the loss says about each token, all 0 where a token is not counted.
 
     Attributes:
-      loss: the loss to minimise, smoothing and extra terms included, times the confidence.
+      loss: the loss to minimize, smoothing and extra terms included, times the confidence.
       nll: negative log-likelihood of the target, times the confidence.
       counted: 1 for the tokens that enter the loss.
       correct: 1 where no allowed id has a larger logit than the target.
@@ -156,7 +156,7 @@ def _smoothed(
     eps = config.label_smoothing
     if eps == 0.0:
         return nll
-    smooth = allowed_count * terms.log_normaliser - terms.logit_sum
+    smooth = allowed_count * terms.log_normalizer - terms.logit_sum
     if config.constraint_range is None and not masks_given:
         eps_each = eps / (vocab_size - 1)
     else:
@@ -254,11 +254,11 @@ def token_losses(
         counted &= allowed_count > 0
     # Targets at positions that do not count may be anything (padding is not an allowed answer).
     terms = vocabulary_terms(logits, targets, allowed)
-    log_probability = weights * (terms.target_logit - terms.log_normaliser)
+    log_probability = weights * (terms.target_logit - terms.log_normalizer)
     log_probability = jnp.where(counted, log_probability, 0.0)
     loss = weights * _smoothed(
         terms,
-        terms.log_normaliser - terms.target_logit,
+        terms.log_normalizer - terms.target_logit,
         allowed_count,
         vocab_size,
         config,

@@ -55,7 +55,7 @@ def scst_token_losses(
     allowed = allowed_mask(logits.shape[-1], vocab_size, constraint_range)
     terms = vocabulary_terms(logits, targets, allowed)
     counted = counted != 0
-    nll = jnp.where(counted, terms.log_normaliser - terms.target_logit, 0.0)
+    nll = jnp.where(counted, terms.log_normalizer - terms.target_logit, 0.0)
     correct = counted & (terms.target_logit >= terms.max_logit)
     return TokenLosses(
         loss=jax.lax.stop_gradient(advantages)[:, None] * nll,

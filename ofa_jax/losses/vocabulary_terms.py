@@ -1,7 +1,7 @@
 """The four reductions over the vocabulary that every token loss is made of.
 
 First stop after the model's logits. Cross entropy with or without smoothing is a linear
-combination of the log normaliser, the target's logit and the sum of logits, so the table of
+combination of the log normalizer, the target's logit and the sum of logits, so the table of
 log-probabilities [b, t, v] need not exist. The derivative is written by hand: it recomputes the
 softmax from the logits inside one fused expression, so the backward pass keeps no second
 [b, t, v] array either. Logits may be sharded over the vocabulary: there are only reductions and
@@ -26,13 +26,13 @@ class VocabularyTerms(NamedTuple):
     """Reductions of logits over the allowed part of the vocabulary.
 
     Attributes:
-      log_normaliser: log of the sum of exponentials.
+      log_normalizer: log of the sum of exponentials.
       target_logit: the logit of the target (`MASKED_LOGIT` where the target is not allowed).
       logit_sum: sum of the allowed logits.
       max_logit: the largest allowed logit; carries no gradient.
     """
 
-    log_normaliser: Float[Array, "b t"]
+    log_normalizer: Float[Array, "b t"]
     target_logit: Float[Array, "b t"]
     logit_sum: Float[Array, "b t"]
     max_logit: Float[Array, "b t"]
@@ -128,22 +128,22 @@ def vocabulary_terms(
     masked = _masked(logits, allowed)
     max_logit = jnp.max(masked, axis=-1)
     exponentials = jnp.exp(masked - max_logit[..., None])
-    log_normaliser = max_logit + jnp.log(jnp.sum(exponentials, axis=-1))
+    log_normalizer = max_logit + jnp.log(jnp.sum(exponentials, axis=-1))
     target_logit = jnp.sum(jnp.where(_is_target(logits, targets), masked, 0.0), axis=-1)
     kept = masked if allowed is None else jnp.where(allowed, masked, 0.0)
-    return VocabularyTerms(log_normaliser, target_logit, jnp.sum(kept, axis=-1), max_logit)
+    return VocabularyTerms(log_normalizer, target_logit, jnp.sum(kept, axis=-1), max_logit)
 
 
 def _forward(logits, targets, allowed):
     terms = vocabulary_terms(logits, targets, allowed)
-    return terms, (logits, targets, allowed, terms.log_normaliser)
+    return terms, (logits, targets, allowed, terms.log_normalizer)
 
 
 def _backward(residuals, gradients: VocabularyTerms):
-    logits, targets, allowed, log_normaliser = residuals
-    probabilities = jnp.exp(_masked(logits, allowed) - log_normaliser[..., None])
+    logits, targets, allowed, log_normalizer = residuals
+    probabilities = jnp.exp(_masked(logits, allowed) - log_normalizer[..., None])
     gradient = (
-        gradients.log_normaliser[..., None] * probabilities
+        gradients.log_normalizer[..., None] * probabilities
         + jnp.where(_is_target(logits, targets), gradients.target_logit[..., None], 0.0)
         + gradients.logit_sum[..., None]
     )

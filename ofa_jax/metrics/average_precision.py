@@ -22,12 +22,12 @@ _STATISTICS = {"ap": 0, "ap_50": 1, "ap_75": 2, "ar_100": 8}
 def mean_average_precision(
     predicted: Sequence[Sequence[Mapping]], true: Sequence[Sequence[Mapping]]
 ) -> dict[str, float]:
-    """COCO's AP over IoU 0.50:0.95, AP at 0.5 and 0.75, and recall with 100 boxes per picture.
+    """COCO's AP over IoU 0.50:0.95, AP at 0.5 and 0.75, and recall with 100 boxes per image.
 
     Args:
-      predicted: per picture its objects: "box" (x0, y0, x1, y1 in pixels), "label", and
+      predicted: per image its objects: "box" (x0, y0, x1, y1 in pixels), "label", and
         optionally "score" (larger is surer; by default boxes written earlier are surer).
-      true: per picture its objects: "box", "label".
+      true: per image its objects: "box", "label".
 
     Returns:
       {"ap", "ap_50", "ap_75", "ar_100"} in [0, 1]. Labels that no true object has count as wrong
@@ -35,10 +35,10 @@ def mean_average_precision(
       leaves out classes without truth.
 
     Raises:
-      ValueError: where the numbers of pictures differ or are zero, or there is no true object.
+      ValueError: where the numbers of images differ or are zero, or there is no true object.
       MissingDependencyError: without the package pycocotools.
     """
-    check_pairs(predicted, true, names="pictures of predicted and of true objects")
+    check_pairs(predicted, true, names="images of predicted and of true objects")
     names = sorted({item["label"] for group in true for item in group})
     if not names:
         raise ValueError("there are no true objects; average precision is undefined")

@@ -1,7 +1,7 @@
 """The caption server's scores that are Java programs: PTB tokenizer, METEOR, SPICE.
 
 Through the package pycocoevalcap. The published captioning tables (SPEC 8.1) are computed on
-PTB-tokenised text; CIDEr-D, BLEU and ROUGE-L themselves are in `caption`.
+PTB-tokenized text; CIDEr-D, BLEU and ROUGE-L themselves are in `caption`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ofa_jax.metrics.dependency import require_java, require_package
 from ofa_jax.metrics.pairing import check_pairs
 
 
-def ptb_tokenise(texts: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Tokenises captions as the server does: lower case, Penn Treebank words, no punctuation.
+def ptb_tokenize(texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Tokenizes captions as the server does: lower case, Penn Treebank words, no punctuation.
 
     Args:
       texts: groups of captions.
@@ -38,7 +38,7 @@ def ptb_tokenise(texts: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def meteor(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """METEOR 1.5 of tokenised captions, in [0, 1].
+    """METEOR 1.5 of tokenized captions, in [0, 1].
 
     Args:
       predicted: n captions.
@@ -72,7 +72,7 @@ def spice(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> floa
 def server_scores(
     predicted: Sequence[str], references: Sequence[Sequence[str]], *, with_spice: bool = False
 ) -> dict[str, float]:
-    """All scores of the caption server, on PTB-tokenised text.
+    """All scores of the caption server, on PTB-tokenized text.
 
     Args:
       predicted: n captions.
@@ -87,7 +87,7 @@ def server_scores(
       ValueError: where the lengths differ or are zero.
       MissingDependencyError: without pycocoevalcap or Java.
     """
-    guesses, truth = tokenised_pairs(predicted, references)
+    guesses, truth = tokenized_pairs(predicted, references)
     scores = {f"bleu_{n}": value for n, value in enumerate(bleu(guesses, truth), start=1)}
     scores["meteor"] = meteor(guesses, truth)
     scores["rouge_l"] = rouge_l(guesses, truth)
@@ -97,18 +97,18 @@ def server_scores(
     return scores
 
 
-def tokenised_pairs(
+def tokenized_pairs(
     predicted: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[list[str]]]:
-    """Both sides as `ptb_tokenise` makes them.
+    """Both sides as `ptb_tokenize` makes them.
 
     Raises:
       ValueError: where the lengths differ or are zero.
       MissingDependencyError: without pycocoevalcap or Java.
     """
     check_pairs(predicted, references, names="predicted captions and reference lists")
-    guesses = ptb_tokenise([[text] for text in predicted])
-    return [group[0] for group in guesses], ptb_tokenise(references)
+    guesses = ptb_tokenize([[text] for text in predicted])
+    return [group[0] for group in guesses], ptb_tokenize(references)
 
 
 def check_installed() -> None:

@@ -1,4 +1,4 @@
-"""Labelled boxes against labelled boxes: recall, precision and F1 of detection.
+"""Labeled boxes against labeled boxes: recall, precision and F1 of detection.
 
 A sequence model gives boxes without confidences, so average precision has no ranking to work on;
 counting one-to-one matches is the honest score. An object is a mapping with "box"

@@ -1,6 +1,6 @@
-"""Generated pictures by the features of an extractor: FID, Inception score, CLIP score, reranking.
+"""Generated images by the features of an extractor: FID, Inception score, CLIP score, reranking.
 
-The formulas are in `image`. Here a caller plugs in the networks: functions from pictures or texts
+The formulas are in `image`. Here a caller plugs in the networks: functions from images or texts
 to vectors, whatever runs them. No weights come with this library, and scores are comparable only
 between runs with the same extractors (SPEC 8.5 used Inception v3 and CLIP ViT-B/16).
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 from ofa_jax.metrics import image as image_metrics
 
-Pictures = np.ndarray
+Images = np.ndarray
 """uint8[n, y, x, 3]."""
 
 
@@ -25,15 +25,15 @@ class Extractors:
     """The networks that scores are made of; those that are None leave their scores out.
 
     Attributes:
-      features: pictures to float[n, d] (FID).
-      probabilities: pictures to float[n, classes] (Inception score).
-      image_embeddings: pictures to float[n, d] (CLIP).
+      features: images to float[n, d] (FID).
+      probabilities: images to float[n, classes] (Inception score).
+      image_embeddings: images to float[n, d] (CLIP).
       text_embeddings: texts to float[n, d] (CLIP).
     """
 
-    features: Callable[[Pictures], np.ndarray] | None = None
-    probabilities: Callable[[Pictures], np.ndarray] | None = None
-    image_embeddings: Callable[[Pictures], np.ndarray] | None = None
+    features: Callable[[Images], np.ndarray] | None = None
+    probabilities: Callable[[Images], np.ndarray] | None = None
+    image_embeddings: Callable[[Images], np.ndarray] | None = None
     text_embeddings: Callable[[Sequence[str]], np.ndarray] | None = None
 
     @classmethod
@@ -92,14 +92,14 @@ class RunningGaussian:
           ValueError: fewer than two rows.
         """
         if self.count < 2 or self.total is None or self.outer is None or self.shift is None:
-            raise ValueError(f"a covariance needs at least two pictures, got {self.count}")
+            raise ValueError(f"a covariance needs at least two images, got {self.count}")
         mean = self.total / self.count
         covariance = (self.outer - self.count * np.outer(mean, mean)) / (self.count - 1)
         return mean + self.shift, covariance
 
 
 def batches(pictures: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Stacks single pictures uint8[y, x, 3] into batches of at most `size`."""
+    """Stacks single images uint8[y, x, 3] into batches of at most `size`."""
     pending: list[np.ndarray] = []
     for picture in pictures:
         pending.append(picture)
@@ -120,22 +120,22 @@ def generation_scores(
     batch_size: int = 32,
     splits: int = 10,
 ) -> dict[str, float]:
-    """Scores generated pictures, one per caption, in one pass.
+    """Scores generated images, one per caption, in one pass.
 
     Args:
-      generated: pictures uint8[y, x, 3] of one size, in the order of the captions.
+      generated: images uint8[y, x, 3] of one size, in the order of the captions.
       captions: n texts.
       extractors: which networks there are decides which scores are computed.
-      real: pictures to compare with, for FID.
+      real: images to compare with, for FID.
       real_moments: their (mean, covariance) instead, as in the official gt_stat.npz.
-      batch_size: pictures per call of an extractor.
+      batch_size: images per call of an extractor.
       splits: parts of the Inception score.
 
     Returns:
       Of "fid", "inception_score", "clip_score" those whose networks are given.
 
     Raises:
-      ValueError: the numbers of pictures and captions differ, or too few pictures.
+      ValueError: the numbers of images and captions differ, or too few images.
     """
     gaussian, probabilities, cosines, count = RunningGaussian(), [], [], 0
     for pictures in batches(generated, batch_size):
@@ -151,7 +151,7 @@ def generation_scores(
                 image_metrics.clip_similarities(embedded, extractors.text_embeddings(texts))
             )
     if count != len(captions):
-        raise ValueError(f"{count} pictures for {len(captions)} captions")
+        raise ValueError(f"{count} images for {len(captions)} captions")
     scores: dict[str, float] = {}
     if extractors.features is not None:
         if real is not None:
@@ -171,8 +171,8 @@ def generation_scores(
     return scores
 
 
-def best_by_clip(pictures: Pictures, caption: str, extractors: Extractors) -> tuple[int, float]:
-    """The candidate picture that fits a caption best (SPEC 7.9).
+def best_by_clip(pictures: Images, caption: str, extractors: Extractors) -> tuple[int, float]:
+    """The candidate image that fits a caption best (SPEC 7.9).
 
     Args:
       pictures: uint8[g, y, x, 3] candidates.

@@ -1,6 +1,6 @@
 """Answers against annotators' answers: visual question answering.
 
-Two scores. The official one (vqaEval of the VQA challenge) normalises the answers and votes
+Two scores. The official one (vqaEval of the VQA challenge) normalizes the answers and votes
 among ten annotators. The one that OFA reports while it trains looks the raw answer up in a table
 of confidences. They agree where answers are already in normal form.
 """
@@ -24,7 +24,7 @@ _DIGIT_COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _MAX_PERIODS = 32  # the benchmark passes a flag (value 32) where `re.sub` expects a count
 
-# Words whose apostrophes the normaliser restores. Of a word with one apostrophe the spelling
+# Words whose apostrophes the normalizer restores. Of a word with one apostrophe the spelling
 # without it is known; of a word with several, each spelling that lacks exactly one. The
 # benchmark's entries for "I'm", "I've" and "I'd've" can never match lower-cased text.
 _CONTRACTED = """
@@ -56,7 +56,7 @@ def _spellings() -> dict[str, str]:
 _CONTRACTIONS = _spellings()
 
 
-def normalise_answer(answer: str) -> str:
+def normalize_answer(answer: str) -> str:
     """Normal form of an answer: punctuation, case, number words, articles, contractions.
 
     Rules of the VQA challenge's vqaEval. A punctuation mark is deleted where it touches a blank
@@ -84,7 +84,7 @@ def answer_accuracy(answer: str, annotations: Sequence[str]) -> float:
     """Official accuracy of one answer: mean over annotators of min(1, agreeing others / 3).
 
     With ten annotators, k equal answers give 0, .3, .6, .9, 1, ... for k = 0, 1, 2, 3, 4, ...
-    As in the benchmark, nothing is normalised where all annotators wrote the same.
+    As in the benchmark, nothing is normalized where all annotators wrote the same.
 
     Args:
       annotations: the annotators' answers, usually 10.
@@ -103,7 +103,7 @@ def answer_accuracy(answer: str, annotations: Sequence[str]) -> float:
 
     prediction, truths = strip(answer), [strip(text) for text in annotations]
     if len(set(truths)) > 1:
-        prediction, truths = normalise_answer(answer), [normalise_answer(a) for a in annotations]
+        prediction, truths = normalize_answer(answer), [normalize_answer(a) for a in annotations]
     equal = [truth == prediction for truth in truths]
     total = sum(equal)
     return sum(min(1.0, (total - e) / 3) for e in equal) / len(truths)
@@ -112,7 +112,7 @@ def answer_accuracy(answer: str, annotations: Sequence[str]) -> float:
 def soft_score(predicted: Sequence[str], confidences: Sequence[Mapping[str, float]]) -> float:
     """OFA's score while training: mean confidence of the raw answer, 0 where it is not listed.
 
-    SPEC 7.3. There is no normaliser: "Yes" and "yes" are two answers.
+    SPEC 7.3. There is no normalizer: "Yes" and "yes" are two answers.
 
     Args:
       predicted: n answers.

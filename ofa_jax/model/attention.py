@@ -29,7 +29,7 @@ def split_heads(x: Float[Array, "*rows d"], heads: int) -> Float[Array, "*rows h
 
 
 def head_projection(config: OFAConfig, target: str = "") -> Dense:
-    """A linear map onto all heads: of states (SPEC 1.7) or of normalised positions (SPEC 1.5).
+    """A linear map onto all heads: of states (SPEC 1.7) or of normalized positions (SPEC 1.5).
 
     OFA-NOTE: SPEC 1.10. Below width 256 it starts at 0.4 of the Glorot scale, so that attention
     starts nearly uniform, as it does at the official scale; sharp random attention delays learning

@@ -96,7 +96,7 @@ class TuningConfig:
     """Small parts added to a model that is tuned without changing it (SPEC 8.11).
 
     All off by default; then the model has no parameter more. What stays as it was is said to the
-    optimiser: `ofa_jax.model.tuning.frozen_except`.
+    optimizer: `ofa_jax.model.tuning.frozen_except`.
 
     Attributes:
       encoder_prefix: learned keys and values in front of every self-attention of the encoder.

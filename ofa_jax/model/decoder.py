@@ -208,7 +208,7 @@ class DecoderLayer(nn.Module):
     ) -> Array:
         cfg = self.config
         rates = {"drop_rate": drop_rate, "max_drop_path": cfg.decoder_drop_path}
-        return stack.regularised(self, y, config=cfg, train=train, adapt=adapt, **rates)
+        return stack.regularized(self, y, config=cfg, train=train, adapt=adapt, **rates)
 
     def _adapted(self, y: Array) -> Array:
         return self.adapter(y) if self.config.tuning.adapter_dim else y
@@ -368,7 +368,7 @@ class Decoder(nn.Module):
         projected = self.positions(x.shape[1], codes=code_masks is not None)
         cross_bias, cross_query = None, projected["cross_query"]
         cross_key = self.positions.encoder_keys(encoder_output.positions)
-        if cross_key.shape[0] == 1 and attention_ops.materialises_logits(cfg.attention):
+        if cross_key.shape[0] == 1 and attention_ops.materializes_logits(cfg.attention):
             cross_bias = select_kind(position_bias(cross_query, cross_key), code_masks)
             cross_query, cross_key = None, None
         else:

@@ -40,7 +40,7 @@ class EncoderOutput:
     Attributes:
       states: after the final norm; image tokens first.
       mask: True = keep.
-      positions: normalised; b of them only where patches were sampled.
+      positions: normalized; b of them only where patches were sampled.
     """
 
     states: Float[Array, "b n d"]
@@ -97,7 +97,7 @@ class EncoderLayer(nn.Module):
 
         def drop(y: Array, adapter: Adapter | None = None) -> Array:
             rates = {"drop_rate": own.drop_rate, "max_drop_path": cfg.encoder_drop_path}
-            return stack.regularised(self, y, config=cfg, train=train, adapt=adapter, **rates)
+            return stack.regularized(self, y, config=cfg, train=train, adapt=adapter, **rates)
 
         y = LayerNorm(dtype=dtype, name="attention_norm")(x)
         y = Attention(cfg, name="attention")(
@@ -171,7 +171,7 @@ class EncoderPositions(nn.Module):
           grid: patches per column and row, or None.
 
         Returns:
-          Normalised positions, and their unscaled queries and keys.
+          Normalized positions, and their unscaled queries and keys.
 
         Raises:
           ValueError: if the text is longer than the position table.
@@ -229,7 +229,7 @@ class Encoder(nn.Module):
         Args:
           text: token embeddings.
           text_mask: True = keep.
-          images: normalised pixels, or None for a batch of text only.
+          images: normalized pixels, or None for a batch of text only.
           image_masks: False = this row has no image; None with `images` None.
           patch_orders: flat indices of the patches to keep, or None.
           train: whether dropout, batch statistics and patch sampling act.

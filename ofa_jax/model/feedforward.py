@@ -43,7 +43,7 @@ class FeedForward(nn.Module):
         )
 
     def __call__(self, x: Float[Array, "b n d"], train: bool = False) -> Float[Array, "b n d"]:
-        """Maps normalised states; in training activation dropout acts."""
+        """Maps normalized states; in training activation dropout acts."""
         x = gelu(self.expand(x))
         if train and self.config.activation_dropout > 0.0:
             x = dropout(x, self.config.activation_dropout, self.make_rng("dropout"))

@@ -1,6 +1,6 @@
 """Counts of parameters, operations and bytes, without running the model.
 
-Used for the table of sizes (`python -m ofa_jax.sizes`) and for model-FLOPs utilisation. Operations
+Used for the table of sizes (`python -m ofa_jax.sizes`) and for model-FLOPs utilization. Operations
 are those of matrix products and convolutions, 2 per multiply-add, of the mathematical model: no
 recomputation, no padding of the vocabulary, causal attention counted in full, norms and
 softmax left out. Position logits are shared by the batch and are not counted.

@@ -38,13 +38,13 @@ def embedding_scale(width: int) -> float:
 
 
 def partitioned(init: Initializer, names: Sequence[str | None]) -> Initializer:
-    """An initialiser whose result carries logical axis names."""
+    """An initializer whose result carries logical axis names."""
     return cast(Initializer, nn.with_logical_partitioning(init, tuple(names)))
 
 
 @jax.custom_vjp
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """Normalises the last axis in float32, eps 1e-5 (SPEC 1.8).
+    """Normalizes the last axis in float32, eps 1e-5 (SPEC 1.8).
 
     The backward pass is written out: it keeps the input and two numbers per row, where automatic
     differentiation keeps several arrays of the input's size in float32.
@@ -75,13 +75,13 @@ def _layer_norm_backward(
     saved: tuple[jax.Array, ...], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, mean, factor, scale = saved
-    normalised = (x.astype(jnp.float32) - mean) * factor
+    normalized = (x.astype(jnp.float32) - mean) * factor
     rows = tuple(range(x.ndim - 1))
     scaled = gradient * scale
     from_mean = jnp.mean(scaled, axis=-1, keepdims=True)
-    from_factor = jnp.mean(scaled * normalised, axis=-1, keepdims=True)
-    to_x = factor * (scaled - from_mean - normalised * from_factor)
-    to_scale = jnp.sum(gradient * normalised, axis=rows)
+    from_factor = jnp.mean(scaled * normalized, axis=-1, keepdims=True)
+    to_x = factor * (scaled - from_mean - normalized * from_factor)
+    to_scale = jnp.sum(gradient * normalized, axis=rows)
     return to_x.astype(x.dtype), to_scale, jnp.sum(gradient, axis=rows)
 
 
@@ -163,7 +163,7 @@ def parallel_dense(layers: Sequence[Dense], x: jax.Array) -> list[jax.Array]:
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis, computed in float32, eps 1e-5 (SPEC 1.8).
+    """Layer normalization over the last axis, computed in float32, eps 1e-5 (SPEC 1.8).
 
     Attributes:
       axis: logical name of the last axis.
@@ -175,7 +175,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises float[..., d] to dtype[..., d]."""
+        """Normalizes float[..., d] to dtype[..., d]."""
         d = x.shape[-1]
         scale = self.param("scale", partitioned(nn.initializers.ones_init(), (self.axis,)), (d,))
         bias = self.param("bias", partitioned(nn.initializers.zeros_init(), (self.axis,)), (d,))

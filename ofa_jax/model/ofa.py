@@ -24,7 +24,7 @@ from ofa_jax.vocab import PAD_ID
 Batch = Mapping[str, Shaped[Array, "b ..."]]
 
 
-def normalise_images(
+def normalize_images(
     images: UInt8[Array, "b y x 3"] | Float[Array, "b y x 3"],
     image_masks: Bool[Array, "b"],
     holes: Int[Array, "b 4"] | None,
@@ -37,10 +37,10 @@ def normalise_images(
     are, whatever the input pipeline put there.
 
     Args:
-      images: bytes, normalised here to (v / 255 - mean) / std; or floats, taken as normalised
+      images: bytes, normalized here to (v / 255 - mean) / std; or floats, taken as normalized
         already.
       image_masks: False = no image.
-      holes: boxes (x0, y0, x1, y1) in pixels that are set to 0 after normalisation, end excluded;
+      holes: boxes (x0, y0, x1, y1) in pixels that are set to 0 after normalization, end excluded;
         empty boxes hide nothing. None = no holes.
       mean: per channel.
       std: per channel.
@@ -107,7 +107,7 @@ class OFA(nn.Module):
 
         Args:
           batch: "encoder_input_tokens" int32[b, s], padded with 0; may hold "encoder_images"
-            (see `normalise_images`), "encoder_image_masks" bool[b] (missing = all True) and
+            (see `normalize_images`), "encoder_image_masks" bool[b] (missing = all True) and
             "encoder_image_holes" int32[b, 4].
           train: whether dropout, batch statistics and patch sampling act.
           patch_orders: flat indices (row-major) of the patches to keep, overriding the random
@@ -119,7 +119,7 @@ class OFA(nn.Module):
         if images is not None:
             masks = batch.get("encoder_image_masks")
             masks = jnp.ones(images.shape[:1], bool) if masks is None else masks.astype(bool)
-            images = normalise_images(
+            images = normalize_images(
                 images,
                 masks,
                 batch.get("encoder_image_holes"),
@@ -218,7 +218,7 @@ def _as_bool(code_masks: Array | None) -> Array | None:
 
 
 def _with_all_inputs(batch: Batch, config: OFAConfig) -> Batch:
-    """Adds the optional inputs, so that initialisation makes every parameter."""
+    """Adds the optional inputs, so that initialization makes every parameter."""
     b = batch["encoder_input_tokens"].shape[0]
     side = 2 * config.resnet.stride
     return {

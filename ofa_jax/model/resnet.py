@@ -1,7 +1,7 @@
 """The truncated ResNet in front of the encoder (SPEC 1.3).
 
 ResNet v1.5 bottlenecks (stride on the 3x3 convolution), cut after the third stage. Statistics of
-batch normalisation live in the collection `batch_stats`.
+batch normalization live in the collection `batch_stats`.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over b, y, x (SPEC 1.3).
+    """Batch normalization over b, y, x (SPEC 1.3).
 
     OFA-NOTE: SPEC 1.3. In mode "batch" the statistics are those of the global batch: under jit
-    the mean runs over the sharded axis, which is synchronised batch norm, with the default eps
-    1e-5 (the official unsynchronised one normalises per device).
+    the mean runs over the sharded axis, which is synchronized batch norm, with the default eps
+    1e-5 (the official unsynchronized one normalizes per device).
     """
 
     config: OFAConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Normalises float[b, y, x, c]; statistics in float32, result in the dtype of `x`."""
+        """Normalizes float[b, y, x, c]; statistics in float32, result in the dtype of `x`."""
         cfg = self.config
         c = x.shape[-1]
         names = ("conv_out",)
@@ -141,7 +141,7 @@ class ResNet(nn.Module):
         """Computes the feature map of the last stage.
 
         Args:
-          images: float[b, y, x, 3], normalised to [-1, 1].
+          images: float[b, y, x, 3], normalized to [-1, 1].
           train: whether batch statistics and drop path act.
 
         Returns:

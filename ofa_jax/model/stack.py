@@ -43,7 +43,7 @@ def drop_path_rates(rate: float, layers: int) -> np.ndarray:
     return np.linspace(0.0, rate, layers, dtype=np.float32)
 
 
-def regularised(
+def regularized(
     layer: nn.Module,
     y: jax.Array,
     drop_rate: jax.Array | float,
@@ -77,7 +77,7 @@ def regularised(
 
 
 def wrapped_layer(layer: type[nn.Module], config: OFAConfig) -> type[nn.Module]:
-    """The layer class, rematerialised as `config.remat` says."""
+    """The layer class, rematerialized as `config.remat` says."""
     if config.remat == "none":
         return layer
     return nn.remat(

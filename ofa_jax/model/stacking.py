@@ -2,7 +2,7 @@
 
 Layout "loop" has subtrees `layers_0`, `layers_1`, ...; layout "scan" has one subtree `layers`
 with a leading layer axis (see `ofa_jax.model.stack`). Works on parameters and on whatever holds
-trees of the same structure: gradients, optimiser moments, moving averages.
+trees of the same structure: gradients, optimizer moments, moving averages.
 """
 
 from __future__ import annotations

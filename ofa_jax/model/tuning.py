@@ -3,7 +3,7 @@
 A pretrained model stays as it is and small parts learn: keys and values in front of every
 self-attention (prefix), a bottleneck behind every feed-forward layer (adapter), a low-rank change
 of dense kernels (LoRA, in `layers.Dense`), or only biases of the model itself (BitFit).
-`TuningConfig` says which parts exist; `frozen_except` gives the optimiser the expression that
+`TuningConfig` says which parts exist; `frozen_except` gives the optimizer the expression that
 freezes the rest.
 """
 

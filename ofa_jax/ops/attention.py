@@ -87,7 +87,7 @@ def attention(
     )
 
 
-def materialises_logits(implementation: str) -> bool:
+def materializes_logits(implementation: str) -> bool:
     """Whether float32[b, h, t, n] logits exist anyway, so that a bias of them costs nothing."""
     return implementation in ("auto", "xla")
 

@@ -1,4 +1,4 @@
-"""Batch normalisation by the statistics of the batch.
+"""Batch normalization by the statistics of the batch.
 
 Used by `ofa_jax.model.resnet`. On a CPU it is bound by memory: the statistics are taken in one pass
 over the images, and the backward pass, which is written out, reads them twice and keeps nothing
@@ -24,7 +24,7 @@ def batch_norm(
     eps: float,
     implementation: str = "auto",
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises each channel by its mean and variance over b, y, x, in float32.
+    """Normalizes each channel by its mean and variance over b, y, x, in float32.
 
     Args:
       x: float[b, y, x, c].
@@ -87,8 +87,8 @@ def _backward(
     count = x.shape[0] * x.shape[1] * x.shape[2]
     to_bias, products = _sums(gradient, gradient * (values - midst))
     to_scale = (products - offset * to_bias) * deviation
-    normalised = (values - midst - offset) * deviation
-    to_x = (deviation * scale) * (gradient - (to_bias + normalised * to_scale) / count)
+    normalized = (values - midst - offset) * deviation
+    to_x = (deviation * scale) * (gradient - (to_bias + normalized * to_scale) / count)
     return to_x.astype(x.dtype), to_scale, to_bias
 
 

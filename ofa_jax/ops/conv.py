@@ -24,7 +24,7 @@ def symmetric_padding(kernel: int, stride: int) -> int:
     """Zero padding on each side that makes the output `size / stride` for divisible sizes.
 
     Gives PyTorch's symmetric 3 for 7x7 stride 2 and 1 for 3x3. XLA's "SAME" is asymmetric with
-    stride 2 and shifts the picture (SPEC 1.3).
+    stride 2 and shifts the image (SPEC 1.3).
     """
     return (kernel - stride + 1) // 2 if kernel > stride else 0
 

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page with curves, tables and pictures of held-out answers.
+"""The report of a run: one HTML page with curves, tables and images of held-out answers.
 
 Reads the files that training and evaluation left in a run directory and imports nothing of the
 model, so it works on any machine, also long after the run. In reading order:
@@ -6,7 +6,7 @@ model, so it works on any machine, also long after the run. In reading order:
   collect    files -> `RunRecord`; says what is missing, refuses what is malformed
   labels     names and numbers as people read them
   examples   what kind of answer a task gives, which rows are right, which to show
-  pictures   boxes and labels on upscaled pictures
+  images   boxes and labels on upscaled images
   plots      loss, evaluation and throughput curves
   tables     of scores, as Markdown and CSV; comparison of several runs
   cards      held-out examples of a task

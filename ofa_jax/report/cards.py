@@ -26,7 +26,7 @@ from ofa_jax.report.examples import (
     region_box,
     task_kind,
 )
-from ofa_jax.report.pictures import DrawnBox, draw_boxes, enlarge, load_picture
+from ofa_jax.report.images import DrawnBox, draw_boxes, enlarge, load_image
 
 _BINS = re.compile(r"(?:&lt;bin_(\d+)&gt;\s*)+")
 _CODES = re.compile(r"(?:&lt;code_(\d+)&gt;\s*)+")
@@ -36,8 +36,8 @@ _GRIDS = {
     Kind.TEXT_INFILLING: "text",
     Kind.CAPTIONING: "side",
 }
-# Fields of a row that name pictures made of codes, with their captions.
-_CODE_PICTURES = {
+# Fields of a row that name images made of codes, with their captions.
+_CODE_IMAGES = {
     Kind.IMAGE_INFILLING: (
         ("image", "Original"),
         ("masked_image", "Input"),
@@ -133,25 +133,25 @@ def _legend(kind: Kind, rows: Sequence[Prediction]) -> list[str]:
 def pictures_of(
     record: RunRecord, kind: Kind, row: Prediction
 ) -> list[tuple[str, Image.Image | None]]:
-    """The pictures of an example, drawn on.
+    """The images of an example, drawn on.
 
     Returns:
-      (caption, picture or None where its file is missing); four for image infilling, one or two
-      for image generation, one for other tasks with a picture, none for text.
+      (caption, image or None where its file is missing); four for image infilling, one or two
+      for image generation, one for other tasks with an image, none for text.
     """
-    if kind in _CODE_PICTURES:
+    if kind in _CODE_IMAGES:
         pictures = []
-        for key, caption in _CODE_PICTURES[kind]:
+        for key, caption in _CODE_IMAGES[kind]:
             path = row.get(key)
             if not path and kind is Kind.IMAGE_GENERATION:
-                continue  # a caption without a real picture
-            image = load_picture(record.path / str(path)) if path else None
+                continue  # a caption without a real image
+            image = load_image(record.path / str(path)) if path else None
             pictures.append((caption, enlarge(image, 256) if image else None))
         return pictures
     path = row.get("image")
     if not path:
         return []
-    image = load_picture(record.path / str(path))
+    image = load_image(record.path / str(path))
     size = row.get("image_size")
     return [("", draw_boxes(image, drawn_boxes(row), size) if image else None)]
 
@@ -161,7 +161,7 @@ def _object_list(objects: Sequence[dict] | None) -> Markup:
 
 
 def _lines(kind: Kind, row: Prediction) -> list[tuple[str, Markup | str]]:
-    """(name, text or HTML) of the lines below a picture."""
+    """(name, text or HTML) of the lines below an image."""
     lines: list[tuple[str, Markup | str]] = []
     predicted, target = str(row.get("prediction_text", "")), str(row.get("target_text", ""))
     references = [str(r) for r in row.get("references") or []]
@@ -180,7 +180,7 @@ def _lines(kind: Kind, row: Prediction) -> list[tuple[str, Markup | str]]:
     elif kind is Kind.TEXT_INFILLING:
         said, wanted = difference_html(predicted, target)
         lines += [("Predicted", said or "—"), ("Target", wanted)]
-    elif kind not in _CODE_PICTURES:
+    elif kind not in _CODE_IMAGES:
         said = Markup('<b class="said">{}</b>').format(text_html(predicted) or "—")
         lines.append(("Predicted", said))
         others = [r for r in dict.fromkeys(references) if r != target]
@@ -206,7 +206,7 @@ class Card:
       name: what its images are called where they are not seen.
       judgement: of the prediction.
       pictures: of `pictures_of`.
-      lacks_picture: other cards of the section have images, so a missing one needs a word.
+      lacks_image: other cards of the section have images, so a missing one needs a word.
       asked: its input, "" where all examples have the same.
       lines: name and text or HTML of each line below.
     """
@@ -214,7 +214,7 @@ class Card:
     name: str
     judgement: Judgement
     pictures: Sequence[tuple[str, Image.Image | None]]
-    lacks_picture: bool
+    lacks_image: bool
     asked: Markup | str
     lines: Sequence[tuple[str, Markup | str]]
 

@@ -26,9 +26,9 @@ class Kind(enum.Enum):
 
     GROUNDING = "a box is predicted"
     REGION = "a box is given, text is predicted"
-    DETECTION = "several labelled boxes are predicted"
-    IMAGE_INFILLING = "a part of the picture is predicted"
-    IMAGE_GENERATION = "a picture is predicted"
+    DETECTION = "several labeled boxes are predicted"
+    IMAGE_INFILLING = "a part of the image is predicted"
+    IMAGE_GENERATION = "an image is predicted"
     TEXT_INFILLING = "masked words are predicted"
     CAPTIONING = "a description is predicted"
     ANSWER = "a short text is predicted"

@@ -1,4 +1,4 @@
-"""One picture with a row of held-out examples per task, for a README or a slide.
+"""One image with a row of held-out examples per task, for a README or a slide.
 
 The page has more examples with more words; this is what fits on one sheet.
 """
@@ -15,7 +15,7 @@ from ofa_jax.report import labels
 from ofa_jax.report.cards import pictures_of
 from ofa_jax.report.collect import RunRecord
 from ofa_jax.report.examples import Kind, Prediction, choose_rows, is_pictured, judge, task_kind
-from ofa_jax.report.pictures import font
+from ofa_jax.report.images import font
 
 _TILE = 216
 _GAP = 18
@@ -46,7 +46,7 @@ def _question(text: object) -> str:
 
 
 def _tile(images: list[Image.Image]) -> Image.Image:
-    """One square: the picture, two side by side, or the four of an infilling in its quarters."""
+    """One square: the image, two side by side, or the four of an infilling in its quarters."""
     tile = Image.new("RGB", (_TILE, _TILE), "white")
     for index, image in enumerate(images):
         part = image.copy()
@@ -59,7 +59,7 @@ def _tile(images: list[Image.Image]) -> Image.Image:
 
 
 def save_gallery(record: RunRecord, path: pathlib.Path, *, columns: int = 6) -> bool:
-    """Writes a sheet of examples: a row per task that has pictures.
+    """Writes a sheet of examples: a row per task that has images.
 
     Infilling tiles show original, input, prediction and codebook ceiling in reading order.
 

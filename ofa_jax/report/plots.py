@@ -89,7 +89,7 @@ class PanelGroup:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving average over `window` points; shorter at the two ends.
+    """Centered moving average over `window` points; shorter at the two ends.
 
     Args:
       values: float[n].
@@ -106,7 +106,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of neighbouring points, so that at most `_MAX_POINTS` are drawn."""
+    """Means of neighboring points, so that at most `_MAX_POINTS` are drawn."""
     if len(x) <= _MAX_POINTS:
         return x, y
     edges = np.linspace(0, len(x), _MAX_POINTS + 1).astype(int)

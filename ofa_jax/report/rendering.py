@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from ofa_jax.report import labels
-from ofa_jax.report.pictures import data_uri
+from ofa_jax.report.images import data_uri
 
 if TYPE_CHECKING:
     import jinja2

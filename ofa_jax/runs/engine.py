@@ -1,4 +1,4 @@
-"""What a run computes with: model, optimiser, loss, mesh and rules, made from its settings.
+"""What a run computes with: model, optimizer, loss, mesh and rules, made from its settings.
 
 `train` runs it, `plan` only compiles it.
 """
@@ -33,13 +33,13 @@ FROZEN_BATCH_NORM = r"resnet/(.*/)?(\w+_)?norm\d*/(scale|bias)$"
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """Model, optimiser, loss and mesh of a run.
+    """Model, optimizer, loss and mesh of a run.
 
     Attributes:
       config: of the model.
       module: the model.
-      optimizer: settings of the optimiser, with what the model freezes.
-      tx: the optimiser.
+      optimizer: settings of the optimizer, with what the model freezes.
+      tx: the optimizer.
       schedule: finished updates to learning rate.
       trainer: how a step is taken.
       ema: settings of the moving average, or None.
@@ -131,7 +131,7 @@ class Engine:
         )
 
     def abstract_state(self, batch: Mapping[str, Any]) -> Any:
-        """Shapes of the boxed state; checks the optimiser's expressions against its parameters.
+        """Shapes of the boxed state; checks the optimizer's expressions against its parameters.
 
         Args:
           batch: as in `creation`.

@@ -59,7 +59,7 @@ class LossEvaluation:
         self._pipeline = dataclasses.replace(self.pipeline, split=self.config.split)
         # The divisor of the training loss means nothing for sums by task.
         loss = objective.loss_config(self.engine.trainer, self.engine.tasks.tasks)
-        loss = dataclasses.replace(loss, normalisation="tokens")
+        loss = dataclasses.replace(loss, normalization="tokens")
         step = make_eval_step(
             self.engine.module,
             loss,

@@ -38,7 +38,7 @@ logger = logging.getLogger("ofa_jax")
 # Families of the second official group (SPEC 4.2, 4.6).
 _SECOND_GROUP = ("detection", "image_infilling", "text_infilling")
 
-# Between the references of a picture in its target text (SPEC 5.5.2).
+# Between the references of an image in its target text (SPEC 5.5.2).
 SEPARATOR = "&&"
 
 
@@ -64,7 +64,7 @@ def training_step(
 
     Args:
       model: the model.
-      tx: the optimiser.
+      tx: the optimizer.
       schedule: finished updates to learning rate.
       trainer: the settings.
       tasks: of the run.
@@ -132,9 +132,9 @@ def check_scst(trainer: TrainerConfig, tasks: TaskSet) -> None:
             "self-critical training (SCSTConfig) needs one task with a text target, a captioning "
             f"task such as caption_scst; the run has {', '.join(tasks.names)}"
         )
-    if trainer.loss.normalisation == "group" or trainer.loss.rdrop_alpha:
+    if trainer.loss.normalization == "group" or trainer.loss.rdrop_alpha:
         raise ValueError(
-            "self-critical training (SCSTConfig) has a loss of its own: LossConfig.normalisation "
+            "self-critical training (SCSTConfig) has a loss of its own: LossConfig.normalization "
             "'group' and LossConfig.rdrop_alpha exclude it"
         )
 
@@ -222,7 +222,7 @@ def target_masks(
     tries = {
         number: closed_set(task.candidate_ids())
         for number, task in enumerate(tasks)
-        if task.answering.answers is not None and task.answering.renormalise
+        if task.answering.answers is not None and task.answering.renormalize
     }
     if not tries:
         return None

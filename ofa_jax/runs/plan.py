@@ -108,7 +108,7 @@ class StepPlan:
         def speed(one: Collective) -> float:
             if one.group > domain:
                 return chip.slow_network
-            # A permutation passes everything on to one neighbour.
+            # A permutation passes everything on to one neighbor.
             return chip.bandwidth(2 if one.kind == "collective-permute" else one.group, sides)
 
         network = sum(one.wire_bytes / speed(one) for one in self.collectives)

@@ -1,4 +1,4 @@
-"""The state that a run begins with: restored, imported or initialised; and what goes with it."""
+"""The state that a run begins with: restored, imported or initialized; and what goes with it."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def begin(
       (state, its shardings).
 
     Raises:
-      ValueError: an expression of the optimiser that matches no parameter.
-      CheckpointError: checkpoints that cannot be read or fit another model or optimiser.
+      ValueError: an expression of the optimizer that matches no parameter.
+      CheckpointError: checkpoints that cannot be read or fit another model or optimizer.
     """
     abstract = engine.abstract_state(batch)
     shardings = placement.state_shardings(abstract, engine.mesh, engine.rules)
@@ -119,7 +119,7 @@ def _compare_mesh(saved: Any, engine: Engine) -> None:
 
 
 def _with_weights(path: str, state: TrainState, shardings: Any, config: OFAConfig) -> TrainState:
-    """The weights of another run or of a released checkpoint, with a fresh optimiser."""
+    """The weights of another run or of a released checkpoint, with a fresh optimizer."""
     imported = import_checkpoint(path, config=config, initial=state.variables)
     if imported.config.vocab_size != config.vocab_size:
         raise ValueError(

@@ -1,6 +1,6 @@
 """The story of a training run: `train`, behind `python -m ofa_jax.train`.
 
-Check everything that can be checked, restore or initialise, train, evaluate, report. A run that
+Check everything that can be checked, restore or initialize, train, evaluate, report. A run that
 was killed goes on from its last checkpoint when the same command is given again; a run that is
 finished says so and only refreshes its report.
 """
@@ -91,7 +91,7 @@ def train(
       log_cfg: where numbers go besides `metrics.jsonl`.
       eval_period: steps between evaluations during training; 0 evaluates only at the end.
       stats_period: steps between log lines.
-      random_seed: seed of initialisation, dropout, patches.
+      random_seed: seed of initialization, dropout, patches.
       config_text: the whole configuration as text, kept as `config.gin` and compared at every
         start; not a setting, the command gives it.
 

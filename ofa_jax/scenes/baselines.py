@@ -51,7 +51,7 @@ def constant_box(
 
     Args:
       boxes: float[n, 4] xyxy in pixels.
-      pixels: side of the picture.
+      pixels: side of the image.
       threshold: smallest intersection over union that counts.
 
     Returns:
@@ -94,7 +94,7 @@ def region_answer_shares(examples: Sequence[Example]) -> dict[str, float]:
 
     Returns:
       "chance": a guess among the possible answers; "any_object": the right attribute of an
-      object of the picture drawn at random; "majority": the most frequent answer of each kind.
+      object of the image drawn at random; "majority": the most frequent answer of each kind.
     """
     chance, any_object = [], []
     answers: dict[str, list[str]] = collections.defaultdict(list)
@@ -116,7 +116,7 @@ def majority_code(codes: np.ndarray) -> tuple[int, float]:
     """The most frequent image code and its share.
 
     Args:
-      codes: int[...], the codes of any number of pictures.
+      codes: int[...], the codes of any number of images.
     """
     counts = np.bincount(np.asarray(codes).ravel())
     return int(counts.argmax()), float(counts.max() / counts.sum())

@@ -91,7 +91,7 @@ class Sentence:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Listing(Sentence):
-    """Things that are in the picture.
+    """Things that are in the image.
 
     Attributes:
       phrases: what there is; different phrases speak of different objects.

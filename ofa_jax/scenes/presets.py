@@ -48,7 +48,7 @@ class ScenesConfig:
 
     Attributes:
       name: name of the preset, part of every image id.
-      pixels: side of the square picture.
+      pixels: side of the square image.
       object_counts: the number of objects is drawn uniformly from these; repeat one to weigh it.
       colors: names in `COLORS`.
       shapes: names in `SHAPES`.

@@ -47,7 +47,7 @@ _REGION_WORDINGS = {"color": COLOR_WORDINGS, "shape": SHAPE_WORDINGS, "size": SI
 
 
 class QuestionAnswer(TypedDict):
-    """A question about a picture. `kind` is a key of `KIND_WEIGHTS`."""
+    """A question about an image. `kind` is a key of `KIND_WEIGHTS`."""
 
     question: str
     answer: str
@@ -58,7 +58,7 @@ class RegionQuestionAnswer(TypedDict):
     """A question about one box.
 
     `candidates` are all answers that the question allows, so chance is 1 / len(candidates).
-    `needs_region` tells that other objects of the picture would give another answer.
+    `needs_region` tells that other objects of the image would give another answer.
     """
 
     question: str
@@ -181,7 +181,7 @@ def _weighted(weights: dict[str, float], dice: Dice) -> str:
 
 
 def questions(scene: Scene, config: ScenesConfig, split: str, dice: Dice) -> list[QuestionAnswer]:
-    """Questions about the whole picture, each of another kind.
+    """Questions about the whole image, each of another kind.
 
     Args:
       split: decides which colour-shape pairs may be named.

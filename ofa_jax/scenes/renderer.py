@@ -1,4 +1,4 @@
-"""The painter of `scenes`: scene graph in, uint8 picture out.
+"""The painter of `scenes`: scene graph in, uint8 image out.
 
 Each shape is sampled on a grid four times finer than the pixels, so edges are anti-aliased, and
 cached by (shape, side, style): painting an object is then one blend of a small array. A shape
@@ -136,7 +136,7 @@ def render(scene: world.Scene) -> np.ndarray:
       scene: the scene graph.
 
     Returns:
-      uint8[y, x, 3] picture of `scene.pixels` squared, RGB.
+      uint8[y, x, 3] image of `scene.pixels` squared, RGB.
     """
     canvas = _canvas(scene.background, scene.pixels).copy()
     for o in scene.objects:

@@ -1,6 +1,6 @@
 """The embedded data set `scenes` as a random-access source of examples.
 
-Last station of this folder and first of the input pipeline: `ScenesSource` puts picture and
+Last station of this folder and first of the input pipeline: `ScenesSource` puts image and
 annotations of one scene together in the flat example schema. It is cheap to make, picklable, and
 needs no files, so worker processes and hosts simply make their own.
 """
@@ -27,7 +27,7 @@ Example = dict[str, Any]
 # streams go to the end.
 _STREAMS = ("scene", "captions", "questions", "regions", "references", "negatives", "text")
 
-# What an example takes in memory beside its picture, rounded up (measured: 5 to 7 kB).
+# What an example takes in memory beside its image, rounded up (measured: 5 to 7 kB).
 _BYTES_OF_WORDS = 7_500
 
 
@@ -103,11 +103,11 @@ class ScenesSource:
         return world.dice_for(self.seed, self.split, index, len(_STREAMS))
 
     def scene(self, index: int) -> Scene:
-        """The scene graph of one example, without picture and words."""
+        """The scene graph of one example, without image and words."""
         return world.sample_scene(self.config, self.split, Dice(self._dice(index)[0]))
 
     def images(self, indices: Iterable[int]) -> np.ndarray:
-        """uint8[examples, y, x, 3]: the pictures of some examples, without their words."""
+        """uint8[examples, y, x, 3]: the images of some examples, without their words."""
         return np.stack([render(self.scene(index)) for index in indices])
 
     def __getitem__(self, index: int) -> Example:

@@ -47,7 +47,7 @@ def scenes_tokenizer(name: str, instructions: tuple[str, ...] = ()) -> Tokenizer
 
 @functools.lru_cache(maxsize=8)
 def scenes_codebook(name: str) -> PatchCodebook:
-    """The patch codebook of a preset, fitted to the centres of its first training images.
+    """The patch codebook of a preset, fitted to the centers of its first training images.
 
     Args:
       name: preset of `ofa_jax.scenes.presets`.
@@ -58,7 +58,7 @@ def scenes_codebook(name: str) -> PatchCodebook:
     config = preset(name)
     source = ScenesSource(config.name, "train")
     low, high = config.pixels // 4, config.pixels // 4 * 3
-    centres = np.stack(
+    centers = np.stack(
         [source[index]["image"][low:high, low:high] for index in range(CODEBOOK_IMAGES)]
     )
-    return PatchCodebook.fit(centres, num_codes=config.num_codes, patch=config.patch)
+    return PatchCodebook.fit(centers, num_codes=config.num_codes, patch=config.patch)

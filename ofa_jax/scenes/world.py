@@ -112,7 +112,7 @@ class Scene:
     """A scene graph. Objects stand from left to right (by x0, then y0).
 
     Attributes:
-      pixels: side of the square picture.
+      pixels: side of the square image.
       background: name in `presets.BACKGROUNDS`.
       style: name of the drawing style, see `renderer`.
       objects: the objects; their boxes do not overlap.
@@ -257,7 +257,7 @@ def _draw_objects(
 def draw_scene(config: ScenesConfig, dice: Dice, split: str = "train") -> Scene:
     """Draws a scene from the distribution of a split, whether or not it belongs to that split.
 
-    Also makes the imaginary scenes that sentences without a picture speak about.
+    Also makes the imaginary scenes that sentences without an image speak about.
 
     Args:
       dice: source of chance.
@@ -287,7 +287,7 @@ def sample_scene(config: ScenesConfig, split: str, dice: Dice) -> Scene:
     """Draws a scene that belongs to a split.
 
     All layouts (background, colours, shapes, boxes) are divided by a hash into shares for train,
-    validation and test, so no picture of one is ever a picture of another, whatever the seeds:
+    validation and test, so no image of one is ever an image of another, whatever the seeds:
     the small worlds would otherwise repeat themselves.
 
     Args:

@@ -1,6 +1,6 @@
 """Peak numbers of accelerators, from their data sheets.
 
-For model-FLOPs utilisation in the log, and for the expected step time of a plan.
+For model-FLOPs utilization in the log, and for the expected step time of a plan.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Chip:
       memory_bandwidth: bytes per second to and from that memory.
       fast_network: bytes per second that a chip can send inside its domain (ICI, NVLink), over all
         of its links together.
-      slow_network: bytes per second per chip between domains (data-centre network, InfiniBand).
+      slow_network: bytes per second per chip between domains (data-center network, InfiniBand).
       domain: chips in the fast network.
       kinds: parts of `jax.Device.device_kind` by which it is known, in lower case.
       torus: dimensions of the torus that the fast network is, two links each; 0 is a switch, by

@@ -250,18 +250,18 @@ def _group(line: str, mesh: Mapping[str, int]) -> tuple[int, tuple[str, ...]]:
 
 def _first_chain(pairs: Sequence[Sequence[int]]) -> np.ndarray:
     """Devices of the first ring or chain of a permutation, without those that keep their part."""
-    neighbours: dict[int, set[int]] = {}
+    neighbors: dict[int, set[int]] = {}
     for source, target in pairs:
         if source != target:
-            neighbours.setdefault(source, set()).add(target)
-            neighbours.setdefault(target, set()).add(source)
+            neighbors.setdefault(source, set()).add(target)
+            neighbors.setdefault(target, set()).add(source)
     found: set[int] = set()
-    waiting = [next(iter(neighbours), 0)]
+    waiting = [next(iter(neighbors), 0)]
     while waiting:
         device = waiting.pop()
         if device not in found:
             found.add(device)
-            waiting.extend(neighbours.get(device, ()))
+            waiting.extend(neighbors.get(device, ()))
     return np.array(sorted(found))
 
 

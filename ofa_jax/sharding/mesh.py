@@ -144,7 +144,7 @@ def _arrange_slices(
     for device in devices:
         groups.setdefault(getattr(device, "slice_index", 0), []).append(device)
     if len(groups) == 1:
-        # Hosts of one network, or simulated devices: neighbours form a slice.
+        # Hosts of one network, or simulated devices: neighbors form a slice.
         ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
         size = len(ordered) // count
         groups = {number: ordered[number * size :][:size] for number in range(count)}

@@ -87,7 +87,7 @@ def state_shardings(
 def create_sharded(
     create: Callable[..., PyTree], *arguments: object, mesh: Mesh, rules: LogicalRules
 ) -> tuple[PyTree, PyTree[NamedSharding]]:
-    """Runs an initialiser so that each device makes only its own part.
+    """Runs an initializer so that each device makes only its own part.
 
     Args:
       create: returns a boxed state, for example a closure over `TrainState.create`.
@@ -97,10 +97,10 @@ def create_sharded(
       (unboxed state of sharded arrays, its shardings).
     """
     shardings = state_shardings(jax.eval_shape(create, *arguments), mesh, rules)
-    initialise = jax.jit(lambda *args: nn.meta.unbox(create(*args)), out_shardings=shardings)
+    initialize = jax.jit(lambda *args: nn.meta.unbox(create(*args)), out_shardings=shardings)
     # No mesh context here: inside it, flax would check the boxes against the mesh once more and
     # refuse the dimensions that stay whole.
-    return initialise(*arguments), shardings
+    return initialize(*arguments), shardings
 
 
 def abstract_arrays(abstract_state: PyTree, shardings: PyTree[NamedSharding]) -> PyTree:

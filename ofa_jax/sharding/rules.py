@@ -31,7 +31,7 @@ RULES: Mapping[str, LogicalRules] = MappingProxyType(
         "fsdp_tensor": _BATCH + _TENSOR + _FSDP,
     }
 )
-"""data_parallel: every device holds all weights. fsdp: weights and optimiser are split over the
+"""data_parallel: every device holds all weights. fsdp: weights and optimizer are split over the
 data axis and gathered layer by layer. tensor_parallel: matrices are split over the model axis.
 fsdp_tensor: both."""
 

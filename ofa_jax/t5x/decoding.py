@@ -19,7 +19,7 @@ from ofa_jax import vocab
 class CodesInCodeRows:
     """Rows of image codes give exactly `num_codes` codes, then EOS; other rows are free.
 
-    OFA-NOTE: SPEC 7.1. The probabilities of codes are renormalised over the codes alone; the
+    OFA-NOTE: SPEC 7.1. The probabilities of codes are renormalized over the codes alone; the
     official code keeps the four specials in that sum and then forbids them.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What t5x's scripts call a model: OFA with its loss, its decoding and its optimiser.
+"""What t5x's scripts call a model: OFA with its loss, its decoding and its optimizer.
 
 `OFAModel` holds the linen module of the native runner and hands t5x everything else that the
 scripts ask a model for. BatchNorm statistics travel as t5x's `flax_mutables`, so its train state
@@ -56,7 +56,7 @@ class OFAModel(models.BaseModel):
       module: the linen module.
       tasks: tasks of the mixture, their rates, lengths and tokenizer.
       loss: settings of the loss.
-      random_seed: of initialisation, dropout and patches.
+      random_seed: of initialization, dropout and patches.
       settings: by argument of the native `train`.
     """
 
@@ -78,12 +78,12 @@ class OFAModel(models.BaseModel):
         Args:
           model: `models.OFA` settings.
           dataset: mixture, lengths, batch size, modules; its tokenizer decides the vocabulary.
-          optimizer: update rule and learning rate; None where nothing is trained. An optimiser of
+          optimizer: update rule and learning rate; None where nothing is trained. An optimizer of
             t5x, such as its Adafactor, needs t5x's own `trainer.Trainer` as well.
           trainer: loss and accumulation.
           partitioner: mesh and rules, those of the run's partitioner.
           beam_size: hypotheses kept while decoding; 1 is greedy.
-          random_seed: seed of initialisation, dropout and patches.
+          random_seed: seed of initialization, dropout and patches.
 
         Raises:
           ValueError: a setting that cannot work, or that t5x's train state has no place for.
@@ -145,12 +145,12 @@ class OFAModel(models.BaseModel):
         """What the native runner would train with.
 
         Raises:
-          ValueError: the model was built without an optimiser, or with one of t5x.
+          ValueError: the model was built without an optimizer, or with one of t5x.
         """
         if self._engine is None:
             raise ValueError(
                 "models.OFAModel.optimizer must be @optimizers.OptimizerConfig() for "
-                "trainer.StepTrainer; with an optimiser of t5x, train_script.train.trainer_cls is "
+                "trainer.StepTrainer; with an optimizer of t5x, train_script.train.trainer_cls is "
                 "t5x's own trainer.Trainer"
             )
         return self._engine
@@ -175,7 +175,7 @@ class OFAModel(models.BaseModel):
         input_shapes: Mapping[str, Any],
         input_types: Mapping[str, Any] | None = None,
     ) -> flax.core.FrozenDict:
-        """Parameters and statistics as the native runner initialises them.
+        """Parameters and statistics as the native runner initializes them.
 
         Args:
           rng: not used: the keys come from `random_seed`, as in the native runner.
@@ -384,7 +384,7 @@ class OFAModel(models.BaseModel):
         return -losses.example_nll
 
 
-# No parameter depends on the batch: `OFA` adds the inputs that are missing when it initialises.
+# No parameter depends on the batch: `OFA` adds the inputs that are missing when it initializes.
 _SMALLEST_BATCH = {
     "encoder_input_tokens": jax.ShapeDtypeStruct((1, 1), jnp.int32),
     "decoder_input_tokens": jax.ShapeDtypeStruct((1, 1), jnp.int32),

@@ -1,4 +1,4 @@
-"""The native optax chain as a t5x optimiser; the settings of both engines' gin files."""
+"""The native optax chain as a t5x optimizer; the settings of both engines' gin files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ChainOptimizer(optimizers.OptaxWrapper):
 
     @functools.cached_property
     def _state_axes(self) -> Any:
-        """Logical axis names of the optimiser's state, as nested dictionaries."""
+        """Logical axis names of the optimizer's state, as nested dictionaries."""
         boxed = self._abstract_state().opt_state
 
         def axes(leaf: Any) -> Any:
@@ -67,14 +67,14 @@ class ChainOptimizer(optimizers.OptaxWrapper):
         return serialization.to_state_dict(named)
 
     def derive_logical_axes(self, optimizer: Any, param_logical_axes: Any) -> Any:
-        """Replaces every array of an optimiser by its logical axis names.
+        """Replaces every array of an optimizer by its logical axis names.
 
         Args:
-          optimizer: t5x optimiser of arrays or shapes.
+          optimizer: t5x optimizer of arrays or shapes.
           param_logical_axes: names for the parameters.
 
         Returns:
-          The optimiser with `jax.sharding.PartitionSpec`, or None for scalars.
+          The optimizer with `jax.sharding.PartitionSpec`, or None for scalars.
         """
         axes = {
             "target": flax.core.unfreeze(param_logical_axes),

@@ -51,14 +51,14 @@ class StepTrainer(trainer.Trainer):
         """Takes what t5x passes.
 
         Args:
-          model: the model with its optimiser.
+          model: the model with its optimizer.
           train_state: t5x's state.
           partitioner: of the run.
           eval_names: names of the teacher-forced evaluations.
           summary_dir: where TensorBoard files go.
           train_state_axes: where each array of the state goes.
           rng: must be that of the model's `random_seed`, from which training draws.
-          learning_rate_fn: must be None, the optimiser has its schedule.
+          learning_rate_fn: must be None, the optimizer has its schedule.
           num_microbatches: must be None, see `trainer.Trainer`.
 
         Raises:
@@ -106,9 +106,9 @@ class StepTrainer(trainer.Trainer):
         key = jax.random.key(model.random_seed)
 
         def train_step(state: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, CluMetrics]:
-            if model.loss.normalisation == "group" and "task_ids" not in batch:
+            if model.loss.normalization == "group" and "task_ids" not in batch:
                 raise ValueError(
-                    "trainer.LossConfig.normalisation = 'group' needs to know the task of each "
+                    "trainer.LossConfig.normalization = 'group' needs to know the task of each "
                     "example, which seqio's mixtures do not say; use grain "
                     "(train_script.train.get_dataset_fn = @inputs.grain_dataset)"
                 )

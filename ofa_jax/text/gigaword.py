@@ -31,12 +31,12 @@ def gigaword_prediction(text: str) -> str:
       text: the decoded summary.
 
     Returns:
-      Lower case, retokenised, `<unk>` written " unk", and every digit one written "#".
+      Lower case, retokenized, `<unk>` written " unk", and every digit one written "#".
     """
-    return retokenise(text.lower().strip()).replace("<unk>", " unk").replace("1", "#")
+    return retokenize(text.lower().strip()).replace("<unk>", " unk").replace("1", "#")
 
 
-def retokenise(text: str) -> str:
+def retokenize(text: str) -> str:
     """Restores the corpus' notation of brackets, quotes, contractions, ellipses, numbers, dashes.
 
     Initials ("u . n .") are not put together: the official rule asks for capitals, which a

@@ -225,7 +225,7 @@ class Tokenizer:
         """How likely the model finds the box of `decode_box`: the product of its four bins.
 
         To compare with a threshold below which a box counts as not found. It is the probability of
-        these very bins, which neighbouring boxes share: good boxes may have a few percent.
+        these very bins, which neighboring boxes share: good boxes may have a few percent.
 
         Args:
           ids: int[t] internal ids.

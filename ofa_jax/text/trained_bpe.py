@@ -47,7 +47,7 @@ class TrainedBPE:
         vocab_size: int | None = None,
         min_count: int = 2,
     ) -> TrainedBPE:
-        """Learns merges: the most frequent pair of neighbours first, as in GPT-2.
+        """Learns merges: the most frequent pair of neighbors first, as in GPT-2.
 
         Deterministic: pairs of equal count are taken in the order of their bytes.
 
@@ -154,7 +154,7 @@ def _learn_tokens(words: Mapping[str, int], num_merges: int, min_count: int) -> 
     pair_counts: collections.Counter[bytes] = collections.Counter()
     where: dict[bytes, set[int]] = collections.defaultdict(set)
     for index, spelling in enumerate(spellings):
-        for joined in _joined_neighbours(spelling):
+        for joined in _joined_neighbors(spelling):
             pair_counts[joined] += counts[index]
             where[joined].add(index)
     tokens: dict[bytes, None] = {}
@@ -171,21 +171,21 @@ def _learn_tokens(words: Mapping[str, int], num_merges: int, min_count: int) -> 
         for index in where[best]:
             old = spellings[index]
             new = _merge(old, best)
-            for joined in _joined_neighbours(old):
+            for joined in _joined_neighbors(old):
                 pair_counts[joined] -= counts[index]
-            for joined in _joined_neighbours(new):
+            for joined in _joined_neighbors(new):
                 pair_counts[joined] += counts[index]
                 where[joined].add(index)
             spellings[index] = new
     return list(tokens)
 
 
-def _joined_neighbours(spelling: list[bytes]) -> list[bytes]:
+def _joined_neighbors(spelling: list[bytes]) -> list[bytes]:
     return [left + right for left, right in itertools.pairwise(spelling)]
 
 
 def _merge(spelling: list[bytes], token: bytes) -> list[bytes]:
-    """Joins, left to right, neighbours that together make the token."""
+    """Joins, left to right, neighbors that together make the token."""
     result, position = [], 0
     while position < len(spelling):
         if b"".join(spelling[position : position + 2]) == token and position + 1 < len(spelling):

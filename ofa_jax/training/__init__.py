@@ -1,1 +1,1 @@
-"""The training step and what it is made of: optimiser, schedule, state, EMA, loop, preemption."""
+"""The training step and what it is made of: optimizer, schedule, state, EMA, loop, preemption."""

@@ -1,4 +1,4 @@
-"""The official optimiser as optax transformations (SPEC 6.1).
+"""The official optimizer as optax transformations (SPEC 6.1).
 
 Gradient, then clipping by global norm, then fairseq's Adam, then decoupled weight decay, then the
 learning rate. All states are optax's own types, which t5x knows how to shard and which hold only
@@ -36,7 +36,7 @@ Pattern = Annotated[str, Between(1, 10_000)]
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Settings of the optimiser.
+    """Settings of the optimizer.
 
     Attributes:
       schedule: the learning rate: settings, or a function from finished updates to it.

@@ -1,6 +1,6 @@
 """Learning-rate schedules (SPEC 6.2).
 
-A schedule is a pure function of the number of finished updates; the optimiser and the log lines
+A schedule is a pure function of the number of finished updates; the optimizer and the log lines
 call the same one.
 """
 

@@ -3,7 +3,7 @@
 Stands in the place of the ordinary training step and has its signature. The samples come from
 beam search with the present weights, the rewards from the host (`ofa_jax.metrics.caption`), and
 the update is the ordinary one with another loss, so accumulation, averaging and sharding are the
-same. The picture is encoded once per example, not once per sample.
+same. The image is encoded once per example, not once per sample.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def scst_forward(
     """The self-critical loss, for `make_train_step`.
 
     OFA-NOTE: SPEC 5.5. The encoder runs once per example instead of once per sample; in training
-    mode all samples of a picture therefore share its dropout and drop path (zero in the official
+    mode all samples of an image therefore share its dropout and drop path (zero in the official
     recipe).
 
     Args:

@@ -1,6 +1,6 @@
 """The train state, and its shape on disk.
 
-Everything that a run needs to go on: step, parameters, optimiser state, batch-norm statistics and
+Everything that a run needs to go on: step, parameters, optimizer state, batch-norm statistics and
 the moving average. On disk it has t5x's layout, so that either engine reads the other's
 checkpoints; writing is the business of `ofa_jax.checkpoint`.
 """
@@ -51,7 +51,7 @@ class TrainState:
         *,
         ema: bool = False,
     ) -> TrainState:
-        """Initialises model and optimiser.
+        """Initializes model and optimizer.
 
         Args:
           model: linen module called as `model(batch, train=False)`.
@@ -63,7 +63,7 @@ class TrainState:
         Returns:
           The state at step 0. Leaves stay boxed with their logical axis names
           (`nn.meta.unbox` removes the boxes), so that `jax.eval_shape` of this function tells
-          how everything, the optimiser state included, is to be sharded.
+          how everything, the optimizer state included, is to be sharded.
         """
         batch = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch_shapes.items()}
         rngs = {name: stream_key(rng, name) for name in ("params", "dropout", "patches")}

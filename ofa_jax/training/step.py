@@ -1,6 +1,6 @@
 """One training step and one evaluation step, compiled.
 
-The centre of training: batch and state in, state and metrics out. The same functions run on one
+The center of training: batch and state in, state and metrics out. The same functions run on one
 CPU device and on a pod; sharding comes from the arrays and the mesh context around the call
 (`ofa_jax.sharding`).
 """
@@ -110,7 +110,7 @@ class TaskSums:
 
 
 def _check_tasks(loss_config: LossConfig, num_tasks: int) -> None:
-    if loss_config.normalisation == "group" and len(loss_config.task_groups) != num_tasks:
+    if loss_config.normalization == "group" and len(loss_config.task_groups) != num_tasks:
         raise ValueError(
             f"task_groups names the groups of {len(loss_config.task_groups)} tasks, "
             f"but there are {num_tasks} tasks"
@@ -223,7 +223,7 @@ def make_train_step(
     The gradient is that of the loss sum divided by the counted tokens of the whole global batch
     (SPEC 6.1), however many devices and microbatches it is spread over.
 
-    OFA-NOTE: SPEC 4.6. With normalisation "group" the two means are taken over the global batch,
+    OFA-NOTE: SPEC 4.6. With normalization "group" the two means are taken over the global batch,
     not per device and accumulation step.
     OFA-NOTE: SPEC 6.1. Random keys are the run's key with step and stream folded in; the official
     code seeds each update with seed + update number.
@@ -237,7 +237,7 @@ def make_train_step(
       num_microbatches: gradient accumulation; must divide the batch. Batch-norm statistics pass
         from one microbatch to the next.
       ema: settings of the moving average; the state must hold one.
-      frozen: the optimiser's `frozen` expressions, whose gradients are then not computed and not
+      frozen: the optimizer's `frozen` expressions, whose gradients are then not computed and not
         part of the gradient norm.
       target_masks: gives the ids allowed at each target position of a microbatch (a closed set of
         answers, SPEC 7.2), where the batch has no "decoder_constraint_masks".
@@ -248,7 +248,7 @@ def make_train_step(
 
     Returns:
       Jitted function (state, batch, base key) -> (state, metrics). Metrics: those of
-      `TaskSums.metrics`; "loss" (the minimised value), "gradient_norm" (before clipping),
+      `TaskSums.metrics`; "loss" (the minimized value), "gradient_norm" (before clipping),
       "param_norm" (before the update) and "learning_rate", float32 scalars.
 
     Raises:
@@ -311,7 +311,7 @@ def make_train_step(
         state: TrainState, batch: Batch, base_rng: PRNGKeyArray
     ) -> tuple[TrainState, Metrics]:
         rows = batch["decoder_target_tokens"].shape[0]
-        if loss_config.normalisation == "group":
+        if loss_config.normalization == "group":
             divisors = _group_divisors(batch, loss_config)
         else:
             divisors = jnp.ones((rows,), jnp.float32)
@@ -324,7 +324,7 @@ def make_train_step(
             "tokens": totals["tokens"],
             "examples": totals["examples"],
             "group": jnp.float32(1.0),
-        }[loss_config.normalisation]
+        }[loss_config.normalization]
         divisor = jnp.maximum(divisor, 1.0)
         gradients = jax.tree.map(lambda g: g / divisor, gradients)
 

@@ -20,8 +20,8 @@ OVERRIDE = re.compile(r"--gin\.([A-Za-z_.]+)=")
 FENCE = re.compile(r"```.*?```", re.DOTALL)
 # Files that a page tells the reader to write.
 WRITTEN_BY_READERS = {"gin_configs/runs/slower.gin", "tasks/background.py"}
-# Pictures that come from a real run and are not there yet.
-PENDING_PICTURES: set[str] = set()
+# Images that come from a real run and are not there yet.
+PENDING_IMAGES: set[str] = set()
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:work|tmp|home|root)/")
 
 
@@ -73,7 +73,7 @@ def test_relative_links_lead_somewhere(page):
             continue
         file, _, anchor = link.partition("#")
         target = (page.parent / file).resolve() if file else page
-        if target.relative_to(ROOT).as_posix() in PENDING_PICTURES:
+        if target.relative_to(ROOT).as_posix() in PENDING_IMAGES:
             continue
         assert target.exists(), f"{page.name}: {link} leads nowhere"
         if anchor:

@@ -52,12 +52,12 @@ def small_source(tmp_path):
 
 @pytest.fixture(scope="module")
 def initial():
-    """Initialised once, since compiling takes most of these tests' time."""
+    """Initialized once, since compiling takes most of these tests' time."""
     return initial_variables(SMALL)
 
 
 @pytest.fixture
-def initialised_once(monkeypatch, initial):
+def initialized_once(monkeypatch, initial):
     def variables(config, seed=0):
         return initial if config == SMALL else small_variables(config)
 
@@ -160,7 +160,7 @@ def test_moving_average_is_imported_on_request(tmp_path):
     variables = small_variables()
     folder = tmp_path / "run"
     orbax_weights.write_weights(
-        folder, variables, SMALL, orbax_weights.SourceRecord("initialised", "x")
+        folder, variables, SMALL, orbax_weights.SourceRecord("initialized", "x")
     )
     with pytest.raises(ValueError, match="has no moving average"):
         import_checkpoint(folder, ema=True)
@@ -196,7 +196,7 @@ def test_damaged_folders_of_ours_are_one_clear_error(tmp_path, small_source, cap
 
 
 def test_tolerant_import_keeps_initial_values_and_says_so(
-    tmp_path, small_source, initial, initialised_once
+    tmp_path, small_source, initial, initialized_once
 ):
     tensors = dict(read_huggingface_folder(small_source).state_dict.tensors)
     lost = "decoder.layers.0.fc1.bias"
@@ -208,7 +208,7 @@ def test_tolerant_import_keeps_initial_values_and_says_so(
         import_checkpoint(source, config=SMALL)
     lines = []
     imported = import_checkpoint(source, config=SMALL, tolerant=True, progress=lines.append)
-    assert any(lost in line and "kept at initialisation" in line for line in lines)
+    assert any(lost in line and "kept at initialization" in line for line in lines)
     assert any("extra.weight" in line and "dropped" in line for line in lines)
     assert any(lost in line for line in imported.record.repairs)
     expected = to_state_dict(initial, SMALL)[lost]
@@ -234,7 +234,7 @@ def test_one_row_too_many_is_cut_on_request(tmp_path, capsys, monkeypatch):
     assert "needs --size" in capsys.readouterr().err
 
 
-def test_torchvision_stem(tmp_path, small_source, initialised_once):
+def test_torchvision_stem(tmp_path, small_source, initialized_once):
     rng = np.random.default_rng(3)
     stem = {
         name: rng.standard_normal(shape).astype(np.float32)
@@ -304,7 +304,7 @@ def test_existing_targets_are_not_overwritten(tmp_path, small_source, capsys):
 
 def test_weights_without_configuration_ask_for_the_size(tmp_path, capsys):
     folder = tmp_path / "run"
-    record = orbax_weights.SourceRecord("initialised", "x")
+    record = orbax_weights.SourceRecord("initialized", "x")
     config = SIZES["nano"]
     orbax_weights.write_weights(folder, small_variables(config), config, record, step=7)
     (folder / "model_config.json").unlink()
@@ -338,7 +338,7 @@ DESCRIPTIONS = {
 def test_a_description_of_another_model_is_refused(tmp_path, layer_stack, capsys):
     """Before anything is read; it was exported as if it were right."""
     folder, config = tmp_path / "ours", dataclasses.replace(SIZES["nano"], layer_stack=layer_stack)
-    record = orbax_weights.SourceRecord("initialised", "x")
+    record = orbax_weights.SourceRecord("initialized", "x")
     orbax_weights.write_weights(folder, small_variables(config), config, record)
     path = folder / "model_config.json"
     right = json.loads(path.read_text())

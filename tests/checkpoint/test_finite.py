@@ -45,7 +45,7 @@ def test_values_that_are_no_numbers_are_named(tmp_path, kind, name, value):
     elif kind == "huggingface":
         write_huggingface_folder(source, state_dict, config)
     else:
-        record = orbax_weights.SourceRecord("initialised", "x")
+        record = orbax_weights.SourceRecord("initialized", "x")
         orbax_weights.write_weights(source, to_params(state_dict, config), config, record)
     with pytest.raises(ValueError, match="1 tensors have values that are NaN or infinite") as error:
         import_checkpoint(source, config=config)

@@ -32,7 +32,7 @@ SENTENCES = ["", " low lower", "the low", " Ünï — 図 🙂\n", " <bin_3> low
 
 
 def imported(config=SMALL, files=()) -> ImportedCheckpoint:
-    record = SourceRecord("initialised", "test")
+    record = SourceRecord("initialized", "test")
     variables = to_params(random_state_dict(config), config)
     return ImportedCheckpoint(variables, config, record, tuple(files))
 

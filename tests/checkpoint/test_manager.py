@@ -150,7 +150,7 @@ def test_all_damaged_is_an_error(tmp_path):
     assert (tmp_path / "checkpoint_10").is_dir()
 
 
-def test_another_optimiser_is_named(tmp_path):
+def test_another_optimizer_is_named(tmp_path):
     save(tmp_path, 10, 20)
     with CheckpointManager(tmp_path) as manager:
         template = to_checkpoint_tree(make_state(frozen=("^b$",)))

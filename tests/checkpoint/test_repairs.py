@@ -151,7 +151,7 @@ def test_wrong_shapes_name_tensor_shapes_and_cause(name, shape, cause):
         assert part in str(error.value)
     initial = random_state_dict()
     repaired, report = repair_state_dict(state_dict, SMALL, initial=lambda: initial, tolerant=True)
-    assert report.kept_at_initialisation == [name]
+    assert report.kept_at_initialization == [name]
     assert repaired.tensors[name] is initial[name]
 
 
@@ -169,11 +169,11 @@ def test_missing_and_unknown_names():
         repair_state_dict(state_dict, SMALL, tolerant=True)
     initial = random_state_dict()
     repaired, report = repair_state_dict(state_dict, SMALL, initial=lambda: initial, tolerant=True)
-    assert report.kept_at_initialisation == [missing]
+    assert report.kept_at_initialization == [missing]
     assert len(report.dropped) == 2
     assert repaired.tensors[missing] is initial[missing]
     assert report.lines() == [
-        f"kept at initialisation: {missing} (is missing in the file, the model needs (16,))",
+        f"kept at initialization: {missing} (is missing in the file, the model needs (16,))",
         "dropped: encoder.layers.0.adapter.down_proj.weight (adapters (parameter-efficient "
         "tuning), which this configuration does not have)",
         "dropped: encoder.layers.7.fc1.weight (a layer that the configuration does not have, or a "

@@ -90,7 +90,7 @@ def test_settings_are_read_back_and_older_folders_fit(tmp_path):
 def base(tmp_path_factory):
     """A folder of ours with a model without tuned parts."""
     folder = tmp_path_factory.mktemp("base")
-    write_weights(folder, make_variables(), CONFIG, SourceRecord("initialised", "test"))
+    write_weights(folder, make_variables(), CONFIG, SourceRecord("initialized", "test"))
     return folder
 
 
@@ -172,7 +172,7 @@ def test_another_base_model_is_refused(base, tmp_path):
     ):
         import_checkpoint(path)
     other = tmp_path / "other"
-    write_weights(other, make_variables(seed=9), CONFIG, SourceRecord("initialised", "other"))
+    write_weights(other, make_variables(seed=9), CONFIG, SourceRecord("initialized", "other"))
     with pytest.raises(CheckpointMismatchError, match=r"this size .gone.pt. with other weights"):
         import_checkpoint(f"{path}@{other}")
     wide = make_config(width=30)
@@ -185,7 +185,7 @@ def test_another_base_model_is_refused(base, tmp_path):
 
 def test_tuned_weights_in_a_plain_model_are_refused(tmp_path):
     config = make_config(tuning=TuningConfig(adapter_dim=2))
-    write_weights(tmp_path, make_variables(config), config, SourceRecord("initialised", "test"))
+    write_weights(tmp_path, make_variables(config), config, SourceRecord("initialized", "test"))
     with pytest.raises(CheckpointMismatchError, match=r"has tuned parts .*adapter_dim=2"):
         import_checkpoint(tmp_path, config=CONFIG)
 

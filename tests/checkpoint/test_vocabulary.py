@@ -147,7 +147,7 @@ def test_chinese_folders_load_with_their_own_vocabulary(tmp_path):
 
 
 def test_a_run_is_not_started_from_weights_of_another_vocabulary(tmp_path):
-    """In English: the Chinese vocabulary is recognised whatever the model; in ours: any other."""
+    """In English: the Chinese vocabulary is recognized whatever the model; in ours: any other."""
     chinese = write_weights(tmp_path / "chinese", CHINESE.size, num_codes=8192)
     other = write_weights(tmp_path / "other", LAYOUT.size)
     assert convert(other, tmp_path / "ours", "orbax") == 0

@@ -87,7 +87,7 @@ def test_bare_state_dicts(tmp_path):
     write_torch_file(tmp_path / "vqgan.pt", weights)
     for name in ("vqgan.safetensors", "vqgan.pt"):
         config, found = read_vqgan(tmp_path / name)
-        assert config.quantiser == "nearest"
+        assert config.quantizer == "nearest"
         assert_equal(found, params(NEAREST))
 
 
@@ -119,7 +119,7 @@ def test_faults_are_one_line(tmp_path, weights):
         lambda s: (s.clear(), s.update({"decoder_x": extra}))
     )
     grey = np.zeros((32, 1, 3, 3), np.float32)
-    assert "pictures of 1 channels" in refused(lambda s: s.update({"encoder.conv_in.weight": grey}))
+    assert "images of 1 channels" in refused(lambda s: s.update({"encoder.conv_in.weight": grey}))
 
 
 def test_other_files_are_named(tmp_path, weights):

@@ -75,7 +75,7 @@ NAMES = {
     "evaluation.EvaluationConfig.extra_splits={'tst': 8}": "EvaluationConfig.extra_splits):",
     "inputs.DatasetConfig.rates={'vqaa': 1.0}": "has no task 'vqaa'; did you mean vqa",
     "partitioning.Partitioner.rules='fdsp'": "'fdsp' are none of data_parallel, fsdp",
-    "trainer.LossConfig.normalisation='tokns'": "'tokns'",
+    "trainer.LossConfig.normalization='tokns'": "'tokns'",
     "optimizers.ScheduleConfig.shape='cosin'": "shape must be one of 'polynomial', 'cos",
 }
 

@@ -64,7 +64,7 @@ def test_incomplete_variables(changes, message):
         host_settings(PLAIN | changes)
 
 
-def test_initialisation_passes_what_was_found(monkeypatch):
+def test_initialization_passes_what_was_found(monkeypatch):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **given: calls.append(given))
     monkeypatch.setattr(hosts.HostWatch, "start", lambda self: None)

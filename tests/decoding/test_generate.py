@@ -34,7 +34,7 @@ def make_batch(seed):
 
 @functools.cache
 def make_variables():
-    """Random weights without compiling the initialisation; the norms scramble the copying of
+    """Random weights without compiling the initialization; the norms scramble the copying of
     inputs that tied embeddings are prone to."""
     batch = {**make_batch(0), "decoder_input_tokens": np.ones((2, 3), np.int32)}
     shapes = meta.unbox(jax.eval_shape(MODEL.init, jax.random.key(0), batch))
@@ -124,7 +124,7 @@ def test_ranking_with_prompts_equals_teacher_forcing():
     answers = [[30, 31], [32], [30, 40, 41]]
     prompts = [[50, 51, 52], [60]]
     prefix = np.array([[50, 51, 52], [60, 0, 0]], np.int32)
-    candidates = Candidates.build(answers, renormalise=False, chunk=2)
+    candidates = Candidates.build(answers, renormalize=False, chunk=2)
     scores = rank(MODEL, make_variables(), batch, candidates, prefix=prefix)
     for number, answer in enumerate(answers):
         rows = [[*prompt, *answer, 2] for prompt in prompts]

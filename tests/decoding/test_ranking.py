@@ -18,7 +18,7 @@ CANDIDATES = [[9, 9, 9, 4], [4], [5, 6], [5, 7, 8], [10, 4], [5, 6, 7], [11], [3
 rank = jax.jit(functools.partial(rank_candidates, step), static_argnames="batch")
 
 
-def expected_scores(toy, prompts, *, renormalise, append_eos):
+def expected_scores(toy, prompts, *, renormalize, append_eos):
     """float64[b, candidates] by recomputing every position."""
     scores = np.zeros((toy.batch, len(CANDIDATES)))
     for sentence in range(toy.batch):
@@ -26,7 +26,7 @@ def expected_scores(toy, prompts, *, renormalise, append_eos):
             tokens = [*candidate, 2] if append_eos else candidate
             for place, token in enumerate(tokens):
                 row = toy.next_logits(sentence, [*prompts[sentence], *tokens[:place]])
-                if renormalise:
+                if renormalize:
                     allowed = trie_children(CANDIDATES, tokens[:place])
                     row[[i for i in range(len(row)) if i not in allowed]] = -np.inf
                 scores[sentence, number] += log_softmax(row)[token]
@@ -35,18 +35,18 @@ def expected_scores(toy, prompts, *, renormalise, append_eos):
 
 @pytest.mark.parametrize("prompts", [[[], [], []], [[6, 7], [8], [20, 21, 22, 23]]], ids=str)
 @pytest.mark.parametrize(
-    ("renormalise", "append_eos", "chunk"), [(True, True, 3), (False, True, 8), (True, False, 5)]
+    ("renormalize", "append_eos", "chunk"), [(True, True, 3), (False, True, 8), (True, False, 5)]
 )
-def test_equals_teacher_forcing(prompts, renormalise, append_eos, chunk):
+def test_equals_teacher_forcing(prompts, renormalize, append_eos, chunk):
     toy = ToyDecoder(2, batch=3, vocab=24, places=12)
     prefix = np.zeros((3, 4), np.int32)
     for row, tokens in enumerate(prompts):
         prefix[row, : len(tokens)] = tokens
     candidates = Candidates.build(
-        CANDIDATES, chunk=chunk, renormalise=renormalise, append_eos=append_eos
+        CANDIDATES, chunk=chunk, renormalize=renormalize, append_eos=append_eos
     )
     scores = rank(toy.init_cache(1), candidates, batch=3, prefix=jnp.asarray(prefix))
-    expected = expected_scores(toy, prompts, renormalise=renormalise, append_eos=append_eos)
+    expected = expected_scores(toy, prompts, renormalize=renormalize, append_eos=append_eos)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 

@@ -22,7 +22,7 @@ def report():
         env=os.environ
         | {
             "JAX_PLATFORMS": "cpu",
-            # Half the time: the code of a program is not optimised, its arrays are the same.
+            # Half the time: the code of a program is not optimized, its arrays are the same.
             "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}",
             "PYTHONPATH": str(ROOT),
         },

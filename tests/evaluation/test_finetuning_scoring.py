@@ -87,8 +87,8 @@ def test_answers_by_confidence():
     assert judged == ["right", "wrong", "partly"]
     assert result.metrics["vqa_score"] == pytest.approx(0.6)
     # "the red" and "red" are one answer in normal form, worth at most 1.
-    assert result.metrics["vqa_score_normalised"] == pytest.approx((0.3 + 0.9 + 1.0) / 3)
-    assert scoring.vqa_answer(["2", "no", "a"], examples).metrics["vqa_score_normalised"] > 0.3
+    assert result.metrics["vqa_score_normalized"] == pytest.approx((0.3 + 0.9 + 1.0) / 3)
+    assert scoring.vqa_answer(["2", "no", "a"], examples).metrics["vqa_score_normalized"] > 0.3
     assert result.baseline == pytest.approx(1.0 / 3)
 
 

@@ -14,7 +14,7 @@ def judgements(result):
 
 
 def test_wrong_answers_behind_the_first_examples_keep_their_images():
-    """The first 100 of 512 pictures are right; 17 wrong ones and 60 partly right ones follow."""
+    """The first 100 of 512 images are right; 17 wrong ones and 60 partly right ones follow."""
     examples = [{"boxes": np.array([BOX, [9, 9, 16, 16]]), "labels": ["dog", "cat"]}] * 512
     both, one, none = [(BOX, "dog"), ([9, 9, 16, 16], "cat")], [(BOX, "dog")], []
     predictions = [both] * 512

@@ -184,7 +184,7 @@ def test_written_rows_have_the_agreed_fields(family, tmp_path):
         "vqa": Kind.ANSWER,
         "image_text_matching": Kind.ANSWER,
     }
-    assert task_kind(family, rows) is kinds[family], "the report recognises the rows"
+    assert task_kind(family, rows) is kinds[family], "the report recognizes the rows"
 
 
 def test_fields_of_boxes_and_objects(tmp_path):
@@ -215,7 +215,7 @@ def test_fields_of_boxes_and_objects(tmp_path):
     assert row["references"] == examples(lines)[0]["captions"]
 
 
-def test_pictures_of_infilling(tmp_path):
+def test_images_of_infilling(tmp_path):
     tokenizer = image_tokenizer_of(scenes_task("image_infilling"))
     assert image_tokenizer_of(scenes_task("vqa")) is None
 

@@ -136,7 +136,7 @@ class BadRecords:
 
             def __getitem__(self, index):
                 if index in bad:
-                    raise ValueError(f"picture {index} is torn")
+                    raise ValueError(f"image {index} is torn")
                 return records[index]
 
         return Records()
@@ -152,7 +152,7 @@ def test_bad_records_are_counted(tmp_path, caplog):
     task = with_bad(scenes_task("vqa"), {1, 4, 5, 6, 7})
     tally = run(task, Oracle(), tmp_path)
     assert (tally.examples, tally.skipped) == (13, 5)
-    assert "skipped a bad record: task 'scenes_vqa', record 1: picture 1 is torn" in caplog.text
+    assert "skipped a bad record: task 'scenes_vqa', record 1: image 1 is torn" in caplog.text
     works = [Shard().work_file(tmp_path / "work", "it")]
     result, skipped = finish(task, works, tmp_path)
     assert skipped == 5
@@ -164,7 +164,7 @@ def test_bad_records_are_counted(tmp_path, caplog):
 
 def test_bad_records_can_be_errors(tmp_path):
     task = with_bad(scenes_task("vqa"), {1})
-    with pytest.raises(ValueError, match="record 1: picture 1 is torn"):
+    with pytest.raises(ValueError, match="record 1: image 1 is torn"):
         run(task, Oracle(), tmp_path, skip_bad=False)
 
 
@@ -187,7 +187,7 @@ def test_examples_without_truth_are_predicted_but_not_scored(tmp_path, monkeypat
     assert {(row["score"], row["verdict"]) for row in rows} == {(None, "")}
 
 
-def test_pictures_are_not_kept(tmp_path):
+def test_images_are_not_kept(tmp_path):
     run(scenes_task("visual_grounding"), Oracle(), tmp_path, limit=60)
     work = Shard().work_file(tmp_path / "work", "it")
     for line in lines(work):

@@ -46,7 +46,7 @@ def model(tmp_path):
     tokenizer = finetuning_files.write_vocabulary(folder)
     config = finetuning_files.small_config(tokenizer)
     variables = to_params(random_state_dict(config), config)
-    record = SourceRecord("initialised", "random")
+    record = SourceRecord("initialized", "random")
     export_checkpoint(ImportedCheckpoint(variables, config, record), folder, "orbax")
     return folder
 

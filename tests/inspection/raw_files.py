@@ -19,7 +19,7 @@ from PIL import Image
 from ofa_jax.data.ops.image import decode_image
 from ofa_jax.data.ops.image_tokenizer import PatchCodebook
 from tests.data.sources.photographs import annotated
-from tests.data.sources.photographs import write_pictures as write_first_pictures
+from tests.data.sources.photographs import write_pictures as write_first_images
 
 COUNT = 28
 
@@ -29,7 +29,7 @@ def pictures():
 
 
 def write_pictures(*arguments):
-    return write_first_pictures(*arguments, count=COUNT)
+    return write_first_images(*arguments, count=COUNT)
 
 
 def _coco_name(one):
@@ -51,7 +51,7 @@ def _tar(path, files):
 
 
 def write_tars(raw):
-    """Captioned pictures (cc12m, cc3m, sbu) and pictures alone (infilling)."""
+    """Captioned images (cc12m, cc3m, sbu) and images alone (infilling)."""
     for name in ("cc12m", "cc3m", "sbu"):
         for shard in (0, 1):
             files = {}
@@ -68,7 +68,7 @@ def write_tars(raw):
 
 
 def write_coco(raw):
-    """Captions and instances of COCO, Objects365, and the pictures of RefCOCO and VQA."""
+    """Captions and instances of COCO, Objects365, and the images of RefCOCO and VQA."""
     write_pictures(raw / "coco" / "train2014", _coco_name)
     write_pictures(raw / "coco" / "train2017")
     write_pictures(raw / "objects365" / "train" / "patch0")
@@ -175,7 +175,7 @@ def write_refcoco(raw):
 
 
 def write_open_images(raw):
-    """The table of boxes, the names of classes, the pictures."""
+    """The table of boxes, the names of classes, the images."""
     folder = raw / "openimages"
     write_pictures(folder / "train")
     with open(folder / "class-descriptions-boxable.csv", "w", newline="") as file:

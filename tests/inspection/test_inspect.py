@@ -91,7 +91,7 @@ def test_untrained_tokens_are_marked():
     assert no_boxes.shape == (0, 4)
 
 
-# Pictures.
+# Images.
 
 
 def test_tiles_and_sheets(tmp_path):
@@ -118,7 +118,7 @@ def test_tiles_and_sheets(tmp_path):
     plain = sheet.tile(3, example | {"boxes": boxes[:0]})
     assert np.asarray(tile.picture).shape == np.asarray(plain.picture).shape
     assert (np.asarray(tile.picture) != np.asarray(plain.picture)).any(), "boxes are drawn"
-    broken = sheet.tile(4, example | {"image": b"no picture"})
+    broken = sheet.tile(4, example | {"image": b"no image"})
     assert broken.picture is None
     assert "cannot decode" in broken.trouble
     text = sheet.tile(5, {"text": "a " * 300, "type": "text"})
@@ -156,7 +156,7 @@ def test_scenes_as_a_whole(tmp_path, capsys):
     ids = task.read(ScenesSplits("tiny").open("train"), 0, LENGTHS, seed=0)["inputs"].tolist()
     assert " ".join(map(str, ids)) in text
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {"index.html", "pictures.png", "texts.png", "examples.png", "summary.txt"}
+    assert files == {"index.html", "images.png", "texts.png", "examples.png", "summary.txt"}
     page = (tmp_path / "out" / "index.html").read_text()
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", page), "the page needs no other file"
     assert "<script" not in page
@@ -175,7 +175,7 @@ def test_without_vocabulary_the_rest_is_shown(tmp_path, capsys):
     assert "--vocab_dir=FOLDER" in text
     page = (tmp_path / "out" / "index.html").read_text()
     assert "text <b>" not in page, "texts of the data are escaped"
-    assert not (tmp_path / "out" / "pictures.png").exists()
+    assert not (tmp_path / "out" / "images.png").exists()
 
 
 @requires_vocab

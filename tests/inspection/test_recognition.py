@@ -9,7 +9,7 @@ from ofa_jax.data.sources import formats, tsv_writer
 from ofa_jax.data.sources.array_record import shard_name, write_shard
 from ofa_jax.inspection.advice import advice
 from ofa_jax.inspection.opening import main_argument, open_data
-from ofa_jax.inspection.recognition import UnknownFormatError, recognise
+from ofa_jax.inspection.recognition import UnknownFormatError, recognize
 from tasks.pretrain_slots import SLOTS
 from tests.inspection.raw_files import COUNT, write_raw
 
@@ -26,7 +26,7 @@ FOLDERS = {"cc12m", "vqav2", "gqa", "refcoco", "refcocoplus", "refcocog", "objec
 
 
 @pytest.mark.parametrize("slot", SLOTS, ids=lambda slot: slot.name)
-def test_files_of_every_slot_are_recognised(folder, slot, monkeypatch):
+def test_files_of_every_slot_are_recognized(folder, slot, monkeypatch):
     monkeypatch.chdir(folder)
     path = pathlib.Path(slot.arguments[main_argument(slot.format)].replace("*", "00"))
     if slot.format == "webdataset":
@@ -34,7 +34,7 @@ def test_files_of_every_slot_are_recognised(folder, slot, monkeypatch):
     if slot.name in FOLDERS:
         path = path.parent if path.suffix in (".json", ".p") else path
     path = path if path.exists() else next(path.parent.glob("*"))
-    found = recognise(path)
+    found = recognize(path)
     assert found.name == slot.format
     if slot.arguments.get("kind", "caption") == "caption":
         by_command = formats.source(slot.format, slot.arguments).open("train")
@@ -45,17 +45,17 @@ def test_files_of_every_slot_are_recognised(folder, slot, monkeypatch):
             assert by_path[number].get("image") == by_command[number].get("image")
 
 
-def test_pictures_are_looked_for_nearby(folder):
-    found = recognise(folder / "raw" / "visual_genome" / "objects.json")
+def test_images_are_looked_for_nearby(folder):
+    found = recognize(folder / "raw" / "visual_genome" / "objects.json")
     assert found.arguments["images"] == str(folder / "raw" / "visual_genome" / "VG_100K")
-    around = recognise(folder / "raw" / "coco" / "annotations" / "captions_train2014.json")
+    around = recognize(folder / "raw" / "coco" / "annotations" / "captions_train2014.json")
     assert str(folder / "raw" / "coco" / "train2014") in around.arguments["images"].split(",")
     assert "gqa" not in around.arguments["images"]
 
 
-def test_folders_of_pictures(folder, tmp_path):
-    found = recognise(folder / "raw" / "coco" / "train2017")
-    assert (found.name, found.arguments["kind"]) == ("picture_folder", "image")
+def test_folders_of_images(folder, tmp_path):
+    found = recognize(folder / "raw" / "coco" / "train2017")
+    assert (found.name, found.arguments["kind"]) == ("image_folder", "image")
     picture = next((folder / "raw" / "coco" / "train2017").iterdir())
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").write_bytes(picture.read_bytes())
@@ -66,7 +66,7 @@ def test_folders_of_pictures(folder, tmp_path):
 
 def refusal(path):
     with pytest.raises(UnknownFormatError) as error:
-        recognise(path)
+        recognize(path)
     message = str(error.value)
     assert "\n" not in message
     assert str(path) in message
@@ -92,13 +92,13 @@ def test_what_cannot_be_told_is_said(folder, tmp_path):
     lonely.mkdir()
     (lonely / "objects.json").write_text((raw / "visual_genome" / "objects.json").read_text())
     (tmp_path / "some.json").unlink()
-    assert "no folder of pictures near it; give --images" in refusal(lonely / "objects.json")
+    assert "no folder of images near it; give --images" in refusal(lonely / "objects.json")
 
 
 def test_prepared_folders(tmp_path):
     for name in ("b", "a"):
         write_shard(tmp_path / name / shard_name("train", 0, 1), [{"text": "x", "type": "text"}])
-    assert recognise(tmp_path / "a").name == "prepared"
+    assert recognize(tmp_path / "a").name == "prepared"
     assert "give one of them: a, b" in refusal(tmp_path)
     shard = tmp_path / "a" / shard_name("train", 0, 1)
     assert f"is one shard; give its folder, {tmp_path / 'a'}" in refusal(shard)
@@ -138,7 +138,7 @@ def test_own_tables_and_what_they_can_feed(folder, tmp_path):
     for ending, content in rows.items():
         path = tmp_path / f"own.{ending}"
         path.write_text(content)
-        assert recognise(tmp_path) == recognise(path)
+        assert recognize(tmp_path) == recognize(path)
         opened = open_data(str(tmp_path))
         kind = "qa" if ending == "csv" else "caption"
         assert (opened.records[0]["type"], opened.facts) == (kind, (("paths", str(path)),))
@@ -150,4 +150,4 @@ def test_own_tables_and_what_they_can_feed(folder, tmp_path):
         assert f"ofa_jax.eval --checkpoint=runs/{task} --task={task}" in words
     texts = tmp_path / "texts.jsonl"
     texts.write_text(json.dumps({"text": "a bus", "image": "no path"}))
-    assert recognise(texts).name == "text"
+    assert recognize(texts).name == "text"

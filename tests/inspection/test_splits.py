@@ -13,7 +13,7 @@ from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.sources.split_paths import usual_split
 from ofa_jax.inspection.advice import advice
 from ofa_jax.inspection.opening import open_data
-from tests.data.preparation import pictures
+from tests.data.preparation import images as image_files
 
 
 def dump(path, content):
@@ -67,7 +67,7 @@ def questions(folder):
 def parquet(folder):
     folder.mkdir(exist_ok=True)
     for word, rows in (("train", 3), ("validation", 1), ("test", 2)):
-        table = {"image": [pictures.jpeg()] * rows, "caption": ["a bus"] * rows}
+        table = {"image": [image_files.jpeg()] * rows, "caption": ["a bus"] * rows}
         path = folder / f"{word}-00000-of-00001.parquet"
         pyarrow.parquet.write_table(pyarrow.table(table), path)
     return folder

@@ -44,7 +44,7 @@ def test_counts_lengths_and_sizes():
     assert found.widths == [PHOTOGRAPH.width] * 2
     assert found.heights == [PHOTOGRAPH.height] * 2
     assert found.formats == {"JPEG": 2}
-    assert found.picture_bytes == [len(PHOTOGRAPH.image)] * 2
+    assert found.image_bytes == [len(PHOTOGRAPH.image)] * 2
     assert found.boxes == [2, 2]
     x0, y0, x1, y1 = PHOTOGRAPH.box
     share = (x1 - x0) * (y1 - y0) / (PHOTOGRAPH.width * PHOTOGRAPH.height)
@@ -61,7 +61,7 @@ def test_faults_are_counted_and_named():
             record(),
             ValueError("line 7 is cut off"),
             record(image=PHOTOGRAPH.image[:40]),
-            record(image=b"", boxes=inverted, labels=["x"]),  # no picture, nothing to compare
+            record(image=b"", boxes=inverted, labels=["x"]),  # no image, nothing to compare
             *(record(boxes=box, labels=["x"]) for box in (nan, inverted, outside)),
             record(labels=["only one"]),
             record(colour="red"),
@@ -71,8 +71,8 @@ def test_faults_are_counted_and_named():
     counts = {name: fault.count for name, fault in found.faults.items()}
     assert counts == {
         "unreadable record": 1,
-        "unreadable picture": 1,
-        "box inverted or outside its picture": 3,
+        "unreadable image": 1,
+        "box inverted or outside its image": 3,
         "not as the schema says": 2,
     }
     assert found.faulty == 7

@@ -1,6 +1,6 @@
 """Small data sets in the official fine-tuning formats, and a converted checkpoint to start from.
 
-The pictures are coloured squares: the tests check that runs go through, not what they learn.
+The images are coloured squares: the tests check that runs go through, not what they learn.
 """
 
 import dataclasses
@@ -189,7 +189,7 @@ def small_config(tokenizer: Tokenizer) -> OFAConfig:
 def write_checkpoint(path: pathlib.Path, tokenizer: Tokenizer, seed: int = 0) -> OFAConfig:
     """Random weights as a fairseq file."""
     config = small_config(tokenizer)
-    record = SourceRecord("initialised", "random")
+    record = SourceRecord("initialized", "random")
     imported = ImportedCheckpoint(initial_variables(config, seed), config, record)
     export_checkpoint(imported, path, "fairseq")
     return config

@@ -1,6 +1,6 @@
 """A small data set in the official TSV layout, from photographs that installed libraries ship.
 
-The annotations are invented; the pictures, their sizes and their JPEG encoding are real.
+The annotations are invented; the images, their sizes and their JPEG encoding are real.
 """
 
 import functools
@@ -36,7 +36,7 @@ PHOTOGRAPHS = {
     "clock": ("a blurred clock", "clock", (0.2, 0.1, 0.8, 0.9)),
     "cell": ("a cell under the microscope", "cell", (0.2, 0.2, 0.8, 0.8)),
 }
-# Of these the right half serves as another picture.
+# Of these the right half serves as another image.
 HALVED = (
     *("astronaut", "coffee", "chelsea", "rocket", "retina"),
     *("camera", "coins", "brick", "moon", "grass"),
@@ -50,7 +50,7 @@ SUBJECTS = PHOTOGRAPHS | {
 
 @functools.cache
 def photographs() -> dict[str, np.ndarray]:
-    """uint8[y, x, 3], or uint8[y, x] of grey ones: the pictures of `SUBJECTS` by name."""
+    """uint8[y, x, 3], or uint8[y, x] of grey ones: the images of `SUBJECTS` by name."""
     import matplotlib
     import skimage.data
 
@@ -86,8 +86,8 @@ def write_official_files(folder: pathlib.Path, *, patch: int = 8) -> None:
         name: np.asarray(Image.fromarray(pixels).convert("RGB").resize((256, 256)))
         for name, pixels in pictures.items()
     }
-    centres = np.stack([square[64:192, 64:192] for square in squares.values()])
-    codebook = PatchCodebook.fit(centres, num_codes=256, patch=patch)
+    centers = np.stack([square[64:192, 64:192] for square in squares.values()])
+    codebook = PatchCodebook.fit(centers, num_codes=256, patch=patch)
     for name, pixels in pictures.items():
         caption, label, fractions = SUBJECTS[name]
         height, width = pixels.shape[:2]

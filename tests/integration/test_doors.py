@@ -88,7 +88,7 @@ def rows_of(folder):
 
 
 def record(row):
-    """The picture of a row: scenes are drawn again."""
+    """The image of a row: scenes are drawn again."""
     from ofa_jax.data.tasks.registration import lookup
 
     [(task, _)] = lookup("scenes_vqa")

@@ -29,7 +29,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     tokenizer = finetuning_files.write_vocabulary(folder)
     config = finetuning_files.small_config(tokenizer)
-    record = SourceRecord("initialised", "random")
+    record = SourceRecord("initialized", "random")
     imported = ImportedCheckpoint(initial_variables(config), config, record)
     export_checkpoint(imported, folder, "orbax")
     return folder

@@ -39,7 +39,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     tokenizer = finetuning_files.write_vocabulary(folder)
     config = finetuning_files.small_config(tokenizer)
-    record = SourceRecord("initialised", "random")
+    record = SourceRecord("initialized", "random")
     imported = ImportedCheckpoint(initial_variables(config), config, record)
     export_checkpoint(imported, folder, "orbax")
     return folder
@@ -74,7 +74,7 @@ def evaluate(command, *arguments):
     return command(inference_entry.run_eval, *arguments)
 
 
-def test_one_picture_prints_its_answer(command, model, photos, capsys):
+def test_one_image_prints_its_answer(command, model, photos, capsys):
     status = infer(
         command, f"--image={photos / 'a.png'}", f"--checkpoint={model}", "--answers=yes", SMALL
     )
@@ -148,7 +148,7 @@ def test_a_box_is_drawn(command, model, photos, tmp_path, capsys, monkeypatch):
     assert ((edge[:, 0] > 200) & (edge[:, 1] < 100)).any(), "the left side of the frame"
 
 
-def test_a_region_of_the_picture_becomes_bins(command, model, photos, monkeypatch, capsys):
+def test_a_region_of_the_image_becomes_bins(command, model, photos, monkeypatch, capsys):
     asked = []
 
     def tokens(self, instructions):
@@ -173,8 +173,8 @@ def test_a_region_of_the_picture_becomes_bins(command, model, photos, monkeypatc
 BAD = {
     "no image": (["--instruction=what?"], "no image: give --image FILE or FOLDER, or --without"),
     "missing": (["--image=nowhere.png"], "--image nowhere.png: no such file or folder"),
-    "not a picture": (["--image={photos}/../note.txt"], "cannot decode an image of 5 bytes"),
-    "empty folder": (["--image={photos}/../empty"], "the folder has no pictures"),
+    "not an image": (["--image={photos}/../note.txt"], "cannot decode an image of 5 bytes"),
+    "empty folder": (["--image={photos}/../empty"], "the folder has no images"),
     "no instruction": (["--image={photos}/a.png", "--instruction= "], "--instruction is empty"),
     "no answers": (["--image={photos}/a.png", "--answers= , "], "--answers: the list is em"),
     "nothing as answers": (
@@ -187,7 +187,7 @@ BAD = {
     ),
     "outside bins": (
         ["--image={photos}/a.png", "--instruction=what? region: <bin_1> <bin_2> <bin_0> <bin_9>"],
-        "region <bin_1> <bin_2> <bin_0> <bin_9> is no box of the picture",
+        "region <bin_1> <bin_2> <bin_0> <bin_9> is no box of the image",
     ),
     "unknown bin": (
         ["--image={photos}/a.png", "--instruction=what is <bin_99>"],
@@ -238,7 +238,7 @@ def test_without_checkpoint_and_quickstart(command, photos, capsys):
 
 
 def test_a_folder_is_streamed_and_resumed(command, model, photos, tmp_path, caplog, capsys):
-    (photos / "broken.png").write_bytes(b"no picture")
+    (photos / "broken.png").write_bytes(b"no image")
     out = tmp_path / "out"
     arguments = [
         f"--image={photos}",
@@ -259,7 +259,7 @@ def test_a_folder_is_streamed_and_resumed(command, model, photos, tmp_path, capl
     assert (out / "report.html").is_file()
     whole = path.read_text()
     path.write_text("".join(f"{line}\n" for line in whole.splitlines()[:2]) + '{"cut')
-    (out / "skipped.jsonl").unlink()  # as if the process had been killed after two pictures
+    (out / "skipped.jsonl").unlink()  # as if the process had been killed after two images
     assert infer(command, *arguments) == 0
     again = [json.loads(line)["example_id"] for line in path.read_text().splitlines()]
     assert len(again) == len(set(again)) == 3
@@ -308,7 +308,7 @@ def test_eval_writes_everything_and_goes_on(command, model, tmp_path, capsys):
     ]
     for row, item in zip(rows, boxes):
         if row["predicted_box"] is not None:
-            # Pixels of the stored picture, 40 x 30, not of the model's 32 x 32.
+            # Pixels of the stored image, 40 x 30, not of the model's 32 x 32.
             scale = np.array([40, 30, 40, 30]) / 32
             expected = np.array(row["predicted_box"]) * scale
             np.testing.assert_allclose(item["box"], expected, atol=0.01)

@@ -86,7 +86,7 @@ def log_lines(run_dir):
 
 
 def saved_state(run_dir, step):
-    """The whole saved state: parameters, optimiser, statistics, average."""
+    """The whole saved state: parameters, optimizer, statistics, average."""
     path = run_dir / f"checkpoint_{step}" / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True)) as reader:
         names = reader.metadata(path).item_metadata.tree

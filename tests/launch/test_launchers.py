@@ -114,7 +114,7 @@ spec:
       replicas: 2
       template:
         spec:
-          parallelism: 4
+          parallelizm: 4
           completions: 4
           completionMode: "Indexed"
           backoffLimit: 0

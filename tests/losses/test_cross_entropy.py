@@ -90,7 +90,7 @@ def test_hand_written_gradient_equals_autodiff(batch):
 
     def by_hand(logits, allowed):
         terms = vocabulary_terms(logits, batch["targets"], allowed)
-        values = (terms.log_normaliser, terms.target_logit, terms.logit_sum)
+        values = (terms.log_normalizer, terms.target_logit, terms.logit_sum)
         return sum(jnp.sum(c * v) for c, v in zip(coefficients, values, strict=True))
 
     def by_library(logits, allowed):
@@ -181,8 +181,8 @@ def test_repeat_for_rdrop_puts_the_second_pass_behind():
         ({"drop_worst_ratio": -0.1}, "drop_worst_ratio"),
         ({"rdrop_alpha": -1.0}, "rdrop_alpha"),
         ({"encouraging_log_end": 0.0}, "encouraging_log_end"),
-        ({"normalisation": "mean"}, "normalisation.*'mean'"),
-        ({"normalisation": "group", "drop_worst_ratio": 0.1}, "exclude each other"),
+        ({"normalization": "mean"}, "normalization.*'mean'"),
+        ({"normalization": "group", "drop_worst_ratio": 0.1}, "exclude each other"),
     ],
 )
 def test_config_errors_name_the_setting(settings, message):

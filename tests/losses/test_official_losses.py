@@ -42,7 +42,7 @@ def config_of(criterion: dict) -> LossConfig:
         settings["rdrop_alpha"] = criterion["reg_alpha"]
     settings["ignore_prefix_size"] = criterion.get("ignore_prefix_size", 0)
     if criterion.get("sentence_avg"):
-        settings["normalisation"] = "examples"
+        settings["normalization"] = "examples"
     return LossConfig(**settings)
 
 
@@ -93,7 +93,7 @@ def test_case(name, tail):
     np.testing.assert_allclose(loss, case["loss"], rtol=1e-5)
     np.testing.assert_allclose(losses.nll_sum, case["nll_loss"], rtol=1e-5)
     np.testing.assert_allclose(losses.example_loss.sum(), case["loss"], rtol=1e-5)
-    if config.normalisation == "examples":
+    if config.normalization == "examples":
         assert len(losses.loss) == case["sample_size"]
     else:
         assert losses.token_count == case["sample_size"]

@@ -1,4 +1,4 @@
-"""Matching of labelled boxes, and the scores that count matches."""
+"""Matching of labeled boxes, and the scores that count matches."""
 
 import pytest
 

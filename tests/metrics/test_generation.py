@@ -1,4 +1,4 @@
-"""Scores of generated pictures with networks that can be calculated by hand."""
+"""Scores of generated images with networks that can be calculated by hand."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_statistics_in_batches_are_those_of_everything():
     expected_mean, expected = moments(rows)
     np.testing.assert_allclose(mean, expected_mean)
     np.testing.assert_allclose(covariance, expected, atol=1e-6)
-    with pytest.raises(ValueError, match="at least two pictures, got 0"):
+    with pytest.raises(ValueError, match="at least two images, got 0"):
         RunningGaussian().moments()
 
 
@@ -73,11 +73,11 @@ def test_only_what_is_given_is_computed():
     assert set(generation_scores(PICTURES, captions, Extractors(probabilities=brightness))) == {
         "inception_score"
     }
-    with pytest.raises(ValueError, match="40 pictures for 3 captions"):
+    with pytest.raises(ValueError, match="40 images for 3 captions"):
         generation_scores(PICTURES, captions[:3], Extractors())
 
 
-def test_reranking_takes_the_fitting_picture():
+def test_reranking_takes_the_fitting_image():
     shades = np.stack([np.full((4, 4, 3), value, np.uint8) for value in (10, 120, 250)])
     extractors = Extractors(image_embeddings=brightness, text_embeddings=words)
     assert best_by_clip(shades, "bright", extractors)[0] == 2

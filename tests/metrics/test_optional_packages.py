@@ -161,9 +161,9 @@ def test_caption_scores_are_those_of_pycocoevalcap():
 
 @needs("pycocoevalcap")
 @needs_java
-def test_punctuation_is_tokenised_away():
+def test_punctuation_is_tokenized_away():
     texts = [["A man, riding a wave!", "Two dogs."], ["", "It's food"]]
-    found = caption_server.ptb_tokenise(texts)
+    found = caption_server.ptb_tokenize(texts)
     assert found[0] == ["a man riding a wave", "two dogs"]
     assert found[1] == ["", "it 's food"]
 

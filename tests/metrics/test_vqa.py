@@ -1,4 +1,4 @@
-"""The normaliser and the two VQA scores."""
+"""The normalizer and the two VQA scores."""
 
 import pytest
 
@@ -28,8 +28,8 @@ from ofa_jax.metrics import vqa
         ("o'clock?!", "o'clock"),
     ],
 )
-def test_normaliser(answer, normal):
-    assert vqa.normalise_answer(answer) == normal
+def test_normalizer(answer, normal):
+    assert vqa.normalize_answer(answer) == normal
 
 
 @pytest.mark.parametrize(("agreeing", "score"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0)])
@@ -39,7 +39,7 @@ def test_votes_of_ten_annotators(agreeing, score):
 
 
 def test_raw_comparison_where_annotators_agree():
-    # The benchmark normalises only where the annotators differ.
+    # The benchmark normalizes only where the annotators differ.
     assert vqa.answer_accuracy("the dog", ["dog"] * 10) == 0
     assert vqa.answer_accuracy("the dog", ["dog"] * 9 + ["cat"]) == pytest.approx(1.0)
 

@@ -20,7 +20,7 @@ GUMBEL = VQGANConfig(
     num_codes=24,
     kl_weight=0.5,
 )
-NEAREST = dataclasses.replace(GUMBEL, quantiser="nearest", latent_channels=6)
+NEAREST = dataclasses.replace(GUMBEL, quantizer="nearest", latent_channels=6)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The whole model: inputs it may lack, masks, randomness, initialisation, gradients."""
+"""The whole model: inputs it may lack, masks, randomness, initialization, gradients."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from ofa_jax.model import OFA, SIZES
-from ofa_jax.model.ofa import normalise_images
+from ofa_jax.model.ofa import normalize_images
 from tests.model.small import CONFIG, jitted, make_batch, make_config, make_variables
 
 
@@ -35,17 +35,17 @@ def test_shapes_and_masked_tail():
     assert np.abs(logits[..., :70]).max() < 100
 
 
-def test_normalisation_of_pixels():
+def test_normalization_of_pixels():
     images = np.full((2, 4, 5, 3), 255, np.uint8)
     images[:, 0] = 0
     holes = np.array([[1, 2, 3, 4], [0, 0, 0, 0]], np.int32)
-    found = np.asarray(normalise_images(images, np.array([True, False]), holes))
+    found = np.asarray(normalize_images(images, np.array([True, False]), holes))
     assert (found[0, 0] == -1).all()
     assert (found[0, 2:4, 1:3] == 0).all()
     assert (found[0, 1] == 1).all()
     assert found[0].sum() == 3 * (5 * -1 + 15 - 4)
     assert not found[1].any()
-    floats = np.asarray(normalise_images(np.full((1, 2, 2, 3), 0.5), np.array([True]), None))
+    floats = np.asarray(normalize_images(np.full((1, 2, 2, 3), 0.5), np.array([True]), None))
     assert (floats == 0.5).all()
 
 

@@ -35,7 +35,7 @@ def test_convolutions_agree_through_the_stem(implementation):
     np.testing.assert_allclose(features_of(config), features_of(CONFIG), atol=1e-4)
 
 
-def normalised(mode, train, mutable):
+def normalized(mode, train, mutable):
     config = make_config(batch_norm=mode)
     rng = np.random.default_rng(1)
     x = 2 * rng.normal(size=(4, 3, 5, 6)).astype(np.float32) + 1
@@ -47,7 +47,7 @@ def normalised(mode, train, mutable):
 
 
 def test_batch_mode_uses_the_batch_and_moves_the_running_statistics():
-    x, variables, (y, updated) = normalised("batch", True, ["batch_stats"])
+    x, variables, (y, updated) = normalized("batch", True, ["batch_stats"])
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
     params, before = variables["params"], variables["batch_stats"]
     expected = (x - mean) / np.sqrt(variance + 1e-5) * params["scale"] + params["bias"]
@@ -61,7 +61,7 @@ def test_batch_mode_uses_the_batch_and_moves_the_running_statistics():
 
 @pytest.mark.parametrize(("mode", "train"), [("batch", False), ("frozen", False), ("frozen", True)])
 def test_running_statistics(mode, train):
-    x, variables, y = normalised(mode, train, False)
+    x, variables, y = normalized(mode, train, False)
     params, running = variables["params"], variables["batch_stats"]
     expected = (x - running["mean"]) / np.sqrt(running["var"] + 1e-5)
     np.testing.assert_allclose(y, expected * params["scale"] + params["bias"], atol=1e-5)
@@ -80,7 +80,7 @@ def test_frozen_norm_is_constant_but_convolutions_learn():
 
 
 def test_eps_is_configurable():
-    x, variables, y = normalised("batch", False, False)
+    x, variables, y = normalized("batch", False, False)
     config = dataclasses.replace(CONFIG, batch_norm_eps=1e-3)
     assert not np.allclose(BatchNorm(config).apply(variables, x, False), y, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Loop and scan, rematerialisation, conversion between the layouts, axis names."""
+"""Loop and scan, rematerialization, conversion between the layouts, axis names."""
 
 import functools
 from typing import NamedTuple
@@ -38,7 +38,7 @@ def test_conversion_is_lossless():
     assert_equal(stack_layers(unstack_layers(stacked)), stacked)
 
 
-def test_conversion_of_optimiser_like_trees():
+def test_conversion_of_optimizer_like_trees():
     params = make_variables()["params"]
     state = (Moments(params, jax.tree.map(jnp.square, params)), {"count": np.int32(3)}, [params])
     stacked = stack_layers(state)

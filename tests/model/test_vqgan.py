@@ -1,4 +1,4 @@
-"""The image tokenizer's networks: shapes, independence, quantisers, configuration."""
+"""The image tokenizer's networks: shapes, independence, quantizers, configuration."""
 
 import functools
 
@@ -9,15 +9,15 @@ import pytest
 from flax import linen as nn
 
 from ofa_jax.model.vqgan import VQGAN, VQGANConfig
-from ofa_jax.model.vqgan.autoencoder import normalised, to_pixels
+from ofa_jax.model.vqgan.autoencoder import normalized, to_pixels
 from ofa_jax.model.vqgan.networks import _half_size
-from ofa_jax.model.vqgan.quantisers import GumbelQuantiser, NearestQuantiser
+from ofa_jax.model.vqgan.quantizers import GumbelQuantizer, NearestQuantizer
 from tests.model.small_vqgan import GUMBEL, NEAREST, params
 
 RNG = np.random.default_rng(3)
 PICTURES = RNG.integers(0, 256, (3, 8, 12, 3)).astype(np.uint8)
 LATENTS = RNG.normal(size=(2, 3, 4, 8)).astype(np.float32)
-QUANTISERS = {"gumbel": (GumbelQuantiser, GUMBEL), "nearest": (NearestQuantiser, NEAREST)}
+QUANTIZERS = {"gumbel": (GumbelQuantizer, GUMBEL), "nearest": (NearestQuantizer, NEAREST)}
 
 
 @functools.partial(jax.jit, static_argnames=("config", "method"))
@@ -25,9 +25,9 @@ def run(config, method, variables, *arguments):
     return VQGAN(config).apply(variables, *arguments, method=method)
 
 
-def quantise(kind, *arguments, method=None, **options):
-    module, config = QUANTISERS[kind]
-    weights = {"params": params(config)["quantiser"]}
+def quantize(kind, *arguments, method=None, **options):
+    module, config = QUANTIZERS[kind]
+    weights = {"params": params(config)["quantizer"]}
     return module(config).apply(weights, *arguments, method=method, **options)
 
 
@@ -41,10 +41,10 @@ def test_shapes():
     assert decoded.shape == pictures.shape
 
 
-@pytest.mark.slow  # compiles the networks of the other quantiser
+@pytest.mark.slow  # compiles the networks of the other quantizer
 def test_training_pass():
     variables = {"params": params(NEAREST)}
-    picture, found = run(NEAREST, None, variables, normalised(PICTURES[:1]))
+    picture, found = run(NEAREST, None, variables, normalized(PICTURES[:1]))
     assert picture.shape == (1, 8, 12, 3)
     assert found.latents.shape == (1, 4, 6, 8)
     assert float(found.loss) > 0
@@ -69,52 +69,52 @@ def test_halving_pads_below_and_to_the_right():
     np.testing.assert_array_equal(picked(2, 2), [[14, 16, 0], [0, 0, 0]])
 
 
-@pytest.mark.parametrize("kind", QUANTISERS)
+@pytest.mark.parametrize("kind", QUANTIZERS)
 def test_codes_have_the_highest_score(kind):
-    scores = np.asarray(quantise(kind, LATENTS, method="scores"))
-    found = quantise(kind, LATENTS)
+    scores = np.asarray(quantize(kind, LATENTS, method="scores"))
+    found = quantize(kind, LATENTS)
     np.testing.assert_array_equal(found.codes, scores.argmax(-1))
-    entries = params(QUANTISERS[kind][1])["quantiser"]["codebook"]
+    entries = params(QUANTIZERS[kind][1])["quantizer"]["codebook"]
     np.testing.assert_allclose(found.latents, entries[np.asarray(found.codes)], atol=1e-5)
     if kind == "nearest":
         distances = ((LATENTS[..., None, :] - entries) ** 2).sum(-1)
         np.testing.assert_allclose(-scores, distances, atol=1e-4)
 
 
-def test_gumbel_quantiser_in_training():
+def test_gumbel_quantizer_in_training():
     noise = RNG.gumbel(size=(2, 3, 4, 24)).astype(np.float32)
-    logits = np.asarray(quantise("gumbel", LATENTS, method="scores"))
-    hard = quantise("gumbel", LATENTS, noise=noise, temperature=0.5)
+    logits = np.asarray(quantize("gumbel", LATENTS, method="scores"))
+    hard = quantize("gumbel", LATENTS, noise=noise, temperature=0.5)
     np.testing.assert_array_equal(hard.codes, (logits + noise).argmax(-1))
     shares = np.exp((logits + noise) / 0.5)
     shares /= shares.sum(-1, keepdims=True)
-    soft = quantise("gumbel", LATENTS, noise=noise, temperature=0.5, hard=False)
-    entries = params(GUMBEL)["quantiser"]["codebook"]
+    soft = quantize("gumbel", LATENTS, noise=noise, temperature=0.5, hard=False)
+    entries = params(GUMBEL)["quantizer"]["codebook"]
     np.testing.assert_allclose(soft.latents, shares @ entries, atol=1e-4)
     q = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     divergence = (q * np.log(q * 24 + 1e-10)).sum(-1).mean()
     assert float(hard.loss) == pytest.approx(0.5 * divergence, rel=1e-4)
 
 
-def test_gradients_of_the_plain_quantiser():
-    entries = params(NEAREST)["quantiser"]["codebook"]
+def test_gradients_of_the_plain_quantizer():
+    entries = params(NEAREST)["quantizer"]["codebook"]
 
     def loss(latents):
-        found = quantise("nearest", latents)
+        found = quantize("nearest", latents)
         return jnp.sum(found.latents) + found.loss
 
-    nearest = entries[np.asarray(quantise("nearest", LATENTS).codes)]
+    nearest = entries[np.asarray(quantize("nearest", LATENTS).codes)]
     expected = 1.0 + 2 * (LATENTS - nearest) / LATENTS.size  # straight through, and commitment
     np.testing.assert_allclose(jax.grad(loss)(LATENTS), expected, rtol=1e-4)
     with pytest.raises(ValueError, match="takes no noise"):
-        quantise("nearest", LATENTS, noise=LATENTS)
+        quantize("nearest", LATENTS, noise=LATENTS)
 
 
 def test_pixels_are_limited_and_truncated():
     values = np.float32([-3, -1, -0.002, 0, 0.999, 1, 9])
     np.testing.assert_array_equal(to_pixels(values), [0, 0, 127, 127, 254, 255, 255])
     pixels = np.arange(256, dtype=np.uint8)
-    assert np.abs(np.asarray(to_pixels(normalised(pixels))).astype(int) - pixels).max() <= 1
+    assert np.abs(np.asarray(to_pixels(normalized(pixels))).astype(int) - pixels).max() <= 1
 
 
 YAML = {
@@ -138,7 +138,7 @@ YAML = {
 def test_description_beside_the_weights():
     assert VQGANConfig.from_model_yaml(YAML) == VQGANConfig()
     model = {"model": {"target": "taming.models.vqgan.VQModel", "params": YAML}}
-    assert VQGANConfig.from_model_yaml(model) == VQGANConfig(quantiser="nearest")
+    assert VQGANConfig.from_model_yaml(model) == VQGANConfig(quantizer="nearest")
     sizes = YAML["ddconfig"]
     for changed, message in (
         ({"ddconfig": sizes | {"double_z": True}}, "double_z must be False"),
@@ -155,7 +155,7 @@ def test_impossible_sizes_are_named():
         ({"base_channels": 48}, "base_channels must be such that .* multiple of 32"),
         ({"attention_levels": (4,)}, "attention_levels must be among 0 .. 3"),
         ({"embedding_dim": 64}, r"embedding_dim must be latent_channels \(256\)"),
-        ({"quantiser": "ema"}, "quantiser must be one of"),
+        ({"quantizer": "ema"}, "quantizer must be one of"),
         ({"num_codes": 0}, "num_codes must be a positive int"),
     ):
         with pytest.raises(ValueError, match=message):

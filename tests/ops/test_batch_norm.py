@@ -25,11 +25,11 @@ def exact(x, scale, bias):
 
 
 def exact_gradients(x, scale, weights):
-    normalised = exact(x, 1.0, 0.0)[0]
-    to_bias, to_scale = weights.sum((0, 1, 2)), (weights * normalised).sum((0, 1, 2))
+    normalized = exact(x, 1.0, 0.0)[0]
+    to_bias, to_scale = weights.sum((0, 1, 2)), (weights * normalized).sum((0, 1, 2))
     factor = scale / np.sqrt(x.astype(np.float64).var((0, 1, 2)) + EPS)
     count = np.prod(x.shape[:3])
-    return factor * (weights - (to_bias + normalised * to_scale) / count), to_scale, to_bias
+    return factor * (weights - (to_bias + normalized * to_scale) / count), to_scale, to_bias
 
 
 def gradients(x, scale, bias, weights, implementation):

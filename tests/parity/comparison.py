@@ -103,13 +103,13 @@ def compare_forward(run: Run, subset: np.ndarray) -> Comparison:
     result.add(
         "logits", largest_difference(logits[..., columns], case.output("logits"), valid), scores
     )
-    normaliser = np.asarray(jax.nn.logsumexp(logits, axis=-1))
+    normalizer = np.asarray(jax.nn.logsumexp(logits, axis=-1))
     if case.has("logsumexp"):
         result.add(
-            "logsumexp", largest_difference(normaliser, case.output("logsumexp"), valid), scores
+            "logsumexp", largest_difference(normalizer, case.output("logsumexp"), valid), scores
         )
     targets = run.batch["decoder_target_tokens"]
-    own = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - normaliser
+    own = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - normalizer
     if case.has("target_logprob"):
         expected = case.output("target_logprob")
         result.add("target_logprob", largest_difference(own, expected, valid), scores)

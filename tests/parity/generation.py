@@ -17,7 +17,7 @@ Hypotheses = list[list[dict[str, Any]]]
 
 # Where a key does not name the longest output.
 _BOX_LENGTH = 4
-_UNNORMALISED_LENGTH = 12
+_UNNORMALIZED_LENGTH = 12
 _LENGTH = 16
 
 
@@ -38,8 +38,8 @@ def config_of(setting: str) -> BeamConfig:
     beam = number(r"beam(\d+)", None)
     if beam is None:
         raise ValueError(f"the setting {setting!r} names no beam (beam1, beam5, ...)")
-    is_box, is_unnormalised = "box" in setting, "unnorm" in setting
-    longest = _BOX_LENGTH if is_box else _UNNORMALISED_LENGTH if is_unnormalised else _LENGTH
+    is_box, is_unnormalized = "box" in setting, "unnorm" in setting
+    longest = _BOX_LENGTH if is_box else _UNNORMALIZED_LENGTH if is_unnormalized else _LENGTH
     return BeamConfig(
         beam=beam,
         max_len_b=number(r"_len(\d+)", longest),
@@ -47,7 +47,7 @@ def config_of(setting: str) -> BeamConfig:
         no_repeat_ngram_size=number(r"ngram(\d+)", 0),
         length_penalty=number(r"lenpen(\d+(?:\.\d+)?)", 1.0, float),
         temperature=number(r"temp(\d+(?:\.\d+)?)", 1.0, float),
-        normalize_scores=not is_unnormalised,
+        normalize_scores=not is_unnormalized,
         gen_code="gen_code" in setting,
     )
 

@@ -25,7 +25,7 @@ class Encoded:
     Attributes:
       states: float64[n, d].
       keep: bool[n].
-      positions: float64[n, d] normalised positions.
+      positions: float64[n, d] normalized positions.
     """
 
     states: np.ndarray
@@ -34,7 +34,7 @@ class Encoded:
 
 
 def bilinear(table: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes [y, x, d] with half-pixel centres and no smoothing (SPEC 1.4)."""
+    """Resizes [y, x, d] with half-pixel centers and no smoothing (SPEC 1.4)."""
 
     def resized(values: np.ndarray, size: int) -> np.ndarray:
         old = len(values)
@@ -109,9 +109,9 @@ class Reference:
         return x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
 
     def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
-        return centred / deviation * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+        centered = x - x.mean(axis=-1, keepdims=True)
+        deviation = np.sqrt((centered**2).mean(axis=-1, keepdims=True) + 1e-5)
+        return centered / deviation * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
     def _split(self, x: np.ndarray) -> np.ndarray:
         """[n, d] to [h, n, k]."""
@@ -190,7 +190,7 @@ class Reference:
 
         Args:
           tokens: int[s] official ids, padded with 1.
-          image: float[3, y, x] normalised pixels, or None in a batch without images.
+          image: float[3, y, x] normalized pixels, or None in a batch without images.
           has_image: False masks the patches.
           order: int[p] flat patches to keep, or None.
         """

@@ -315,16 +315,16 @@ def run_reference(
         logits.append(own[1])
     scores = np.stack(logits)
     largest = scores.max(axis=-1)
-    normaliser = largest + np.log(np.exp(scores - largest[..., None]).sum(axis=-1))
+    normalizer = largest + np.log(np.exp(scores - largest[..., None]).sum(axis=-1))
     picked = np.take_along_axis(scores, inputs["in.target"][..., None].astype(int), -1)[..., 0]
     return {
         "encoder_out": np.stack(states),
         "encoder_padding_mask": ~np.stack([encoded.keep for encoded, _ in samples]),
         "decoder_features": np.stack(features),
         "logits": scores,
-        "logsumexp": normaliser,
+        "logsumexp": normalizer,
         "argmax": scores.argmax(axis=-1),
-        "target_logprob": picked - normaliser,
+        "target_logprob": picked - normalizer,
     }, samples
 
 

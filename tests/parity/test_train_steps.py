@@ -1,4 +1,4 @@
-"""Four optimiser steps of the official code (fixture train_steps.json) through our train step."""
+"""Four optimizer steps of the official code (fixture train_steps.json) through our train step."""
 
 import functools
 import re

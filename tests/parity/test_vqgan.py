@@ -55,18 +55,18 @@ def facts():
     return json.loads((FOLDER / "config.json").read_text())
 
 
-def official_config(quantiser="gumbel"):
+def official_config(quantizer="gumbel"):
     config = VQGANConfig.from_model_yaml({"model": {"params": facts()}})
-    return VQGANConfig(**{**vars(config), "quantiser": quantiser})
+    return VQGANConfig(**{**vars(config), "quantizer": quantizer})
 
 
 @functools.cache
-def variables(quantiser="gumbel"):
+def variables(quantizer="gumbel"):
     weights = dict(np.load(FOLDER / "weights.npz"))
-    if quantiser == "nearest":
+    if quantizer == "nearest":
         weights["quantize.embedding.weight"] = weights["vq.quantize.embedding.weight"]
         weights = {n: w for n, w in weights.items() if not re.match(r"quantize\.(proj|embed\.)", n)}
-    return {"params": to_params(weights, official_config(quantiser))}
+    return {"params": to_params(weights, official_config(quantizer))}
 
 
 def channels_last(name):
@@ -76,7 +76,7 @@ def channels_last(name):
 
 @functools.cache
 def encoded(case):
-    """(encoder's output, latents, logits, outputs of every module) of a case's pictures."""
+    """(encoder's output, latents, logits, outputs of every module) of a case's images."""
     model = VQGAN(official_config())
 
     @jax.jit
@@ -84,7 +84,7 @@ def encoded(case):
         def stages(module, images):
             encoder_output = module.encoder(images)
             latents = module.quant_conv(encoder_output)
-            return encoder_output, latents, module.quantiser.scores(latents)
+            return encoder_output, latents, module.quantizer.scores(latents)
 
         return model.apply(
             variables(), images, method=stages, capture_intermediates=True, mutable="intermediates"
@@ -111,18 +111,18 @@ def decoding_program():
 
 
 def decoded(latents):
-    """(pictures, outputs of every module); two pictures at a time, so that a size compiles once."""
+    """(images, outputs of every module); two images at a time, so that a size compiles once."""
     latents = np.asarray(latents, np.float32)
     return decoding_program()(np.concatenate([latents, latents])[:2])
 
 
-def quantised(quantiser, method, *arguments):
-    model = VQGAN(official_config(quantiser))
+def quantized(quantizer, method, *arguments):
+    model = VQGAN(official_config(quantizer))
     return np.asarray(
         model.apply(
-            variables(quantiser),
+            variables(quantizer),
             *arguments,
-            method=lambda module, *args: getattr(module.quantiser, method)(*args),
+            method=lambda module, *args: getattr(module.quantizer, method)(*args),
         )
     )
 
@@ -133,7 +133,7 @@ def assert_close(found, expected, tolerance):
 
 def test_configuration_and_names_are_the_official_ones():
     listed = json.loads((FOLDER / "state_dict.json").read_text())
-    for kind, description, quantiser, total in (
+    for kind, description, quantizer, total in (
         ("f8_8192_gumbel", facts()["released_f8_8192"], "gumbel", 68_995_971),
         ("mini_gumbel", facts(), "gumbel", 3_041_475),
         ("mini_vq", facts(), "nearest", 3_039_363),
@@ -142,7 +142,7 @@ def test_configuration_and_names_are_the_official_ones():
         config = config_from_shapes(official)
         described = VQGANConfig.from_model_yaml({"model": {"params": description}})
         assert config == dataclasses.replace(
-            described, quantiser=quantiser, kl_weight=config.kl_weight
+            described, quantizer=quantizer, kl_weight=config.kl_weight
         )
         assert dict(expected_parameters(config).values()) == official
         assert sum(math.prod(shape) for shape in official.values()) == total
@@ -164,18 +164,18 @@ def test_latents_and_codes(case):
     drawn = cases()[f"{case}.gumbel.sampled"]
     np.testing.assert_array_equal(np.argmax(logits + noise, -1), drawn)
     for grid, name in ((codes, "zq_argmax"), (drawn, "zq_sampled")):
-        entries = quantised("gumbel", "lookup", grid)
+        entries = quantized("gumbel", "lookup", grid)
         np.testing.assert_array_equal(entries, channels_last(f"{case}.gumbel.{name}"))
-    distances = -quantised("nearest", "scores", latents)
+    distances = -quantized("nearest", "scores", latents)
     assert_close(distances, cases()[f"{case}.vq.dist"], DISTANCES)
     nearest = cases()[f"{case}.vq.argmin"]
     np.testing.assert_array_equal(np.argmin(distances, -1), nearest)
-    entries = quantised("nearest", "lookup", nearest)
+    entries = quantized("nearest", "lookup", nearest)
     assert_close(entries, channels_last(f"{case}.vq.zq"), 1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_pictures(case):
+def test_images(case):
     for latents, picture in ((".gumbel.zq_argmax", ".gumbel.rec_argmax"), (".vq.zq", ".vq.rec")):
         if case + picture in cases():
             expected = channels_last(case + picture)
@@ -183,14 +183,14 @@ def test_pictures(case):
             assert_close(found[: len(expected)], expected, PICTURE)
 
 
-def test_pictures_of_given_codes():
+def test_images_of_given_codes():
     codes = cases()["given.codes"]
-    picture, _ = decoded(quantised("gumbel", "lookup", codes))
+    picture, _ = decoded(quantized("gumbel", "lookup", codes))
     assert_close(picture[:1], channels_last("given.rec"), PICTURE)
     pixels = np.asarray(to_pixels(picture[0])).astype(int)
     assert np.abs(pixels - cases()["given.uint8_hwc"]).max() <= 1
     assert (pixels == cases()["given.uint8_hwc"]).mean() > 0.999
-    picture, _ = decoded(quantised("nearest", "lookup", codes))
+    picture, _ = decoded(quantized("nearest", "lookup", codes))
     assert_close(picture[:1], channels_last("given.rec_vq"), PICTURE)
 
 
@@ -218,16 +218,16 @@ def test_every_module_in_between():
 )
 def test_training_step(tag):
     expected = facts()["grads"][tag]
-    quantiser = "gumbel" if tag.startswith("gumbel") else "nearest"
+    quantizer = "gumbel" if tag.startswith("gumbel") else "nearest"
     config = VQGANConfig(
         **{
-            **vars(official_config(quantiser)),
+            **vars(official_config(quantizer)),
             "kl_weight": facts()["kl_weight"],
             "legacy_commitment": tag == "vq_legacy",
         }
     )
     options = {}
-    if quantiser == "gumbel":
+    if quantizer == "gumbel":
         noise = -np.log(channels_last("sq64.gumbel.exp_noise"))
         options = {"noise": noise, "temperature": 0.7, "hard": "hard" in tag}
     images = channels_last("sq64.in.image")
@@ -237,11 +237,11 @@ def test_training_step(tag):
         error = jnp.mean(jnp.abs(images - picture))
         return error + found.loss, (error, found)
 
-    params = variables(quantiser)["params"]
+    params = variables(quantizer)["params"]
     (total, (error, found)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     assert total == pytest.approx(expected["loss"], abs=1e-5)
     assert error == pytest.approx(expected["nll"], abs=1e-5)
-    if quantiser == "gumbel":
+    if quantizer == "gumbel":
         assert found.loss == pytest.approx(expected["diff"], rel=1e-4)
         np.testing.assert_array_equal(found.codes, cases()[f"train.{tag}.ind"])
         assert_close(found.latents, channels_last(f"train.{tag}.zq"), 1e-5)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-# Largest absolute difference of normalised states (encoder output, decoder features). The residual
-# stream inside is not normalised and grows with depth: there it is relative to the standard
+# Largest absolute difference of normalized states (encoder output, decoder features). The residual
+# stream inside is not normalized and grows with depth: there it is relative to the standard
 # deviation, where that is above 1 (`state_bound`).
 LAYER = 1e-5
 LOGITS = 1e-4  # absolute: logits, log-sum-exp, log-probabilities
@@ -23,7 +23,7 @@ GRADIENT_NORM = 1e-3  # relative, per parameter and of all
 # float32 one to 1e-4.
 GRADIENT_ENTRY = 5e-3
 BEAM_SCORE = 1e-4  # absolute: scores of hypotheses
-# Parameters after optimiser steps have gone as far as their gradients sent them, so what they
+# Parameters after optimizer steps have gone as far as their gradients sent them, so what they
 # went is as exact as the gradients: GRADIENT_NORM, relative to the norm of the movement (measured:
 # up to 7e-4, of the stem's batch norms). Besides, relative to a parameter's own norm (measured:
 # up to 1.2e-5, where four steps move the bias of a batch norm by a fiftieth of itself):
@@ -36,7 +36,7 @@ MOVED_ENTRY = 5e-2
 # them), so what either side shows is noise. Differences below this share of the norm of the whole
 # gradient count as equal.
 GRADIENT_FLOOR = 1e-6
-# The official optimiser run with batch statistics is reproducible only at its first step: later,
+# The official optimizer run with batch statistics is reproducible only at its first step: later,
 # Adam divides small noisy gradients (measured against float64: up to 4e-3 of the loss).
 NOISY_STEPS = 1e-2
 

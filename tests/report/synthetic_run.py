@@ -39,7 +39,7 @@ TASKS = {
 
 
 def _scene(rng: np.random.Generator) -> tuple[Image.Image, str, list[dict]]:
-    """A picture, its background, and its objects ("box", "label", "colour", "shape")."""
+    """An image, its background, and its objects ("box", "label", "colour", "shape")."""
     background = str(rng.choice(list(BACKGROUNDS)))
     image = Image.new("RGB", (SIDE, SIDE), BACKGROUNDS[background])
     draw = ImageDraw.Draw(image)
@@ -179,7 +179,7 @@ def write_run(folder: pathlib.Path, *, rows_per_task: int = 96, steps: int = 480
 
     Args:
       folder: directory to create.
-      rows_per_task: predictions per task; the first 48 have pictures.
+      rows_per_task: predictions per task; the first 48 have images.
       steps: length of the curves.
 
     Returns:

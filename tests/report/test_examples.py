@@ -98,7 +98,7 @@ def test_choice_without_verdicts_goes_from_best_to_worst():
     assert choose([], [], 3) == []
 
 
-def test_choice_prefers_rows_with_pictures():
+def test_choice_prefers_rows_with_images():
     def rows(verdicts, pictured):
         return [
             {"verdict": v, "image": "x.png" if i in pictured else None}

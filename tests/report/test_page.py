@@ -87,7 +87,7 @@ def test_right_and_wrong_are_told_apart_by_word_and_icon(page):
     text, parser = page
     cards_shown = [name for name in parser.classes if name.startswith("card ")]
     assert {"card right", "card wrong", "card partly", "card none"} <= set(cards_shown)
-    # Two of the ten tasks have no verdicts (infilled pictures, CIDEr).
+    # Two of the ten tasks have no verdicts (infilled images, CIDEr).
     assert cards_shown.count("card none") == 16
     assert text.count("True of the image") == text.count("False of the image") == 4
     assert text.count('<svg class="icon"') > 60
@@ -214,7 +214,7 @@ def test_empty_run_makes_a_page(tmp_path):
     [
         (("metrics.json",), "metrics.json is missing"),
         (("metrics.jsonl", "predictions"), "No examples: predictions/scenes_vqa.jsonl"),
-        (("metrics.jsonl", "examples"), "picture missing"),
+        (("metrics.jsonl", "examples"), "image missing"),
     ],
 )
 def test_incomplete_run_makes_a_page(run_dir, tmp_path, missing, said):

@@ -21,7 +21,7 @@ def _texts(example) -> list[str]:
 
 
 def _named_pairs(text: str, pairs) -> list:
-    """Pairs named by neighbouring words, or by "the cross is red"."""
+    """Pairs named by neighboring words, or by "the cross is red"."""
     found = []
     for color, shape in pairs:
         plural = f"{shape}(es|s)?"

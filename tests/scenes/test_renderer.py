@@ -77,7 +77,7 @@ def test_shapes_and_backgrounds_look_different():
             assert np.linalg.norm(np.subtract(colour, other)) > 60
 
 
-def test_pictures_do_not_share_memory():
+def test_images_do_not_share_memory():
     scene = ScenesSource("tiny").scene(0)
     first = renderer.render(scene)
     kept = first.copy()

@@ -24,7 +24,7 @@ def compare(*cases):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        # Unoptimised code compiles in half the time, which is all that this test spends.
+        # Unoptimized code compiles in half the time, which is all that this test spends.
         "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}",
         "PYTHONPATH": str(ROOT),
     }

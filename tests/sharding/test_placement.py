@@ -65,7 +65,7 @@ def test_unknown_rules_name_the_tables():
         rules_by_name("zero")
 
 
-def test_optimiser_and_average_are_split_like_their_parameters():
+def test_optimizer_and_average_are_split_like_their_parameters():
     state = abstract_state(frozen=("^kernel$",))
     shardings = state_shardings(state, MESH, RULES["fsdp_tensor"])
     assert jax.tree.structure(shardings) == jax.tree.structure(nn.meta.unbox(state))

@@ -41,7 +41,7 @@ MIXTURE = "scenes_without_image_infilling"
 LENGTHS = {"inputs": 30, "targets": 20, "image": 32}
 
 
-# What the model reads, in other shapes than `OFAModel` initialises with.
+# What the model reads, in other shapes than `OFAModel` initializes with.
 BATCH = {
     "encoder_input_tokens": np.ones((2, 5), np.int32),
     "encoder_images": np.zeros((2, 32, 32, 3), np.uint8),

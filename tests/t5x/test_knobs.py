@@ -182,7 +182,7 @@ MISTAKES = {
         {"tarin/utils.DatasetConfig.split": "train"},
         "nothing uses the scope 'tarin'",
     ),
-    "native optimiser, stock trainer": ({"trainer.StepTrainer.num_microbatches": 2}, "trainer.Tr"),
+    "native optimizer, stock trainer": ({"trainer.StepTrainer.num_microbatches": 2}, "trainer.Tr"),
 }
 
 
@@ -264,7 +264,7 @@ def test_what_changes_the_loss_and_what_does_not(folder, said):
     assert losses(folder, "microbatches") == pytest.approx(base, abs=0.02)
     assert near(losses(folder, "partitioner"), base)
     assert not near(losses(folder, "dropout"), base)
-    # t5x's own optimiser and trainer see the same model and batch.
+    # t5x's own optimizer and trainer see the same model and batch.
     own = losses(folder, "optimizer")
     assert own[1] == pytest.approx(base[1], abs=0.1)
     assert own[3] < own[1]

@@ -266,7 +266,7 @@ def test_boxes_are_pixels_of_the_square(tokenizer):
     assert found["image"].shape == (64, 64, 3)
 
 
-def test_codes_have_no_picture(tokenizer):
+def test_codes_have_no_image(tokenizer):
     found = features_of("text_to_image", LINES["text_to_image"][0])
     start = tokenizer.layout.code_start
     assert found["targets"].tolist() == [start, start + 1, start + 2, start + 3, EOS_ID]
@@ -323,7 +323,7 @@ def test_long_prompts_lose_their_end_on_both_sides(tokenizer):
     assert found["targets"][-1] == tokenizer.encode_text(" yes")[0]
 
 
-def test_unlabelled_rows_can_be_evaluated():
+def test_unlabeled_rows_can_be_evaluated():
     for name, record in {
         "caption_coco": {"image": picture()},
         "snli_ve": {"image": picture(), "captions": ["a"], "hypothesis": "b"},

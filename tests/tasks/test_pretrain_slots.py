@@ -176,7 +176,7 @@ def test_a_region_is_drawn_before_the_crop(data_dir):
     for seed in range(20):
         example = task.prepared(records[0], task.rng(seed, 0, 0), LENGTHS, train=True)
         x0, _, x1, _ = example["region"]
-        assert 0 <= x0 < x1 <= 64, "the crop is centred on the region that the text names"
+        assert 0 <= x0 < x1 <= 64, "the crop is centered on the region that the text names"
         found.add(example["caption"])
     assert found == {"left", "right"}
 
@@ -212,7 +212,7 @@ def test_an_empty_folder_has_its_own_reason(data_dir):
     assert "{'gqa': 0, 'sbu': 0}" in str(error.value)
 
 
-def test_official_files_are_recognised(data_dir):
+def test_official_files_are_recognized(data_dir):
     (data_dir / "vision_language_examples.tsv").write_text("a row\n")
     with pytest.raises(ValueError, match='mixture_or_task_name = "ofa_pretrain_tsv"'):
         slots.check_presence(tasks_of(), "train", "ofa_pretrain")

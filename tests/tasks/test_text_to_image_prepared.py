@@ -21,12 +21,12 @@ def tokenizer(tmp_path, monkeypatch):
     return tokenizer
 
 
-def test_prepared_pictures(tmp_path, monkeypatch, tokenizer):
+def test_prepared_images(tmp_path, monkeypatch, tokenizer):
     monkeypatch.setenv("OFA_DATA_DIR", str(tmp_path))
     example = {
         "type": "caption",
         "image_id": "7",
-        "image": b"a picture that nobody reads",
+        "image": b"an image that nobody reads",
         "captions": ["a red bus"],
         "image_codes": np.arange(16, dtype=np.int32),
     }

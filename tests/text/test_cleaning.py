@@ -13,7 +13,7 @@ from ofa_jax.text.cleaning import (
     pre_chinese,
     pre_question,
 )
-from ofa_jax.text.gigaword import gigaword_prediction, retokenise
+from ofa_jax.text.gigaword import gigaword_prediction, retokenize
 from tests.shared import requires_shared, shared_dir
 
 
@@ -74,7 +74,7 @@ def test_caption_targets_lose_punctuation_and_keep_case():
     ],
 )
 def test_gigaword_notation(text, expected):
-    assert retokenise(text) == expected
+    assert retokenize(text) == expected
 
 
 def test_gigaword_prediction():

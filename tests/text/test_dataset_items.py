@@ -41,7 +41,7 @@ def test_caption_examples(tokenizer, items, split):
     if split == "train":
         targets = [caption_target(caption, case["max_tgt_length"]) for caption in case["captions"]]
     else:
-        # All references of a picture, joined; punctuation goes after white space is collapsed, so
+        # All references of an image, joined; punctuation goes after white space is collapsed, so
         # that a lone dash leaves two spaces.
         targets = [
             "&&".join(caption_prediction(part) for part in " ".join(caption.split()).split("&&"))

@@ -76,7 +76,7 @@ def test_decoding_drops_specials_and_refuses_foreign_ids():
 
 
 def test_box_bins_are_pixels_of_the_model_input():
-    """A fraction of the picture would give 500 for the middle of any picture (SPEC 4.5)."""
+    """A fraction of the image would give 500 for the middle of any image (SPEC 4.5)."""
     assert TOKENIZER.encode_box([0, 128, 256, 512]) == bins(0, 250, 500, 999)
     box = [12.3, 40.0, 200.9, 383.0]
     decoded = TOKENIZER.decode_box([BOS_ID, *TOKENIZER.encode_box(box), EOS_ID])

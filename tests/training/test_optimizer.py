@@ -1,4 +1,4 @@
-"""The optimiser follows SPEC 6.1."""
+"""The optimizer follows SPEC 6.1."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The whole training path learns: nano memorises 64 random pictures, prompts and answers."""
+"""The whole training path learns: nano memorizes 64 random images, prompts and answers."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ CONFIG = dataclasses.replace(SIZES["nano"], batch_norm_momentum=0.5)
 
 
 def make_examples():
-    """Three quarters are told apart by their picture alone, the rest by their text alone."""
+    """Three quarters are told apart by their image alone, the rest by their text alone."""
     rng = np.random.default_rng(0)
     source = np.tile(np.array([[BOS_ID, 5, 6, EOS_ID]], np.int32), (EXAMPLES, 1))
     has_image = np.arange(EXAMPLES) % 4 != 3
@@ -39,7 +39,7 @@ def make_examples():
     }
 
 
-def test_nano_memorises_64_examples():
+def test_nano_memorizes_64_examples():
     model, batch = OFA(CONFIG), make_examples()
     schedule = ScheduleConfig(peak=3e-3, total_steps=STEPS, warmup_steps=10, end=3e-4)
     tx, schedule = build_optimizer(OptimizerConfig(schedule))

@@ -1,4 +1,4 @@
-"""The compiled steps: gradients, accumulation, normalisation, metrics, EMA, reproducibility."""
+"""The compiled steps: gradients, accumulation, normalization, metrics, EMA, reproducibility."""
 
 import functools
 
@@ -88,8 +88,8 @@ def test_metrics_of_one_step():
     "loss",
     [
         LossConfig(),
-        LossConfig(normalisation="group", task_groups=(0, 1)),
-        LossConfig(normalisation="examples"),
+        LossConfig(normalization="group", task_groups=(0, 1)),
+        LossConfig(normalization="examples"),
     ],
 )
 def test_microbatches_give_the_same_update(loss):
@@ -102,12 +102,12 @@ def test_microbatches_give_the_same_update(loss):
         assert_trees_close(a, b, rtol=2e-4, atol=1e-6)
 
 
-def test_group_normalisation_adds_the_means_of_groups():
+def test_group_normalization_adds_the_means_of_groups():
     batch = make_batch()
-    _, (metrics,) = run(*setup(loss=LossConfig(normalisation="group", task_groups=(0, 1))), [batch])
+    _, (metrics,) = run(*setup(loss=LossConfig(normalization="group", task_groups=(0, 1))), [batch])
     means = metrics["task_loss_sum"] / metrics["task_tokens"]
     np.testing.assert_allclose(metrics["loss"], means.sum(), rtol=1e-6)
-    one_group = LossConfig(normalisation="group", task_groups=(1, 1))
+    one_group = LossConfig(normalization="group", task_groups=(1, 1))
     assert_trees_close(
         run(*setup(loss=one_group), [batch])[1], run(*setup(), [batch])[1], rtol=1e-5
     )
@@ -261,7 +261,7 @@ def test_errors_name_the_numbers():
     with pytest.raises(ValueError, match="8 examples does not divide into 3"):
         step(state, make_batch(), RNG)
     with pytest.raises(ValueError, match="1 tasks, but there are 2"):
-        setup(loss=LossConfig(normalisation="group", task_groups=(0,)))
+        setup(loss=LossConfig(normalization="group", task_groups=(0,)))
     with pytest.raises(ValueError, match="decay"):
         EMAConfig(decay=1.0)
     with pytest.raises(ValueError, match="start_step"):

@@ -2,7 +2,7 @@
 
 A bucket is a set of task feature lengths; tasks that agree on them share it, and a batch holds
 examples of one bucket only (`mixing`). The model is compiled once per bucket. Text
-infilling, for one, needs no picture, and image infilling has the longest targets.
+infilling, for one, needs no image, and image infilling has the longest targets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Buckets:
     """The buckets of a mixture.
 
     Attributes:
-      lengths: task feature lengths of each bucket; `image` 0 means batches without pictures.
+      lengths: task feature lengths of each bucket; `image` 0 means batches without images.
       of_task: bucket of each task.
     """
 
@@ -45,7 +45,7 @@ class Buckets:
 
         Raises:
           ValueError: an unknown name, a length that is longer than the common one or not positive,
-            a task with pictures in a bucket without, or too many buckets.
+            a task with images in a bucket without, or too many buckets.
         """
         changes = by_task(changes, tasks, "DatasetConfig.buckets")
         found: list[Lengths] = []
@@ -110,5 +110,5 @@ def _check(task: OFATask, own: Lengths, common: Lengths) -> None:
             )
     if own["image"] == 0 and any(instruction.image_slot for instruction in task.instructions):
         raise ValueError(
-            f"DatasetConfig.buckets: task {task.name!r} reads pictures, so its 'image' cannot be 0"
+            f"DatasetConfig.buckets: task {task.name!r} reads images, so its 'image' cannot be 0"
         )

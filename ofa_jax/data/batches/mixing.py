@@ -304,7 +304,7 @@ class MixturePlan:
     by the shares of their tasks, and inside a bucket tasks are mixed by theirs.
 
     OFA-NOTE: SPEC 4.2. Every task is drawn by its rate; the official code pairs rows with
-    companions of the same picture and takes two groups of sizes through one update.
+    companions of the same image and takes two groups of sizes through one update.
 
     Attributes:
       schedule: shares of the tasks.

@@ -75,7 +75,7 @@ class MixturePipeline:
       rate_schedule: step to task or family to a factor of its rate; 1 for those not named.
       rate_interpolation: how shares change between these steps, "linear" or "constant".
       buckets: task or family to the lengths that it has instead of `lengths`; `image` 0 for tasks
-        without pictures. A batch holds tasks of the same lengths only.
+        without images. A batch holds tasks of the same lengths only.
       on_bad_record: "error", or "skip" for an example without weight in its place.
       truncated_images: "drop" takes an image that is cut off for a bad record, "decode" takes what
         there is of it.
@@ -139,7 +139,7 @@ class MixturePipeline:
 
         Yields:
           Rows stacked to this host's share of the batch; with buckets, shapes differ from batch to
-          batch, and those of a bucket without pictures have no keys of images.
+          batch, and those of a bucket without images have no keys of images.
 
         Raises:
           InstructionError: a bad record, unless these are skipped.
@@ -194,7 +194,7 @@ class MixturePipeline:
         return self._plan.schedule.shares(step)
 
     def example_batch(self, size: int = 1) -> FeatureRow:
-        """A batch with every key and the largest shapes, to initialise a model; reads nothing."""
+        """A batch with every key and the largest shapes, to initialize a model; reads nothing."""
         return rows.stack_rows([rows.empty_row(self.lengths)] * size)
 
     @functools.cached_property

@@ -27,13 +27,13 @@ from ofa_jax.data.ops.image import Picture, Pixels, as_pillow, as_rgb, image_siz
 def size_for_short_side(
     width: int, height: int, short_side: int, max_side: int | None = None
 ) -> tuple[int, int]:
-    """Size of a picture whose short side is given (SPEC 4.4a).
+    """Size of an image whose short side is given (SPEC 4.4a).
 
     Args:
       width: present width in pixels.
       height: present height in pixels.
       short_side: wanted length of the short side.
-      max_side: both sides are cut to this, which squashes very long pictures.
+      max_side: both sides are cut to this, which squashes very long images.
 
     Returns:
       New width and height; the long side is rounded down. If the short side has the length already
@@ -55,7 +55,7 @@ def random_size(
     max_side: int | None,
     rng: np.random.Generator,
 ) -> tuple[int, int]:
-    """Draws the size to which a picture is resized (SPEC 4.4a).
+    """Draws the size to which an image is resized (SPEC 4.4a).
 
     Args:
       size: present width and height in pixels.
@@ -79,15 +79,15 @@ def square_with_boxes(image: Pixels, boxes: np.ndarray, size: int) -> tuple[np.n
       size: side in pixels.
 
     Returns:
-      uint8[size, size, 3] and float32[n, 4] pixels of the new picture; boxes that stick out of the
-      picture still do.
+      uint8[size, size, 3] and float32[n, 4] pixels of the new image; boxes that stick out of the
+      image still do.
     """
     boxes = scale_boxes(boxes, image_size(image), (size, size))
     return resize_image(image, size, size), boxes
 
 
 def crop(image: np.ndarray, left: int, top: int, width: int, height: int) -> np.ndarray:
-    """A window of the picture; what lies outside is black.
+    """A window of the image; what lies outside is black.
 
     Args:
       image: uint8[y, x, 3].
@@ -115,22 +115,22 @@ def crop(image: np.ndarray, left: int, top: int, width: int, height: int) -> np.
 def resized_window(
     image: Pixels, new: tuple[int, int], left: int, top: int, size: int
 ) -> np.ndarray:
-    """A window of the resized picture, without resizing the rest.
+    """A window of the resized image, without resizing the rest.
 
-    OFA-NOTE: SPEC 4.4a. Pillow keeps the window's place in the picture in single precision. Against
+    OFA-NOTE: SPEC 4.4a. Pillow keeps the window's place in the image in single precision. Against
     resizing first and cropping then, one or two values in a thousand change by a grey level (or by
-    two); a third of the work is saved. Evaluation resizes whole pictures and has the very pixels.
+    two); a third of the work is saved. Evaluation resizes whole images and has the very pixels.
 
     Args:
       image: uint8[y, x, 3].
-      new: width and height of the resized picture.
-      left: column of the window's left edge in the resized picture; may be negative, but some
-        of the picture must lie inside.
+      new: width and height of the resized image.
+      left: column of the window's left edge in the resized image; may be negative, but some
+        of the image must lie inside.
       top: row of its upper edge; likewise.
       size: side of the square window in pixels.
 
     Returns:
-      uint8[size, size, 3], black outside of the picture.
+      uint8[size, size, 3], black outside of the image.
     """
     old = image_size(image)
     if old != new:
@@ -160,7 +160,7 @@ def random_resized_center_crop(
       rng: source of randomness.
 
     Returns:
-      uint8[size, size, 3], black where the picture is too small.
+      uint8[size, size, 3], black where the image is too small.
     """
     new = random_size(image_size(image), short_sides, max_side, rng)
     left, top = (_center_offset(length, size) for length in new)
@@ -177,7 +177,7 @@ def random_resized_object_crop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resizes to a random size and takes a window around the first box (SPEC 4.4b).
 
-    The window is moved into the picture. Boxes are shifted by the exact offset and pixels by the
+    The window is moved into the image. Boxes are shifted by the exact offset and pixels by the
     rounded one, as in the official code.
 
     Args:
@@ -199,7 +199,7 @@ def random_resized_object_crop(
     new = random_size(old, short_sides, max_side, rng)
     boxes = scale_boxes(boxes, old, new)
     if not len(boxes):
-        raise ValueError("a crop around an object needs a box to centre on, got none")
+        raise ValueError("a crop around an object needs a box to center on, got none")
     x0, y0, x1, y1 = boxes[0].tolist()
     half = size / 2
     width, height = new
@@ -254,7 +254,7 @@ def large_scale_jitter(
     old = image_size(image)
     target = round(size * rng.uniform(*scale_range))
     scale = max(target / old[0], target / old[1])
-    # Rounding must not leave the picture smaller than the window.
+    # Rounding must not leave the image smaller than the window.
     new = (max(round(old[0] * scale), size), max(round(old[1] * scale), size))
     left, top = (math.floor(rng.random() * (length - size)) for length in new)
     window = resized_window(image, new, left, top, size)
@@ -264,5 +264,5 @@ def large_scale_jitter(
 
 
 def _center_offset(length: int, size: int) -> int:
-    """First pixel of a centred window; torchvision pads too short sides, the odd pixel behind."""
+    """First pixel of a centered window; torchvision pads too short sides, the odd pixel behind."""
     return round((length - size) / 2) if length >= size else -((size - length) // 2)

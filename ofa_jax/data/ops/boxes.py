@@ -34,25 +34,25 @@ def as_boxes(boxes: np.ndarray | list) -> np.ndarray:
 def scale_boxes(
     boxes: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]
 ) -> np.ndarray:
-    """Boxes of a picture that was resized.
+    """Boxes of an image that was resized.
 
     Args:
-      boxes: float[n, 4] pixels of the old picture.
-      from_size: width and height of the old picture.
-      to_size: width and height of the new picture.
+      boxes: float[n, 4] pixels of the old image.
+      from_size: width and height of the old image.
+      to_size: width and height of the new image.
 
     Returns:
-      float32[n, 4] pixels of the new picture; the axes are scaled independently.
+      float32[n, 4] pixels of the new image; the axes are scaled independently.
     """
     ratio_x, ratio_y = to_size[0] / from_size[0], to_size[1] / from_size[1]
     return as_boxes(boxes) * np.array([ratio_x, ratio_y, ratio_x, ratio_y], np.float32)
 
 
 def shift_boxes(boxes: np.ndarray, left: float, top: float) -> np.ndarray:
-    """Boxes in a window of the picture.
+    """Boxes in a window of the image.
 
     Args:
-      boxes: float[n, 4] pixels of the picture.
+      boxes: float[n, 4] pixels of the image.
       left: column of the window's left edge, in pixels.
       top: row of the window's upper edge, in pixels.
 
@@ -63,11 +63,11 @@ def shift_boxes(boxes: np.ndarray, left: float, top: float) -> np.ndarray:
 
 
 def mirror_boxes(boxes: np.ndarray, width: float) -> np.ndarray:
-    """Boxes of a picture mirrored left to right.
+    """Boxes of an image mirrored left to right.
 
     Args:
       boxes: float[n, 4] pixels.
-      width: width of the picture in pixels.
+      width: width of the image in pixels.
 
     Returns:
       float32[n, 4] with x0' = width - x1 and x1' = width - x0.
@@ -77,12 +77,12 @@ def mirror_boxes(boxes: np.ndarray, width: float) -> np.ndarray:
 
 
 def clip_boxes(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
-    """The part of each box inside the picture; a box outside becomes a line or a point.
+    """The part of each box inside the image; a box outside becomes a line or a point.
 
     Args:
       boxes: float[n, 4] pixels.
-      width: width of the picture in pixels.
-      height: height of the picture in pixels.
+      width: width of the image in pixels.
+      height: height of the image in pixels.
 
     Returns:
       float32[n, 4].

@@ -19,7 +19,7 @@ FILL = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 _CROP_TRIALS = 10
 
 Operation = Callable[[Image.Image, float, float], Image.Image]
-"""(picture, magnitude 0 .. 10, sign 1 or -1) to the new picture."""
+"""(image, magnitude 0 .. 10, sign 1 or -1) to the new image."""
 
 
 def random_resized_crop(
@@ -97,7 +97,7 @@ def random_erase(
 ) -> np.ndarray:
     """Replaces a rectangle by noise, a normal draw per channel and pixel (Zhong et al. 2020).
 
-    OFA-NOTE: SPEC 8.6. The official noise is added after normalisation; here it is written in
+    OFA-NOTE: SPEC 8.6. The official noise is added after normalization; here it is written in
     pixels, so it is cut at black and white.
 
     Args:

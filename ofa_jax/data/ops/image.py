@@ -228,7 +228,7 @@ def decode_base64(data: str | bytes) -> bytes:
     Args:
       data: base64 of either alphabet, with or without padding; in quotes, as Python shows bytes
         (b'...'), as a data URI, with line ends (real, written \\n, or turned into blanks), or with
-        blanks in the place of "+" as decoding an address leaves them; or a picture in hexadecimal.
+        blanks in the place of "+" as decoding an address leaves them; or an image in hexadecimal.
 
     Returns:
       The bytes.

@@ -1,6 +1,6 @@
 """Images as sequences of codes: the protocol, and the small codebook of the embedded data set.
 
-Stands between a task's preparation, which turns the middle of a picture into target codes, and
+Stands between a task's preparation, which turns the middle of an image into target codes, and
 evaluation, which turns predicted codes back into pixels. The VQGAN of the official model has the
 same protocol (`ofa_jax.image_codes`; it needs JAX, so it is imported when its file is named);
 `PatchCodebook` needs no training of a network: k-means over raw patches, fitted in seconds.
@@ -24,7 +24,7 @@ VQGAN_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 @runtime_checkable
 class ImageTokenizer(Protocol):
-    """Turns pictures into grids of codes and back.
+    """Turns images into grids of codes and back.
 
     Attributes:
       num_codes: codes lie in [0, num_codes).
@@ -45,7 +45,7 @@ class ImageTokenizer(Protocol):
 
 @runtime_checkable
 class BatchImageTokenizer(ImageTokenizer, Protocol):
-    """An image tokenizer that is faster with several pictures of one size at a time."""
+    """An image tokenizer that is faster with several images of one size at a time."""
 
     def encode_batch(self, images: np.ndarray) -> np.ndarray:
         """uint8[b, y, x, 3] -> int32[b, y / patch, x / patch]."""
@@ -57,7 +57,7 @@ class BatchImageTokenizer(ImageTokenizer, Protocol):
 
 
 def encode_all(tokenizer: ImageTokenizer, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Codes of pictures of one size, in batches where the tokenizer has them.
+    """Codes of images of one size, in batches where the tokenizer has them.
 
     Args:
       tokenizer: any image tokenizer.
@@ -72,7 +72,7 @@ def encode_all(tokenizer: ImageTokenizer, images: Sequence[np.ndarray]) -> np.nd
 
 
 def decode_all(tokenizer: ImageTokenizer, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures of grids of codes of one size, in batches where the tokenizer has them.
+    """Images of grids of codes of one size, in batches where the tokenizer has them.
 
     Args:
       tokenizer: any image tokenizer.
@@ -135,7 +135,7 @@ def middle_part(image: np.ndarray) -> np.ndarray:
       image: uint8[y, x, 3] with sides that are multiples of 4.
 
     Returns:
-      uint8[y / 2, x / 2, 3], a view: a quarter of the picture is left out on each side, as the
+      uint8[y / 2, x / 2, 3], a view: a quarter of the image is left out on each side, as the
       official 64 of 256 pixels.
 
     Raises:
@@ -160,37 +160,37 @@ def _patches(images: np.ndarray, patch: int) -> np.ndarray:
     return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(-1, patch * patch * 3)
 
 
-def _nearest(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(index int64[n], squared distance float32[n]) of the centre nearest to each point.
+def _nearest(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(index int64[n], squared distance float32[n]) of the center nearest to each point.
 
-    Ties go to the centre with the lowest index.
+    Ties go to the center with the lowest index.
     """
-    norms = (centres * centres).sum(1)
+    norms = (centers * centers).sum(1)
     indices = np.empty(len(points), np.int64)
     distances = np.empty(len(points), np.float32)
-    step = max(_ASSIGNED_AT_ONCE // max(len(centres), 1), 1)
+    step = max(_ASSIGNED_AT_ONCE // max(len(centers), 1), 1)
     for start in range(0, len(points), step):
         part = points[start : start + step]
-        scores = norms - 2 * (part @ centres.T)
+        scores = norms - 2 * (part @ centers.T)
         best = scores.argmin(1)
         indices[start : start + step] = best
         distances[start : start + step] = scores[np.arange(len(part)), best] + (part**2).sum(1)
     return indices, np.maximum(distances, 0)
 
 
-def _spread_centres(
+def _spread_centers(
     points: np.ndarray, weights: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
     """k-means++ seeding (Arthur and Vassilvitskii 2007) with weighted points."""
-    centres = points[[int(weights.argmax())]]
-    distances = _nearest(points, centres)[1]
-    while len(centres) < count:
+    centers = points[[int(weights.argmax())]]
+    distances = _nearest(points, centers)[1]
+    while len(centers) < count:
         mass = np.cumsum((weights * distances).astype(np.float64))
         chosen = int(np.searchsorted(mass, rng.random() * mass[-1], side="right"))
-        centre = points[[min(chosen, len(points) - 1)]]
-        centres = np.concatenate([centres, centre])
-        distances = np.minimum(distances, _nearest(points, centre)[1])
-    return centres
+        center = points[[min(chosen, len(points) - 1)]]
+        centers = np.concatenate([centers, center])
+        distances = np.minimum(distances, _nearest(points, center)[1])
+    return centers
 
 
 class PatchCodebook:
@@ -234,7 +234,7 @@ class PatchCodebook:
     ) -> PatchCodebook:
         """Fits the codebook by k-means (Lloyd) over the patches of images.
 
-        Equal patches, nearly all of a drawn picture, are clustered once with their count.
+        Equal patches, nearly all of a drawn image, are clustered once with their count.
 
         Args:
           images: uint8[examples, y, x, 3].
@@ -272,10 +272,10 @@ class PatchCodebook:
         else:
             weights = counts.astype(np.float32)
         points = points.astype(np.float32)
-        centres = _spread_centres(points, weights, num_codes, rng)
+        centers = _spread_centers(points, weights, num_codes, rng)
         previous = None
         for _ in range(iterations):
-            nearest, distances = _nearest(points, centres)
+            nearest, distances = _nearest(points, centers)
             if previous is not None and np.array_equal(nearest, previous):
                 break
             previous = nearest
@@ -284,19 +284,19 @@ class PatchCodebook:
             used = np.flatnonzero(mass)
             starts = np.searchsorted(nearest[order], used)
             sums = np.add.reduceat((points * weights[:, None])[order], starts, axis=0)
-            centres[used] = sums / mass[used, None].astype(np.float32)
+            centers[used] = sums / mass[used, None].astype(np.float32)
             # An entry that lost all its patches moves to the patch that is served worst.
             for code in np.flatnonzero(mass == 0):
                 worst = int((weights * distances).argmax())
-                centres[code] = points[worst]
+                centers[code] = points[worst]
                 distances[worst] = 0
-        nearest, _ = _nearest(points, centres)
+        nearest, _ = _nearest(points, centers)
         frequencies = np.bincount(nearest, weights, num_codes)
-        centres = centres[np.argsort(-frequencies, kind="stable")]
-        return cls(centres.reshape(num_codes, patch, patch, 3))
+        centers = centers[np.argsort(-frequencies, kind="stable")]
+        return cls(centers.reshape(num_codes, patch, patch, 3))
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        """Codes of a picture.
+        """Codes of an image.
 
         Args:
           image: uint8[y, x, 3]; the sides are multiples of `patch` pixels.
@@ -313,7 +313,7 @@ class PatchCodebook:
         return indices.astype(np.int32).reshape(image.shape[0] // self.patch, -1)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """The picture that codes stand for.
+        """The image that codes stand for.
 
         Args:
           codes: int[grid_y, grid_x] in [0, num_codes).

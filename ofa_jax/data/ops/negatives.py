@@ -53,18 +53,18 @@ def negative_caption(
     *,
     swap_probability: float = 0.4,
 ) -> str:
-    """A caption that does not describe the picture.
+    """A caption that does not describe the image.
 
-    With `swap_probability`, if the objects of the picture are known, one of them is replaced by
-    another name wherever it occurs; otherwise the caption of another picture is taken.
+    With `swap_probability`, if the objects of the image are known, one of them is replaced by
+    another name wherever it occurs; otherwise the caption of another image is taken.
 
     OFA-NOTE: SPEC 4.3.2. Where the object does not occur in the caption the official negative
     equals the positive. Here another caption is taken instead.
 
     Args:
       caption: the right caption.
-      objects: names of objects in the picture, may be empty.
-      all_captions: captions of other pictures.
+      objects: names of objects in the image, may be empty.
+      all_captions: captions of other images.
       all_objects: object names of the whole data set.
       rng: source of randomness.
       swap_probability: of replacing an object.
@@ -109,7 +109,7 @@ def negative_answer(
 ) -> str:
     """A wrong answer, of the same type as the right one if that is certain enough.
 
-    A number becomes one of its neighbours half of the time. OFA-NOTE: SPEC 4.3.2. The neighbour of
+    A number becomes one of its neighbors half of the time. OFA-NOTE: SPEC 4.3.2. The neighbor of
     zero is always one; the official guard fails and lets "-1" through.
 
     Args:

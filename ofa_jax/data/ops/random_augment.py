@@ -110,20 +110,20 @@ def sharpen(image: np.ndarray, factor: float) -> np.ndarray:
     height, width = image.shape[:2]
     if min(height, width) < 3:
         return image
-    # Rows of plain numbers, neighbours three apart. A sum is at most 13 * 255: 16 bits hold twice
+    # Rows of plain numbers, neighbors three apart. A sum is at most 13 * 255: 16 bits hold twice
     # of it, which is divided by 26 for a mean that is rounded to the nearest.
     wide = image.reshape(height, -1).astype(np.uint16)
     columns = wide[:-2] + wide[1:-1]
     columns += wide[2:]
     total = columns[:, :-6] + columns[:, 3:-3]
     total += columns[:, 6:]
-    centre = wide[1:-1, 3:-3]
-    total += 4 * centre
+    center = wide[1:-1, 3:-3]
+    total += 4 * center
     total *= 2
     total += 13
     total //= 26
     smooth = total.astype(np.float32)
-    sharp = centre.astype(np.float32)
+    sharp = center.astype(np.float32)
     sharp -= smooth
     sharp *= np.float32(factor)
     sharp += smooth
@@ -140,7 +140,7 @@ def warp(image: np.ndarray, forward: np.ndarray) -> np.ndarray:
 
     Args:
       image: uint8[y, x, 3].
-      forward: float[2, 3] map of (x, y, 1) of old to new pixel positions, pixel centres at whole
+      forward: float[2, 3] map of (x, y, 1) of old to new pixel positions, pixel centers at whole
         numbers.
 
     Returns:
@@ -148,7 +148,7 @@ def warp(image: np.ndarray, forward: np.ndarray) -> np.ndarray:
     """
     height, width = image.shape[:2]
     inverse = np.linalg.inv(np.vstack([forward, [0.0, 0.0, 1.0]]))[:2]
-    # Pillow puts pixel centres at halves. Rounded below, so that whole positions stay whole.
+    # Pillow puts pixel centers at halves. Rounded below, so that whole positions stay whole.
     inverse[:, 2] += 0.5 - 0.5 * inverse[:, 0] - 0.5 * inverse[:, 1]
     return np.asarray(
         _picture(image).transform(
@@ -162,7 +162,7 @@ def warp(image: np.ndarray, forward: np.ndarray) -> np.ndarray:
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Turns the picture around (width / 2, height / 2).
+    """Turns the image around (width / 2, height / 2).
 
     Args:
       image: uint8[y, x, 3].
@@ -186,7 +186,7 @@ def shear(image: np.ndarray, x: float = 0.0, y: float = 0.0) -> np.ndarray:
 
 
 def translate(image: np.ndarray, x: float = 0.0, y: float = 0.0) -> np.ndarray:
-    """Moves the picture by x pixels to the right and y pixels down: uint8[y, x, 3]."""
+    """Moves the image by x pixels to the right and y pixels down: uint8[y, x, 3]."""
     # Level times ten is a little off a whole number.
     columns, rows = round(x), round(y)
     if abs(x - columns) > 1e-9 or abs(y - rows) > 1e-9:

@@ -36,7 +36,7 @@ class InfillingNoise:
 
 @functools.lru_cache(maxsize=16)
 def span_length_probabilities(mean: float) -> np.ndarray:
-    """Poisson distribution, cut where it becomes negligible and normalised (SPEC 4.3.8).
+    """Poisson distribution, cut where it becomes negligible and normalized (SPEC 4.3.8).
 
     Args:
       mean: mean of the Poisson distribution.

@@ -1,6 +1,6 @@
 """Checks of one example's texts, numbers and boxes against the fixed list of reasons.
 
-Pictures are checked in `pictures`, which has to decode them anyway.
+Images are checked in `pictures`, which has to decode them anyway.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _MISSING = {"boxes": Reason.NO_BOX, "answers": Reason.NO_ANSWER}
 def check_fields(
     example: Example, settings: ConversionSettings, *, with_truth: bool = True
 ) -> Example:
-    """Checks everything of an example but its picture and where its boxes lie.
+    """Checks everything of an example but its image and where its boxes lie.
 
     Args:
       example: what a source yields.
@@ -101,7 +101,7 @@ def lacks_truth(example: Example) -> bool:
 
 
 def needs_image(example: Example) -> bool:
-    """Whether an example of this kind is nothing without a picture."""
+    """Whether an example of this kind is nothing without an image."""
     return "image" in schema.TYPES[example["type"]]
 
 
@@ -111,8 +111,8 @@ def box_fault(
     """What is wrong with one box.
 
     Args:
-      box: float[4], x0, y0, x1, y1 in pixels of the original picture.
-      size: width and height of the picture in pixels; None where there is none.
+      box: float[4], x0, y0, x1, y1 in pixels of the original image.
+      size: width and height of the image in pixels; None where there is none.
       settings: tolerance, least side, whether boxes are clipped.
 
     Returns:
@@ -155,7 +155,7 @@ def check_boxes(
 
     Args:
       example: of the flat schema.
-      size: width and height of its original picture in pixels; None where there is none.
+      size: width and height of its original image in pixels; None where there is none.
       settings: tolerance, least side, treatment of bad boxes.
 
     Returns:

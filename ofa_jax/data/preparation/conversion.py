@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ofa_jax.data.ops import boxes as box_ops
-from ofa_jax.data.preparation import checks, pictures
+from ofa_jax.data.preparation import checks
+from ofa_jax.data.preparation import images as prepared_images
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample, reading_rejection
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.preparation.tally import NO_TRUTH, NOTES
@@ -62,7 +63,7 @@ def convert(
 ) -> Converted:
     """Checks an example and makes what is stored of it, image codes included. A pure function.
 
-    The two halves are `convert_without_codes` and `with_codes`, for several pictures at a time.
+    The two halves are `convert_without_codes` and `with_codes`, for several images at a time.
 
     Raises:
       RejectedExample: with the reason.
@@ -72,7 +73,7 @@ def convert(
 
 
 def with_codes(converted: Sequence[Converted], settings: ConversionSettings) -> list[Converted]:
-    """Adds `image_codes` to the examples that have pictures to make them of.
+    """Adds `image_codes` to the examples that have images to make them of.
 
     Args:
       converted: examples of one preparation.
@@ -84,7 +85,7 @@ def with_codes(converted: Sequence[Converted], settings: ConversionSettings) -> 
     squares = [one.square for one in converted if one.square is not None]
     if not squares:
         return list(converted)
-    codes = iter(pictures.image_codes(squares, settings))
+    codes = iter(prepared_images.image_codes(squares, settings))
     return [
         one
         if one.square is None
@@ -100,7 +101,7 @@ def convert_without_codes(
 ) -> Converted:
     """Checks an example and makes what is stored of it, but for its image codes. A pure function.
 
-    Texts and numbers are checked before the picture, and the picture before the boxes, so an
+    Texts and numbers are checked before the image, and the image before the boxes, so an
     example with several faults counts under the first of them.
 
     Args:
@@ -121,20 +122,20 @@ def convert_without_codes(
     found = (NO_TRUTH,) if checks.lacks_truth(example) else ()
     data = example.get("image", b"")
     if isinstance(data, np.ndarray):
-        data = pictures.lossless(data)
+        data = prepared_images.lossless(data)
     if not data:
         if checks.needs_image(example):
-            raise RejectedExample(Reason.EMPTY_IMAGE, "the picture has no bytes")
+            raise RejectedExample(Reason.EMPTY_IMAGE, "the image has no bytes")
         example, removed = checks.check_boxes(example, None, settings)
         return Converted(example, tuple(fault.reason for fault in removed), notes=found)
-    picture = pictures.check_picture(data, settings)
+    picture = prepared_images.check_image(data, settings)
     notes = (*picture.notes, *(note for note in told if note in NOTES))
     try:
         if (UPRIGHT_BOXES if not settings.upright else STORED_BOXES) in told:
             kind, remedy = ("stored", "do not") if settings.upright else ("upright", "do")
             raise RejectedExample(
                 Reason.OTHER_SIZE,
-                f"its annotations are of the {kind} picture, and it has a rotation tag: {remedy} "
+                f"its annotations are of the {kind} image, and it has a rotation tag: {remedy} "
                 "give --upright",
             )
         if TURNED_FRACTIONS in told and settings.upright:
@@ -148,13 +149,13 @@ def convert_without_codes(
     except RejectedExample as rejection:
         detail = rejection.detail
         if "rotation_tag" in picture.notes and rejection.reason is Reason.BOX_OUTSIDE:
-            detail += "; the picture has a rotation tag, see --upright"
+            detail += "; the image has a rotation tag, see --upright"
         raise RejectedExample(rejection.reason, detail, notes) from rejection
     reasons = tuple(fault.reason for fault in removed)
     return Converted(example, reasons, picture.pixels, (*notes, *found))
 
 
-def _with_moved_boxes(example: Example, picture: pictures.CheckedPicture) -> Example:
+def _with_moved_boxes(example: Example, picture: prepared_images.CheckedImage) -> Example:
     if picture.stored == picture.original and picture.corner == (0, 0):
         return example
     moved = picture.moved_boxes(example["boxes"])
@@ -163,5 +164,5 @@ def _with_moved_boxes(example: Example, picture: pictures.CheckedPicture) -> Exa
         inside = box_ops.has_area(moved)
         if not inside.all():
             lost = box_ops.as_boxes(example["boxes"])[~inside][0].tolist()
-            raise RejectedExample(Reason.BOX_CROPPED_AWAY, f"box {lost} of the original picture")
+            raise RejectedExample(Reason.BOX_CROPPED_AWAY, f"box {lost} of the original image")
     return {**example, "boxes": moved}

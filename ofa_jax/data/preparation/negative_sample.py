@@ -42,7 +42,7 @@ def question_type(question: str) -> str:
 
 @dataclasses.dataclass
 class NegativeSample:
-    """Texts that are right for other pictures.
+    """Texts that are right for other images.
 
     Attributes:
       captions: each once, in order of appearance.

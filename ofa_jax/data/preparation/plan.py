@@ -16,7 +16,7 @@ import numpy as np
 
 from ofa_jax import digest
 from ofa_jax.data.preparation.conversion import convert_without_codes, read_record
-from ofa_jax.data.preparation.pictures import codes_per_picture
+from ofa_jax.data.preparation.images import codes_per_image
 from ofa_jax.data.preparation.reasons import RejectedExample
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.preparation.tally import Tally
@@ -120,7 +120,7 @@ def estimate(plan: ConversionPlan, records: Records) -> Estimate:
     Returns:
       The estimate; of equal plans always the same.
     """
-    codes = np.zeros(codes_per_picture(plan.settings), np.int32)
+    codes = np.zeros(codes_per_image(plan.settings), np.int32)
     count = min(_SAMPLED_RECORDS, plan.num_records)
     total, tally = 0, Tally()
     for index in np.linspace(0, plan.num_records - 1, count).astype(int).tolist():

@@ -20,30 +20,30 @@ class ConversionSettings:
     """Settings that change what is stored; two folders with equal settings hold equal bytes.
 
     Attributes:
-      resize_short_side: pixels of the short side of stored pictures; a smaller picture keeps its
-        bytes, it is never enlarged. None stores every picture as it is.
-      jpeg_quality: quality of pictures that are written anew, 1 to 95.
-      upright: turn pictures as their EXIF orientation says, since their boxes are pixels of the
-        upright picture; otherwise the stored pixels stay, and boxes are taken for theirs.
-      truncated_images: `drop` pictures whose file is cut off, or `decode` what there is of them, as
+      resize_short_side: pixels of the short side of stored images; a smaller image keeps its
+        bytes, it is never enlarged. None stores every image as it is.
+      jpeg_quality: quality of images that are written anew, 1 to 95.
+      upright: turn images as their EXIF orientation says, since their boxes are pixels of the
+        upright image; otherwise the stored pixels stay, and boxes are taken for theirs.
+      truncated_images: `drop` images whose file is cut off, or `decode` what there is of them, as
         the official code does; the rest is grey or black.
-      cmyk: `drop` pictures in printing colours, or `convert` them to RGB without a colour profile.
-      min_side: least pixels of a picture's short side.
-      max_side: most pixels of a picture's long side.
-      max_pixels: most pixels of a picture in all; refused from the header.
+      cmyk: `drop` images in printing colours, or `convert` them to RGB without a colour profile.
+      min_side: least pixels of an image's short side.
+      max_side: most pixels of an image's long side.
+      max_pixels: most pixels of an image in all; refused from the header.
       max_aspect: most that the long side may be of the short side; None: any.
       bad_boxes: where a box is bad, drop the box with its label and expressions (`drop_box`), and
         the example only where none is left; or drop the example (`drop_example`).
-      min_box_side: least pixels of a box's shorter side, in the original picture.
-      box_tolerance: pixels by which a box may stick out of its picture; what sticks out by more
+      min_box_side: least pixels of a box's shorter side, in the original image.
+      box_tolerance: pixels by which a box may stick out of its image; what sticks out by more
         than training takes is cut.
-      clip_boxes: cut boxes that stick out further to the picture, instead of calling them bad.
+      clip_boxes: cut boxes that stick out further to the image, instead of calling them bad.
       min_words: least words of a caption or text.
       max_words: most words of a caption, question, answer, label or expression.
       max_text_words: most words of a plain text (the field `text`); None: any.
       image_tokenizer: makes image codes: a codebook file (`.npz`), weights of a VQGAN
         (`last.ckpt`) or `module:function` that returns an `ImageTokenizer`. None makes none.
-      code_size: pixels of the square that codes are made of; the stored picture becomes it.
+      code_size: pixels of the square that codes are made of; the stored image becomes it.
       code_part: codes of the `middle` half of each side (image infilling, SPEC 4.3.7) or of the
         `whole` square (image generation, SPEC 8.5).
     """
@@ -86,7 +86,7 @@ class ConversionSettings:
         if self.image_tokenizer and self.resize_short_side:
             raise ValueError(
                 "resize_short_side and image_tokenizer do not go together: with image codes the "
-                "stored picture is the square of code_size pixels that they are made of"
+                "stored image is the square of code_size pixels that they are made of"
             )
 
     def as_dict(self) -> dict[str, Any]:

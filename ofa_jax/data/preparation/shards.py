@@ -21,7 +21,7 @@ from ofa_jax.data.sources import array_record
 from ofa_jax.data.sources.example import Example, Records
 from ofa_jax.digest import file_sha256
 
-# Pictures whose codes are made together. A network on an accelerator wants batches; other
+# Images whose codes are made together. A network on an accelerator wants batches; other
 # examples are written one by one.
 _ENCODED_AT_ONCE = 64
 

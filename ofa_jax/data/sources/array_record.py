@@ -45,10 +45,10 @@ _ORDER = {name: number for number, name in enumerate(schema.FIELDS)}
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})\.array_record")
 _PARTIAL = ".partial"
 
-# One example a group, so that reading one decodes one. Pictures are compressed already.
+# One example a group, so that reading one decodes one. Images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 # No reading ahead and no threads: examples are read in random order, by several processes.
-_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelizm:1"
 # Shards of a bucket whose indexes are read together, and records that are read one after the other.
 _OPENED_AT_ONCE = 32
 _AHEAD = 64

@@ -1,7 +1,7 @@
-"""Rows of pictures with boxes, made on demand from arrays.
+"""Rows of images with boxes, made on demand from arrays.
 
 Python objects for tens of millions of boxes would not fit, so annotation files with a line or an
-entry per box are kept as arrays, grouped by picture.
+entry per box are kept as arrays, grouped by image.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ofa_jax.data.sources.annotated_pictures import AnnotatedRow
+from ofa_jax.data.sources.annotated_images import AnnotatedRow
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import LeftOut
 
 
 class Picture(NamedTuple):
-    """What is known of a picture: its file's name, and its size where the annotations say it."""
+    """What is known of an image: its file's name, and its size where the annotations say it."""
 
     name: str
     size: tuple[int, int] | None = None
@@ -34,20 +34,20 @@ class BoxCollector:
 
     def __init__(self, path: str):
         self.path = path
-        self._pictures: dict[Hashable, int] = {}
+        self._images: dict[Hashable, int] = {}
         self._classes: dict[Hashable, int] = {}
-        self._picture_of = array.array("q")
+        self._image_of = array.array("q")
         self._class_of = array.array("q")
         self._boxes = array.array("f")
 
     def add(self, picture: Hashable, category: Hashable, box: Sequence[float]) -> None:
-        """Takes a box: identifiers of its picture and class, x0, y0, x1, y1."""
-        self._picture_of.append(self._pictures.setdefault(picture, len(self._pictures)))
+        """Takes a box: identifiers of its image and class, x0, y0, x1, y1."""
+        self._image_of.append(self._images.setdefault(picture, len(self._images)))
         self._class_of.append(self._classes.setdefault(category, len(self._classes)))
         self._boxes.extend(box)
 
     def __len__(self) -> int:
-        return len(self._picture_of)
+        return len(self._image_of)
 
     def table(
         self,
@@ -58,32 +58,30 @@ class BoxCollector:
         ordered: bool = False,
         relative: bool = False,
     ) -> BoxTable:
-        """Rows of the pictures that have boxes.
+        """Rows of the images that have boxes.
 
         Args:
           picture: identifier to what is known of it; raises SourceError where that is nothing.
           class_name: identifier to the name of the class; likewise.
-          left_out: counts the boxes of pictures and classes that are not known.
+          left_out: counts the boxes of images and classes that are not known.
           ordered: whether rows stand by identifier, not as the file names them first.
-          relative: whether boxes are fractions of the picture's sides.
+          relative: whether boxes are fractions of the image's sides.
         """
-        picture_of = np.array(self._picture_of, np.int64)
+        image_of = np.array(self._image_of, np.int64)
         class_of = np.array(self._class_of, np.int64)
-        pictures, good_pictures = self._known(
-            self._pictures, picture_of, picture, "image", left_out
-        )
+        pictures, good_images = self._known(self._images, image_of, picture, "image", left_out)
         names, good_classes = self._known(self._classes, class_of, class_name, "class", left_out)
-        kept = good_pictures[picture_of] & good_classes[class_of]
-        keys = list(self._pictures)
+        kept = good_images[image_of] & good_classes[class_of]
+        keys = list(self._images)
         rank = np.arange(len(keys))
         if ordered:
             texts = [(isinstance(key, str), key) for key in keys]
             rank[sorted(range(len(keys)), key=texts.__getitem__)] = np.arange(len(keys))
-        order = np.flatnonzero(kept)[np.argsort(rank[picture_of[kept]], kind="stable")]
-        _, starts = np.unique(rank[picture_of[order]], return_index=True)
+        order = np.flatnonzero(kept)[np.argsort(rank[image_of[kept]], kind="stable")]
+        _, starts = np.unique(rank[image_of[order]], return_index=True)
         return BoxTable(
             self.path,
-            [(keys[number], pictures[number]) for number in picture_of[order][starts].tolist()],
+            [(keys[number], pictures[number]) for number in image_of[order][starts].tolist()],
             names,
             starts,
             class_of[order],
@@ -115,16 +113,16 @@ class BoxCollector:
 
 @dataclasses.dataclass(frozen=True)
 class BoxTable(Sequence):
-    """One row per picture.
+    """One row per image.
 
     Attributes:
       path: the annotation file.
-      pictures: identifier and what is known of the picture, for each row.
+      pictures: identifier and what is known of the image, for each row.
       names: names of the classes.
       starts: int64[rows], the first box of each.
       classes: int64[boxes], an index of `names`.
-      boxes: float32[boxes, 4], grouped by picture.
-      relative: whether they are fractions of the picture's sides.
+      boxes: float32[boxes, 4], grouped by image.
+      relative: whether they are fractions of the image's sides.
     """
 
     path: str

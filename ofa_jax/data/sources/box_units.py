@@ -1,7 +1,7 @@
-"""Boxes as annotation files write them, in pixels of the picture that is there.
+"""Boxes as annotation files write them, in pixels of the image that is there.
 
 Files give left, top, width and height or two corners, in pixels or in fractions of the sides, of
-the picture itself or of a larger one that it was made from.
+the image itself or of a larger one that it was made from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ofa_jax.schema import shown
 
 BOX_UNITS = ("pixels", "fractions")
 
-# What is said about a picture by the size that its annotations give it.
+# What is said about an image by the size that its annotations give it.
 UPRIGHT_BOXES, STORED_BOXES, OTHER_SHAPE = "upright_boxes", "stored_boxes", "other_shape"
 TURNED_FRACTIONS = "turned_fractions"
 
@@ -43,17 +43,17 @@ def corners(box: Sequence[Any] | None) -> list[float]:
 
 
 def with_pixel_boxes(example: Example) -> Example:
-    """An example whose boxes are fractions of its picture's sides, with boxes in pixels.
+    """An example whose boxes are fractions of its image's sides, with boxes in pixels.
 
     Args:
       example: with `image` and float[n, 4] `boxes`.
 
     Returns:
-      The example; boxes are float32[n, 4] in pixels of the stored picture, and where a rotation tag
+      The example; boxes are float32[n, 4] in pixels of the stored image, and where a rotation tag
       exchanges its sides the notes say that they were fractions.
 
     Raises:
-      BadImageError: not a picture.
+      BadImageError: not an image.
     """
     header = read_header(example["image"])
     boxes = box_ops.scale_boxes(box_ops.as_boxes(example["boxes"]), (1, 1), header.size)
@@ -64,21 +64,21 @@ def with_pixel_boxes(example: Example) -> Example:
 def placed_boxes(
     boxes: np.ndarray, image: bytes, declared: tuple[int, int], *, follow: bool
 ) -> tuple[np.ndarray, str]:
-    """Boxes in pixels of a picture whose annotations may be of another size of it.
+    """Boxes in pixels of an image whose annotations may be of another size of it.
 
     Args:
-      boxes: float[n, 4] in pixels of a picture of the declared size.
-      image: the picture's file.
+      boxes: float[n, 4] in pixels of an image of the declared size.
+      image: the image's file.
       declared: width and height that the annotations give, in pixels.
-      follow: whether boxes follow where the picture was resized.
+      follow: whether boxes follow where the image was resized.
 
     Returns:
       float32[n, 4]; and what is to be said: `UPRIGHT_BOXES` or `STORED_BOXES`, where a rotation tag
       makes these two, `OTHER_SHAPE`, or "".
 
     Raises:
-      SourceError: the picture was resized, and boxes do not follow; or it was turned.
-      BadImageError: not a picture.
+      SourceError: the image was resized, and boxes do not follow; or it was turned.
+      BadImageError: not an image.
     """
     header = read_header(image)
     turned = header.swaps_sides
@@ -86,7 +86,7 @@ def placed_boxes(
         return boxes, STORED_BOXES if turned else ""
     if turned and _same_size(declared, header.upright_size):
         return boxes, UPRIGHT_BOXES
-    told = f"the annotations give the picture {declared[0]} x {declared[1]} pixels, it has "
+    told = f"the annotations give the image {declared[0]} x {declared[1]} pixels, it has "
     told += f"{header.width} x {header.height}"
     if _same_size(declared, header.size[::-1]):
         raise SourceError(f"{told}: it was turned", Reason.OTHER_SIZE)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import (
-    AnnotatedPictures,
+from ofa_jax.data.sources.annotated_images import (
+    AnnotatedImages,
     AnnotatedRow,
-    BoxedPictures,
+    BoxedImages,
     Unique,
     read_items,
 )
@@ -25,8 +25,8 @@ from ofa_jax.data.sources.values import flag, identifier, text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CocoCaptions(AnnotatedPictures):
-    """`captions_train2014.json`: one example per picture, with all its captions.
+class CocoCaptions(AnnotatedImages):
+    """`captions_train2014.json`: one example per image, with all its captions.
 
     Attributes:
       annotations: the JSON files.
@@ -35,7 +35,7 @@ class CocoCaptions(AnnotatedPictures):
     annotations: split_paths.Paths
 
     def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
-        """Joins pictures and captions; pictures without caption stand in test splits only."""
+        """Joins images and captions; images without caption stand in test splits only."""
         rows, optional = [], _test_sections(split)
         for path in split_paths.files(self.annotations, split, "COCO captions"):
             pictures = Unique("image")
@@ -45,7 +45,7 @@ class CocoCaptions(AnnotatedPictures):
                 caption = text(entry["caption"], "the caption")
                 captions[identifier(entry["image_id"], "image_id")].append(caption)
 
-            readers = {"images": picture_reader(pictures), "annotations": read_caption}
+            readers = {"images": image_reader(pictures), "annotations": read_caption}
             read_items(path, readers, left_out, optional)
             # In the order of 'images'; what is not listed there follows, and is left out.
             for key in dict.fromkeys((*pictures, *captions)):
@@ -62,19 +62,19 @@ class CocoCaptions(AnnotatedPictures):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KarpathyCaptions(AnnotatedPictures):
+class KarpathyCaptions(AnnotatedImages):
     """`dataset_coco.json` and `dataset_flickr30k.json`: all splits in one file.
 
     Attributes:
       annotations: the JSON file.
-      with_restval: whether `train` includes the pictures marked `restval`, as is usual for COCO.
+      with_restval: whether `train` includes the images marked `restval`, as is usual for COCO.
     """
 
     annotations: split_paths.Paths
     with_restval: bool = True
 
     def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
-        """The pictures of a split and their captions."""
+        """The images of a split and their captions."""
         wanted = {split_paths.usual_split(split)}
         wanted |= {"restval"} if split == "train" and self.with_restval else set()
         rows: list[AnnotatedRow] = []
@@ -109,22 +109,22 @@ class KarpathyCaptions(AnnotatedPictures):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CocoInstances(BoxedPictures):
+class CocoInstances(BoxedImages):
     """`instances_train2014.json`, Objects365's `zhiyuan_objv2_train.json`, and the like.
 
-    One example per picture that has boxes, these in the order of the file; of a test split
-    without any box, one per picture. Crowds, whose box stands for many things, are left out.
+    One example per image that has boxes, these in the order of the file; of a test split
+    without any box, one per image. Crowds, whose box stands for many things, are left out.
 
     Attributes:
       annotations: the JSON file.
-      scale_boxes: whether boxes follow pictures that have another size than the file says.
+      scale_boxes: whether boxes follow images that have another size than the file says.
     """
 
     annotations: split_paths.Paths
     scale_boxes: bool = False
 
     def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
-        """Joins pictures, boxes and class names; boxes stay in arrays."""
+        """Joins images, boxes and class names; boxes stay in arrays."""
         path = split_paths.file(self.annotations, split, "COCO instances")
         pictures, classes = Unique("image"), Unique("category")
         boxes = BoxCollector(path)
@@ -141,7 +141,7 @@ class CocoInstances(BoxedPictures):
                 )
 
         readers = {
-            "images": picture_reader(pictures),
+            "images": image_reader(pictures),
             "annotations": read_box,
             "categories": read_category,
         }
@@ -169,7 +169,7 @@ def _without_boxes(key: int | str) -> Example:
     return {"image_id": str(key), "type": "detection"}
 
 
-def picture_reader(pictures: Unique) -> Callable[[Any], None]:
+def image_reader(pictures: Unique) -> Callable[[Any], None]:
     """What reads an entry of the section 'images'."""
 
     def read(entry: Any) -> None:
@@ -188,10 +188,10 @@ def declared_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def caption_fields(identifier: str, captions: list[str]) -> dict[str, Any]:
-    """Fields of an example of type `caption`, without the picture.
+    """Fields of an example of type `caption`, without the image.
 
     Args:
-      identifier: of the picture.
+      identifier: of the image.
       captions: none in test splits.
     """
     truth = {"captions": captions, "caption": captions[0]} if captions else {}

@@ -125,7 +125,7 @@ def _named(value: Any, names: Sequence[str]) -> Any:
 
 
 def _picture(value: Any, what: str) -> bytes:
-    """The file of a picture from the forms in which people store it."""
+    """The file of an image from the forms in which people store it."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, dict) and "bytes" in value:
@@ -136,6 +136,6 @@ def _picture(value: Any, what: str) -> bytes:
     if isinstance(value, str):
         return image_ops.decode_base64(value)
     if not isinstance(value, bytes):
-        kind = f"{len(value)} pictures" if isinstance(value, list) else type(value).__name__
-        raise SourceError(f"{what} holds {kind}, not the bytes of a picture", Reason.BAD_FIELDS)
+        kind = f"{len(value)} images" if isinstance(value, list) else type(value).__name__
+        raise SourceError(f"{what} holds {kind}, not the bytes of an image", Reason.BAD_FIELDS)
     return value

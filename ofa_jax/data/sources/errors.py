@@ -37,7 +37,7 @@ class Reason(enum.StrEnum):
     DUPLICATED_ID = "duplicated_id", "another item has the same id and says something else"
     UNLISTED_IMAGE = (
         "unlisted_image",
-        "the item names a picture that the annotation file does not list",
+        "the item names an image that the annotation file does not list",
     )
     UNDECLARED_CLASS = (
         "undeclared_class",
@@ -45,41 +45,41 @@ class Reason(enum.StrEnum):
     )
     MISSING_ANNOTATION = (
         "missing_annotation",
-        "an expression names a box that is not there, or of another picture",
+        "an expression names a box that is not there, or of another image",
     )
     NOT_ONE_TARGET = "not_one_target", "an expression means no box, or several"
     NO_ANSWER = "no_answer", "a question has no answer"
-    NO_IMAGE = "no_image", "files of a sample without a picture"
+    NO_IMAGE = "no_image", "files of a sample without an image"
     UNREAD_FILE = "unread_file", "a file that nothing reads"
-    # Its picture.
-    EMPTY_IMAGE = "empty_image", "the example needs a picture and has none, or one of no bytes"
-    UNDECODABLE_IMAGE = "undecodable_image", "the picture is damaged or of an unknown format"
-    TRUNCATED_IMAGE = "truncated_image", "the picture's file is cut off"
+    # Its image.
+    EMPTY_IMAGE = "empty_image", "the example needs an image and has none, or one of no bytes"
+    UNDECODABLE_IMAGE = "undecodable_image", "the image is damaged or of an unknown format"
+    TRUNCATED_IMAGE = "truncated_image", "the image's file is cut off"
     MISSING_DECODER = (
         "missing_decoder",
-        "the picture has a format that needs a decoder, such as HEIC",
+        "the image has a format that needs a decoder, such as HEIC",
     )
     TOO_MANY_PIXELS = (
         "too_many_pixels",
-        "the picture has more pixels than max_pixels (a decompression bomb)",
+        "the image has more pixels than max_pixels (a decompression bomb)",
     )
-    SIDE_TOO_SHORT = "side_too_short", "the picture's short side is below min_side"
-    SIDE_TOO_LONG = "side_too_long", "the picture's long side is above max_side"
+    SIDE_TOO_SHORT = "side_too_short", "the image's short side is below min_side"
+    SIDE_TOO_LONG = "side_too_long", "the image's long side is above max_side"
     ASPECT_TOO_HIGH = (
         "aspect_too_high",
-        "the picture's long side is more than max_aspect times its short side",
+        "the image's long side is more than max_aspect times its short side",
     )
-    CMYK_IMAGE = "cmyk_image", "the picture has printing colours (CMYK), whose profile is unknown"
+    CMYK_IMAGE = "cmyk_image", "the image has printing colours (CMYK), whose profile is unknown"
     OTHER_SIZE = (
         "other_size",
-        "the annotation file gives the picture another width and height than it has",
+        "the annotation file gives the image another width and height than it has",
     )
     # Its boxes.
     NO_BOX = "no_box", "the example needs boxes and has none"
     BOX_NOT_FINITE = "box_not_finite", "a coordinate of a box is NaN or infinite"
     BOX_INVERTED = "box_inverted", "a box has x1 < x0 or y1 < y0"
     BOX_DEGENERATE = "box_degenerate", "a box has no area, or a side below min_box_side"
-    BOX_OUTSIDE = "box_outside", "a box sticks out of the picture by more than box_tolerance"
+    BOX_OUTSIDE = "box_outside", "a box sticks out of the image by more than box_tolerance"
     BOX_IN_FIRST_PIXEL = (
         "box_in_first_pixel",
         "a box lies within one pixel at the corner: fractions, not pixels",

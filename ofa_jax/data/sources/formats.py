@@ -15,9 +15,9 @@ from ofa_jax.data.sources import schema, split_paths
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.sources.coco import CocoCaptions, CocoInstances, KarpathyCaptions
 from ofa_jax.data.sources.example import Source
+from ofa_jax.data.sources.image_folder import ImageFolder
 from ofa_jax.data.sources.open_images import OpenImagesBoxes
 from ofa_jax.data.sources.parquet import ParquetSource
-from ofa_jax.data.sources.picture_folder import PictureFolder
 from ofa_jax.data.sources.questions import Gqa, VqaV2
 from ofa_jax.data.sources.refcoco import RefCoco
 from ofa_jax.data.sources.snli_ve import SnliVe
@@ -139,10 +139,10 @@ FORMATS: Mapping[str, Format] = {
         "Visual Genome: question_answers.json", VisualGenomeQuestions
     ),
     "visual_genome_objects": Format("Visual Genome: objects.json", VisualGenomeObjects),
-    "snli_ve": Format("SNLI-VE: snli_ve_*.jsonl beside the pictures of Flickr30k", SnliVe),
+    "snli_ve": Format("SNLI-VE: snli_ve_*.jsonl beside the images of Flickr30k", SnliVe),
     "open_images": Format("OpenImages: *-annotations-bbox.csv", OpenImagesBoxes),
-    "picture_folder": Format(
-        "a tree of pictures, with class folders or text files beside them", PictureFolder
+    "image_folder": Format(
+        "a tree of images, with class folders or text files beside them", ImageFolder
     ),
     "webdataset": Format(
         "uncompressed tars of key.jpg, key.txt, key.json, as img2dataset writes them",

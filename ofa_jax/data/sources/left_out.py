@@ -1,6 +1,6 @@
 """Items of a data set that stand in no example, counted by reason.
 
-A box without coordinates, a caption of a picture that is not listed: one such item is left out and
+A box without coordinates, a caption of an image that is not listed: one such item is left out and
 counted here; the rest of its file is read. Records that cannot be made are not among them: those
 are errors of reading, which preparation counts as dropped.
 """

@@ -1,6 +1,6 @@
-"""OpenImages' CSV files of boxes beside a folder of pictures.
+"""OpenImages' CSV files of boxes beside a folder of images.
 
-`*-annotations-bbox.csv` has a line per box, in fractions of the picture's sides; the class file
+`*-annotations-bbox.csv` has a line per box, in fractions of the image's sides; the class file
 (`class-descriptions-boxable.csv`) names the classes.
 """
 
@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, AnnotatedRow, Unique
+from ofa_jax.data.sources.annotated_images import AnnotatedImages, AnnotatedRow, Unique
 from ofa_jax.data.sources.box_table import BoxCollector, Picture
 from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
@@ -22,8 +22,8 @@ _SIDES = ("XMin", "YMin", "XMax", "YMax")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OpenImagesBoxes(AnnotatedPictures):
-    """One example per picture.
+class OpenImagesBoxes(AnnotatedImages):
+    """One example per image.
 
     Attributes:
       boxes: the CSV file of boxes, with its header.
@@ -36,7 +36,7 @@ class OpenImagesBoxes(AnnotatedPictures):
     with_groups: bool = False
 
     def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
-        """Groups the boxes of each picture."""
+        """Groups the boxes of each image."""
         path = split_paths.file(self.boxes, split, "OpenImages boxes")
         names = _class_names(split_paths.file(self.classes, split, "OpenImages class names"))
         boxes = BoxCollector(path)

@@ -33,11 +33,11 @@ class ParquetSource:
       paths: the files; `*` and commas are allowed.
       columns: field of the flat schema to column (`image=image.bytes,captions=text`), or to a part
         of one: `objects.bbox` is the part `bbox` of a structure, or of each structure of a list,
-        which may be written `objects[].bbox`. A single text or number fills a list. A picture may
+        which may be written `objects[].bbox`. A single text or number fills a list. An image may
         be bytes, a structure with the part `bytes` as hubs store it, or base64.
       constants: field to a text that all rows have (`type=caption,dataset=sbu`), at least `type`.
       box_form: what four numbers of a box are: `xyxy`, or `xywh` with width and height.
-      boxes: what coordinates are: `pixels`, or `fractions` of the picture's sides.
+      boxes: what coordinates are: `pixels`, or `fractions` of the image's sides.
     """
 
     paths: split_paths.Paths

@@ -1,4 +1,4 @@
-"""Questions about pictures in JSON files: VQAv2 and GQA; one example per question."""
+"""Questions about images in JSON files: VQAv2 and GQA; one example per question."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import (
-    AnnotatedPictures,
+from ofa_jax.data.sources.annotated_images import (
+    AnnotatedImages,
     AnnotatedRow,
     MadeRows,
     Unique,
@@ -51,13 +51,13 @@ def answer_confidences(given: Sequence[str]) -> tuple[list[str], list[float]]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VqaV2(AnnotatedPictures):
+class VqaV2(AnnotatedImages):
     """`v2_OpenEnded_mscoco_*_questions.json` with `v2_mscoco_*_annotations.json`.
 
     Attributes:
       questions: the files of questions.
       annotations: the files of answers; "" for a test set, whose answers are not published.
-      image_name: file name of a picture; `{subset}` stands for the files' `data_subtype` (or the
+      image_name: file name of an image; `{subset}` stands for the files' `data_subtype` (or the
         split), `{image_id}` for the number.
     """
 
@@ -114,7 +114,7 @@ class VqaV2(AnnotatedPictures):
 
 
 class _Question(NamedTuple):
-    """What is kept of a question: file, picture, identifier, text."""
+    """What is kept of a question: file, image, identifier, text."""
 
     path: str
     image: int | str
@@ -135,7 +135,7 @@ class _Question(NamedTuple):
 
 
 def _subset(path: str, split: str) -> str:
-    """The folder name in pictures' file names, such as train2014; test-dev has test's pictures."""
+    """The folder name in images' file names, such as train2014; test-dev has test's images."""
     found: list[str] = []
     try:
         read_items(path, {"data_subtype": lambda value: found.append(text(value))}, LeftOut())
@@ -145,7 +145,7 @@ def _subset(path: str, split: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gqa(AnnotatedPictures):
+class Gqa(AnnotatedImages):
     """GQA's `*_questions.json`: a mapping of question ids.
 
     Attributes:

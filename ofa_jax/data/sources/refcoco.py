@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import AnnotatedRow, BoxedPictures, Unique, read_items
+from ofa_jax.data.sources.annotated_images import AnnotatedRow, BoxedImages, Unique, read_items
 from ofa_jax.data.sources.box_units import corners
-from ofa_jax.data.sources.coco import picture_reader
+from ofa_jax.data.sources.coco import image_reader
 from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
 from ofa_jax.data.sources.values import identifier, text
@@ -29,7 +29,7 @@ _LARGEST = 1 << 27
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RefCoco(BoxedPictures):
+class RefCoco(BoxedImages):
     """One example per expression, as in the official TSV files; splits stand inside `refs`.
 
     Expressions of gRefCOCO that mean no box or several are left out.
@@ -37,7 +37,7 @@ class RefCoco(BoxedPictures):
     Attributes:
       refs: `refs(unc).p`, `refs(google).p` or `refs(umd).p`; or the same list as JSON.
       instances: `instances.json` of the same folder.
-      scale_boxes: whether boxes follow pictures that have another size than `instances` says.
+      scale_boxes: whether boxes follow images that have another size than `instances` says.
     """
 
     refs: split_paths.Paths
@@ -45,7 +45,7 @@ class RefCoco(BoxedPictures):
     scale_boxes: bool = False
 
     def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
-        """Joins expressions, boxes and pictures."""
+        """Joins expressions, boxes and images."""
         pictures, boxes = Unique("image"), Unique("annotation")
 
         def read_box(entry: Any) -> None:
@@ -53,7 +53,7 @@ class RefCoco(BoxedPictures):
             boxes.add(identifier(entry["id"]), (image, corners(entry.get("bbox"))))
 
         instances = split_paths.file(self.instances, split, "RefCOCO's instances")
-        readers = {"images": picture_reader(pictures), "annotations": read_box}
+        readers = {"images": image_reader(pictures), "annotations": read_box}
         # Its faults count where an expression needs them: most boxes of COCO have none.
         read_items(instances, readers, LeftOut())
         path = split_paths.file(self.refs, split, "RefCOCO's expressions")

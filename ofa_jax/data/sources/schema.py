@@ -2,7 +2,7 @@
 
 An example is a plain dict with some of `FIELDS`. Sources build it, `array_record` stores it,
 `ofa_jax.prepare` and `ofa_jax.inspect` check it here, preparation steps of tasks read it.
-Pictures stay as encoded bytes until a task decodes them.
+Images stay as encoded bytes until a task decodes them.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _is_text(value: Any) -> bool:
 KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "image": (
         lambda v: isinstance(v, bytes) or (_is_array(v, "u", 3) and v.dtype == np.uint8),
-        "bytes of a picture file, or uint8[y, x, 3]",
+        "bytes of an image file, or uint8[y, x, 3]",
     ),
     "text": (_is_text, "a string of valid Unicode"),
     "texts": (lambda v: _is_list(v, _is_text), "a list of strings of valid Unicode"),
@@ -88,26 +88,26 @@ KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 # In this order fields are stored and shown.
 FIELDS: Mapping[str, Field] = {
-    "image": Field("image", "the picture, encoded (JPEG, PNG, ...); b'' where there is none"),
-    "image_id": Field("text", "identifier of the picture, of the row where there is no picture"),
+    "image": Field("image", "the image, encoded (JPEG, PNG, ...); b'' where there is none"),
+    "image_id": Field("text", "identifier of the image, of the row where there is no image"),
     "example_id": Field("text", "identifier of the annotation, where the data set has one"),
-    "captions": Field("texts", "texts that describe the whole picture"),
+    "captions": Field("texts", "texts that describe the whole image"),
     "caption": Field("text", "the first of them"),
-    "question": Field("text", "a question about the picture"),
+    "question": Field("text", "a question about the image"),
     "answers": Field("texts", "its answers, each once"),
     "answer_conf": Field("floats", "confidence of each answer, 0 .. 1", "answers"),
-    "boxes": Field("boxes", "x0, y0, x1, y1 in pixels of the stored picture"),
+    "boxes": Field("boxes", "x0, y0, x1, y1 in pixels of the stored image"),
     "labels": Field("texts", "class name of each box", "boxes"),
     "region_captions": Field("texts", "description of each box", "boxes"),
     "refexps": Field("texts", "expressions that single out one box"),
     "refexp_box_index": Field("integers", "the box that each of them means", "refexps"),
-    "objects": Field("texts", "names of objects in the picture, found by a detector"),
+    "objects": Field("texts", "names of objects in the image, found by a detector"),
     "image_codes": Field("codes", "codes of an image tokenizer, row-major (SPEC 4.3.7, 8.5)"),
-    "text": Field("text", "a text without picture, or the article of a summary"),
+    "text": Field("text", "a text without image, or the article of a summary"),
     "summary": Field("text", "summary of `text`"),
     "sentence1": Field("text", "first sentence or question of a GLUE row"),
     "sentence2": Field("text", "second sentence of a GLUE row"),
-    "hypothesis": Field("text", "claim about the picture (SNLI-VE)"),
+    "hypothesis": Field("text", "claim about the image (SNLI-VE)"),
     "label": Field("text", "class of the whole example, as its data set writes it"),
     "dataset": Field("text", "name of the data set, such as cc12m"),
     "type": Field("text", "what kind of example it is: a key of `TYPES`"),

@@ -1,4 +1,4 @@
-"""SNLI-VE as published: `snli_ve_train.jsonl` beside the pictures of Flickr30k."""
+"""SNLI-VE as published: `snli_ve_train.jsonl` beside the images of Flickr30k."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ofa_jax.data.sources import lines, split_paths
-from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, AnnotatedRow, MadeRows
+from ofa_jax.data.sources.annotated_images import AnnotatedImages, AnnotatedRow, MadeRows
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.tsv_layouts import ENTAILMENT_LABELS
@@ -18,8 +18,8 @@ _UNDECIDED = "-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SnliVe(AnnotatedPictures):
-    """One example per claim about a picture.
+class SnliVe(AnnotatedImages):
+    """One example per claim about an image.
 
     Attributes:
       annotations: the JSON-lines files.

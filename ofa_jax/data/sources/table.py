@@ -20,11 +20,11 @@ from typing import Any
 
 from ofa_jax.data.ops.image_files import has_image_name, stem_of
 from ofa_jax.data.sources import columns, split_paths
-from ofa_jax.data.sources.annotated_pictures import (
+from ofa_jax.data.sources.annotated_images import (
     AnnotatedRow,
-    BoxedPictures,
+    BoxedImages,
+    ImageRecords,
     MadeRows,
-    PictureRecords,
 )
 from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import Example
@@ -41,7 +41,7 @@ logger = logging.getLogger("ofa_jax")
 _DELIMITERS = ",\t;|"
 # What a column is called, by what it holds: small letters, without "_" and blanks.
 _USUAL = {
-    "image": "filename imagepath path filepath imagefile imagename image img file picture photo",
+    "image": "filename imagepath path filepath imagefile imagename image img file image photo",
     "caption": "caption captions text description title",
     "question": "question questions",
     "answer": "answer answers multiplechoiceanswer",
@@ -84,7 +84,7 @@ _Record = tuple[str, Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TableSource(BoxedPictures):
+class TableSource(BoxedImages):
     """Examples of tables with a column of image paths.
 
     Attributes:
@@ -123,7 +123,7 @@ class TableSource(BoxedPictures):
         if self.held_out < 0 or self.held_out == 1:
             raise ValueError(f"held_out is 0, or 2 and more images, not {self.held_out}")
 
-    def open(self, split: str) -> PictureRecords:
+    def open(self, split: str) -> ImageRecords:
         """Reads the tables of a split.
 
         Raises:

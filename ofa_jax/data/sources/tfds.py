@@ -30,7 +30,7 @@ from ofa_jax.schema import nearest, require_known
 
 _BLOCK = 256
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-# Order of TFDS's boxes: ymin, xmin, ymax, xmax, in fractions of the picture's sides.
+# Order of TFDS's boxes: ymin, xmin, ymax, xmax, in fractions of the image's sides.
 _XYXY = [1, 0, 3, 2]
 
 
@@ -269,7 +269,7 @@ def _caption(record: Mapping[str, Any], features: Any) -> Example:
 
 
 def _detection(record: Mapping[str, Any], features: Any) -> Example:
-    # OpenImages calls its boxes `bobjects` ("objects" are labels of whole pictures there).
+    # OpenImages calls its boxes `bobjects` ("objects" are labels of whole images there).
     key = "bobjects" if "bobjects" in record else "objects"
     objects, example = record[key], _picture(record)
     crowds = _list(objects["is_crowd"]) if "is_crowd" in objects else []

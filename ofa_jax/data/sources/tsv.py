@@ -50,7 +50,7 @@ class TsvSource:
       columns: names of the file's columns, where they are not the official ones; `_` marks one
         that is not read.
       dataset: name of the data set, where the rows do not say it.
-      boxes: what coordinates are: `pixels`, or `fractions` of the picture's sides.
+      boxes: what coordinates are: `pixels`, or `fractions` of the image's sides.
     """
 
     paths: split_paths.Paths

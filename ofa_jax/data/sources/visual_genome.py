@@ -1,6 +1,6 @@
 """Visual Genome's JSON files: region descriptions, questions, objects.
 
-Pictures are named by their number and lie in the folders `VG_100K` and `VG_100K_2`; give both.
+Images are named by their number and lie in the folders `VG_100K` and `VG_100K_2`; give both.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import (
-    AnnotatedPictures,
+from ofa_jax.data.sources.annotated_images import (
+    AnnotatedImages,
     AnnotatedRow,
-    BoxedPictures,
+    BoxedImages,
     MadeRows,
     read_items,
 )
@@ -28,8 +28,8 @@ from ofa_jax.data.sources.values import identifier, optional_text, text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _VisualGenome(AnnotatedPictures):
-    """What the three files have in common: a list with an entry per picture.
+class _VisualGenome(AnnotatedImages):
+    """What the three files have in common: a list with an entry per image.
 
     Attributes:
       annotations: the JSON files.
@@ -39,7 +39,7 @@ class _VisualGenome(AnnotatedPictures):
 
     @abc.abstractmethod
     def examples(self, entry: Any, place: str, left_out: LeftOut) -> Iterable[Any]:
-        """What is kept of the examples of one picture."""
+        """What is kept of the examples of one image."""
 
     def fields(self, kept: Any) -> dict[str, Any]:
         """Fields of one example."""
@@ -69,11 +69,11 @@ class _VisualGenome(AnnotatedPictures):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VisualGenomeRegions(_VisualGenome, BoxedPictures):
-    """`region_descriptions.json`: one example per picture, a phrase for each of its boxes."""
+class VisualGenomeRegions(_VisualGenome, BoxedImages):
+    """`region_descriptions.json`: one example per image, a phrase for each of its boxes."""
 
     def examples(self, entry: Any, place: str, left_out: LeftOut) -> Iterable[dict[str, Any]]:
-        """Phrases of one picture; blank ones, of which the files have some, are left out."""
+        """Phrases of one image; blank ones, of which the files have some, are left out."""
 
         def read(region: Any) -> tuple[str, list[float]]:
             phrase = text(region["phrase"], "the phrase").strip()
@@ -95,7 +95,7 @@ class VisualGenomeQuestions(_VisualGenome):
     """`question_answers.json`: one example per question, with its one answer."""
 
     def examples(self, entry: Any, place: str, left_out: LeftOut) -> Iterable[tuple[str, str, str]]:
-        """Identifier, question and answer of one picture's pairs."""
+        """Identifier, question and answer of one image's pairs."""
 
         def read(pair: Any) -> tuple[str, str, str]:
             answer = optional_text(pair["answer"], "the answer")
@@ -119,11 +119,11 @@ class VisualGenomeQuestions(_VisualGenome):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VisualGenomeObjects(_VisualGenome, BoxedPictures):
-    """`objects.json`: one example per picture; the first of an object's names is its label."""
+class VisualGenomeObjects(_VisualGenome, BoxedImages):
+    """`objects.json`: one example per image; the first of an object's names is its label."""
 
     def examples(self, entry: Any, place: str, left_out: LeftOut) -> Iterable[dict[str, Any]]:
-        """Objects of one picture; those without name are left out."""
+        """Objects of one image; those without name are left out."""
 
         def read(one: Any) -> tuple[str, list[float]]:
             name = text(next(iter(one["names"]), None), "the name").strip()

@@ -1,11 +1,11 @@
 """Webdataset tars, as img2dataset writes them: `key.jpg`, `key.txt`, `key.json` side by side.
 
-Uncompressed tars are indexed by their headers, so samples are read in any order. Tars of pictures
+Uncompressed tars are indexed by their headers, so samples are read in any order. Tars of images
 alone (ImageNet-21K has one per class) work as well. An index is kept per tar and process; opening
 a split reads all headers once to count, so millions of samples are better prepared first.
 
 A key ends at the first dot of a file's name, as webdataset has it. Where that would put several
-pictures into one sample (`22.00.jpg`, `22.01.jpg`), it ends at the last dot.
+images into one sample (`22.00.jpg`, `22.01.jpg`), it ends at the last dot.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ofa_jax.schema import parse_json, require_known
 
 _TEXT_SUFFIXES = ("txt", "caption", "text")
 _CLASS_SUFFIXES = ("cls", "cls.txt", "cls.name")
-# What a sample has beside its picture; files of other endings are read by nobody.
+# What a sample has beside its image; files of other endings are read by nobody.
 _BESIDE = (*_TEXT_SUFFIXES, *_CLASS_SUFFIXES, "json")
 
 # What a sample is taken for.
@@ -44,7 +44,7 @@ class _File(NamedTuple):
 
 
 class _Sample(NamedTuple):
-    """One sample: the picture, and the files beside it."""
+    """One sample: the image, and the files beside it."""
 
     key: str
     picture: _File
@@ -53,11 +53,11 @@ class _Sample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class WebdatasetSource:
-    """Samples of some tars, those with a picture.
+    """Samples of some tars, those with an image.
 
     Attributes:
       paths: the tars; `*` and commas are allowed.
-      kind: `caption` (the text file, or `caption_key` of the JSON file), `image` (the picture
+      kind: `caption` (the text file, or `caption_key` of the JSON file), `image` (the image
         alone) or `classification` (a `.cls` file, or the tar's name).
       caption_key: key of the caption in the JSON file, where there is no text file.
       dataset: name of the data set.
@@ -75,14 +75,14 @@ class WebdatasetSource:
         """Indexes the tars of a split.
 
         Raises:
-          ValueError: a tar is missing, damaged or compressed, or none holds a picture.
+          ValueError: a tar is missing, damaged or compressed, or none holds an image.
         """
         paths = split_paths.files(self.paths, split, "webdataset samples")
         ends = ends_of(len(_index(path)[0]) for path in paths)
         if not ends[-1]:
             left_out = WebdatasetRecords(paths, (), self).left_out
             lost = f"; left out: {left_out}" if left_out.total else ""
-            raise SourceError(f"{', '.join(paths[:3])}: no sample with a picture{lost}")
+            raise SourceError(f"{', '.join(paths[:3])}: no sample with an image{lost}")
         optional = schema.may_lack_truth(split)
         return WebdatasetRecords(paths, ends, self, optional)
 
@@ -101,7 +101,7 @@ class WebdatasetRecords(FileRecords):
 
     @property
     def left_out(self) -> LeftOut:
-        """Files of the tars that are in no sample, and samples without a picture."""
+        """Files of the tars that are in no sample, and samples without an image."""
         found = LeftOut()
         for path in self.paths:
             found.update(_index(path)[1])
@@ -139,8 +139,8 @@ class WebdatasetRecords(FileRecords):
             return _text(read(files[suffix]))
         if "json" not in files:
             raise SourceError(
-                f"there is no caption beside the picture, only "
-                f"{', '.join((sample.picture.suffix, *files))}; kind 'image' reads pictures alone",
+                f"there is no caption beside the image, only "
+                f"{', '.join((sample.picture.suffix, *files))}; kind 'image' reads images alone",
                 Reason.EMPTY_TEXT,
             )
         metadata = parse_json(read(files["json"]), "its JSON file", SourceError)
@@ -156,7 +156,7 @@ def _text(data: bytes) -> str:
 
 @cached_by_file(8192)
 def _index(path: str) -> tuple[tuple[_Sample, ...], LeftOut]:
-    """The samples of a tar that have a picture, in order, and what is in none."""
+    """The samples of a tar that have an image, in order, and what is in none."""
     left_out = LeftOut()
     groups: dict[str, list[_File]] = {}
     for name, start, size in tar_index.members(path):
@@ -180,8 +180,8 @@ def _samples(path: str, key: str, files: list[_File], left_out: LeftOut) -> Iter
     if len(set(suffixes)) < len(suffixes):
         left_out.add(Reason.DUPLICATED_ID, f"{place}: it is there twice")
         return
-    plain = [file for file in files if _is_picture(file) and "." not in file.suffix]
-    if not plain and sum(map(_is_picture, files)) == 1:
+    plain = [file for file in files if _is_image(file) and "." not in file.suffix]
+    if not plain and sum(map(_is_image, files)) == 1:
         # One sample, whose files have names of their own (key.input.jpg, key.output.txt).
         parts = {file.suffix.rpartition(".")[0] for file in files}
         key = f"{key}.{parts.pop()}" if len(parts) == 1 else key
@@ -195,7 +195,7 @@ def _samples(path: str, key: str, files: list[_File], left_out: LeftOut) -> Iter
     if plain:
         yield from _sample(place, key, own, left_out)
     for part, members in others.items():
-        # Beside a plain picture, another picture alone is a mask or the like, no sample.
+        # Beside a plain image, another image alone is a mask or the like, no sample.
         if plain and not any(file.suffix in _BESIDE for file in members):
             left_out.add(Reason.UNREAD_FILE, f"{place}: {part}.{members[0].suffix}", len(members))
         else:
@@ -205,7 +205,7 @@ def _samples(path: str, key: str, files: list[_File], left_out: LeftOut) -> Iter
 
 def _sample(place: str, key: str, files: list[_File], left_out: LeftOut) -> Iterator[_Sample]:
     """A sample of files with simple endings; what is not read of them is counted."""
-    pictures = [file for file in files if _is_picture(file)]
+    pictures = [file for file in files if _is_image(file)]
     beside = tuple(file for file in files if file.suffix in _BESIDE)
     unread = [file for file in files if file not in beside and file not in pictures[:1]]
     if not pictures and beside:
@@ -216,7 +216,7 @@ def _sample(place: str, key: str, files: list[_File], left_out: LeftOut) -> Iter
         yield _Sample(key, pictures[0], beside)
 
 
-def _is_picture(file: _File) -> bool:
+def _is_image(file: _File) -> bool:
     return file.suffix.rpartition(".")[2] in SUFFIXES
 
 

@@ -1,4 +1,4 @@
-"""Steps of the fine-tuning tasks: what SPEC 8 does to a row before it is tokenised.
+"""Steps of the fine-tuning tasks: what SPEC 8 does to a row before it is tokenized.
 
 Images and boxes are the business of `steps.image`; here are texts, labels and answers. All fields
 are those of the flat schema.
@@ -26,7 +26,7 @@ REFERENCE_SEPARATOR = "&&"
 
 @dataclasses.dataclass(frozen=True)
 class RememberSize:
-    """Sets `original_size` to float64[2], width and height of the decoded picture in pixels."""
+    """Sets `original_size` to float64[2], width and height of the decoded image in pixels."""
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
@@ -111,7 +111,7 @@ class FirstReferring:
 
 @dataclasses.dataclass(frozen=True)
 class QuestionWithObjects:
-    """Cleans `question`, ends it with "?", and names the objects found in the picture (SPEC 8.3).
+    """Cleans `question`, ends it with "?", and names the objects found in the image (SPEC 8.3).
 
     A row whose detector found nothing still ends with " object: "; one without the field does not.
 
@@ -250,7 +250,7 @@ class ImageDescription:
 
 @dataclasses.dataclass(frozen=True)
 class WrittenText:
-    """Sets `text` to what is written in the picture (SPEC 8.9).
+    """Sets `text` to what is written in the image (SPEC 8.9).
 
     Chinese texts become simplified and get Unicode's compatible forms (NFKC).
 

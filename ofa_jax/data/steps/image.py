@@ -49,7 +49,7 @@ class DecodeImage:
         if self.reduced and len(example.get("boxes", ())):
             raise InstructionError(
                 f"example {example.get('image_id', '?')!r} has boxes, which would not fit a "
-                "reduced picture; decode it with DecodeImage()"
+                "reduced image; decode it with DecodeImage()"
             )
         picture = image_ops.decode_picture(
             example["image"],
@@ -74,7 +74,7 @@ class StretchToSquare:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentForText:
-    """Random resize, centre crop and RandomAugment of image-text tasks (SPEC 4.4a)."""
+    """Random resize, center crop and RandomAugment of image-text tasks (SPEC 4.4a)."""
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         size = example[IMAGE_SIZE]
@@ -86,7 +86,7 @@ class AugmentForText:
 
 @dataclasses.dataclass(frozen=True)
 class CropAroundObject:
-    """Random resize and a crop centred on the first box (SPEC 4.4b)."""
+    """Random resize and a crop centered on the first box (SPEC 4.4b)."""
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         size = example[IMAGE_SIZE]
@@ -116,7 +116,7 @@ class JitterScene:
 
 @dataclasses.dataclass(frozen=True)
 class CheckBoxes:
-    """Refuses boxes that are not finite, have no area or lie outside the picture.
+    """Refuses boxes that are not finite, have no area or lie outside the image.
 
     A box may stick out by `tolerance` pixels, as annotations rounded to integers do. Boxes that all
     lie within the first pixel are fractions, and refused as well.
@@ -142,7 +142,7 @@ class CheckBoxes:
             if not (np.isfinite(box).all() and inside):
                 raise InstructionError(
                     f"box {box.tolist()} of example {example.get('image_id', '?')!r} is not a box "
-                    f"x0 < x1, y0 < y1 inside its {width}x{height} picture"
+                    f"x0 < x1, y0 < y1 inside its {width}x{height} image"
                 )
         return example
 
@@ -171,7 +171,7 @@ class FitText:
 
     Attributes:
       document: document mode.
-      random_place: False puts the picture in the middle, for evaluation that can be repeated.
+      random_place: False puts the image in the middle, for evaluation that can be repeated.
         OFA-NOTE: SPEC 8.9. The official code draws a place in evaluation too.
     """
 
@@ -204,7 +204,7 @@ class FitText:
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodeCentre:
+class EncodeCenter:
     """Sets `image_codes` to the codes of the central half of the image, in row-major order.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Steps that pick what an instruction's slots name: one caption of several, a region and its text.
 
-Some bring records of many data sets into the form that one chain reads: a picture with a hundred
-described regions becomes a picture with one, and a record gets the name of its data set, on which
+Some bring records of many data sets into the form that one chain reads: an image with a hundred
+described regions becomes an image with one, and a record gets the name of its data set, on which
 the loss may depend.
 """
 
@@ -133,7 +133,7 @@ class ChooseMatch:
 
 @dataclasses.dataclass(frozen=True)
 class KeepOneReferring:
-    """Keeps one drawn referring expression with its box, so that a crop can centre on it.
+    """Keeps one drawn referring expression with its box, so that a crop can center on it.
 
     Test rows may lack boxes.
 

@@ -86,7 +86,7 @@ class Answering:
         "sampling".
       decoding: settings of `ofa_jax.decoding.beam.BeamConfig` or `sampling.SamplingConfig` that
         differ from their defaults.
-      renormalise: whether probabilities are taken among the possible answers; False is the
+      renormalize: whether probabilities are taken among the possible answers; False is the
         zero-shot rule (SPEC 7.10).
       decoder_input_noise: share of decoder inputs that training replaces by random text tokens
         (SPEC 8.8). Applied by the grain executor.
@@ -103,7 +103,7 @@ class Answering:
     answers: AnswerList | None = None
     method: str = "search"
     decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    renormalise: bool = True
+    renormalize: bool = True
     decoder_input_noise: float = 0.0
     clean: Callable[[str], str] | None = None
     submission: str | Callable[[Mapping[str, Any]], Mapping[str, Any]] = ""

@@ -6,7 +6,7 @@ A line such as
 
 is parsed once into an `Instruction`, which turns an example into token ids and model features,
 and generated ids back into a prediction. The ids equal the official ones, spaces included
-(SPEC 3.1, 4.3): literal text and TEXT slots are joined and tokenised as one string, box and code
+(SPEC 3.1, 4.3): literal text and TEXT slots are joined and tokenized as one string, box and code
 slots stand for whole tokens between two such strings.
 
 Sits between the sources (`ofa_jax.data.sources`) and the padding to static shapes
@@ -117,7 +117,7 @@ class Instruction:
 
     @property
     def image_slot(self) -> Slot | None:
-        """The IMAGE or MASKED_IMAGE slot, or None where the task has no picture."""
+        """The IMAGE or MASKED_IMAGE slot, or None where the task has no image."""
         first = self.source[0] if self.source else ""
         return first if isinstance(first, Slot) and "IMAGE" in first.modality else None
 
@@ -149,12 +149,12 @@ class Instruction:
         Args:
           example: holds every field of `fields()`; images are uint8[image_size, image_size, 3],
             boxes float[4] or float[n, 4] in pixels of that image, codes int[...].
-            `token_ids`, field to ids, may hold texts that are tokenised already.
+            `token_ids`, field to ids, may hold texts that are tokenized already.
           tokenizer: the run's tokenizer.
           rng: draws the noise of MASKED_TEXT.
           image_size: pixels per side of the model input; used where the task has no image.
           max_text_tokens: longest clean text of a MASKED_TEXT slot, in tokens.
-          with_target: False leaves the target empty (inference on unlabelled data); a MASKED_TEXT
+          with_target: False leaves the target empty (inference on unlabeled data); a MASKED_TEXT
             then has its masks already, written `<mask>`.
 
         Returns:
@@ -309,7 +309,7 @@ def _encode_pieces(
     line: str,
 ) -> list[int]:
     ids: list[int] = []
-    pending = ""  # text that is tokenised as one string
+    pending = ""  # text that is tokenized as one string
 
     def flush(*, before_tokens: bool) -> None:
         nonlocal pending

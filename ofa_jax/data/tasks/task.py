@@ -18,7 +18,7 @@ from ofa_jax import vocab
 from ofa_jax.data.ops.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from ofa_jax.data.sources.example import Example, InstructionError, Records, Source
 from ofa_jax.data.steps import Step
-from ofa_jax.data.steps.image import IMAGE_SIZE, IS_TRUNCATED, TRUNCATED_IMAGES, EncodeCentre
+from ofa_jax.data.steps.image import IMAGE_SIZE, IS_TRUNCATED, TRUNCATED_IMAGES, EncodeCenter
 from ofa_jax.data.tasks.answering import FREE_ANSWER, Answering, answer_ids
 from ofa_jax.data.tasks.instruction import Features, Instruction
 from ofa_jax.text.tokenizer import Tokenizer
@@ -201,7 +201,7 @@ class OFATask:
     def has_truth(self, example: Example) -> bool:
         """Whether a prepared example holds what the model should say; rows of test splits do not.
 
-        A box of zeros is none. A picture without objects counts, where its labels were looked for.
+        A box of zeros is none. An image without objects counts, where its labels were looked for.
         """
         value = example.get(self.instructions[0].target_slot.field)
         if value is None:
@@ -376,16 +376,16 @@ class TaskSet:
 
 
 def image_tokenizer_of(task: OFATask, name: str = "") -> ImageTokenizer | None:
-    """The image tokenizer that shows a task's codes as pictures, or None.
+    """The image tokenizer that shows a task's codes as images, or None.
 
     Args:
-      task: its preparation may encode pictures itself; then that tokenizer is the right one.
+      task: its preparation may encode images itself; then that tokenizer is the right one.
       name: otherwise the one that made its data, see `load_image_tokenizer`; "" is none.
 
     Raises:
       ValueError: the named one cannot be loaded.
     """
     for step in task.prepare:
-        if isinstance(step, EncodeCentre):
+        if isinstance(step, EncodeCenter):
             return step.tokenizer()
     return load_image_tokenizer(name) if name and task.target_modality == "CODE" else None

@@ -1,4 +1,4 @@
-"""The image tokenizer of the official model: pictures to grids of codes and back."""
+"""The image tokenizer of the official model: images to grids of codes and back."""
 
 from ofa_jax.model.vqgan.autoencoder import VQGAN
 from ofa_jax.model.vqgan.config import VQGANConfig

@@ -1,4 +1,4 @@
-"""The whole VQGAN: pictures to codes, codes to pictures (VQGAN_SPEC 2, 4, 8).
+"""The whole VQGAN: images to codes, codes to images (VQGAN_SPEC 2, 4, 8).
 
 `ofa_jax.checkpoint.vqgan` fills it with released weights, `ofa_jax.image_codes` makes an image
 tokenizer of it. Every method can be compiled. On accelerators set the matmul precision to float32
@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from ofa_jax.model.vqgan.config import VQGANConfig
 from ofa_jax.model.vqgan.networks import Decoder, Encoder, pointwise
-from ofa_jax.model.vqgan.quantisers import GumbelQuantiser, NearestQuantiser, Quantised
+from ofa_jax.model.vqgan.quantizers import GumbelQuantizer, NearestQuantizer, Quantized
 
 
 class VQGAN(nn.Module):
@@ -32,8 +32,8 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(cfg)
         self.quant_conv = pointwise(cfg.embedding_dim)
         self.post_quant_conv = pointwise(cfg.latent_channels)
-        kind = GumbelQuantiser if cfg.quantiser == "gumbel" else NearestQuantiser
-        self.quantiser = kind(cfg)
+        kind = GumbelQuantizer if cfg.quantizer == "gumbel" else NearestQuantizer
+        self.quantizer = kind(cfg)
 
     def latents(self, images: jax.Array) -> jax.Array:
         """float32[b, y, x, 3] in [-1, 1] to latents before the codebook, [b, grid_y, grid_x, e]."""
@@ -41,13 +41,13 @@ class VQGAN(nn.Module):
 
     def scores(self, images: jax.Array) -> jax.Array:
         """float32[b, y, x, 3] in [-1, 1] to scores of all codes, [b, grid_y, grid_x, num_codes]."""
-        return self.quantiser.scores(self.latents(images))
+        return self.quantizer.scores(self.latents(images))
 
     def encode(self, images: jax.Array, noise: jax.Array | None = None) -> jax.Array:
-        """The codes of pictures.
+        """The codes of images.
 
         Args:
-          images: float32[b, y, x, 3] in [-1, 1] (`normalised`).
+          images: float32[b, y, x, 3] in [-1, 1] (`normalized`).
           noise: float32[b, grid_y, grid_x, num_codes] added to the scores. Gumbel noise draws
             codes as the official encoder does; None takes the best.
 
@@ -58,7 +58,7 @@ class VQGAN(nn.Module):
         return jnp.argmax(scores if noise is None else scores + noise, axis=-1).astype(jnp.int32)
 
     def decode(self, codes: jax.Array) -> jax.Array:
-        """The pictures of codes.
+        """The images of codes.
 
         Args:
           codes: int[b, grid_y, grid_x] in [0, num_codes).
@@ -66,7 +66,7 @@ class VQGAN(nn.Module):
         Returns:
           float32[b, y, x, 3], about [-1, 1] (`to_pixels` limits it).
         """
-        return self.decoder(self.post_quant_conv(self.quantiser.lookup(codes)))
+        return self.decoder(self.post_quant_conv(self.quantizer.lookup(codes)))
 
     def __call__(
         self,
@@ -75,25 +75,25 @@ class VQGAN(nn.Module):
         noise: jax.Array | None = None,
         temperature: float | jax.Array = 1.0,
         hard: bool = True,
-    ) -> tuple[jax.Array, Quantised]:
+    ) -> tuple[jax.Array, Quantized]:
         """The forward pass of training.
 
         Args:
           images: float32[b, y, x, 3] in [-1, 1].
-          noise: see the quantisers.
-          temperature: see the quantisers.
-          hard: see the quantisers.
+          noise: see the quantizers.
+          temperature: see the quantizers.
+          hard: see the quantizers.
 
         Returns:
           (reconstruction float32[b, y, x, 3], latents with the codebook's loss and the codes).
         """
-        quantised = self.quantiser(
+        quantized = self.quantizer(
             self.latents(images), noise=noise, temperature=temperature, hard=hard
         )
-        return self.decoder(self.post_quant_conv(quantised.latents)), quantised
+        return self.decoder(self.post_quant_conv(quantized.latents)), quantized
 
 
-def normalised(pixels: jax.Array) -> jax.Array:
+def normalized(pixels: jax.Array) -> jax.Array:
     """uint8[..., 3] to float32 in [-1, 1]."""
     return pixels.astype(jnp.float32) / 255.0 * 2.0 - 1.0
 

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-QUANTISERS = ("gumbel", "nearest")
+QUANTIZERS = ("gumbel", "nearest")
 # Groups of every group norm; all widths are multiples of it.
 NORM_GROUPS = 32
 
-# Last part of `target` in a model.yaml -> our name of its quantiser.
+# Last part of `target` in a model.yaml -> our name of its quantizer.
 _TARGETS = {"GumbelVQ": "gumbel", "VQModel": "nearest"}
 
 
@@ -23,14 +23,14 @@ class VQGANConfig:
       channel_multipliers: one per level; each level but the last halves both sides.
       blocks_per_level: residual blocks per level of the encoder; the decoder has one more.
       attention_levels: levels whose blocks are followed by self-attention, 0 = full resolution.
-        A property of the architecture: the size of a picture does not change it.
+        A property of the architecture: the size of an image does not change it.
       latent_channels: channels that the encoder puts out.
       embedding_dim: channels of an entry of the codebook.
       num_codes: entries of the codebook.
-      quantiser: "gumbel" (the code of a place is drawn by scores) or "nearest" (plain VQ: the
+      quantizer: "gumbel" (the code of a place is drawn by scores) or "nearest" (plain VQ: the
         entry of least distance).
-      kl_weight: of the Gumbel quantiser's training loss.
-      commitment_weight: beta of the plain quantiser's training loss.
+      kl_weight: of the Gumbel quantizer's training loss.
+      commitment_weight: beta of the plain quantizer's training loss.
       legacy_commitment: whether beta weighs the codebook's term instead of the encoder's, as in
         every released plain model.
     """
@@ -42,7 +42,7 @@ class VQGANConfig:
     latent_channels: int = 256
     embedding_dim: int = 256
     num_codes: int = 8192
-    quantiser: str = "gumbel"
+    quantizer: str = "gumbel"
     kl_weight: float = 1e-8
     commitment_weight: float = 0.25
     legacy_commitment: bool = True
@@ -74,11 +74,11 @@ class VQGANConfig:
             set(self.attention_levels) <= set(range(len(self.channel_multipliers))),
             f"among 0 .. {len(self.channel_multipliers) - 1}",
         )
-        require("quantiser", self.quantiser in QUANTISERS, f"one of {QUANTISERS}")
+        require("quantizer", self.quantizer in QUANTIZERS, f"one of {QUANTIZERS}")
         require(
             "embedding_dim",
-            self.quantiser != "gumbel" or self.embedding_dim == self.latent_channels,
-            f"latent_channels ({self.latent_channels}) with the Gumbel quantiser",
+            self.quantizer != "gumbel" or self.embedding_dim == self.latent_channels,
+            f"latent_channels ({self.latent_channels}) with the Gumbel quantizer",
         )
 
     @property
@@ -126,7 +126,7 @@ class VQGANConfig:
                 "latent_channels": sizes["z_channels"],
                 "embedding_dim": params["embed_dim"],
                 "num_codes": params["n_embed"],
-                "quantiser": _TARGETS[target],
+                "quantizer": _TARGETS[target],
             }
         except KeyError as error:
             raise ValueError(f"model.yaml: it has no {error}") from error

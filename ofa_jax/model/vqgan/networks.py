@@ -1,6 +1,6 @@
 """Encoder and decoder of the VQGAN (VQGAN_SPEC 2): convolutions, group norm, some attention.
 
-Pictures are channels-last. Nothing here knows where in a picture it is, so one set of weights
+Images are channels-last. Nothing here knows where in an image it is, so one set of weights
 serves every size. Names of parameters follow the official ones as far as they say something.
 """
 
@@ -59,7 +59,7 @@ def pointwise(features: int, name: str | None = None) -> Convolution:
 
 
 def group_norm(name: str) -> nn.GroupNorm:
-    """The norm of every block: 32 groups of neighbouring channels, eps 1e-6.
+    """The norm of every block: 32 groups of neighboring channels, eps 1e-6.
 
     The variance is computed in two passes: with one, the official numbers are missed by more than
     their own rounding error.
@@ -70,7 +70,7 @@ def group_norm(name: str) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions beside a shortcut.
+    """Two normalized convolutions beside a shortcut.
 
     Attributes:
       features: output channels.
@@ -89,7 +89,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention of one head over all places of the picture, with a residual."""
+    """Self-attention of one head over all places of the image, with a residual."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -126,7 +126,7 @@ def _middle(x: jax.Array) -> jax.Array:
 
 
 class Encoder(nn.Module):
-    """Pictures to latents."""
+    """Images to latents."""
 
     config: VQGANConfig
 
@@ -154,13 +154,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to pictures."""
+    """Latents to images."""
 
     config: VQGANConfig
 
     @nn.compact
     def __call__(self, latents: jax.Array) -> jax.Array:
-        """Computes pictures.
+        """Computes images.
 
         Args:
           latents: float32[b, grid_y, grid_x, latent_channels].

@@ -23,13 +23,13 @@ COLORS = ("red", "green", "blue", "white", "black", "pink", "gray")
 
 @functools.cache
 def small_tokenizer():
-    text = TrainedBPE.train([" what is the complete text of a picture of a dog"] * 4, num_merges=64)
+    text = TrainedBPE.train([" what is the complete text of an image of a dog"] * 4, num_merges=64)
     return Tokenizer(text, VocabLayout(num_text=text.num_text, num_codes=16, num_bins=16))
 
 
 @dataclasses.dataclass(frozen=True)
 class NumberedRecords:
-    """Pictures whose pixels say which record of which split they are."""
+    """Images whose pixels say which record of which split they are."""
 
     size: int
     split: str
@@ -44,7 +44,7 @@ class NumberedRecords:
             "image": np.full((SIZE, SIZE, 3), index, np.uint8),
             "image_id": f"{self.split}-{index}",
             "caption": COLORS[index % len(COLORS)],
-            "text": "a picture of a dog on a picture of a dog",
+            "text": "an image of a dog on an image of a dog",
         }
 
 

@@ -190,7 +190,7 @@ def test_reading_is_a_function_of_seed_epoch_and_index():
 
 
 def test_confidence_and_skipped_prefix_weigh_the_target():
-    example = {"image": np.zeros((SIZE, SIZE, 3), np.uint8), "caption": "a dog on a picture"}
+    example = {"image": np.zeros((SIZE, SIZE, 3), np.uint8), "caption": "a dog on an image"}
     task = make_task("weighed", loss_weight=2.0)
 
     def weights(**fields):
@@ -232,7 +232,7 @@ def test_long_sequences_keep_eos_in_the_source_and_lose_it_in_the_target():
     task = make_task("long", instructions.VQA)
     example = {
         "image": np.zeros((SIZE, SIZE, 3), np.uint8),
-        "question": "picture " * 50,
+        "question": "image " * 50,
         "answer": "dog " * 50,
     }
     row = features.pad_row(

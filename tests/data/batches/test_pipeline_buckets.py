@@ -18,7 +18,7 @@ IMAGE_KEYS = {"encoder_images", "encoder_image_masks", "encoder_image_holes"}
 
 @dataclasses.dataclass(frozen=True)
 class SomeBroken(Numbered):
-    """Every fourth record has a picture that cannot be decoded."""
+    """Every fourth record has an image that cannot be decoded."""
 
     def open(self, split):
         return SomeBrokenRecords(self.size, split)
@@ -27,7 +27,7 @@ class SomeBroken(Numbered):
 class SomeBrokenRecords(NumberedRecords):
     def __getitem__(self, index):
         if index % 4 == 3:
-            raise ValueError(f"cannot decode the picture of number {index}")
+            raise ValueError(f"cannot decode the image of number {index}")
         return super().__getitem__(index)
 
 
@@ -148,7 +148,7 @@ def test_bad_records_become_examples_without_weight_and_are_counted(caplog):
     assert mixture.skipped.bad == {"broken": 8}
     assert mixture.skipped.read == {"broken": 32, "captions": 32}
     assert mixture.skipped.total == 8
-    assert "cannot decode the picture of number" in mixture.skipped.reasons["broken"][0]
+    assert "cannot decode the image of number" in mixture.skipped.reasons["broken"][0]
     assert "task 'broken', record" in caplog.text
     # Batches read alone are not counted.
     mixture.batch(0)
@@ -267,7 +267,7 @@ def test_schedules_name_tasks_or_families():
         ({"buckets": {"texts": {"targets": 13}}}, r"task_feature_lengths\['targets'\] = 12"),
         ({"buckets": {"texts": {"targets": 0}}}, "from 1 to"),
         ({"buckets": {"texts": {"length": 3}}}, "may name image, inputs, targets, got length"),
-        ({"buckets": {"small": {"image": 0}}}, "task 'small' reads pictures"),
+        ({"buckets": {"small": {"image": 0}}}, "task 'small' reads images"),
         ({"buckets": {"small": {"targets": 1}}}, r"buckets: .*\['targets'\] = 1 is too short"),
         ({"rate_schedule": {0: {"zzz": 1.0}}}, "mixture has no task 'zzz'; known: broken"),
         ({"rate_schedule": {5: {"captions": -1.0}}}, "must not be negative"),
@@ -290,7 +290,7 @@ def test_too_many_buckets_are_refused():
 
 
 def test_the_check_of_lengths_passes_over_bad_records_where_training_does():
-    with pytest.raises(ValueError, match="cannot decode the picture of number 3"):
+    with pytest.raises(ValueError, match="cannot decode the image of number 3"):
         check_lengths(BROKEN, LENGTHS, split="train", seed=0)
     check_lengths(BROKEN, LENGTHS, split="train", seed=0, skip_bad=True)
     with pytest.raises(ValueError, match="is too short for task 'broken'"):

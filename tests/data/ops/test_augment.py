@@ -19,7 +19,7 @@ from ofa_jax.data.ops.image import image_size, resize_image
 
 
 def marked(width: int, height: int, box: tuple[int, int, int, int]) -> np.ndarray:
-    """A black picture with a white box."""
+    """A black image with a white box."""
     image = np.zeros((height, width, 3), np.uint8)
     x0, y0, x1, y1 = box
     image[y0:y1, x0:x1] = 255
@@ -61,7 +61,7 @@ def test_random_sizes_draw_every_length():
     st.tuples(st.integers(30, 90), st.integers(30, 90)),
     st.tuples(st.integers(-20, 29), st.integers(-25, 29)),
 )
-def test_a_window_of_the_resized_picture_has_the_same_pixels(old, new, corner):
+def test_a_window_of_the_resized_image_has_the_same_pixels(old, new, corner):
     """Up to the last bit of Pillow's single precision."""
     image = np.random.default_rng(sum(old)).integers(0, 256, (*old, 3), dtype=np.uint8)
     window = resized_window(image, new, *corner, 32).astype(int)
@@ -139,10 +139,10 @@ def test_object_center_crop_keeps_the_object_in_view(width, height, data):
     assert window.shape == (64, 64, 3)
     # Pixels are shifted by whole numbers, boxes by the exact offset.
     np.testing.assert_allclose(boxes[0], white_box(window), atol=0.51)
-    # Either centred, or the window touches an edge of the picture.
-    centre = (boxes[0][:2] + boxes[0][2:]) / 2
+    # Either centered, or the window touches an edge of the image.
+    center = (boxes[0][:2] + boxes[0][2:]) / 2
     left_or_right = x0 < 32 or box[2] > width - 32
-    assert abs(centre[0] - 32) < 0.51 or left_or_right
+    assert abs(center[0] - 32) < 0.51 or left_or_right
 
 
 def test_object_center_crop_needs_a_box():

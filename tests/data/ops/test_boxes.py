@@ -1,4 +1,4 @@
-"""Boxes move with their picture."""
+"""Boxes move with their image."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_referring_expressions_equal_the_official_bins(cases):
         bins = layout.coordinates_to_bins(boxes[0])
         assert bins.tolist() == case["bins"]
         assert (bins + layout.bin_start).tolist() == case["target"][:4]
-        # And back to pixels of the original picture.
+        # And back to pixels of the original image.
         pixels = layout.bins_to_coordinates(bins)
         decoded = scale_boxes(pixels, (size, size), (case["w"], case["h"]))
         np.testing.assert_allclose(decoded[0], case["decoded_box"], rtol=1e-5, atol=1e-4)

@@ -151,20 +151,20 @@ def test_wrong_answers_are_of_the_same_type_as_often_as_the_right_one_is_certain
     assert_counts([same.count(name) for name in by_type["color"]], [0, 1 / 3, 1 / 3, 1 / 3])
 
 
-def test_numbers_become_neighbours_when_u_is_above_a_half():
+def test_numbers_become_neighbors_when_u_is_above_a_half():
     by_type = {"how many": ["1", "2", "5", "9"], "other": ["sky", "sand"]}
     types = negatives.types_of_answers(by_type)
     rng = np.random.default_rng(0)
     drawn = [negatives.negative_answer("5", 1.0, by_type, types, rng) for _ in range(6000)]
     names = ["4", "6", "1", "2", "9", "sky", "sand"]
-    # u in (0.5, 0.9): a neighbour; below 0.5: of the list, "9" in place of "5"; above 0.9: other.
+    # u in (0.5, 0.9): a neighbor; below 0.5: of the list, "9" in place of "5"; above 0.9: other.
     assert_counts(
         [drawn.count(name) for name in names],
         [0.2, 0.2, 0.5 / 3, 0.5 / 3, 0.5 / 3, 0.1, 0.0],
     )
 
 
-# Pictures (SPEC 4.4).
+# Images (SPEC 4.4).
 
 
 def windows_of(step, monkeypatch, count, example):
@@ -202,7 +202,7 @@ def test_short_sides_are_384_to_480(step, boxes, monkeypatch):
         np.testing.assert_array_equal(seen[:, 3], [round((h - 384) / 2) for h in seen[:, 1]])
     long = {"image": np.zeros((100, 1000, 3), np.uint8), "boxes": boxes, IMAGE_SIZE: 384}
     seen, _ = windows_of(step, monkeypatch, 20, long)
-    assert set(seen[:, 0]) == {672}, "very long pictures are squashed"
+    assert set(seen[:, 0]) == {672}, "very long images are squashed"
 
 
 def test_jitter_of_detection(monkeypatch):
@@ -262,13 +262,13 @@ def test_operations_are_drawn_alike_and_applied_half_of_the_time(monkeypatch):
 
     names = list(random_augment.OPERATIONS)
     monkeypatch.setattr(random_augment, "OPERATIONS", {name: spy(name) for name in names})
-    rng, per_picture = np.random.default_rng(0), []
+    rng, per_image = np.random.default_rng(0), []
     for _ in range(5000):
         before = len(calls)
         random_augment.random_augment(np.zeros((1, 1, 3), np.uint8), rng)
-        per_picture.append(len(calls) - before)
+        per_image.append(len(calls) - before)
     # N = 2 draws with replacement, each applied with probability 0.5.
-    assert_counts(np.bincount(per_picture, minlength=3), [0.25, 0.5, 0.25])
+    assert_counts(np.bincount(per_image, minlength=3), [0.25, 0.5, 0.25])
     drawn = [name for name, _ in calls]
     assert len(names) == 10
     assert_counts([drawn.count(name) for name in names], np.full(10, 0.1))

@@ -1,4 +1,4 @@
-"""Decoding, resizing, normalising pictures."""
+"""Decoding, resizing, normalizing images."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ from ofa_jax.data.ops.image import (
 )
 from ofa_jax.data.ops.image_files import BadImageError, TruncatedImageError
 from ofa_jax.model.config import HALF
-from ofa_jax.model.ofa import normalise_images
+from ofa_jax.model.ofa import normalize_images
 from tests.shared import requires_cases, requires_shared, shared_dir
 
 
@@ -41,7 +41,7 @@ def encoded(image: np.ndarray, kind: str = "PNG", **options) -> bytes:
 
 
 @requires_shared
-def test_resizing_and_normalising_are_bit_exact():
+def test_resizing_and_normalizing_are_bit_exact():
     arrays = np.load(shared_dir() / "fixtures" / "image_cases.npz")
     names = [name for name in arrays if name.startswith(("caption", "refcoco"))]
     assert len(names) == 8
@@ -53,11 +53,11 @@ def test_resizing_and_normalising_are_bit_exact():
         official = arrays[name].transpose(1, 2, 0)
         mean, std = (np.array(values) for values in settings)
         np.testing.assert_array_equal(np.rint((official * std + mean) * 255), pixels, name)
-        found = normalise_images(pixels[None], np.array([True]), None, *settings)[0]
+        found = normalize_images(pixels[None], np.array([True]), None, *settings)[0]
         np.testing.assert_allclose(found, official, rtol=0, atol=5e-7 if imagenet else 0)
 
 
-def test_pictures_without_loss_come_back():
+def test_images_without_loss_come_back():
     image = noise()
     for kind in ("PNG", "BMP", "TIFF", "PPM"):
         np.testing.assert_array_equal(decode_image(encoded(image, kind)), image)
@@ -78,7 +78,7 @@ def test_large_photographs_may_be_decoded_smaller():
     assert decode_picture(encoded(noise()), smallest=4).shape == (20, 30, 3)
 
 
-def test_a_picture_is_an_array_to_whoever_asks():
+def test_an_image_is_an_array_to_whoever_asks():
     picture = decode_picture(encoded(noise()))
     assert (picture.shape, picture.dtype, picture.ndim) == ((20, 30, 3), np.uint8, 3)
     assert image_size(picture) == (30, 20)
@@ -91,7 +91,7 @@ def test_a_picture_is_an_array_to_whoever_asks():
     assert as_pillow(noise()[:, :, :1]).mode == "RGB"
 
 
-def test_two_pictures_in_one_file_give_the_first():
+def test_two_images_in_one_file_give_the_first():
     buffer = io.BytesIO()
     first, second = (Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (20, 200))
     first.save(buffer, "MPO", save_all=True, append_images=[second])
@@ -224,7 +224,7 @@ def test_half_transparent_pixels_are_mixed_and_opaque_ones_keep_their_bits():
 
 def png(depth: int, kind: int, row: bytes, color: tuple[int, ...], width: int = 4) -> bytes:
     """A PNG of one row with one transparent color (tRNS)."""
-    from tests.data.preparation.pictures import png_chunk
+    from tests.data.preparation.images import png_chunk
 
     sizes = width.to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes([depth, kind, 0, 0, 0])
     key = b"".join(value.to_bytes(2, "big") for value in color)
@@ -458,8 +458,8 @@ def test_base64_as_people_write_it(form, size):
     assert decode_base64(BASE64_FORMS[form](text).encode()) == buffer.getvalue()
 
 
-@pytest.mark.parametrize("data", ["", "????", "abcde", "日本", base64.b64encode(b"no picture")])
-def test_text_that_is_no_picture_is_refused(data):
+@pytest.mark.parametrize("data", ["", "????", "abcde", "日本", base64.b64encode(b"no image")])
+def test_text_that_is_no_image_is_refused(data):
     with pytest.raises(BadImageError):
         decode_image(decode_base64(data))
 
@@ -490,7 +490,7 @@ def test_random_damage_never_gives_another_error():
     assert "refused" in outcomes
 
 
-def test_huge_pictures_are_refused_before_decoding():
+def test_huge_images_are_refused_before_decoding():
     with pytest.raises(BadImageError, match="30 x 20 pixels is larger than the limit of 599"):
         decode_image(encoded(noise()), max_pixels=599)
     # A header that promises 60,000 x 60,000 pixels.

@@ -18,7 +18,7 @@ from ofa_jax.data.ops.image_files import (
     stem_of,
 )
 from ofa_jax.data.preparation.reasons import Reason, image_rejection
-from tests.data.preparation import pictures
+from tests.data.preparation import images as made_images
 
 # Pillow writes all formats but HEIF.
 WRITTEN = [form for form in image_files.FORMATS if form != "HEIF"]
@@ -36,7 +36,7 @@ def reason_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Reason:
 
 @pytest.mark.parametrize("form", WRITTEN)
 def test_size_and_format_of_every_kind(form):
-    header = read_header(pictures.encoded(pictures.pixels(31, 17), form), MAX_PIXELS)
+    header = read_header(made_images.encoded(made_images.pixels(31, 17), form), MAX_PIXELS)
     assert (header.width, header.height, header.form) == (31, 17, form)
     assert header.mode in ("RGB", "P")
     assert header.size == header.upright_size == (31, 17)
@@ -44,21 +44,21 @@ def test_size_and_format_of_every_kind(form):
 
 @pytest.mark.parametrize("lossless", [True, False])
 def test_size_of_both_simple_webp_kinds(lossless):
-    data = pictures.encoded(pictures.pixels(31, 17), "WEBP", lossless=lossless)
+    data = made_images.encoded(made_images.pixels(31, 17), "WEBP", lossless=lossless)
     assert reason_of(data, max_pixels=31 * 17 - 1) == Reason.TOO_MANY_PIXELS
     assert read_header(data, 31 * 17).width == 31
 
 
 def test_printing_colours_are_seen():
-    assert read_header(pictures.cmyk_jpeg(), MAX_PIXELS).mode == "CMYK"
+    assert read_header(made_images.cmyk_jpeg(), MAX_PIXELS).mode == "CMYK"
 
 
 BOMBS = {
-    "png": pictures.png_bomb(50_000, 50_000),
-    "png just above": pictures.png_bomb(9_500, 9_500),
-    "webp": pictures.webp_bomb(16_383, 16_383),
-    "jpeg": pictures.jpeg_declaring(65_000, 65_000),
-    "jpeg just above": pictures.jpeg_declaring(9_500, 9_500),
+    "png": made_images.png_bomb(50_000, 50_000),
+    "png just above": made_images.png_bomb(9_500, 9_500),
+    "webp": made_images.webp_bomb(16_383, 16_383),
+    "jpeg": made_images.jpeg_declaring(65_000, 65_000),
+    "jpeg just above": made_images.jpeg_declaring(9_500, 9_500),
 }
 
 
@@ -87,14 +87,14 @@ def test_no_picture_at_all():
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.95])
 def test_cut_off_files_are_told_from_whole_ones(form, kept):
-    data = pictures.encoded(pictures.pixels(64, 48), form)
+    data = made_images.encoded(made_images.pixels(64, 48), form)
     assert not is_cut_off(data)
     assert is_cut_off(data[: int(len(data) * kept)])
 
 
 def test_padding_behind_the_end_is_no_cut():
-    assert not is_cut_off(pictures.jpeg() + bytes(100))
-    assert not is_cut_off(pictures.encoded(pictures.pixels(9, 9), "GIF") + bytes(3))
+    assert not is_cut_off(made_images.jpeg() + bytes(100))
+    assert not is_cut_off(made_images.encoded(made_images.pixels(9, 9), "GIF") + bytes(3))
 
 
 def tagged(orientation: int) -> Image.Exif:
@@ -105,20 +105,20 @@ def tagged(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_orientation_is_told_and_sizes_are_those_of_the_stored_pixels(form):
-    image = Image.fromarray(pictures.pixels(31, 17))
+    image = Image.fromarray(made_images.pixels(31, 17))
     for orientation in range(1, 9):
-        header = read_header(pictures.encoded(image, form, exif=tagged(orientation)))
+        header = read_header(made_images.encoded(image, form, exif=tagged(orientation)))
         assert (header.size, header.orientation) == ((31, 17), orientation)
         assert header.upright_size == ((31, 17) if orientation < 5 else (17, 31))
     for nonsense in (0, 9, 77):
         exif = tagged(nonsense)
-        assert read_header(pictures.encoded(image, "JPEG", exif=exif)).orientation == 1
-    assert read_header(pictures.encoded(image, "JPEG", exif=b"Exif\0\0MM*")).orientation == 1
+        assert read_header(made_images.encoded(image, "JPEG", exif=exif)).orientation == 1
+    assert read_header(made_images.encoded(image, "JPEG", exif=b"Exif\0\0MM*")).orientation == 1
 
 
 def test_formats_are_told_by_content():
     for form in WRITTEN:
-        assert format_of(pictures.encoded(pictures.pixels(9, 9), form)) == form
+        assert format_of(made_images.encoded(made_images.pixels(9, 9), form)) == form
     for brands, form in (
         (b"heic\0\0\0\0mif1heic", "HEIF"),
         (b"mif1\0\0\0\0mif1heic", "HEIF"),
@@ -135,18 +135,18 @@ def test_a_missing_decoder_is_said(monkeypatch):
     with pytest.raises(MissingDecoderError, match="pip install pillow-heif"):
         read_header(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     with pytest.raises(MissingDecoderError, match="AVIF images need a decoder"):
-        read_header(pictures.encoded(pictures.pixels(9, 9), "AVIF"))
+        read_header(made_images.encoded(made_images.pixels(9, 9), "AVIF"))
     assert reason_of(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic") == Reason.MISSING_DECODER
 
 
 def test_folders_are_listed_by_one_list_of_names_and_by_content(tmp_path):
-    image = pictures.pixels(9, 9)
+    image = made_images.pixels(9, 9)
     named = "a.jpg b.JPEG c.jpe d.jfif e.png f.webp g.gif h.bmp i.tif j.TIFF k.ppm l.avif m.mpo"
     for name in named.split():
         (tmp_path / name).write_bytes(b"whatever is in it")
     (tmp_path / "deep" / "er").mkdir(parents=True)
-    (tmp_path / "deep" / "er" / "IMG_0001").write_bytes(pictures.encoded(image, "PNG"))
-    (tmp_path / "deep" / "x.jpg_large").write_bytes(pictures.encoded(image, "JPEG"))
+    (tmp_path / "deep" / "er" / "IMG_0001").write_bytes(made_images.encoded(image, "PNG"))
+    (tmp_path / "deep" / "x.jpg_large").write_bytes(made_images.encoded(image, "JPEG"))
     (tmp_path / "n.heic").write_bytes(b"")
     for other in ("notes.docx", "README", "a.txt", ".DS_Store", "._a.jpg"):
         (tmp_path / other).write_bytes(b"no image")

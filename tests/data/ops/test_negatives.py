@@ -82,8 +82,8 @@ def test_certain_answers_get_negatives_of_their_type():
     assert set(unknown) <= {"table", "sky"}
 
 
-def test_numbers_become_neighbours():
-    """u in (0.5, 0.9) of the confident draws: 40% neighbours, at least."""
+def test_numbers_become_neighbors():
+    """u in (0.5, 0.9) of the confident draws: 40% neighbors, at least."""
     rng = np.random.default_rng(0)
     answers = {"how many": ["7", "8", "many"], "other": ["table"]}
     types = {"7": "how many", "8": "how many", "0": "how many", "many": "how many"}

@@ -26,7 +26,7 @@ def test_colour_operations_equal_those_of_pillow(photo):
     np.testing.assert_array_equal(ra.sharpen(photo, 1.36)[0], photo[0])
 
 
-def test_flat_pictures_stay_flat():
+def test_flat_images_stay_flat():
     flat = np.full((5, 5, 3), 77, np.uint8)
     for name in ("auto_contrast", "equalise", "sharpness", "identity"):
         np.testing.assert_array_equal(ra.OPERATIONS[name](flat, 0.7, 1.0), flat)
@@ -127,7 +127,7 @@ def test_operations_are_drawn_alike_and_applied_half_of_the_time(photo, monkeypa
     assert max(counts) < 260
 
 
-def test_same_seed_same_picture(photo):
+def test_same_seed_same_image(photo):
     results = [
         ra.random_augment(photo, np.random.default_rng(seed), probability=1.0) for seed in (1, 1, 2)
     ]

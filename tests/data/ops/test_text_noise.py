@@ -65,7 +65,7 @@ def test_share_of_masked_words_and_number_of_masks():
         masks.append(np.count_nonzero(noised == MASK))
     assert 0.25 < np.mean(gone) < 0.30
     assert max(gone) <= 0.30 + 1e-9
-    # 60 words in spans of 3 on average; a few starts are swallowed by a neighbour.
+    # 60 words in spans of 3 on average; a few starts are swallowed by a neighbor.
     assert 17 < np.mean(masks) < 21
 
 

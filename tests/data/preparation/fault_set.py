@@ -9,14 +9,14 @@ import numpy as np
 
 from ofa_jax.data.preparation.reasons import Reason
 from ofa_jax.data.sources import tsv_writer
-from tests.data.preparation import pictures
+from tests.data.preparation import images as image_files
 
 WIDTH, HEIGHT = 64, 48
 _CAPTIONS = ("a red bus on the road", "two dogs under a tree", "a temple and a blue sky")
 
 
-def _pictures(size: tuple[int, int]) -> list[bytes]:
-    return [pictures.jpeg(*size, seed) for seed in range(8)]
+def _images(size: tuple[int, int]) -> list[bytes]:
+    return [image_files.jpeg(*size, seed) for seed in range(8)]
 
 
 def good_row(index: int, images: list[bytes]) -> bytes:
@@ -40,7 +40,7 @@ def good_row(index: int, images: list[bytes]) -> bytes:
 
 
 def _row(*, image: bytes | None = None, caption="a bus", refs="", kind="caption") -> bytes:
-    data = base64.urlsafe_b64encode(pictures.jpeg(WIDTH, HEIGHT) if image is None else image)
+    data = base64.urlsafe_b64encode(image_files.jpeg(WIDTH, HEIGHT) if image is None else image)
     columns = [b"{id}", data, caption.encode(), b"", refs.encode(), b"", b"made", kind.encode()]
     return b"\t".join(columns)
 
@@ -52,13 +52,13 @@ def _boxed(refs: str) -> bytes:
 # What is broken -> the row, with {id} for its identifier, and the right reason.
 FAULTS: dict[str, tuple[Callable[[], bytes], Reason]] = {
     "truncated": (
-        lambda: _row(image=pictures.jpeg(WIDTH, HEIGHT)[:-300]),
+        lambda: _row(image=image_files.jpeg(WIDTH, HEIGHT)[:-300]),
         Reason.TRUNCATED_IMAGE,
     ),
     "empty": (lambda: _row(image=b""), Reason.EMPTY_IMAGE),
-    "cmyk": (lambda: _row(image=pictures.cmyk_jpeg()), Reason.CMYK_IMAGE),
-    "one-pixel": (lambda: _row(image=pictures.jpeg(64, 1)), Reason.SIDE_TOO_SHORT),
-    "long-side": (lambda: _row(image=pictures.jpeg(20_000, 8)), Reason.SIDE_TOO_LONG),
+    "cmyk": (lambda: _row(image=image_files.cmyk_jpeg()), Reason.CMYK_IMAGE),
+    "one-pixel": (lambda: _row(image=image_files.jpeg(64, 1)), Reason.SIDE_TOO_SHORT),
+    "long-side": (lambda: _row(image=image_files.jpeg(20_000, 8)), Reason.SIDE_TOO_LONG),
     "outside": (lambda: _boxed("70,50,90,60"), Reason.BOX_OUTSIDE),
     "inverted": (lambda: _boxed("40,6,4,30"), Reason.BOX_INVERTED),
     "nan": (lambda: _boxed("nan,6,40,30"), Reason.BOX_NOT_FINITE),
@@ -66,7 +66,7 @@ FAULTS: dict[str, tuple[Callable[[], bytes], Reason]] = {
     "long-caption": (lambda: _row(caption="word " * 9_999 + "word"), Reason.TEXT_TOO_LONG),
     "utf8": (lambda: _row().replace(b"\ta bus\t", b"\ta caf\xe9\t"), Reason.INVALID_UTF8),
     "columns": (lambda: _row() + b"\tone more", Reason.WRONG_COLUMN_COUNT),
-    "bomb": (lambda: _row(image=pictures.png_bomb(60_000, 60_000)), Reason.TOO_MANY_PIXELS),
+    "bomb": (lambda: _row(image=image_files.png_bomb(60_000, 60_000)), Reason.TOO_MANY_PIXELS),
 }
 
 
@@ -103,7 +103,7 @@ def write(
     places = rng.choice(records, broken, replace=False).tolist()
     faults = {place: list(FAULTS)[turn % len(FAULTS)] for turn, place in enumerate(places)}
     made = {fault: FAULTS[fault][0]() for fault in set(faults.values())}
-    images = _pictures(picture_size)
+    images = _images(picture_size)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "vision_language_examples.tsv"
     with path.open("wb") as file:

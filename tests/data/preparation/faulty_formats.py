@@ -11,10 +11,10 @@ from collections.abc import Callable
 import pyarrow
 import pyarrow.parquet
 
-from tests.data.preparation import pictures
+from tests.data.preparation import images as image_files
 
 WIDTH, HEIGHT = 32, 24
-JPEG = pictures.jpeg(WIDTH, HEIGHT)
+JPEG = image_files.jpeg(WIDTH, HEIGHT)
 
 
 BOX = [2, 3, 10, 12]  # left, top, width, height
@@ -28,8 +28,8 @@ IMAGES = {
     "cut image": (JPEG[:-200], "truncated_image"),
     "empty image": (b"", "empty_image"),
     "no image at all": (b"\x00\x01" * 40, "undecodable_image"),
-    "CMYK": (pictures.cmyk_jpeg(WIDTH, HEIGHT), "cmyk_image"),
-    "one pixel high": (pictures.jpeg(WIDTH, 1), "side_too_short"),
+    "CMYK": (image_files.cmyk_jpeg(WIDTH, HEIGHT), "cmyk_image"),
+    "one pixel high": (image_files.jpeg(WIDTH, 1), "side_too_short"),
 }
 
 

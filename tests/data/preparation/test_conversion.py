@@ -13,10 +13,10 @@ from ofa_jax.data.preparation.reasons import Reason, RejectedExample, one_line, 
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.sources.tsv import TsvSource
 from ofa_jax.data.steps.image import CheckBoxes
-from tests.data.preparation import pictures
+from tests.data.preparation import images as image_files
 
 DEFAULT = ConversionSettings()
-JPEG = pictures.jpeg(64, 48)
+JPEG = image_files.jpeg(64, 48)
 CAPTION = {"type": "caption", "image_id": "c", "image": JPEG, "captions": ["a red bus"]}
 QUESTION = {
     "type": "qa",
@@ -73,15 +73,15 @@ BAD = {
     "number for text": (CAPTION | {"captions": [3]}, Reason.BAD_FIELDS),
     "box that is not there": (GROUNDING | {"refexp_box_index": [1]}, Reason.BAD_FIELDS),
     "no bytes": (CAPTION | {"image": b""}, Reason.EMPTY_IMAGE),
-    "no picture": ({**CAPTION, "image": None} | {"image": b""}, Reason.EMPTY_IMAGE),
+    "no image": ({**CAPTION, "image": None} | {"image": b""}, Reason.EMPTY_IMAGE),
     "html": (CAPTION | {"image": b"<html></html>"}, Reason.UNDECODABLE_IMAGE),
     "cut JPEG": (CAPTION | {"image": JPEG[: len(JPEG) // 2]}, Reason.TRUNCATED_IMAGE),
     "cut header": (CAPTION | {"image": JPEG[:20]}, Reason.TRUNCATED_IMAGE),
     "cut last bytes": (CAPTION | {"image": JPEG[:-2]}, Reason.TRUNCATED_IMAGE),
-    "bomb": (CAPTION | {"image": pictures.png_bomb(40_000, 40_000)}, Reason.TOO_MANY_PIXELS),
-    "1-pixel side": (CAPTION | {"image": pictures.jpeg(64, 1)}, Reason.SIDE_TOO_SHORT),
-    "20,000-pixel side": (CAPTION | {"image": pictures.jpeg(8, 20_000)}, Reason.SIDE_TOO_LONG),
-    "CMYK": (CAPTION | {"image": pictures.cmyk_jpeg()}, Reason.CMYK_IMAGE),
+    "bomb": (CAPTION | {"image": image_files.png_bomb(40_000, 40_000)}, Reason.TOO_MANY_PIXELS),
+    "1-pixel side": (CAPTION | {"image": image_files.jpeg(64, 1)}, Reason.SIDE_TOO_SHORT),
+    "20,000-pixel side": (CAPTION | {"image": image_files.jpeg(8, 20_000)}, Reason.SIDE_TOO_LONG),
+    "CMYK": (CAPTION | {"image": image_files.cmyk_jpeg()}, Reason.CMYK_IMAGE),
     "no box": (GROUNDING | {"boxes": np.zeros((0, 4), np.float32)}, Reason.NO_BOX),
     "NaN": (boxed(0, 0, np.nan, 4), Reason.BOX_NOT_FINITE),
     "infinite": (boxed(0, 0, np.inf, 4), Reason.BOX_NOT_FINITE),
@@ -118,7 +118,7 @@ def test_every_reason_is_explained():
 
 
 def test_damage_in_the_middle_of_a_png_is_no_cut():
-    data = bytearray(pictures.encoded(pictures.pixels(64, 48), "PNG"))
+    data = bytearray(image_files.encoded(image_files.pixels(64, 48), "PNG"))
     data[len(data) // 2] ^= 0xFF
     assert reason_of(CAPTION | {"image": bytes(data)}) == Reason.UNDECODABLE_IMAGE
 
@@ -165,10 +165,10 @@ def test_settings_that_cannot_work_are_named(settings):
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_resizing_moves_boxes_with_the_picture(form):
-    image = pictures.pixels(640, 427)
+def test_resizing_moves_boxes_with_the_image(form):
+    image = image_files.pixels(640, 427)
     example = DETECTION | {
-        "image": pictures.encoded(image, form),
+        "image": image_files.encoded(image, form),
         "boxes": np.array([[64, 42.7, 320, 213.5], [0, 0, 640, 427]], np.float32),
     }
     stored = convert(example, ConversionSettings(resize_short_side=100)).example
@@ -184,14 +184,14 @@ def test_resizing_moves_boxes_with_the_picture(form):
     assert stored["labels"] == DETECTION["labels"]
 
 
-def test_pictures_are_never_enlarged_nor_written_again_without_need():
+def test_images_are_never_enlarged_nor_written_again_without_need():
     for side in (48, 49, 1000):
         stored = convert(CAPTION, ConversionSettings(resize_short_side=side)).example
         assert stored["image"] is JPEG
 
 
-def test_reduced_decoding_of_large_pictures_gives_the_same_picture():
-    data = pictures.jpeg(1200, 800)
+def test_reduced_decoding_of_large_images_gives_the_same_image():
+    data = image_files.jpeg(1200, 800)
     stored = convert(CAPTION | {"image": data}, ConversionSettings(resize_short_side=80)).example
     found = decode_image(stored["image"]).astype(np.float32)
     whole = Image.fromarray(decode_image(data)).resize((120, 80), Image.Resampling.BICUBIC)
@@ -210,14 +210,14 @@ def test_quality_changes_the_bytes_and_nothing_else():
 
 
 def test_printing_colours_can_be_converted():
-    example = CAPTION | {"image": pictures.cmyk_jpeg()}
+    example = CAPTION | {"image": image_files.cmyk_jpeg()}
     stored = convert(example, ConversionSettings(cmyk="convert")).example
     with Image.open(io.BytesIO(stored["image"])) as found:
         assert (found.mode, found.size) == ("RGB", (64, 48))
 
 
 def test_pixels_are_stored_without_loss():
-    image = pictures.pixels(31, 17)
+    image = image_files.pixels(31, 17)
     stored = convert(CAPTION | {"image": image}, DEFAULT).example
     np.testing.assert_array_equal(decode_image(stored["image"]), image)
 
@@ -244,7 +244,7 @@ def test_bad_boxes_alone_can_be_dropped():
     assert reason_of(only_bad, settings) == Reason.NO_BOX
 
 
-def test_boxes_can_be_cut_to_the_picture():
+def test_boxes_can_be_cut_to_the_image():
     settings = ConversionSettings(clip_boxes=True)
     stored = convert(boxed(-20, 6, 90, 30), settings).example
     np.testing.assert_array_equal(stored["boxes"], [[0, 6, 64, 30]])
@@ -254,7 +254,7 @@ def test_boxes_can_be_cut_to_the_picture():
 @pytest.fixture
 def codebook(tmp_path):
     path = tmp_path / "codebook.npz"
-    images = np.stack([pictures.pixels(32, 32, seed) for seed in range(4)])
+    images = np.stack([image_files.pixels(32, 32, seed) for seed in range(4)])
     PatchCodebook.fit(images, num_codes=16, patch=4).save(path)
     return str(path)
 
@@ -264,7 +264,7 @@ def test_image_codes_of_the_central_square(codebook, part, grid):
     settings = ConversionSettings(
         image_tokenizer=codebook, code_size=32, code_part=part, jpeg_quality=95
     )
-    example = GROUNDING | {"image": pictures.jpeg(96, 64)}
+    example = GROUNDING | {"image": image_files.jpeg(96, 64)}
     stored = convert(example, settings).example
     image = decode_image(stored["image"])
     assert image.shape == (32, 32, 3)
@@ -320,7 +320,7 @@ def test_rows_that_a_source_cannot_read(tmp_path, row, reason):
     assert error.value.reason == reason
 
 
-def test_pictures_that_are_no_base64(tmp_path):
+def test_images_that_are_no_base64(tmp_path):
     path = tmp_path / "rows.tsv"
     path.write_bytes(b"0\tQU!D\t1 2\n")
     records = TsvSource((("train", str(path)),), "image").open("train")

@@ -92,7 +92,7 @@ def test_boxes_as_they_are(tmp_path, name, boxes, left_out):
     assert counts(entry, "left_out") == left_out
     removed = {"box_degenerate": 1} if name == "zero" else {}
     assert entry["removed_boxes"] == removed
-    # The last picture is a portrait, and the file calls all of them landscapes.
+    # The last image is a portrait, and the file calls all of them landscapes.
     assert entry["notes"] == {"other_shape": 1}
 
 
@@ -102,7 +102,7 @@ def test_no_box_at_all_is_told_at_once(tmp_path, capsys):
     assert "left out: no_box 4" in capsys.readouterr().err
 
 
-def test_resized_pictures_are_told(tmp_path, capsys):
+def test_resized_images_are_told(tmp_path, capsys):
     files = {"annotations": "json_size_mismatch/c.json", "images": "json_size_mismatch/img"}
     assert prepare(tmp_path / "out", "coco_instances", **files)[0] == 2
     message = capsys.readouterr().err
@@ -247,7 +247,7 @@ def test_keys_of_tars(tmp_path, name, keys, left_out):
     [
         ("webdataset", "hostile/negative_size.tar", "file a.jpg: a size of -512 bytes"),
         ("webdataset", "webdataset_keys/cut.tar", "is cut off or not an uncompressed tar"),
-        ("webdataset", "webdataset_keys/empty.tar", "no sample with a picture"),
+        ("webdataset", "webdataset_keys/empty.tar", "no sample with an image"),
         ("webdataset", "webdataset_keys/zero.tar", "(empty file)"),
         ("webdataset", "webdataset_keys/z.tar.gz", "unpack .tar.gz to .tar first"),
         ("coco_captions", "hostile/coco_cut.json", "at annotations[2]: not JSON"),
@@ -308,7 +308,7 @@ def test_numbers_that_are_none(tmp_path, path, images, boxes, lost):
 
 
 @pytest.mark.parametrize("name", ["seg", "cls"])
-def test_masks_beside_pictures(tmp_path, name):
+def test_masks_beside_images(tmp_path, name):
     _, entry, found = prepare(
         tmp_path / "out", "webdataset", "--kind=classification", paths=f"webdataset_keys/{name}.tar"
     )

@@ -14,7 +14,7 @@ from ofa_jax.data.preparation import shards
 from ofa_jax.data.preparation.conversion import convert_without_codes
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.sources.array_record import PreparedSource
-from tests.data.preparation import pictures
+from tests.data.preparation import images as image_files
 from tests.model.small_vqgan import GUMBEL, params
 
 GOOD = 7
@@ -22,12 +22,12 @@ GOOD = 7
 
 @pytest.fixture
 def raw(tmp_path):
-    """A folder of pictures, one of them damaged, and the weights of a tokenizer."""
+    """A folder of images, one of them damaged, and the weights of a tokenizer."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(GOOD):
-        (folder / f"{number}.jpg").write_bytes(pictures.jpeg(40 + number, 32, seed=number))
-    (folder / "3b.jpg").write_bytes(pictures.jpeg()[:200])
+        (folder / f"{number}.jpg").write_bytes(image_files.jpeg(40 + number, 32, seed=number))
+    (folder / "3b.jpg").write_bytes(image_files.jpeg()[:200])
     weights = {"state_dict": to_state_dict(params(GUMBEL), GUMBEL)}
     write_torch_file(tmp_path / "last.ckpt", weights)
     return tmp_path
@@ -42,7 +42,7 @@ def unchanged_environment(monkeypatch, tmp_path):
 def prepare(raw, out, *more, size=16):
     return run_prepare(
         [
-            "--source=picture_folder",
+            "--source=image_folder",
             f"--images={raw / 'photos'}",
             f"--image_tokenizer={raw / 'last.ckpt'}",
             f"--code_size={size}",

@@ -14,7 +14,7 @@ from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.sources.box_units import placed_boxes
 from ofa_jax.inspect import main as inspect
-from tests.data.preparation import pictures
+from tests.data.preparation import images as image_files
 from tests.shared import requires_cases, shared_dir
 
 
@@ -26,9 +26,9 @@ def exif(orientation: int) -> Image.Exif:
 
 def phone(orientation: int, form: str = "JPEG") -> bytes:
     """An image whose upright form has 64 x 48 pixels, stored as a camera that was turned does."""
-    upright = Image.fromarray(pictures.pixels(64, 48))
+    upright = Image.fromarray(image_files.pixels(64, 48))
     turn = {6: Image.Transpose.ROTATE_90, 3: Image.Transpose.ROTATE_180}.get(orientation)
-    return pictures.encoded(
+    return image_files.encoded(
         upright if turn is None else upright.transpose(turn), form, exif=exif(orientation)
     )
 
@@ -109,7 +109,7 @@ def test_turned_images_are_made_smaller_upright(tmp_path):
 
 
 def test_cut_images_by_option(tmp_path, caplog):
-    whole = pictures.jpeg(64, 48)
+    whole = image_files.jpeg(64, 48)
     cut = whole[: len(whole) * 2 // 3]
     hidden = cut + b"\xff\xd9"
     path = write_tsv(tmp_path, [whole, cut, hidden])
@@ -129,10 +129,10 @@ def test_cut_images_by_option(tmp_path, caplog):
 
 
 def test_deep_and_transparent_images_keep_their_bytes_and_are_resized_as_they_are_seen(tmp_path):
-    grey = pictures.pixels(64, 48)[:, :, 0]
-    deep = pictures.encoded(grey.astype(np.uint16) * 257, "PNG")
+    grey = image_files.pixels(64, 48)[:, :, 0]
+    deep = image_files.encoded(grey.astype(np.uint16) * 257, "PNG")
     layers = np.dstack([np.full((48, 64, 3), (0, 255, 0)), np.zeros((48, 64))]).astype(np.uint8)
-    clear = pictures.encoded(layers, "PNG")
+    clear = image_files.encoded(layers, "PNG")
     path = write_tsv(tmp_path, [deep, clear])
     _, examples = prepare(path, tmp_path / "kept")
     assert [example["image"] for example in examples] == [deep, clear]
@@ -145,7 +145,7 @@ def test_deep_and_transparent_images_keep_their_bytes_and_are_resized_as_they_ar
 
 def test_formats_without_a_decoder_are_a_reason_of_their_own(tmp_path):
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
-    path = write_tsv(tmp_path, [pictures.jpeg(), heic])
+    path = write_tsv(tmp_path, [image_files.jpeg(), heic])
     entry, _ = prepare(path, tmp_path / "out")
     reason = next(iter(entry["dropped"]))
     try:
@@ -161,12 +161,12 @@ def test_settings_name_what_is_right():
 
 
 def test_inspection_counts_rotation_tags_and_cut_files(tmp_path, capsys):
-    path = write_tsv(tmp_path, [phone(1), phone(6), phone(3, "TIFF"), pictures.jpeg()[:-99]])
+    path = write_tsv(tmp_path, [phone(1), phone(6), phone(3, "TIFF"), image_files.jpeg()[:-99]])
     assert inspect([path, f"--out={tmp_path / 'page'}", "--source=tsv", "--layout=refcoco"]) == 0
     printed = capsys.readouterr().out
-    assert "rotation tag 2 pictures carry one" in printed
+    assert "rotation tag 2 images carry one" in printed
     assert "prepare --upright turns" in printed
-    assert "picture file is cut off: 1" in printed
+    assert "image file is cut off: 1" in printed
 
 
 @requires_cases

@@ -14,7 +14,7 @@ from ofa_jax.data.sources.array_record import PreparedSource
 from tests.data.preparation import fault_set
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-# Pictures are made smaller, so a record takes some milliseconds, and nearly every shard has
+# Images are made smaller, so a record takes some milliseconds, and nearly every shard has
 # something to drop.
 BROKEN, SHARDS, SIZE = 60, 30, (480, 320)
 

@@ -14,7 +14,7 @@ from tests.data.sources.photographs import annotated, write_pictures
 
 
 def webdataset(folder):
-    """The second picture is cut off."""
+    """The second image is cut off."""
     for number, one in enumerate(annotated()):
         files = tar_files.sample(one, txt=one.captions[0])
         if number == 1:
@@ -26,7 +26,7 @@ def webdataset(folder):
 
 
 def coco_captions(folder):
-    """The second picture is not there."""
+    """The second image is not there."""
     images = write_pictures(folder / "train2014", coco_files.file_name)
     (folder / "train2014" / coco_files.file_name(annotated()[1])).unlink()
     document = {"images": coco_files.image_entries(), "annotations": coco_files.caption_entries()}
@@ -35,7 +35,7 @@ def coco_captions(folder):
 
 
 def coco_instances(folder):
-    """A box of the second picture lies outside."""
+    """A box of the second image lies outside."""
     images = write_pictures(folder / "train2014", coco_files.file_name)
     document = coco_files.instances()
     boxes = [box for box in document["annotations"] if box["image_id"] == annotated()[1].number]

@@ -115,7 +115,7 @@ class paths_of:
         return self._paths
 
 
-def test_pictures_count_as_well(tmp_path, capsys):
+def test_images_count_as_well(tmp_path, capsys):
     images = write_pictures(tmp_path / "train2014", coco_files.file_name)
     document = {"images": coco_files.image_entries(), "annotations": coco_files.caption_entries()}
     path = coco_files.dump(tmp_path / "captions.json", document)

@@ -13,9 +13,9 @@ import pytest
 
 from ofa_jax.cli.prepare import run_prepare
 from ofa_jax.data.sources.array_record import PreparedSource
-from tests.data.preparation import pictures
+from tests.data.preparation import images as image_files
 
-JPEG = pictures.jpeg(64, 48)
+JPEG = image_files.jpeg(64, 48)
 BOX = [4, 6, 20, 30]
 
 

@@ -1,6 +1,6 @@
 """Real photographs with invented annotations, as every format's test writes them to disk.
 
-The pictures are those of `tests.integration.photographs`, made smaller; each test writes the
+The images are those of `tests.integration.photographs`, made smaller; each test writes the
 annotations in the form of its format and expects the same values from the source.
 """
 
@@ -15,7 +15,7 @@ from tests.integration.photographs import SUBJECTS, jpeg, photographs
 
 @dataclasses.dataclass(frozen=True)
 class Photograph:
-    """One picture and what is said about it; boxes in whole pixels x0, y0, x1, y1."""
+    """One image and what is said about it; boxes in whole pixels x0, y0, x1, y1."""
 
     number: int
     name: str
@@ -55,7 +55,7 @@ def annotated(count=4):
 
 
 def write_pictures(folder, name=lambda one: f"{one.number}.jpg", count=4):
-    """Writes the first few pictures into a folder; returns it as text."""
+    """Writes the first few images into a folder; returns it as text."""
     for one in annotated(count):
         path = folder / name(one)
         path.parent.mkdir(parents=True, exist_ok=True)

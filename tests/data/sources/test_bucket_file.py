@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
             {
                 "image": rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8),
                 "image_id": str(n),
-                "caption": "a picture of a dog",
+                "caption": "an image of a dog",
                 "type": "caption" if n % 2 else "text",
                 "text": rng.bytes(int(rng.integers(5, 20_000))).hex(),
             }

@@ -84,7 +84,7 @@ def test_instances(tmp_path, images):
         same(found, expected)
 
 
-def test_pictures_are_found_where_archives_were_unpacked(tmp_path):
+def test_images_are_found_where_archives_were_unpacked(tmp_path):
     # Objects365 says images/v1/patch0/x.jpg; people have train/patch0/x.jpg, or x.jpg alone.
     document = instances()
     for entry in document["images"]:
@@ -99,12 +99,12 @@ def test_pictures_are_found_where_archives_were_unpacked(tmp_path):
         assert source.open("train")[0]["image"] == one.image
 
 
-def test_missing_pictures_are_named_when_read(tmp_path, images):
+def test_missing_images_are_named_when_read(tmp_path, images):
     path = dump(tmp_path / "instances.json", instances())
     (tmp_path / "train2014" / file_name(annotated()[1])).unlink()
     records = CocoInstances(annotations=path, images=images).open("train")
     assert records[0]["image"] == annotated()[0].image
-    message = r"instances\.json, image 102: the picture COCO_train2014_000000000102\.jpg is not in"
+    message = r"instances\.json, image 102: the image COCO_train2014_000000000102\.jpg is not in"
     with pytest.raises(SourceError, match=message) as error:
         records[1]
     assert isinstance(error.value.__cause__, FileNotFoundError)

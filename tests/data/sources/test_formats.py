@@ -79,7 +79,7 @@ def test_every_kind_of_value():
     [
         ("coco_caption", {}, "unknown format 'coco_caption'; did you mean coco_captions"),
         ("gqa", {"question": "x"}, "'gqa' has no argument 'question'; did you mean questions"),
-        ("gqa", {"questions": "x"}, r"format 'gqa' needs images \(folder of the pictures"),
+        ("gqa", {"questions": "x"}, r"format 'gqa' needs images \(folder of the images"),
         (
             "gqa",
             {"questions": "x", "images": "y", "full_answers": "1"},

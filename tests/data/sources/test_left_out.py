@@ -366,7 +366,7 @@ def test_one_bad_item_is_left_out_and_counted(tmp_path, name):
         assert all("json" in place or "question" in place for place in places)
 
 
-def test_pictures_stay_with_their_boxes(tmp_path):
+def test_images_stay_with_their_boxes(tmp_path):
     records = source(tmp_path, CASES["ids that int would merge"]).open("train")
     assert [records[index]["image"] for index in (0, 1)] == [FIRST.image, SECOND.image]
 
@@ -382,7 +382,7 @@ def sized(width, height):
     return Case(COCO, coco(box([10, 20, 40, 60]), images=images), {}, "", [])
 
 
-def test_boxes_of_a_resized_picture(tmp_path):
+def test_boxes_of_a_resized_image(tmp_path):
     case = sized(4 * FIRST.width, 4 * FIRST.height)
     message = f"{4 * FIRST.width} x {4 * FIRST.height} pixels, it has {FIRST.width} x"
     with pytest.raises(SourceError, match=message) as error:
@@ -392,7 +392,7 @@ def test_boxes_of_a_resized_picture(tmp_path):
     np.testing.assert_allclose(example["boxes"], [[2.5, 5, 12.5, 20]])
 
 
-def test_boxes_of_a_picture_of_another_shape_are_noticed(tmp_path):
+def test_boxes_of_an_image_of_another_shape_are_noticed(tmp_path):
     case = sized(FIRST.width, FIRST.height * 2)
     example = source(tmp_path, case).open("train")[0]
     np.testing.assert_allclose(example["boxes"], [[10, 20, 50, 80]])
@@ -402,7 +402,7 @@ def test_boxes_of_a_picture_of_another_shape_are_noticed(tmp_path):
     np.testing.assert_allclose(example["boxes"], [[10, 10, 50, 40]])
 
 
-def test_boxes_of_a_turned_picture(tmp_path):
+def test_boxes_of_a_turned_image(tmp_path):
     with pytest.raises(SourceError, match="it was turned"):
         source(tmp_path, sized(FIRST.height, FIRST.width), scale_boxes="true").open("train")[0]
     # A size that is off by one was rounded.
@@ -411,8 +411,8 @@ def test_boxes_of_a_turned_picture(tmp_path):
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 @pytest.mark.parametrize("upright", [True, False])
-def test_boxes_of_a_picture_with_a_rotation_tag(tmp_path, orientation, upright):
-    """What the annotations are of, the stored picture or the upright one, decides what is kept."""
+def test_boxes_of_an_image_with_a_rotation_tag(tmp_path, orientation, upright):
+    """What the annotations are of, the stored image or the upright one, decides what is kept."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     turned = orientation >= 5

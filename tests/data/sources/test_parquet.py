@@ -175,7 +175,7 @@ def test_null_is_no_text(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["bytes", "structure", "list", "base64"])
-def test_forms_of_pictures(tmp_path, form):
+def test_forms_of_images(tmp_path, form):
     one = annotated()[0]
     picture = {
         "bytes": one.image,
@@ -188,7 +188,7 @@ def test_forms_of_pictures(tmp_path, form):
     assert records[0]["image"] == one.image
 
 
-def test_pictures_that_are_only_named(tmp_path):
+def test_images_that_are_only_named(tmp_path):
     path = write(tmp_path / "a.parquet", [{"picture": {"bytes": None, "path": "x.jpg"}}])
     records = ParquetSource(path, (("image", "picture"),), (("type", "image"),)).open("train")
     with pytest.raises(SourceError, match=r"holds only a path, 'x\.jpg', no bytes"):

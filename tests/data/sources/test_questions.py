@@ -64,7 +64,7 @@ def test_vqa(tmp_path):
         same(found, question(one, example_id=f"{one.number}003", **answers))
 
 
-def test_vqa_tests_have_no_answers_and_share_pictures(tmp_path):
+def test_vqa_tests_have_no_answers_and_share_images(tmp_path):
     questions, _ = vqa_files(tmp_path, "test-dev2015")
     images = write_pictures(tmp_path / "i", lambda one: f"COCO_test2015_{one.number:012d}.jpg")
     examples = examples_of(VqaV2(questions=questions, images=images), "test-dev")
@@ -176,7 +176,7 @@ def test_visual_genome_questions_and_objects(tmp_path, folders):
     path = dump(tmp_path / "damaged.json", objects)
     records = VisualGenomeObjects(annotations=path, images=folders).open("train")
     assert len(records) == 3
-    # Each picture has an object without a name as well.
+    # Each image has an object without a name as well.
     assert records.left_out.counts == {"bad_fields": 1, "empty_text": 4}
     assert records.left_out.named["bad_fields"] == [
         f"{path}, image 103, objects[0]: it lacks 'w'",

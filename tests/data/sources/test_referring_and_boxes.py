@@ -259,9 +259,9 @@ def test_compressed_tables_are_named(tmp_path, name):
         OpenImagesBoxes(**files).open("train")
 
 
-def test_damaged_headers_and_pictures_are_named(tmp_path):
+def test_damaged_headers_and_images_are_named(tmp_path):
     files = open_images_files(tmp_path)
-    (tmp_path / "images" / "102.jpg").write_bytes(b"no picture")
+    (tmp_path / "images" / "102.jpg").write_bytes(b"no image")
     records = OpenImagesBoxes(**files).open("train")
     with pytest.raises(SourceError, match=r"image 102: cannot decode an image of 10 bytes"):
         records[1]

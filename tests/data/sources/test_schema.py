@@ -42,7 +42,7 @@ def test_every_parallel_and_required_field_is_a_field():
         ({"captoins": ["x"]}, "unknown field 'captoins'; did you mean captions"),
         ({"type": "detect"}, "type is 'detect'; did you mean detection"),
         ({"type": None}, "field 'type' must be a string"),
-        ({"image": "text"}, "'image' must be bytes of a picture file"),
+        ({"image": "text"}, "'image' must be bytes of an image file"),
         ({"image": np.zeros((2, 3, 3))}, r"'image' must .* not float64\[2, 3, 3\]"),
         ({"boxes": np.zeros((2, 5))}, r"'boxes' must be a float array \[boxes, 4\], not float64"),
         ({"boxes": [[0, 0, 1, 1]]}, "'boxes' must be a float array"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ofa_jax.data.sources.annotated_pictures import Unique
+from ofa_jax.data.sources.annotated_images import Unique
 from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.values import flag, identifier, is_blank, number, optional_text, text
 

@@ -12,13 +12,13 @@ from tests.data.sources.photographs import annotated
 from tests.data.sources.tar_files import sample, write_tar
 
 
-def test_pictures_with_captions(tmp_path):
+def test_images_with_captions(tmp_path):
     photographs = annotated()
     for number in (0, 1):
         files = {"./": b""}
         for one in photographs[2 * number : 2 * number + 2]:
             files |= sample(one, "./", txt=f"{one.captions[0]}\n")
-        # A sample that img2dataset could not download has no picture.
+        # A sample that img2dataset could not download has no image.
         files[f"./{number}.txt"] = b"lost"
         del files["./"]
         write_tar(tmp_path / f"0000{number}.tar", files)
@@ -46,14 +46,14 @@ def test_captions_of_the_metadata(tmp_path):
         records[0]
 
 
-def test_pictures_alone_and_with_classes(tmp_path):
+def test_images_alone_and_with_classes(tmp_path):
     first, second = annotated()[:2]
     path = write_tar(tmp_path / "n01440764.tar", {"n01440764_18.JPEG": first.image})
     [found] = examples_of(WebdatasetSource(path, kind="image"))
     same(found, {"image": first.image, "image_id": "n01440764_18", "type": "image"})
     [found] = examples_of(WebdatasetSource(path, kind="classification"))
     assert (found["label"], found["type"]) == ("n01440764", "classification")
-    with pytest.raises(SourceError, match="no caption beside the picture, only jpeg"):
+    with pytest.raises(SourceError, match="no caption beside the image, only jpeg"):
         WebdatasetSource(path).open("train")[0]
     path = write_tar(tmp_path / "b.tar", sample(second, cls="7\n"))
     [found] = examples_of(WebdatasetSource(path, kind="classification"))
@@ -73,7 +73,7 @@ def test_damaged_tars_are_named(tmp_path):
     with pytest.raises(SourceError, match=r"c\.tar is cut off or not an uncompressed tar"):
         WebdatasetSource(path).open("train")
     path = write_tar(tmp_path / "texts.tar", {"a.txt": b"a"})
-    with pytest.raises(SourceError, match=r"texts\.tar: no sample with a picture"):
+    with pytest.raises(SourceError, match=r"texts\.tar: no sample with an image"):
         WebdatasetSource(path).open("train")
     path = write_tar(tmp_path / "text.tar", files | {"000000102.txt": b"\xff"})
     with pytest.raises(SourceError, match=r"text\.tar, sample 000000102: 'utf-8' codec"):
@@ -83,7 +83,7 @@ def test_damaged_tars_are_named(tmp_path):
 
 
 def named(*names):
-    """Files of these names, each picture and text of its own."""
+    """Files of these names, each image and text of its own."""
     files = {}
     for number, name in enumerate(names):
         picture = name.lower().endswith((".jpg", ".png"))

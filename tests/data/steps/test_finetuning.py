@@ -1,4 +1,4 @@
-"""Pictures and written texts of the fine-tuning tasks."""
+"""Images and written texts of the fine-tuning tasks."""
 
 import sys
 import types
@@ -74,7 +74,7 @@ def test_strong_augmentation_is_a_function_of_its_generator():
 
 
 @pytest.mark.parametrize("name", classification_augment.OPERATIONS)
-def test_operations_keep_the_picture_a_picture(name):
+def test_operations_keep_the_image_an_image(name):
     from PIL import Image
 
     picture = Image.fromarray(line(40, 30))

@@ -171,7 +171,7 @@ def test_boxes_that_are_none_are_refused():
     for box in ([0, 0, 9, 6], [-1, 0, 10, 7], [3, 3, 4, 4]):
         assert check(example | {"boxes": [box]}, rng)["boxes"] == [box]
     for box in ([5, 0, 5, 6], [4, 0, 2, 6], [0, 0, 30, 6], [0, 0, 9, np.nan], [-5, 0, 9, 6]):
-        with pytest.raises(InstructionError, match=r"'photo' is not a box .* its 9x6 picture"):
+        with pytest.raises(InstructionError, match=r"'photo' is not a box .* its 9x6 image"):
             check(example | {"boxes": [box]}, rng)
     for box in ([0.1, 0.2, 0.6, 0.6], [0, 0, 1, 1], [-0.1, 0.2, 0.9, 1]):
         with pytest.raises(

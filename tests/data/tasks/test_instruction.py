@@ -225,7 +225,7 @@ def test_masked_image_has_a_central_hole_and_a_code_target():
     assert features["image_hole"].tolist() == [8, 8, 24, 24]
     assert features["code_mask"].tolist() == [True]
     assert features["image_mask"].tolist() == [True]
-    # SPEC 4.3.7: zeroed after normalisation, so the pixels themselves stay.
+    # SPEC 4.3.7: zeroed after normalization, so the pixels themselves stay.
     np.testing.assert_array_equal(features["image"], IMAGE)
     # SPEC 4.3.7 at the official size: rows and columns 64 .. 191.
     big = encode(
@@ -343,9 +343,9 @@ def test_decoding_stops_at_eos_and_survives_nonsense():
 
 def test_missing_field_names_field_example_and_line():
     with pytest.raises(InstructionError) as error:
-        encode(instructions.VQA, {"image": IMAGE, "question": "q", "image_id": "picture-7"})
+        encode(instructions.VQA, {"image": IMAGE, "question": "q", "image_id": "image-7"})
     message = str(error.value)
-    assert "'picture-7'" in message
+    assert "'image-7'" in message
     assert "no field 'answer'" in message
     assert instructions.VQA in message
     assert "it has image, image_id, question" in message

@@ -2,7 +2,7 @@
 
 Their preprocessors run once, in the order of their files and with one seed; what comes out,
 "inputs" and "targets" as texts or as ids, is an example of a task without an image. Ids of the
-run's own vocabulary stay as they are, those of another are decoded and tokenised anew.
+run's own vocabulary stay as they are, those of another are decoded and tokenized anew.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m ofa_jax.infer --image_tokenizer=...`: pictures as answers, from a model at random."""
+"""`python -m ofa_jax.infer --image_tokenizer=...`: images as answers, from a model at random."""
 
 import dataclasses
 import sys
@@ -24,7 +24,7 @@ INSTRUCTION = "--instruction=what is the complete image? caption: a red bus"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A model with 4 codes that makes pictures of 2 x 2 codes, its codebook, and a photograph."""
+    """A model with 4 codes that makes images of 2 x 2 codes, its codebook, and a photograph."""
     folder = tmp_path_factory.mktemp("files")
     text = TrainedBPE.train(["what is the complete image? caption: a red bus"], num_merges=60)
     layout = VocabLayout(num_text=text.num_text, num_codes=4, num_bins=20, max_image_size=64)
@@ -38,7 +38,7 @@ def files(tmp_path_factory):
         max_positions=64,
     )
     variables = to_params(random_state_dict(config), config)
-    record = orbax_weights.SourceRecord("initialised", "test")
+    record = orbax_weights.SourceRecord("initialized", "test")
     orbax_weights.write_weights(folder / "model", variables, config, record)
     colours = np.random.default_rng(0).integers(0, 256, (4, 1, 1, 3))
     PatchCodebook(np.broadcast_to(colours, (4, 8, 8, 3))).save(folder / "codebook.npz")
@@ -61,7 +61,7 @@ def infer(monkeypatch, tmp_path, files):
 
 
 def colours_of(path):
-    """The colours of a picture's 2 x 2 squares, each of one colour."""
+    """The colours of an image's 2 x 2 squares, each of one colour."""
     pixels = np.asarray(Image.open(path))
     assert pixels.shape == (16, 16, 3)
     blocks = pixels.reshape(2, 8, 2, 8, 3).transpose(0, 2, 1, 3, 4).reshape(4, 64, 3)
@@ -74,7 +74,7 @@ def brightness(pictures):
 
 
 def networks():
-    """The more a picture is dark, the closer it is to the caption."""
+    """The more an image is dark, the closer it is to the caption."""
     return Extractors(
         image_embeddings=brightness, text_embeddings=lambda texts: np.array([[1.0, 0.0]])
     )

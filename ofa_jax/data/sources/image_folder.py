@@ -1,6 +1,6 @@
-"""A folder of pictures, with or without class folders or text files beside them.
+"""A folder of images, with or without class folders or text files beside them.
 
-`train/n01440764/n01440764_18.JPEG` as ImageNet has it, or any tree of pictures (YFCC100M).
+`train/n01440764/n01440764_18.JPEG` as ImageNet has it, or any tree of images (YFCC100M).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ofa_jax.data.ops.image_files import images_below, stem_of
 from ofa_jax.data.sources import split_paths
-from ofa_jax.data.sources.annotated_pictures import AnnotatedPictures, AnnotatedRow, MadeRows
+from ofa_jax.data.sources.annotated_images import AnnotatedImages, AnnotatedRow, MadeRows
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.coco import caption_fields
 from ofa_jax.data.sources.errors import Reason, SourceError
@@ -22,11 +22,11 @@ from ofa_jax.schema import require_known
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PictureFolder(AnnotatedPictures):
-    """One example per picture below the folders, in the order of their names.
+class ImageFolder(AnnotatedImages):
+    """One example per image below the folders, in the order of their names.
 
     Attributes:
-      kind: `image` (the picture alone), `classification` (the folder's name is the class) or
+      kind: `image` (the image alone), `classification` (the folder's name is the class) or
         `caption` (`name.txt` beside `name.jpg` is the caption).
       label_names: file with a class and its words per line; "" leaves the folder's name.
     """
@@ -35,12 +35,12 @@ class PictureFolder(AnnotatedPictures):
     label_names: split_paths.File = ""
 
     def __post_init__(self) -> None:
-        require_known("kind of picture", self.kind, KINDS)
+        require_known("kind of image", self.kind, KINDS)
 
     def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
-        """Lists the pictures."""
+        """Lists the images."""
         entries = []
-        for folder in split_paths.folders(self.images, split, "the pictures"):
+        for folder in split_paths.folders(self.images, split, "the images"):
             images, others = images_below(folder, ("txt",) if self.kind == "caption" else ())
             entries += [(folder, name) for name in images]
             for name in others:

@@ -1,8 +1,8 @@
 """Latents to codes and back, and what training adds to it (VQGAN_SPEC 4 and 5).
 
-Both quantisers score every code at every place; the code is the one of the highest score, the
-first of equal ones. The released model scores with a linear map (`GumbelQuantiser`), plain models
-with minus the squared distance to their entries (`NearestQuantiser`).
+Both quantizers score every code at every place; the code is the one of the highest score, the
+first of equal ones. The released model scores with a linear map (`GumbelQuantizer`), plain models
+with minus the squared distance to their entries (`NearestQuantizer`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from jax import lax
 from ofa_jax.model.vqgan.config import VQGANConfig
 from ofa_jax.model.vqgan.networks import pointwise
 
-# Inside the logarithm of the Gumbel quantiser's loss.
+# Inside the logarithm of the Gumbel quantizer's loss.
 _LOG_EPS = 1e-10
 
 
-class Quantised(NamedTuple):
-    """What a quantiser makes of latents in training.
+class Quantized(NamedTuple):
+    """What a quantizer makes of latents in training.
 
     Attributes:
       latents: float32[b, y, x, embedding_dim], of the codes; gradients reach the encoder.
@@ -35,7 +35,7 @@ class Quantised(NamedTuple):
     codes: jax.Array
 
 
-class GumbelQuantiser(nn.Module):
+class GumbelQuantizer(nn.Module):
     """Codes by a learned score; training draws them with Gumbel noise."""
 
     config: VQGANConfig
@@ -62,8 +62,8 @@ class GumbelQuantiser(nn.Module):
         noise: jax.Array | None = None,
         temperature: float | jax.Array = 1.0,
         hard: bool = True,
-    ) -> Quantised:
-        """Quantises in training.
+    ) -> Quantized:
+        """Quantizes in training.
 
         Args:
           latents: float32[b, y, x, embedding_dim].
@@ -84,14 +84,14 @@ class GumbelQuantiser(nn.Module):
         # Neither noise nor temperature in the loss.
         q = nn.softmax(logits)
         divergence = jnp.sum(q * jnp.log(q * self.config.num_codes + _LOG_EPS), axis=-1)
-        return Quantised(
+        return Quantized(
             jnp.einsum("byxv,vd->byxd", shares, self.codebook),
             self.config.kl_weight * jnp.mean(divergence),
             codes,
         )
 
 
-class NearestQuantiser(nn.Module):
+class NearestQuantizer(nn.Module):
     """Codes by least squared distance (plain VQ)."""
 
     config: VQGANConfig
@@ -123,8 +123,8 @@ class NearestQuantiser(nn.Module):
         noise: jax.Array | None = None,
         temperature: float | jax.Array = 1.0,
         hard: bool = True,
-    ) -> Quantised:
-        """Quantises in training.
+    ) -> Quantized:
+        """Quantizes in training.
 
         Args:
           latents: float32[b, y, x, embedding_dim].
@@ -150,4 +150,4 @@ class NearestQuantiser(nn.Module):
             loss = to_encoder + weight * to_codebook
         else:
             loss = weight * to_encoder + to_codebook
-        return Quantised(latents + lax.stop_gradient(entries - latents), loss, codes)
+        return Quantized(latents + lax.stop_gradient(entries - latents), loss, codes)

@@ -3,15 +3,15 @@
 import pytest
 
 from ofa_jax.data.sources.errors import SourceError
-from ofa_jax.data.sources.picture_folder import PictureFolder
+from ofa_jax.data.sources.image_folder import ImageFolder
 from tests.data.sources.checks import examples_of, same
 from tests.data.sources.photographs import annotated, write_pictures
 
 
-def test_pictures_alone(tmp_path):
+def test_images_alone(tmp_path):
     write_pictures(tmp_path, lambda one: f"deep/er/{one.number}.JPEG")
-    (tmp_path / "deep" / "readme.txt").write_text("no picture")
-    source = PictureFolder(images=str(tmp_path), dataset="yfcc")
+    (tmp_path / "deep" / "readme.txt").write_text("no image")
+    source = ImageFolder(images=str(tmp_path), dataset="yfcc")
     for found, one in zip(examples_of(source), annotated(), strict=True):
         name = f"deep/er/{one.number}"
         same(found, {"image": one.image, "image_id": name, "dataset": "yfcc", "type": "image"})
@@ -24,39 +24,39 @@ def test_names_and_contents_that_tell_an_image(tmp_path):
         (tmp_path / f"{name.removesuffix('.jfif')}.txt").write_text(one.captions[0])
     (tmp_path / "thesis.pdf").write_bytes(b"%PDF")
     (tmp_path / ".hidden.jpg").write_bytes(b"no image")
-    source = PictureFolder(images=str(tmp_path), kind="caption")
+    source = ImageFolder(images=str(tmp_path), kind="caption")
     found = examples_of(source)
     assert [one["image_id"] for one in found] == ["IMG_0002", "a", "c.jpg_large"]
     assert [one["caption"] for one in found] == [one.captions[0] for one in (second, first, third)]
     left_out = source.open("train").left_out
     assert left_out.counts == {"unread_file": 1}
     assert left_out.named["unread_file"] == [f"{tmp_path}/thesis.pdf"]
-    assert PictureFolder(images=str(tmp_path)).open("train").left_out.total == 4
+    assert ImageFolder(images=str(tmp_path)).open("train").left_out.total == 4
 
 
-def test_pictures_in_folders_of_classes(tmp_path):
+def test_images_in_folders_of_classes(tmp_path):
     images = write_pictures(tmp_path / "train", lambda one: f"n{one.number % 2}/{one.number}.jpg")
-    source = PictureFolder(images=str(tmp_path / "{split}"), kind="classification")
+    source = ImageFolder(images=str(tmp_path / "{split}"), kind="classification")
     found = examples_of(source)
     assert [one["label"] for one in found] == ["n0", "n0", "n1", "n1"]
     assert [one["image_id"] for one in found] == ["n0/102", "n0/104", "n1/101", "n1/103"]
     names = tmp_path / "names.txt"
     names.write_text("n0 tench, Tinca tinca\nn1 goldfish\n")
-    words = PictureFolder(images=images, kind="classification", label_names=str(names))
+    words = ImageFolder(images=images, kind="classification", label_names=str(names))
     assert [one["label"] for one in examples_of(words)][1:3] == ["tench, Tinca tinca", "goldfish"]
     fewer = tmp_path / "fewer.txt"
     fewer.write_text("n1 goldfish\n")
-    records = PictureFolder(images=images, kind="classification", label_names=str(fewer))
+    records = ImageFolder(images=images, kind="classification", label_names=str(fewer))
     with pytest.raises(SourceError, match=r"train/n0/102\.jpg: the class 'n0' is not in .*fewer"):
         records.open("train")[0]
 
 
-def test_pictures_with_captions(tmp_path):
+def test_images_with_captions(tmp_path):
     images = write_pictures(tmp_path)
     for one in annotated()[:3]:
         (tmp_path / f"{one.number}.txt").write_text(f"{one.captions[0]}\n")
     (tmp_path / "102.txt").write_bytes(b"\xff")
-    records = PictureFolder(images=images, kind="caption").open("train")
+    records = ImageFolder(images=images, kind="caption").open("train")
     one = annotated()[0]
     texts = {"captions": [one.captions[0]], "caption": one.captions[0]}
     same(records[0], {"image": one.image, "image_id": "101", "type": "caption"} | texts)
@@ -71,13 +71,13 @@ def test_equal_names_in_two_folders(tmp_path):
     for folder, one in (("a", first), ("b", second)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "1.jpg").write_bytes(one.image)
-    found = examples_of(PictureFolder(images=f"{tmp_path}/a, {tmp_path}/b"))
+    found = examples_of(ImageFolder(images=f"{tmp_path}/a, {tmp_path}/b"))
     assert [one["image"] for one in found] == [first.image, second.image]
 
 
 def test_mistakes_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="PictureFolder: there are no examples of split 'train'"):
-        PictureFolder(images=str(tmp_path / "empty")).open("train")
-    with pytest.raises(ValueError, match="unknown kind of picture 'captions'; did you mean capt"):
-        PictureFolder(images="x", kind="captions")
+    with pytest.raises(SourceError, match="ImageFolder: there are no examples of split 'train'"):
+        ImageFolder(images=str(tmp_path / "empty")).open("train")
+    with pytest.raises(ValueError, match="unknown kind of image 'captions'; did you mean capt"):
+        ImageFolder(images="x", kind="captions")

@@ -1,4 +1,4 @@
-"""Small pictures, whole and broken, for the tests of preparation."""
+"""Small images, whole and broken, for the tests of preparation."""
 
 import io
 import struct

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ofa_jax.report import pictures, plots
+from ofa_jax.report import images as report_images
+from ofa_jax.report import plots
 from ofa_jax.report.collect import collect
 
 
@@ -16,16 +17,16 @@ def _noise(width, height):
     return Image.fromarray(pixels)
 
 
-def test_small_pictures_are_enlarged_without_interpolation():
+def test_small_images_are_enlarged_without_interpolation():
     image = _noise(32, 24)
-    large = pictures.enlarge(image)
+    large = report_images.enlarge(image)
     assert large.size == (384, 288)
     np.testing.assert_array_equal(np.asarray(large)[::12, ::12], np.asarray(image))
 
 
-def test_large_pictures_are_reduced():
-    assert pictures.enlarge(_noise(800, 400)).size == (320, 160)
-    assert pictures.enlarge(_noise(384, 100)).size == (384, 100)
+def test_large_images_are_reduced():
+    assert report_images.enlarge(_noise(800, 400)).size == (320, 160)
+    assert report_images.enlarge(_noise(384, 100)).size == (384, 100)
 
 
 def _has(image, colour, x, y, reach=3):
@@ -38,57 +39,57 @@ def _has(image, colour, x, y, reach=3):
 def test_boxes_are_drawn_at_their_places():
     image = Image.new("RGB", (32, 32), "#808080")
     boxes = [
-        pictures.DrawnBox((4, 8, 12, 16), predicted=False),
-        pictures.DrawnBox((20, 20, 28, 30), predicted=True),
+        report_images.DrawnBox((4, 8, 12, 16), predicted=False),
+        report_images.DrawnBox((20, 20, 28, 30), predicted=True),
     ]
-    drawn = pictures.draw_boxes(image, boxes)
-    assert _has(drawn, pictures.TRUE_COLOUR, 48, 140)
-    assert _has(drawn, pictures.TRUE_COLOUR, 144, 100)
-    assert _has(drawn, pictures.PREDICTED_COLOUR, 240, 240, reach=6)
-    assert _has(drawn, pictures.PREDICTED_COLOUR, 336, 360, reach=6)
-    assert not _has(drawn, pictures.PREDICTED_COLOUR, 48, 140)
-    assert not _has(drawn, pictures.TRUE_COLOUR, 290, 300)
-    # The same box, in pixels of a picture of twice the size.
-    doubled = [pictures.DrawnBox([2 * v for v in b.box], b.predicted) for b in boxes]
-    assert pictures.draw_boxes(image, doubled, (64, 64)).tobytes() == drawn.tobytes()
+    drawn = report_images.draw_boxes(image, boxes)
+    assert _has(drawn, report_images.TRUE_COLOUR, 48, 140)
+    assert _has(drawn, report_images.TRUE_COLOUR, 144, 100)
+    assert _has(drawn, report_images.PREDICTED_COLOUR, 240, 240, reach=6)
+    assert _has(drawn, report_images.PREDICTED_COLOUR, 336, 360, reach=6)
+    assert not _has(drawn, report_images.PREDICTED_COLOUR, 48, 140)
+    assert not _has(drawn, report_images.TRUE_COLOUR, 290, 300)
+    # The same box, in pixels of an image of twice the size.
+    doubled = [report_images.DrawnBox([2 * v for v in b.box], b.predicted) for b in boxes]
+    assert report_images.draw_boxes(image, doubled, (64, 64)).tobytes() == drawn.tobytes()
 
 
 def test_boxes_on_an_image_that_keeps_its_size():
     image = Image.new("RGB", (1200, 600), "#808080")
-    box = pictures.DrawnBox((700, 200, 1000, 500), predicted=True, label="a dog")
-    drawn = pictures.draw_boxes(image, [box], reduce=False)
+    box = report_images.DrawnBox((700, 200, 1000, 500), predicted=True, label="a dog")
+    drawn = report_images.draw_boxes(image, [box], reduce=False)
     assert drawn.size == (1200, 600)
-    assert _has(drawn, pictures.PREDICTED_COLOUR, 700, 350, reach=30)
-    assert _has(drawn, pictures.PREDICTED_COLOUR, 715, 185)
+    assert _has(drawn, report_images.PREDICTED_COLOUR, 700, 350, reach=30)
+    assert _has(drawn, report_images.PREDICTED_COLOUR, 715, 185)
     changed = (np.asarray(drawn) != 128).any(axis=-1)
     assert changed.mean() < 0.05, "lines and tags of large images stay thin"
-    small = pictures.draw_boxes(Image.new("RGB", (32, 32)), [box], (1200, 600), reduce=False)
+    small = report_images.draw_boxes(Image.new("RGB", (32, 32)), [box], (1200, 600), reduce=False)
     assert small.size == (384, 384)
 
 
 def test_boxes_beyond_the_border_are_drawn_at_it():
     image = Image.new("RGB", (32, 32), "#808080")
-    box = pictures.DrawnBox((-50, -50, 90, 90), predicted=False, label="everything")
-    drawn = pictures.draw_boxes(image, [box])
+    box = report_images.DrawnBox((-50, -50, 90, 90), predicted=False, label="everything")
+    drawn = report_images.draw_boxes(image, [box])
     assert drawn.size == (384, 384)
-    assert _has(drawn, pictures.TRUE_COLOUR, 4, 200)
-    assert _has(drawn, pictures.TRUE_COLOUR, 379, 200)
+    assert _has(drawn, report_images.TRUE_COLOUR, 4, 200)
+    assert _has(drawn, report_images.TRUE_COLOUR, 379, 200)
 
 
-def test_flat_pictures_are_encoded_without_loss():
-    image = pictures.enlarge(Image.new("RGB", (4, 4), "#12ab9f"))
-    uri = pictures.data_uri(image)
+def test_flat_images_are_encoded_without_loss():
+    image = report_images.enlarge(Image.new("RGB", (4, 4), "#12ab9f"))
+    uri = report_images.data_uri(image)
     head, body = uri.split(",")
     assert head == "data:image/png;base64"
     decoded = Image.open(io.BytesIO(base64.b64decode(body))).convert("RGB")
     assert decoded.tobytes() == image.tobytes()
-    assert pictures.data_uri(_noise(64, 64)).startswith("data:image/jpeg;base64,")
+    assert report_images.data_uri(_noise(64, 64)).startswith("data:image/jpeg;base64,")
 
 
-def test_unreadable_picture_is_none(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    assert pictures.load_picture(tmp_path / "broken.png") is None
-    assert pictures.load_picture(tmp_path / "absent.png") is None
+def test_unreadable_image_is_none(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert report_images.load_image(tmp_path / "broken.png") is None
+    assert report_images.load_image(tmp_path / "absent.png") is None
 
 
 def test_smoothing_keeps_lines_and_means():

@@ -1,6 +1,6 @@
-"""Pictures of held-out examples: upscaled, with boxes and labels, encoded for the page.
+"""Images of held-out examples: upscaled, with boxes and labels, encoded for the page.
 
-Small pictures are enlarged by a whole factor without interpolation, so that a pixel of the model
+Small images are enlarged by a whole factor without interpolation, so that a pixel of the model
 input stays a visible square. True boxes are solid and dark, predicted boxes dashed and magenta:
 the two differ also without colour, and a white halo keeps both visible on any background.
 """
@@ -30,7 +30,7 @@ class DrawnBox:
     """A box to draw.
 
     Attributes:
-      box: (x0, y0, x1, y1) in pixels of the original picture.
+      box: (x0, y0, x1, y1) in pixels of the original image.
       predicted: predicted (dashed) or true (solid).
       label: text of a tag on the box, or "".
     """
@@ -48,8 +48,8 @@ def font(size: int, bold: bool = True) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), size)
 
 
-def load_picture(path: pathlib.Path) -> Image.Image | None:
-    """Reads a picture as RGB; None where it is missing or cannot be decoded."""
+def load_image(path: pathlib.Path) -> Image.Image | None:
+    """Reads an image as RGB; None where it is missing or cannot be decoded."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -58,15 +58,15 @@ def load_picture(path: pathlib.Path) -> Image.Image | None:
 
 
 def enlarge(image: Image.Image, side: int = _SIDE, *, reduce: bool = True) -> Image.Image:
-    """Brings a picture to about `side` pixels: whole factors without interpolation, or reduced.
+    """Brings an image to about `side` pixels: whole factors without interpolation, or reduced.
 
     Args:
       image: any mode, [y, x].
       side: wanted length of the longer side, in pixels.
-      reduce: whether larger pictures are made smaller.
+      reduce: whether larger images are made smaller.
 
     Returns:
-      The picture itself where it has a fitting size already.
+      The image itself where it has a fitting size already.
     """
     longer = max(image.size)
     factor = round(side / longer)
@@ -148,16 +148,16 @@ def draw_boxes(
     *,
     reduce: bool = True,
 ) -> Image.Image:
-    """Enlarges a picture and draws boxes on it, true ones below predicted ones, tags on top.
+    """Enlarges an image and draws boxes on it, true ones below predicted ones, tags on top.
 
     Args:
-      image: the picture as stored.
-      boxes: boxes in pixels of a picture of `image_size`.
-      image_size: (width, height) that the boxes refer to; None means the stored picture's.
+      image: the image as stored.
+      boxes: boxes in pixels of an image of `image_size`.
+      image_size: (width, height) that the boxes refer to; None means the stored image's.
       reduce: bring photographs to the size of a page; otherwise they keep theirs.
 
     Returns:
-      A new RGB picture.
+      A new RGB image.
     """
     width, height = image_size or image.size
     canvas = enlarge(image, reduce=reduce).copy()
@@ -186,7 +186,7 @@ def draw_boxes(
 
 
 def data_uri(image: Image.Image) -> str:
-    """Encodes a picture for an HTML page: a palette PNG where it has few colours, else JPEG.
+    """Encodes an image for an HTML page: a palette PNG where it has few colours, else JPEG.
 
     Args:
       image: RGB.

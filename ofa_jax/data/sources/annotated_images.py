@@ -1,8 +1,8 @@
 """Annotation files beside folders of pictures: the reader that COCO, VQA, Visual Genome and
 others share.
 
-A layout is a subclass of `AnnotatedPictures` that joins its annotation files into a table of
-`AnnotatedRow`s; this module opens the picture of a row when it is asked for. Tables are built once
+A layout is a subclass of `AnnotatedImages` that joins its annotation files into a table of
+`AnnotatedRow`s; this module opens the image of a row when it is asked for. Tables are built once
 per process, so records pickle small.
 """
 
@@ -25,15 +25,15 @@ from ofa_jax.schema import require_known
 
 
 class AnnotatedRow(NamedTuple):
-    """One example without its picture.
+    """One example without its image.
 
     Attributes:
       place: file and row that it comes from, for messages.
-      picture: file name of the picture, with or without folders.
+      picture: file name of the image, with or without folders.
       fields: the other fields of the flat schema.
-      relative: whether `boxes` are fractions of the picture's sides, not pixels.
-      size: width and height that the annotations give the picture, in pixels; None: they do not.
-      folder: where the picture lies, if that is known; "" means in one of the source's folders.
+      relative: whether `boxes` are fractions of the image's sides, not pixels.
+      size: width and height that the annotations give the image, in pixels; None: they do not.
+      folder: where the image lies, if that is known; "" means in one of the source's folders.
     """
 
     place: str
@@ -64,11 +64,11 @@ class MadeRows(Sequence):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnnotatedPictures(abc.ABC):
-    """Source of pictures in folders with annotations in files of their own.
+class AnnotatedImages(abc.ABC):
+    """Source of images in folders with annotations in files of their own.
 
     Attributes:
-      images: folder of the pictures, or several; tried in order. May hold `{split}`.
+      images: folder of the images, or several; tried in order. May hold `{split}`.
       dataset: name of the data set.
     """
 
@@ -86,15 +86,15 @@ class AnnotatedPictures(abc.ABC):
           ValueError: a file is missing or not as its layout says.
         """
 
-    def open(self, split: str) -> PictureRecords:
+    def open(self, split: str) -> ImageRecords:
         """Reads the annotations of a split.
 
         Raises:
           ValueError: a file or folder is missing, or an annotation is damaged.
         """
-        folders = split_paths.folders(self.images, split, "the pictures")
+        folders = split_paths.folders(self.images, split, "the images")
         state = tuple((path, stamp(path)) for path in split_paths.of_source(self, split))
-        records = PictureRecords(self, split, folders, state)
+        records = ImageRecords(self, split, folders, state)
         if not len(records):
             lost = f"; left out: {records.left_out}" if records.left_out.total else ""
             raise SourceError(
@@ -104,11 +104,11 @@ class AnnotatedPictures(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BoxedPictures(AnnotatedPictures):
-    """Source of pictures with boxes.
+class BoxedImages(AnnotatedImages):
+    """Source of images with boxes.
 
     Attributes:
-      boxes: what coordinates are: `pixels`, or `fractions` of the picture's sides.
+      boxes: what coordinates are: `pixels`, or `fractions` of the image's sides.
     """
 
     boxes: str = "pixels"
@@ -118,17 +118,17 @@ class BoxedPictures(AnnotatedPictures):
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureRecords:
+class ImageRecords:
     """Random access to the examples of one split.
 
     Attributes:
       source: the layout with its files.
       split: name of the split.
-      folders: where pictures are looked for.
+      folders: where images are looked for.
       state: of the annotation files and folders, by path; another one is another table.
     """
 
-    source: AnnotatedPictures
+    source: AnnotatedImages
     split: str
     folders: tuple[str, ...]
     state: tuple[tuple[str, tuple[int, ...]], ...] = ()
@@ -170,7 +170,7 @@ class PictureRecords:
 
 @functools.lru_cache(maxsize=32)
 def _table(
-    source: AnnotatedPictures, split: str, state: Any
+    source: AnnotatedImages, split: str, state: Any
 ) -> tuple[Sequence[AnnotatedRow], LeftOut]:
     del state
     left_out = LeftOut()
@@ -178,7 +178,7 @@ def _table(
 
 
 def read_picture(folders: Iterable[str], name: str) -> bytes:
-    """The bytes of a picture, as they lie on disk.
+    """The bytes of an image, as they lie on disk.
 
     Args:
       folders: tried in order.
@@ -191,7 +191,7 @@ def read_picture(folders: Iterable[str], name: str) -> bytes:
     """
     parts = pathlib.PurePosixPath(name).parts
     if not parts or ".." in parts or name.startswith("/"):
-        raise SourceError(f"the picture's name {name[:80]!r} is not a path inside a folder")
+        raise SourceError(f"the image's name {name[:80]!r} is not a path inside a folder")
     folders = tuple(folders)
     for kept in dict.fromkeys((len(parts), min(2, len(parts)), 1)):
         for folder in folders:
@@ -200,7 +200,7 @@ def read_picture(folders: Iterable[str], name: str) -> bytes:
                 return path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 continue
-    raise FileNotFoundError(f"the picture {name} is not in {', '.join(folders)}")
+    raise FileNotFoundError(f"the image {name} is not in {', '.join(folders)}")
 
 
 def read_items(

@@ -1,6 +1,6 @@
-"""Pictures on their way into a shard: checked, made smaller, cut to the square of image codes.
+"""Images on their way into a shard: checked, made smaller, cut to the square of image codes.
 
-A picture that needs no change keeps its bytes. One that does is written as JPEG; boxes follow it.
+An image that needs no change keeps its bytes. One that does is written as JPEG; boxes follow it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _DRAFT_TO = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckedPicture:
-    """A picture that decodes.
+class CheckedImage:
+    """An image that decodes.
 
     Attributes:
       data: the file to store.
-      original: width and height in pixels of the picture as it came.
+      original: width and height in pixels of the image as it came.
       stored: width and height in pixels of what `data` holds.
       ratio: stored pixels per original pixel, in x and y.
-      corner: left and top of the stored window in the resized picture, in stored pixels.
-      pixels: uint8[y, x, 3], the stored picture before JPEG, where codes are made of it.
+      corner: left and top of the stored window in the resized image, in stored pixels.
+      pixels: uint8[y, x, 3], the stored image before JPEG, where codes are made of it.
       notes: what is counted about it; keys of `tally.NOTES`.
     """
 
@@ -48,7 +48,7 @@ class CheckedPicture:
     notes: tuple[str, ...] = ()
 
     def moved_boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes of the original picture in pixels of the stored one.
+        """Boxes of the original image in pixels of the stored one.
 
         Args:
           boxes: float[n, 4] x0, y0, x1, y1.
@@ -60,15 +60,15 @@ class CheckedPicture:
         return box_ops.shift_boxes(scaled, *self.corner)
 
 
-def check_picture(data: bytes, settings: ConversionSettings) -> CheckedPicture:
-    """Checks a picture, by its header first, and makes what is stored of it.
+def check_image(data: bytes, settings: ConversionSettings) -> CheckedImage:
+    """Checks an image, by its header first, and makes what is stored of it.
 
     Args:
       data: contents of its file.
-      settings: limits, size and quality of stored pictures.
+      settings: limits, size and quality of stored images.
 
     Returns:
-      The picture to store.
+      The image to store.
 
     Raises:
       RejectedExample: empty, damaged, cut off, too large or small, or in printing colours.
@@ -79,7 +79,7 @@ def check_picture(data: bytes, settings: ConversionSettings) -> CheckedPicture:
         raise image_rejection(error) from error
 
 
-def _checked(data: bytes, settings: ConversionSettings) -> CheckedPicture:
+def _checked(data: bytes, settings: ConversionSettings) -> CheckedImage:
     header = read_header(data, settings.max_pixels)
     original = header.upright_size if settings.upright else header.size
     short, long = sorted(original)
@@ -111,17 +111,17 @@ def _checked(data: bytes, settings: ConversionSettings) -> CheckedPicture:
         size = _with_short_side(original, wanted)
         resized = picture.pillow.resize(size, Image.Resampling.BICUBIC)
         ratio = (size[0] / original[0], size[1] / original[1])
-        found = CheckedPicture(_jpeg(resized, settings.jpeg_quality), original, size, ratio)
+        found = CheckedImage(_jpeg(resized, settings.jpeg_quality), original, size, ratio)
     elif header.mode == "CMYK" or picture.truncated or (turned and settings.upright):
         anew = _jpeg(picture.pillow, settings.jpeg_quality)
-        found = CheckedPicture(anew, original, original)
+        found = CheckedImage(anew, original, original)
     else:
-        found = CheckedPicture(data, original, original)
+        found = CheckedImage(data, original, original)
     return dataclasses.replace(found, notes=notes)
 
 
 def lossless(pixels: np.ndarray) -> bytes:
-    """A PNG file of uint8[y, x, 3]; b"" of a picture without pixels."""
+    """A PNG file of uint8[y, x, 3]; b"" of an image without pixels."""
     if not pixels.size:
         return b""
     buffer = io.BytesIO()
@@ -130,7 +130,7 @@ def lossless(pixels: np.ndarray) -> bytes:
 
 
 def image_codes(squares: Sequence[np.ndarray], settings: ConversionSettings) -> list[np.ndarray]:
-    """Codes of square pictures, row by row.
+    """Codes of square images, row by row.
 
     Args:
       squares: uint8[code_size, code_size, 3] each.
@@ -145,8 +145,8 @@ def image_codes(squares: Sequence[np.ndarray], settings: ConversionSettings) -> 
     return list(encode_all(tokenizer, parts).reshape(len(parts), -1))
 
 
-def codes_per_picture(settings: ConversionSettings) -> int:
-    """How many codes a picture gets, 0 without an image tokenizer.
+def codes_per_image(settings: ConversionSettings) -> int:
+    """How many codes an image gets, 0 without an image tokenizer.
 
     Raises:
       ValueError: there is no such tokenizer, or its codes do not fit the square.
@@ -179,19 +179,19 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
 
 def _code_square(
     decoded: Image.Image, original: tuple[int, int], settings: ConversionSettings
-) -> CheckedPicture:
+) -> CheckedImage:
     """The central square that codes are made of: short side to `code_size`, then cropped.
 
     The resampling filter is the one with which the official codes were made.
 
-    OFA-NOTE: SPEC 7.9. The official script keeps the whole of a picture that is not square, which
+    OFA-NOTE: SPEC 7.9. The official script keeps the whole of an image that is not square, which
     then has more codes than the tasks expect; here the sides are cut off.
     """
     size = _with_short_side(original, settings.code_size)
     resized = decoded if decoded.size == size else decoded.resize(size, Image.Resampling.LANCZOS)
     left, top = (size[0] - settings.code_size) // 2, (size[1] - settings.code_size) // 2
     square = resized.crop((left, top, left + settings.code_size, top + settings.code_size))
-    return CheckedPicture(
+    return CheckedImage(
         data=_jpeg(square, settings.jpeg_quality),
         original=original,
         stored=square.size,

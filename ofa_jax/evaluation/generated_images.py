@@ -1,6 +1,6 @@
 """Scores of generated pictures: predicted codes through an image tokenizer into a user's networks.
 
-After a split is predicted (`streaming`), its work files are read once more; pictures exist for one
+After a split is predicted (`streaming`), its work files are read once more; images exist for one
 batch. The formulas are in `ofa_jax.metrics.generation` (SPEC 7.9, 8.5).
 """
 
@@ -17,12 +17,12 @@ from ofa_jax.data.ops.image_tokenizer import ImageTokenizer
 from ofa_jax.data.tasks.instruction import Slot
 from ofa_jax.data.tasks.task import OFATask, image_tokenizer_of
 from ofa_jax.evaluation.streaming import Lines, predicted_lines
-from ofa_jax.inference.code_images import decoded_pictures
+from ofa_jax.inference.code_images import decoded_images
 from ofa_jax.metrics.generation import Extractors, generation_scores
 
 
 def is_text_to_image(task: OFATask) -> bool:
-    """Whether a task makes whole pictures: codes are asked for, and no picture is given."""
+    """Whether a task makes whole pictures: codes are asked for, and no image is given."""
     return task.target_modality == "CODE" and task.instructions[0].image_slot is None
 
 
@@ -34,15 +34,15 @@ def generated_scores(
     *,
     real_moments: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """Scores the pictures of a predicted split.
+    """Scores the images of a predicted split.
 
     Args:
       task: a text-to-image task.
       works: its complete lines, one entry per shard.
       tokenizer: of the codes.
       extractors: the networks; they decide which scores there are.
-      real_moments: (mean, covariance) of real pictures' features, for FID. Without them, the
-        pictures of the true codes are the real ones, where every example has codes.
+      real_moments: (mean, covariance) of real images' features, for FID. Without them, the
+        images of the true codes are the real ones, where every example has codes.
 
     Returns:
       Of "fid", "inception_score", "clip_score" those that can be computed.
@@ -54,7 +54,7 @@ def generated_scores(
         captions.append(" ".join(texts))
         true.append(len(line["example"].get("image_codes", ())))
         written.append(len(line["row"]["codes"]))
-    # All pictures have one size, also those whose codes ended early.
+    # All images have one size, also those whose codes ended early.
     length = max(true) or max(written)
     compare = real_moments is None and extractors.features is not None and all(true)
 
@@ -64,16 +64,16 @@ def generated_scores(
             yield np.asarray(codes, np.int64)
 
     return generation_scores(
-        decoded_pictures(grids("predicted"), tokenizer, length),
+        decoded_images(grids("predicted"), tokenizer, length),
         captions,
         extractors,
-        real=decoded_pictures(grids("true"), tokenizer) if compare else None,
+        real=decoded_images(grids("true"), tokenizer) if compare else None,
         real_moments=real_moments,
     )
 
 
 def load_moments(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the statistics of real pictures, as FID programs write them.
+    """Reads the statistics of real images, as FID programs write them.
 
     Args:
       path: an `.npz` file with `mu` float[d] and `sigma` float[d, d].
@@ -93,13 +93,13 @@ def load_moments(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclasses.dataclass(frozen=True)
-class CodePictures:
-    """How predicted codes are shown and scored as pictures.
+class CodeImages:
+    """How predicted codes are shown and scored as images.
 
     Attributes:
       tokenizers: by name of the task; tasks without codes have none.
-      extractors: networks that score generated pictures, or None.
-      real_moments: of the features of real pictures, or None.
+      extractors: networks that score generated images, or None.
+      real_moments: of the features of real images, or None.
     """
 
     tokenizers: Mapping[str, ImageTokenizer | None]
@@ -109,7 +109,7 @@ class CodePictures:
     @classmethod
     def of_settings(
         cls, tasks: Sequence[OFATask], image_tokenizer: str, extractors: str, real_statistics: str
-    ) -> CodePictures:
+    ) -> CodeImages:
         """Loads everything, so that a mistake costs nothing.
 
         Args:
@@ -126,7 +126,7 @@ class CodePictures:
         if extractors and not any(tokenizers[name] for name in generating):
             raise ValueError(
                 "extractors score generated pictures: they need a text-to-image task and "
-                "image_tokenizer, which makes pictures of its codes"
+                "image_tokenizer, which makes images of its codes"
             )
         if real_statistics and not extractors:
             raise ValueError("real_statistics are compared with features: give extractors too")
@@ -137,7 +137,7 @@ class CodePictures:
         )
 
     def scores(self, task: OFATask, works: Sequence[Lines]) -> dict[str, float]:
-        """Scores of a predicted split's pictures; {} where there is nothing to score.
+        """Scores of a predicted split's images; {} where there is nothing to score.
 
         Args:
           task: of the split.

@@ -13,10 +13,10 @@ from ofa_jax.data.ops.image_tokenizer import PatchCodebook
 from ofa_jax.data.tasks.instruction import Instruction
 from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.evaluation import streaming
-from ofa_jax.evaluation.generated_pictures import CodePictures
+from ofa_jax.evaluation.generated_images import CodeImages
 from ofa_jax.evaluation.rows import write_images
 from ofa_jax.inference.answerer import Answers
-from ofa_jax.inference.code_images import code_grid, decoded_pictures, with_centre
+from ofa_jax.inference.code_images import code_grid, decoded_images, with_center
 from ofa_jax.metrics.generation import Extractors
 from ofa_jax.report.examples import Kind, task_kind
 from ofa_jax.text.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ from tasks import instructions
 
 RNG = np.random.default_rng(1)
 LENGTHS = {"inputs": 64, "targets": 20, "image": 16}
-# The brightness of a picture is the number of its code, and its caption says which half it is in.
+# The brightness of an image is the number of its code, and its caption says which half it is in.
 CODEBOOK = PatchCodebook(np.repeat(np.arange(24) * 10.0, 4 * 4 * 3).reshape(24, 4, 4, 3))
 CAPTIONS = ("dark", "bright", "dark", "bright", "dark")
 CODES = [np.full(16, 20 if word == "bright" else 2) for word in CAPTIONS]
@@ -105,7 +105,7 @@ def networks():
     return Extractors(brightness, brightness, brightness, words)
 
 
-def test_generated_and_real_pictures_are_written(tmp_path):
+def test_generated_and_real_images_are_written(tmp_path):
     _, rows = predicted(tmp_path, text_to_image())
     assert task_kind("anything", rows) is Kind.IMAGE_GENERATION
     first = pixels(tmp_path, rows[0]["generated_image"])
@@ -117,7 +117,7 @@ def test_generated_and_real_pictures_are_written(tmp_path):
     assert rows[1]["score"] == 1.0
 
 
-def test_captions_without_pictures_and_tasks_without_tokenizer(tmp_path):
+def test_captions_without_images_and_tasks_without_tokenizer(tmp_path):
     _, rows = predicted(tmp_path, text_to_image(Listed(with_codes=False)))
     # 15 codes were written; the largest square of them is shown.
     assert pixels(tmp_path, rows[0]["generated_image"]).shape == (12, 12, 3)
@@ -130,10 +130,10 @@ def test_captions_without_pictures_and_tasks_without_tokenizer(tmp_path):
 def test_scores_by_networks(tmp_path):
     task = text_to_image()
     work, _ = predicted(tmp_path, task)
-    pictures = CodePictures({task.name: CODEBOOK}, networks())
+    pictures = CodeImages({task.name: CODEBOOK}, networks())
     scores = pictures.scores(task, [work])
     assert set(scores) == {"fid", "inception_score", "clip_score"}
-    made = brightness(np.stack(list(decoded_pictures([np.array([23] * 15 + [0])], CODEBOOK))))
+    made = brightness(np.stack(list(decoded_images([np.array([23] * 15 + [0])], CODEBOOK))))
     good = [brightness(np.full((1, 4, 4, 3), 10 * code[0]))[0] for code in CODES[1:]]
     cosines = [
         row @ words([word])[0] / np.linalg.norm(row)
@@ -141,10 +141,10 @@ def test_scores_by_networks(tmp_path):
     ]
     assert scores["clip_score"] == pytest.approx(100 * np.mean(cosines))
     assert scores["fid"] > 0
-    assert CodePictures({task.name: CODEBOOK}).scores(task, [work]) == {}
-    # Real pictures from elsewhere.
+    assert CodeImages({task.name: CODEBOOK}).scores(task, [work]) == {}
+    # Real images from elsewhere.
     moments = (np.array([0.5, 0.5]), np.eye(2))
-    other = CodePictures({task.name: CODEBOOK}, networks(), moments).scores(task, [work])
+    other = CodeImages({task.name: CODEBOOK}, networks(), moments).scores(task, [work])
     assert other["fid"] != pytest.approx(scores["fid"])
     without = text_to_image(Listed(with_codes=False))
     work, _ = predicted(tmp_path, without, "other")
@@ -158,7 +158,7 @@ def test_settings_are_checked_at_the_start(tmp_path):
     np.savez(tmp_path / "real.npz", mu=np.zeros(2), sigma=np.eye(2))
     np.savez(tmp_path / "wrong.npz", mean=np.zeros(2))
     task = text_to_image()
-    found = CodePictures.of_settings([task], codebook, function, str(tmp_path / "real.npz"))
+    found = CodeImages.of_settings([task], codebook, function, str(tmp_path / "real.npz"))
     assert found.tokenizers[task.name].num_codes == 24
     np.testing.assert_array_equal(found.real_moments[1], np.eye(2))
     for settings, message in (
@@ -168,7 +168,7 @@ def test_settings_are_checked_at_the_start(tmp_path):
         ((codebook, function, str(tmp_path / "wrong.npz")), "no arrays mu and sigma"),
     ):
         with pytest.raises(ValueError, match=message):
-            CodePictures.of_settings([task], *settings)
+            CodeImages.of_settings([task], *settings)
 
 
 def test_infilled_middles_are_brought_to_size(tmp_path):
@@ -188,6 +188,6 @@ def test_infilled_middles_are_brought_to_size(tmp_path):
 def test_grids():
     assert code_grid(np.array([5, -1, 99, 7, 8]), CODEBOOK).tolist() == [[5, 0], [23, 7]]
     assert code_grid(np.array([5]), CODEBOOK, 4).tolist() == [[5, 0], [0, 0]]
-    oblong = with_centre(np.zeros((8, 12, 3), np.uint8), np.full((2, 2, 3), 9, np.uint8))
+    oblong = with_center(np.zeros((8, 12, 3), np.uint8), np.full((2, 2, 3), 9, np.uint8))
     assert (oblong[2:6, 3:9] == 9).all()
     assert oblong.sum() == 9 * 4 * 6 * 3
