@@ -84,7 +84,7 @@ def manifest(options: argparse.Namespace, kind: TpuType, command: tuple[str, ...
         ]
     }
     job = {
-        "parallelizm": kind.hosts,
+        "parallelism": kind.hosts,
         "completions": kind.hosts,
         "completionMode": "Indexed",
         "backoffLimit": 0,

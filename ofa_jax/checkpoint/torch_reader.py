@@ -74,7 +74,7 @@ class TorchCheckpoint:
 
 # Entries that hold the state dict: fairseq and HuggingFace, Lightning, plain scripts, DeepSpeed.
 _NESTS = ("model", "state_dict", "model_state_dict", "module")
-# Parts of names that compiling, data parallelizm, FSDP and recomputation put in; no tensor of OFA
+# Parts of names that compiling, data parallelism, FSDP and recomputation put in; no tensor of OFA
 # or torchvision has one of them.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _WRAPPERS |= {"_forward_module", "module", "model"}

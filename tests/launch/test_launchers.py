@@ -114,7 +114,7 @@ spec:
       replicas: 2
       template:
         spec:
-          parallelizm: 4
+          parallelism: 4
           completions: 4
           completionMode: "Indexed"
           backoffLimit: 0

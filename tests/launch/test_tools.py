@@ -96,7 +96,7 @@ def test_xpk_makes_a_manifest_of_its_own(tmp_path):
         }
         volumes = {volume["name"]: volume for volume in one["volumes"]}
         assert volumes[mounts["/dev/shm"]]["emptyDir"] == {"medium": "Memory"}
-    for key in ("parallelizm", "completions", "backoffLimit"):
+    for key in ("parallelism", "completions", "backoffLimit"):
         assert own["template"]["spec"][key] == theirs["template"]["spec"][key]
     assert ours["metadata"]["annotations"] == manifest["metadata"]["annotations"]
     codes = theirs["template"]["spec"]["podFailurePolicy"]["rules"][0]["onExitCodes"]

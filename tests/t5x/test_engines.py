@@ -1,6 +1,6 @@
 """The native runner and upstream t5x train the same curve and go on from each other's checkpoints.
 
-On 8 simulated devices with model parallelizm, with the scripts of t5x as they are.
+On 8 simulated devices with model parallelism, with the scripts of t5x as they are.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Every size is prepared under t5x, on 8 simulated devices with model parallelizm.
+"""Every size is prepared under t5x, on 8 simulated devices with model parallelism.
 
 As `t5x/train.py` prepares it: gin files, input, state, placement and trainer; nothing is allocated.
 """

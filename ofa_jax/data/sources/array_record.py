@@ -48,7 +48,7 @@ _PARTIAL = ".partial"
 # One example a group, so that reading one decodes one. Images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 # No reading ahead and no threads: examples are read in random order, by several processes.
-_READER_OPTIONS = "readahead_buffer_size:0,max_parallelizm:1"
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
 # Shards of a bucket whose indexes are read together, and records that are read one after the other.
 _OPENED_AT_ONCE = 32
 _AHEAD = 64
