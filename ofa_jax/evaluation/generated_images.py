@@ -125,7 +125,7 @@ class CodeImages:
         generating = [task.name for task in tasks if is_text_to_image(task)]
         if extractors and not any(tokenizers[name] for name in generating):
             raise ValueError(
-                "extractors score generated pictures: they need a text-to-image task and "
+                "extractors score generated images: they need a text-to-image task and "
                 "image_tokenizer, which makes images of its codes"
             )
         if real_statistics and not extractors:

@@ -288,7 +288,7 @@ def check_regions(instruction: str, predictor: OFAPredictor) -> None:
         x0, y0, x1, y1 = (int(number) for number in match.groups())
         if not (x0 < x1 <= last and y0 < y1 <= last):
             raise ValueError(
-                f"region {match.group()} is no box of the picture: left < right and top < bottom, "
+                f"region {match.group()} is no box of the image: left < right and top < bottom, "
                 f"and at most <bin_{last}>, the edge of the model's input of {side} pixels "
                 "(--region takes pixels of the image instead)"
             )

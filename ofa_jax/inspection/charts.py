@@ -203,7 +203,7 @@ def image_group(found: Survey) -> PanelGroup:
     if found.box_sides:
         panels.append(histogram("Box size", "root of its share of the image", found.box_sides))
     note = "The last bar holds the largest 1 percent as well. Sizes are those of the stored files."
-    return PanelGroup("pictures", "Images and boxes", note, tuple(panels))
+    return PanelGroup("images", "Images and boxes", note, tuple(panels))
 
 
 def text_group(found: Survey) -> PanelGroup:

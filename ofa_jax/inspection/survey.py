@@ -294,7 +294,7 @@ def _add_boxes(found: Survey, where: str, boxes: Any, size: tuple[int, int] | No
     x0, y0, x1, y1 = boxes[finite].T
     if len(x0) and bool(np.all((x0 >= size[0]) | (y0 >= size[1]) | (x1 <= 0) | (y1 <= 0))):
         found.add_fault(
-            "all boxes outside the picture: of another size? (--scale_boxes=true)",
+            "all boxes outside the image: of another size? (--scale_boxes=true)",
             f"{where}: such as {boxes[finite][0].tolist()} in {size[0]} x {size[1]} pixels",
         )
         return

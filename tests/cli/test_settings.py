@@ -78,7 +78,7 @@ def test_settings_of_what_nothing_uses_are_refused(configurables):
     ("old", "new"),
     [
         ("label_smoothing", "trainer.LossConfig.label_smoothing"),
-        ("loss_normalization", "trainer.LossConfig.normalization"),
+        ("loss_normalisation", "trainer.LossConfig.normalization"),
         ("ema_decay", "trainer.EMAConfig.decay"),
         ("objective", "trainer.Trainer.scst = @trainer.SCSTConfig()"),
     ],

@@ -263,7 +263,7 @@ def test_damaged_headers_and_images_are_named(tmp_path):
     files = open_images_files(tmp_path)
     (tmp_path / "images" / "102.jpg").write_bytes(b"no image")
     records = OpenImagesBoxes(**files).open("train")
-    with pytest.raises(SourceError, match=r"image 102: cannot decode an image of 10 bytes"):
+    with pytest.raises(SourceError, match=r"image 102: cannot decode an image of 8 bytes"):
         records[1]
     other = tmp_path / "other.csv"
     other.write_text("ImageID,LabelName\n1,2\n")

@@ -19,6 +19,11 @@ def stacked(values):
     return values
 
 
+@pytest.fixture(scope="module")
+def tfds():
+    return pytest.importorskip("tensorflow_datasets")
+
+
 def coherent(tfds, feature, name=""):
     """A value of a feature as `as_data_source` yields it, images encoded.
 

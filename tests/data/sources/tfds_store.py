@@ -3,14 +3,8 @@
 import io
 
 import numpy as np
-import pytest
 
 from tests.data.sources.photographs import annotated
-
-
-@pytest.fixture(scope="module")
-def tfds():
-    return pytest.importorskip("tensorflow_datasets")
 
 
 def store(tfds, folder, forms=("array_record", "tfrecord")):
