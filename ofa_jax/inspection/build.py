@@ -82,7 +82,7 @@ def inspect_data(
     """Inspects an opened split and writes the folder.
 
     Args:
-      folder: gets `index.html`, `pictures.png`, `texts.png`, `examples.png`, `summary.txt`.
+      folder: gets `index.html`, `images.png`, `texts.png`, `examples.png`, `summary.txt`.
       options: what to look at.
 
     Returns:
