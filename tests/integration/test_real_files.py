@@ -63,7 +63,8 @@ DEPTHS = {
 
 
 @requires_vocab
-@pytest.mark.parametrize("depth", ["micro", pytest.param("whole", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", ["micro", "whole"])
 def test_tiny_trains_eight_tasks_from_official_files(tmp_path, data_dir, depth):
     finished = train(
         tmp_path / "run",

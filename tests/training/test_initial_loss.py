@@ -23,7 +23,7 @@ def first_batch():
         tasks=tuple(task for task, _ in found),
         rates=tuple(rate for _, rate in found),
         lengths=LENGTHS,
-        batch_size=64,
+        batch_size=16,
     )
     return [task for task, _ in found], pipeline.batch(0)
 

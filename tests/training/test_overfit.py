@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from ofa_jax.losses.cross_entropy import LossConfig
@@ -39,6 +40,7 @@ def make_examples():
     }
 
 
+@pytest.mark.slow
 def test_nano_memorizes_64_examples():
     model, batch = OFA(CONFIG), make_examples()
     schedule = ScheduleConfig(peak=3e-3, total_steps=STEPS, warmup_steps=10, end=3e-4)
