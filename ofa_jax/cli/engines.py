@@ -28,7 +28,7 @@ _UNDER_T5X = {
     "checkpoints.CheckpointConfig.period": "CHECKPOINT_PERIOD",
     "checkpoints.CheckpointConfig.keep": "KEEP_CHECKPOINTS",
     "checkpoints.CheckpointConfig.initial_path": "INITIAL_CHECKPOINT_PATH",
-    "checkpoints.CheckpointConfig": _ALONE,
+    "checkpoints.CheckpointConfig": "CHECKPOINT_PERIOD and KEEP_CHECKPOINTS, in capitals",
     **dict.fromkeys(("log.LogConfig", "train_script.train.log_cfg"), _ALONE),
     "evaluation.LossEvaluationConfig": "train_script.train.train_eval_dataset_cfg",
     "train_script.train.loss_evaluation_cfg": "train_script.train.train_eval_dataset_cfg",

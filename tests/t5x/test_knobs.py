@@ -168,7 +168,7 @@ MISTAKES = {
     ),
     "native checkpoints": (
         {"checkpoints.CheckpointConfig.keep": 4},
-        "Under t5x it is KEEP_CHECKPOINTS.",
+        "Under t5x it is CHECKPOINT_PERIOD and KEEP_CHECKPOINTS",
     ),
     "native rates": (
         {"train/utils.DatasetConfig.rates": {"vqa": 1}},
