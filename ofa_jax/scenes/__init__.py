@@ -1,11 +1,12 @@
 """`scenes`: the embedded, procedural data set. Numpy only; nothing is read from disk.
 
 Coloured shapes on plain backgrounds, with everything that the eight pretraining tasks need, in
-three sizes (`tiny`, `small`, `base`). Reading order: presets, world, renderer, grammar, truth,
-descriptions, questions, source, baselines.
+three sizes (`tiny`, `small`, `base`). Reading order: presets, world, renderer, reader, grammar,
+truth, descriptions, questions, source, baselines.
 """
 
 from ofa_jax.scenes.presets import PRESETS, ScenesConfig, preset
+from ofa_jax.scenes.reader import read
 from ofa_jax.scenes.source import ScenesSource, ScenesSplits, corpus
 from ofa_jax.scenes.truth import GrammarError, parse, truth
 
@@ -18,5 +19,6 @@ __all__ = [
     "corpus",
     "parse",
     "preset",
+    "read",
     "truth",
 ]

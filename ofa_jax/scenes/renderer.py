@@ -78,6 +78,21 @@ def _edge_distance(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndar
     return nearest
 
 
+@functools.lru_cache(maxsize=16)
+def _sampled(shape: str, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(corners, x, y, bool whether inside) of the sample points of a shape in its box."""
+    corners = _outline(shape) * side
+    axis = (np.arange(side * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
+    x, y = np.meshgrid(axis, axis)
+    return corners, x, y, _inside(corners, x, y)
+
+
+@functools.lru_cache(maxsize=16)
+def _distances(shape: str, side: int) -> np.ndarray:
+    """float64[...]: distance of the sample points to the nearest edge."""
+    return _edge_distance(*_sampled(shape, side)[:3])
+
+
 @functools.cache
 def shape_layers(shape: str, side: int, style: str) -> tuple[np.ndarray, np.ndarray]:
     """Coverage and light of a shape.
@@ -97,18 +112,16 @@ def shape_layers(shape: str, side: int, style: str) -> tuple[np.ndarray, np.ndar
     """
     if shape not in presets.SHAPES:
         raise ValueError(f"unknown shape {shape!r}; known: {', '.join(presets.SHAPES)}")
-    corners = _outline(shape) * side
-    axis = (np.arange(side * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
-    x, y = np.meshgrid(axis, axis)
-    covered = _inside(corners, x, y).astype(np.float64)
+    _, x, y, inside = _sampled(shape, side)
+    covered = inside.astype(np.float64)
     light = np.ones_like(covered)
     if style == "shaded":
         light = 1.14 - 0.38 * (0.3 * x + 0.7 * y) / side
     elif style == "rimmed":
         rim = max(1.2, side / 14)
-        light = np.where(_edge_distance(corners, x, y) < rim, _RIM_DARKNESS, 1.0)
+        light = np.where(_distances(shape, side) < rim, _RIM_DARKNESS, 1.0)
     elif style == "outlined":
-        covered *= _edge_distance(corners, x, y) < max(1.5, side / 9)
+        covered *= _distances(shape, side) < max(1.5, side / 9)
     elif style == "hatched":
         period = max(_HATCH_PERIOD, side / 5)
         covered *= np.where((x + y) % period < period / 2, 1.0, _HATCH_FAINT)
