@@ -2,11 +2,12 @@
 
 Reads the Lightning checkpoint `last.ckpt` (through the reader that runs no code), a bare state
 dict, or a safetensors file. What an image tokenizer needs must be there; the discriminator and the
-perceptual network, which training left in the file, are passed over.
+perceptual network, which training left in the file, are passed over. Writes the same checkpoint.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import os
@@ -18,11 +19,13 @@ from typing import Any
 import jax
 import numpy as np
 import yaml
+from flax import linen as nn
 from flax import traverse_util
 
 from ofa_jax.checkpoint.huggingface import read_safetensors
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint
+from ofa_jax.checkpoint.torch_writer import write_torch_file
 from ofa_jax.model.vqgan.autoencoder import VQGAN
 from ofa_jax.model.vqgan.config import VQGANConfig
 
@@ -92,7 +95,7 @@ def expected_parameters(config: VQGANConfig) -> dict[tuple[str, ...], tuple[str,
     """Every parameter of a model: our path -> (official name, official shape)."""
     model = VQGAN(config)
     images = jax.ShapeDtypeStruct((1, config.patch, config.patch, 3), np.float32)
-    variables: Any = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables: Any = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), images))
     shapes = jax.tree.map(lambda leaf: leaf.shape, variables["params"])
     leaves: Any = traverse_util.flatten_dict(shapes)
     found = {}
@@ -188,6 +191,97 @@ def to_state_dict(params: Mapping[str, Any], config: VQGANConfig) -> dict[str, n
         name = official_name(path, config.quantizer)
         found[name] = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values
     return found
+
+
+def _discriminator_name(path: tuple[str, ...]) -> str:
+    """("conv_1", "kernel") to "main.2.weight": convolutions, norms and activations are counted."""
+    kind, _, number = path[0].partition("_")
+    place = 3 * int(number) - (kind == "conv" and number != "0")
+    parts = {"mean": "running_mean", "var": "running_var", "bias": "bias"}
+    return f"main.{place}.{parts.get(path[1], 'weight')}"
+
+
+def discriminator_state_dict(
+    params: Mapping[str, Any], statistics: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The official names of a discriminator (`model.vqgan.discriminator`).
+
+    Args:
+      params: its parameters.
+      statistics: running statistics of its norms.
+
+    Returns:
+      "main.0.weight" and so on, float32, kernels [out, in, y, x].
+    """
+    leaves: dict[Any, Any] = {
+        **traverse_util.flatten_dict(dict(params)),
+        **traverse_util.flatten_dict(dict(statistics)),
+    }
+    found = {_discriminator_name(path): np.asarray(leaf) for path, leaf in leaves.items()}
+    return {n: v.transpose(3, 2, 0, 1) if v.ndim == 4 else v for n, v in found.items()}
+
+
+def to_discriminator(
+    state_dict: Mapping[str, Any], params: Mapping[str, Any], statistics: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The inverse of `discriminator_state_dict`.
+
+    Args:
+      state_dict: official names, from "main." on.
+      params: of the wanted structure.
+      statistics: of the wanted structure.
+
+    Returns:
+      (parameters, statistics) of float32 numpy arrays.
+
+    Raises:
+      ValueError: a tensor is missing or of another shape.
+    """
+
+    def taken(tree: Mapping[str, Any]) -> dict[str, Any]:
+        found = {}
+        for path, leaf in traverse_util.flatten_dict(dict(tree)).items():
+            name = _discriminator_name(path)
+            if name not in state_dict:
+                raise ValueError(f"the discriminator lacks {name}")
+            values = np.asarray(state_dict[name], np.float32)
+            values = values.transpose(2, 3, 1, 0) if values.ndim == 4 else values
+            if values.shape != leaf.shape:
+                raise ValueError(f"{name} of the discriminator is of another architecture")
+            found[path] = values
+        return traverse_util.unflatten_dict(found)
+
+    return taken(params), taken(statistics)
+
+
+def write_vqgan(
+    path: str | os.PathLike,
+    params: Mapping[str, Any],
+    config: VQGANConfig,
+    *,
+    side: int,
+    step: int = 0,
+    others: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Writes a checkpoint as the training of taming-transformers leaves it, and its description.
+
+    Args:
+      path: a `.ckpt`; `model.yaml` is written beside it.
+      params: of the tokenizer.
+      config: of the model.
+      side: pixels of the images that it was trained on; says which levels have attention.
+      step: finished updates.
+      others: further tensors of the state dict, such as "loss.discriminator.main.0.weight".
+    """
+    path = pathlib.Path(path)
+    state_dict = {**to_state_dict(params, config), **(others or {})}
+    tensors = collections.OrderedDict(
+        (name, np.ascontiguousarray(value)) for name, value in state_dict.items()
+    )
+    content = {"epoch": 0, "global_step": step, "state_dict": tensors}
+    write_torch_file(path, content)
+    description = yaml.safe_dump(config.to_model_yaml(side), sort_keys=False)
+    path.with_name(DESCRIPTION).write_text(description, encoding="utf-8")
 
 
 def read_vqgan(path: str | os.PathLike) -> tuple[VQGANConfig, dict[str, Any]]:

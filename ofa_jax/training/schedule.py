@@ -1,4 +1,4 @@
-"""Learning-rate schedules (SPEC 6.2).
+"""Learning-rate schedules (SPEC 6.2), and that of a Gumbel codebook's temperature (VQGAN_SPEC 7).
 
 A schedule is a pure function of the number of finished updates; the optimizer and the log lines
 call the same one.
@@ -33,8 +33,9 @@ class ScheduleConfig:
       shape: "polynomial" (official), "cosine" or "constant".
       total_steps: updates until `end` is reached; not read by "constant" unless `warmup_ratio`
         is set.
-      warmup_steps: updates of linear warm-up from 0.
+      warmup_steps: updates of linear warm-up from `start`.
       warmup_ratio: the same as a share of `total_steps`; set one of the two.
+      start: learning rate of the first update, where there is a warm-up.
       end: final learning rate.
       power: exponent of the polynomial.
     """
@@ -44,6 +45,7 @@ class ScheduleConfig:
     total_steps: Annotated[int, Between(1, 10**9)] | None = None
     warmup_steps: Annotated[int, Between(0, 10**9)] = 0
     warmup_ratio: Annotated[float, Between(0, 1)] = 0.0
+    start: Rate = 0.0
     end: Rate = 0.0
     power: Annotated[float, Between(0, 1000)] = 1.0
 
@@ -76,7 +78,7 @@ def build_schedule(config: ScheduleConfig) -> Schedule:
     """The learning rate as a function of finished updates (SPEC 6.2).
 
     With W warm-up updates the rate after n of them is peak * n / W, so the very first update has
-    rate 0. After `total_steps` the rate stays at `end`.
+    rate 0, or `start`. After `total_steps` the rate stays at `end`.
     """
     warmup, total = config.warmup, config.total_steps or 0
 
@@ -94,7 +96,8 @@ def build_schedule(config: ScheduleConfig) -> Schedule:
             rate = config.end + (config.peak - config.end) * remaining
             rate = jnp.where(count >= total, config.end, rate)
         if warmup:
-            rate = jnp.where(count <= warmup, config.peak * count / warmup, rate)
+            warm = config.start + (config.peak - config.start) * count / warmup
+            rate = jnp.where(count <= warmup, warm, rate)
         return rate
 
     return schedule

@@ -135,7 +135,7 @@ def _group_divisors(batch: Batch, config: LossConfig) -> Float[Array, "b"]:
     return jnp.maximum(passes * tokens, 1.0)[groups]
 
 
-def _microbatches(batch: Batch, number: int) -> Mapping[str, Shaped[Array, "number rows ..."]]:
+def split_microbatches(batch: Batch, number: int) -> Mapping[str, Shaped[Array, "number rows ..."]]:
     """[b, ...] to [number, b / number, ...], taking every number-th example.
 
     Strided, so that each microbatch has examples from every device and no data moves.
@@ -162,7 +162,7 @@ def _stop_frozen(params: PyTree, frozen: tuple[str, ...]) -> PyTree:
     )
 
 
-def _replicated(shardings: PyTree[NamedSharding]) -> NamedSharding:
+def replicated(shardings: PyTree[NamedSharding]) -> NamedSharding:
     """Metrics go to every device, so that every process can read them."""
     return NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
 
@@ -304,7 +304,7 @@ def make_train_step(
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         start = (jnp.float32(0.0), zeros, TaskSums.zeros(num_tasks), state.batch_stats)
-        parts = (jnp.arange(num_microbatches), _microbatches(batch, num_microbatches))
+        parts = (jnp.arange(num_microbatches), split_microbatches(batch, num_microbatches))
         return jax.lax.scan(body, start, parts)[0]
 
     def train_step(
@@ -349,7 +349,7 @@ def make_train_step(
     options: dict[str, Any] = {"donate_argnums": (0,)} if donate else {}
     if state_shardings is not None:
         options["in_shardings"] = (state_shardings, batch_shardings, None)
-        options["out_shardings"] = (state_shardings, _replicated(state_shardings))
+        options["out_shardings"] = (state_shardings, replicated(state_shardings))
     return jax.jit(train_step, **options)
 
 
@@ -404,5 +404,5 @@ def make_eval_step(
     options: dict[str, Any] = {}
     if state_shardings is not None:
         options["in_shardings"] = (state_shardings, batch_shardings)
-        options["out_shardings"] = _replicated(state_shardings)
+        options["out_shardings"] = replicated(state_shardings)
     return jax.jit(eval_step, **options)

@@ -25,6 +25,13 @@ from ofa_jax.checkpoint.vqgan import (
 )
 from ofa_jax.model.vqgan import VQGAN, VQGANConfig
 from ofa_jax.model.vqgan.autoencoder import to_pixels
+from tests.parity.tolerances import (
+    VQGAN_DISTANCES,
+    VQGAN_GRADIENT,
+    VQGAN_IMAGE,
+    VQGAN_LATENTS,
+    VQGAN_LOGITS,
+)
 from tests.shared import requires_shared, shared_dir
 
 pytestmark = requires_shared
@@ -35,14 +42,6 @@ CASES = (
     "sq64",
     *(pytest.param(case, marks=pytest.mark.slow) for case in ("small32", "rect96x64")),
 )
-
-# Absolute; GroupNorm with another eps (1e-5) misses the first three.
-LATENTS = 5e-5
-LOGITS = 5e-5
-PICTURE = 3e-5
-DISTANCES = 5e-4
-# Relative to the norm of a parameter's gradient.
-GRADIENT = 1e-3
 
 
 @functools.cache
@@ -155,9 +154,9 @@ def test_configuration_and_names_are_the_official_ones():
 @pytest.mark.parametrize("case", CASES)
 def test_latents_and_codes(case):
     (encoder_output, latents, logits), _ = encoded(case)
-    assert_close(encoder_output, channels_last(f"{case}.enc.encoder_out"), LATENTS)
-    assert_close(latents, channels_last(f"{case}.enc.prequant"), LATENTS)
-    assert_close(logits, channels_last(f"{case}.gumbel.logits"), LOGITS)
+    assert_close(encoder_output, channels_last(f"{case}.enc.encoder_out"), VQGAN_LATENTS)
+    assert_close(latents, channels_last(f"{case}.enc.prequant"), VQGAN_LATENTS)
+    assert_close(logits, channels_last(f"{case}.gumbel.logits"), VQGAN_LOGITS)
     codes = cases()[f"{case}.gumbel.argmax"]
     np.testing.assert_array_equal(np.argmax(logits, -1), codes)
     noise = -np.log(channels_last(f"{case}.gumbel.exp_noise"))
@@ -167,7 +166,7 @@ def test_latents_and_codes(case):
         entries = quantized("gumbel", "lookup", grid)
         np.testing.assert_array_equal(entries, channels_last(f"{case}.gumbel.{name}"))
     distances = -quantized("nearest", "scores", latents)
-    assert_close(distances, cases()[f"{case}.vq.dist"], DISTANCES)
+    assert_close(distances, cases()[f"{case}.vq.dist"], VQGAN_DISTANCES)
     nearest = cases()[f"{case}.vq.argmin"]
     np.testing.assert_array_equal(np.argmin(distances, -1), nearest)
     entries = quantized("nearest", "lookup", nearest)
@@ -180,18 +179,18 @@ def test_images(case):
         if case + picture in cases():
             expected = channels_last(case + picture)
             found, _ = decoded(channels_last(case + latents))
-            assert_close(found[: len(expected)], expected, PICTURE)
+            assert_close(found[: len(expected)], expected, VQGAN_IMAGE)
 
 
 def test_images_of_given_codes():
     codes = cases()["given.codes"]
     picture, _ = decoded(quantized("gumbel", "lookup", codes))
-    assert_close(picture[:1], channels_last("given.rec"), PICTURE)
+    assert_close(picture[:1], channels_last("given.rec"), VQGAN_IMAGE)
     pixels = np.asarray(to_pixels(picture[0])).astype(int)
     assert np.abs(pixels - cases()["given.uint8_hwc"]).max() <= 1
     assert (pixels == cases()["given.uint8_hwc"]).mean() > 0.999
     picture, _ = decoded(quantized("nearest", "lookup", codes))
-    assert_close(picture[:1], channels_last("given.rec_vq"), PICTURE)
+    assert_close(picture[:1], channels_last("given.rec_vq"), VQGAN_IMAGE)
 
 
 def test_every_module_in_between():
@@ -209,7 +208,7 @@ def test_every_module_in_between():
     for name in names:
         output = found[name.removeprefix("mid.")][0].transpose(2, 0, 1)
         step = max(1, output.shape[-1] // 4)
-        assert_close(output[:, ::step, ::step], cases()[name], PICTURE)
+        assert_close(output[:, ::step, ::step], cases()[name], VQGAN_IMAGE)
 
 
 @pytest.mark.slow  # compiles the backward pass of the whole autoencoder four times
@@ -251,9 +250,9 @@ def test_training_step(tag):
     assert set(expected["grads"]) == set(official)
     for name, numbers in expected["grads"].items():
         assert np.linalg.norm(official[name]) == pytest.approx(
-            numbers["norm"], rel=GRADIENT, abs=1e-7
+            numbers["norm"], rel=VQGAN_GRADIENT, abs=1e-7
         )
     for name in (n for n in cases() if n.startswith(f"grad.{tag}.")):
         whole = np.asarray(cases()[name], np.float32)
         difference = np.linalg.norm(official[name.removeprefix(f"grad.{tag}.")] - whole)
-        assert difference <= GRADIENT * np.linalg.norm(whole)
+        assert difference <= VQGAN_GRADIENT * np.linalg.norm(whole)

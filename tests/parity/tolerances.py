@@ -42,6 +42,21 @@ NOISY_STEPS = 1e-2
 
 NOISE_FACTOR = 2.0
 
+# The image tokenizer (VQGAN_SPEC 9). Absolute; a group norm with another eps (1e-5) misses the
+# first three. The official model itself moves by up to 1e-5 between float32 and float64.
+VQGAN_LATENTS = 5e-5
+VQGAN_LOGITS = 5e-5
+VQGAN_IMAGE = 3e-5
+VQGAN_DISTANCES = 5e-4
+# Relative to the norm of a parameter's gradient.
+VQGAN_GRADIENT = 1e-3
+# Absolute: scores of the discriminator; losses of training and LPIPS.
+DISCRIMINATOR_SCORE = 1e-5
+VQGAN_LOSS = 1e-5
+# Relative: the quotient of two gradient norms.
+ADAPTIVE_WEIGHT = 1e-3
+TEMPERATURE = 1e-6  # absolute
+
 
 def bound(tolerance: float, noise: float | None) -> float:
     """The allowed absolute difference.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ofa_jax.model.vqgan.config import VQGANConfig
-from ofa_jax.model.vqgan.networks import Decoder, Encoder, pointwise
+from ofa_jax.model.vqgan.networks import TRAINING, Decoder, Encoder, pointwise
 from ofa_jax.model.vqgan.quantizers import GumbelQuantizer, NearestQuantizer, Quantized
 
 
@@ -87,9 +87,10 @@ class VQGAN(nn.Module):
         Returns:
           (reconstruction float32[b, y, x, 3], latents with the codebook's loss and the codes).
         """
-        quantized = self.quantizer(
-            self.latents(images), noise=noise, temperature=temperature, hard=hard
-        )
+        latents = self.latents(images)
+        # Of these dead codes are revived.
+        self.sow(TRAINING, "latents", latents)
+        quantized = self.quantizer(latents, noise=noise, temperature=temperature, hard=hard)
         return self.decoder(self.post_quant_conv(quantized.latents)), quantized
 
 

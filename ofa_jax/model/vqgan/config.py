@@ -91,6 +91,34 @@ class VQGANConfig:
         """Side in pixels of the square that one code stands for (8 in the released model)."""
         return 2 ** (len(self.channel_multipliers) - 1)
 
+    def to_model_yaml(self, side: int) -> dict[str, Any]:
+        """The inverse of `from_model_yaml`.
+
+        Args:
+          side: nominal pixels of an image, by which the description names levels with attention.
+        """
+        params: dict[str, Any] = {
+            "embed_dim": self.embedding_dim,
+            "n_embed": self.num_codes,
+            "ddconfig": {
+                "double_z": False,
+                "z_channels": self.latent_channels,
+                "resolution": side,
+                "in_channels": 3,
+                "out_ch": 3,
+                "ch": self.base_channels,
+                "ch_mult": list(self.channel_multipliers),
+                "num_res_blocks": self.blocks_per_level,
+                "attn_resolutions": [side // 2**level for level in self.attention_levels],
+                "dropout": 0.0,
+            },
+        }
+        if self.quantizer == "gumbel":
+            params["kl_weight"] = self.kl_weight
+        targets = {kind: target for target, kind in _TARGETS.items()}
+        target = f"taming.models.vqgan.{targets[self.quantizer]}"
+        return {"model": {"target": target, "params": params}}
+
     @classmethod
     def from_model_yaml(cls, content: Mapping[str, Any]) -> VQGANConfig:
         """Reads the description that lies beside released weights (VQGAN_SPEC 1).

@@ -12,13 +12,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ofa_jax.model.layers import partitioned
 from ofa_jax.model.vqgan.config import NORM_GROUPS, VQGANConfig
 from ofa_jax.ops.conv import conv2d
 
 _NORM_EPS = 1e-6
+# The collection of what only training looks at.
+TRAINING = "training"
+# Logical names of a kernel's axes (`ofa_jax.sharding.rules`).
+CONV_AXES = ("conv_h", "conv_w", "conv_in", "conv_out")
 
 
-def _uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
+def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     """Uniform within 1 / sqrt(fan_in) of zero, for kernels and biases (VQGAN_SPEC 3)."""
     bound = fan_in**-0.5
 
@@ -47,9 +52,9 @@ class Convolution(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps float32[b, y, x, c] to float32[b, y', x', features]."""
         k, c = self.kernel_size, x.shape[-1]
-        init = _uniform_fan_in(k * k * c)
-        kernel = self.param("kernel", init, (k, k, c, self.features))
-        bias = self.param("bias", init, (self.features,))
+        init = uniform_fan_in(k * k * c)
+        kernel = self.param("kernel", partitioned(init, CONV_AXES), (k, k, c, self.features))
+        bias = self.param("bias", partitioned(init, CONV_AXES[-1:]), (self.features,))
         return conv2d(x, kernel, stride=self.stride, padding=self.padding) + bias
 
 
@@ -177,4 +182,7 @@ class Decoder(nn.Module):
                     h = AttentionBlock(name=f"up_{level}_attn_{block}")(h)
             if level > 0:
                 h = _double_size(h, f"up_{level}_upsample")
-        return Convolution(3, name="conv_out")(nn.swish(group_norm("norm_out")(h)))
+        h = nn.swish(group_norm("norm_out")(h))
+        # Of these the gradient of the last kernel is made (`losses.adversarial.adaptive_weight`).
+        self.sow(TRAINING, "features", h)
+        return Convolution(3, name="conv_out")(h)

@@ -14,9 +14,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from ofa_jax.model.layers import partitioned
 from ofa_jax.model.vqgan.config import VQGANConfig
 from ofa_jax.model.vqgan.networks import pointwise
 
+# Logical names of its axes: codes are not split, since every place looks among all of them.
+CODEBOOK_AXES = (None, "embed")
 # Inside the logarithm of the Gumbel quantizer's loss.
 _LOG_EPS = 1e-10
 
@@ -44,7 +47,7 @@ class GumbelQuantizer(nn.Module):
         """Declares the scores' map and the codebook."""
         cfg = self.config
         self.logits = pointwise(cfg.num_codes)
-        init = nn.initializers.normal(1.0)
+        init = partitioned(nn.initializers.normal(1.0), CODEBOOK_AXES)
         self.codebook = self.param("codebook", init, (cfg.num_codes, cfg.embedding_dim))
 
     def scores(self, latents: jax.Array) -> jax.Array:
@@ -102,7 +105,10 @@ class NearestQuantizer(nn.Module):
         bound = 1.0 / cfg.num_codes
         self.codebook = self.param(
             "codebook",
-            lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound),
+            partitioned(
+                lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound),
+                CODEBOOK_AXES,
+            ),
             (cfg.num_codes, cfg.embedding_dim),
         )
 
