@@ -61,7 +61,7 @@ if ! fits .venv/bin/python 2>/dev/null; then
     || fail "no Python 3.11 to 3.13 here ($(python3 --version 2>&1)); neither uv nor apt has one"
   fits .venv/bin/python || fail "the Python of .venv is not 3.11 to 3.13"
 fi
-again .venv/bin/python -m pip install --quiet -c constraints.txt -e '.[tpu,gs]' \\
+again .venv/bin/python -m pip install --quiet -c constraints.txt -e '.[train,tpu,gs]' \\
   || fail "pip could not install ofa_jax (see above)"
 """
 

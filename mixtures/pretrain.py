@@ -10,10 +10,11 @@ Slots can be left out by a rate of 0 (docs/data.md); the other rates stay as the
 
 from collections.abc import Mapping
 
-import tasks.pretrain  # noqa: F401  (registers the tasks over TSV files)
-from mixtures.rates import CAPTION_SAMPLES, FAMILIES, QUESTION_SAMPLES, official_rates, without
+from ofa_jax.bundled.tasks import pretrain  # noqa: F401  (registers the tasks)
+from ofa_jax.bundled.tasks.pretrain_slots import SLOTS
 from ofa_jax.data.tasks.registration import add_mixture
-from tasks.pretrain_slots import SLOTS
+
+from .rates import CAPTION_SAMPLES, FAMILIES, QUESTION_SAMPLES, official_rates, without
 
 
 def _rates_of_kinds(rates: Mapping[str, float]) -> dict[str, float]:

@@ -5,9 +5,10 @@ sample ratios (SPEC 4.2); `scenes_without_<family>` leave one of the eight tasks
 quickstart's mixture. The same for the larger worlds `scenes_small` and `scenes_base`.
 """
 
-import tasks.scenes  # noqa: F401  (registers the tasks)
-from mixtures.rates import FAMILIES, of_tasks, official_rates, without
+from ofa_jax.bundled.tasks import scenes  # noqa: F401  (registers the tasks)
 from ofa_jax.data.tasks.registration import add_mixture
+
+from .rates import FAMILIES, of_tasks, official_rates, without
 
 # More of what needs the words compared with the image, which is learnt last (grounding,
 # questions, matching) and of texts, which cost little, less of naming and of the long image codes

@@ -12,9 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
+    __version__: str
     from ofa_jax.checkpoint.exports import export_checkpoint
     from ofa_jax.checkpoint.imports import import_checkpoint
     from ofa_jax.inference.loading import load
@@ -47,6 +46,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        metadata = importlib.import_module("importlib.metadata")
+        try:
+            return metadata.version("ofa-jax")
+        except metadata.PackageNotFoundError:
+            return "unknown"  # a checkout on the path, nothing installed
     if name not in _MODULES:
         raise AttributeError(f"module 'ofa_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -3,8 +3,9 @@
 from ofa_jax.data.steps.finetuning import AllReferences, TrainingCaption
 from ofa_jax.data.tasks.answering import Answering
 from ofa_jax.text.cleaning import caption_prediction
-from tasks import instructions
-from tasks.finetuning import SQUARE_IMAGE, add, files
+
+from . import instructions
+from .finetuning import SQUARE_IMAGE, add, files
 
 ANSWERING = Answering(
     decoding={"beam": 5, "max_len_b": 16, "no_repeat_ngram_size": 3},

@@ -6,9 +6,10 @@
 from ofa_jax.data.steps.finetuning import ChineseCaption, FirstReferring
 from ofa_jax.data.tasks.answering import Answering
 from ofa_jax.text.cleaning import without_spaces
-from tasks import instructions
-from tasks.finetuning import SQUARE_IMAGE, SQUARE_IMAGE_WITH_BOXES, add, files
-from tasks.refcoco import ANSWERING, TEST_SPLITS
+
+from . import instructions
+from .finetuning import SQUARE_IMAGE, SQUARE_IMAGE_WITH_BOXES, add, files
+from .refcoco import ANSWERING, TEST_SPLITS
 
 add(
     "caption_muge",

@@ -27,7 +27,8 @@ from ofa_jax.data.steps.text import LowerCase, clean_caption, clean_question
 from ofa_jax.data.tasks.official_tokenizer import official_tokenizer
 from ofa_jax.data.tasks.registration import add_task
 from ofa_jax.data.tasks.task import OFATask
-from tasks import instructions
+
+from . import instructions
 
 NEGATIVES = "{DATA_DIR}/negative_sample"
 VOCABULARY = functools.partial(official_tokenizer, "{VOCAB_DIR}")

@@ -3,8 +3,9 @@
 from ofa_jax.data.steps.finetuning import Article
 from ofa_jax.data.tasks.answering import Answering
 from ofa_jax.text.gigaword import gigaword_prediction
-from tasks import instructions
-from tasks.finetuning import add, files
+
+from . import instructions
+from .finetuning import add, files
 
 add(
     "gigaword",

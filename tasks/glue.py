@@ -2,8 +2,9 @@
 
 from ofa_jax.data.steps.finetuning import LabelWord, Sentences
 from ofa_jax.data.tasks.answering import Answering, AnswerList
-from tasks import instructions
-from tasks.finetuning import add, files
+
+from . import instructions
+from .finetuning import add, files
 
 # Class, as `ofa_jax.data.sources.tsv_layouts` names it, -> word.
 WORDS = {

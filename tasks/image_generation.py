@@ -9,8 +9,9 @@ import functools
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.steps.finetuning import ImageDescription
 from ofa_jax.data.tasks.answering import Answering
-from tasks import instructions
-from tasks.finetuning import add, files
+
+from . import instructions
+from .finetuning import add, files
 
 _add = functools.partial(
     add,

@@ -3,8 +3,9 @@
 from ofa_jax.data.steps.finetuning import ClassName
 from ofa_jax.data.steps.image import AugmentForClassification, DecodeImage
 from ofa_jax.data.tasks.answering import Answering, AnswerList
-from tasks import instructions
-from tasks.finetuning import SQUARE_IMAGE, add, files
+
+from . import instructions
+from .finetuning import SQUARE_IMAGE, add, files
 
 add(
     "imagenet",

@@ -6,8 +6,9 @@ from ofa_jax.data.steps.finetuning import RememberSize, WrittenText
 from ofa_jax.data.steps.image import DecodeImage, FitText
 from ofa_jax.data.tasks.answering import Answering
 from ofa_jax.text.cleaning import without_spaces
-from tasks import instructions
-from tasks.finetuning import add, files
+
+from . import instructions
+from .finetuning import add, files
 
 CHINESE = Answering(decoding={"beam": 5, "max_len_b": 64}, clean=without_spaces, submission="ocr")
 ENGLISH = dataclasses.replace(CHINESE, clean=None)

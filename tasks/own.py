@@ -15,8 +15,9 @@ from ofa_jax.data.steps.finetuning import (
 )
 from ofa_jax.data.steps.selection import ChooseReferring
 from ofa_jax.data.steps.text import clean_caption
-from tasks import captioning, instructions, refcoco, vqa
-from tasks.finetuning import SQUARE_IMAGE, SQUARE_IMAGE_WITH_BOXES, add
+
+from . import captioning, instructions, refcoco, vqa
+from .finetuning import SQUARE_IMAGE, SQUARE_IMAGE_WITH_BOXES, add
 
 SPLITS = ("train", "validation", "test")
 

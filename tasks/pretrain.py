@@ -10,7 +10,8 @@ import functools
 
 from ofa_jax.data.sources.tsv import TsvSource
 from ofa_jax.data.tasks.registration import SPLITS
-from tasks import families
+
+from . import families
 
 
 def _source(file: str, layout: str, *types: str) -> TsvSource:

@@ -14,7 +14,8 @@ from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.steps import Step
 from ofa_jax.data.steps.selection import CaptionsFrom, NameDataset
 from ofa_jax.data.steps.text import PlainAnswers
-from tasks import families
+
+from . import families
 
 CAPTIONS = ("captioning", "image_text_matching")
 ANSWERS = ("vqa", "answer_matching")

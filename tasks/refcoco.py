@@ -2,8 +2,9 @@
 
 from ofa_jax.data.steps.finetuning import FirstReferring
 from ofa_jax.data.tasks.answering import Answering
-from tasks import instructions
-from tasks.finetuning import SQUARE_IMAGE_WITH_BOXES, add, files
+
+from . import instructions
+from .finetuning import SQUARE_IMAGE_WITH_BOXES, add, files
 
 # Exactly four tokens and eos; not restricted to bins.
 ANSWERING = Answering(

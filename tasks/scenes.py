@@ -19,7 +19,8 @@ from ofa_jax.data.tasks.registration import add_task
 from ofa_jax.scenes.presets import preset
 from ofa_jax.scenes.source import ScenesSplits
 from ofa_jax.scenes.tokenizers import scenes_codebook, scenes_tokenizer
-from tasks import instructions
+
+from . import instructions
 
 # Their words become single tokens, beside those of the grammar.
 INSTRUCTIONS = (

@@ -13,8 +13,9 @@ from ofa_jax.data.tasks.registration import add_task
 from ofa_jax.scenes.presets import PRESETS, ScenesConfig
 from ofa_jax.scenes.source import ScenesSplits
 from ofa_jax.scenes.tokenizers import scenes_tokenizer
-from tasks import instructions
-from tasks.scenes import INSTRUCTIONS, SPLITS
+
+from . import instructions
+from .scenes import INSTRUCTIONS, SPLITS
 
 
 def possible_answers(world: ScenesConfig) -> tuple[str, ...]:

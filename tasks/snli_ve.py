@@ -2,8 +2,9 @@
 
 from ofa_jax.data.steps.finetuning import Entailment, LabelWord
 from ofa_jax.data.tasks.answering import Answering, AnswerList
-from tasks import instructions
-from tasks.finetuning import SQUARE_IMAGE, add, files
+
+from . import instructions
+from .finetuning import SQUARE_IMAGE, add, files
 
 WORDS = {"contradiction": "no", "entailment": "yes", "neutral": "maybe"}
 PREPARE = [*SQUARE_IMAGE, Entailment(), LabelWord.of(WORDS)]

@@ -4,8 +4,9 @@ import dataclasses
 
 from ofa_jax.data.steps.finetuning import LikeliestAnswer, QuestionWithObjects
 from ofa_jax.data.tasks.answering import Answering, AnswerList
-from tasks import instructions
-from tasks.finetuning import SQUARE_IMAGE, add, files
+
+from . import instructions
+from .finetuning import SQUARE_IMAGE, add, files
 
 # The decoder reads the question again before it answers (prompt type prev_output).
 OPEN = Answering(

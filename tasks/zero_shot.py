@@ -15,8 +15,9 @@ from ofa_jax.data.steps.finetuning import (
     Sentences,
 )
 from ofa_jax.data.tasks.answering import Answering
-from tasks import glue, instructions, refcoco, snli_ve
-from tasks.finetuning import SQUARE_IMAGE, SQUARE_IMAGE_WITH_BOXES, add, files
+
+from . import glue, instructions, refcoco, snli_ve
+from .finetuning import SQUARE_IMAGE, SQUARE_IMAGE_WITH_BOXES, add, files
 
 add(
     "zero_shot_vqa",

@@ -6,6 +6,8 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from ofa_jax import bundled
+
 # t5x's files import what they configure, or include one that does; the native runner's names are
 # always there.
 _OF_T5X = re.compile(
@@ -16,7 +18,6 @@ _OF_T5X = re.compile(
 _OF_NATIVE = re.compile(
     r"^(train_script\.|MODEL\s*=\s*@models\.OFA\(\)|include\s+.gin_configs/native/)", re.MULTILINE
 )
-_CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
 MESH = "partitioning.Partitioner.mesh, for example 'data=-1,model=4'"
 _ALONE = "nothing: only python -m ofa_jax.train has it"
@@ -88,7 +89,7 @@ def check_files(files: Sequence[str], engine: str) -> None:
     Raises:
       ValueError: a file of the other engine, or t5x without a file of its own before the others.
     """
-    places = [(pathlib.Path(file), _CHECKOUT / file) for file in files]
+    places = [(pathlib.Path(file), bundled.FOLDER / file) for file in files]
     found = [next((path for path in two if path.is_file()), None) for two in places]
     texts = [path.read_text(encoding="utf-8", errors="replace") if path else "" for path in found]
     for file, text in zip(files, texts, strict=True):

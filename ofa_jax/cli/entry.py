@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
+from ofa_jax import extras
 from ofa_jax.cli import shell
 from ofa_jax.schema import Between
 
@@ -83,6 +84,8 @@ def run_train(arguments: Sequence[str]) -> int:
     options = parser.parse_args(others)
 
     def run() -> None:
+        extras.require_training()
+        gin_files.check_task((TRAIN_FILE, *options.gin_file), bindings)
         shell.set_up_process()
         import jax
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import gin
 
-from ofa_jax import schema
+from ofa_jax import bundled, schema
 from ofa_jax.cli import engines
 
 # Those of gin_configs/runs/train.gin: run files serve all scripts, of which one reads more than
@@ -30,8 +30,6 @@ RUN_MACROS = frozenset({
     "STATS_PERIOD", "CHECKPOINT_PERIOD", "KEEP_CHECKPOINTS", "BEST_METRIC", "SAVE_TRAINED",
     "LEARNING_RATE", "WARMUP_STEPS", "WARMUP_RATIO",
 })  # fmt: skip
-# Folders in which relative gin files and includes are looked up, after the working directory.
-CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
 _OVERRIDE = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
 _NAME_ALONE = re.compile(r"^--gin\.([^=]+)$")
@@ -93,7 +91,7 @@ def parse(
     """Parses gin files in order, then bindings that override them, and checks every macro.
 
     Args:
-      files: paths, relative to the working directory or to the checkout.
+      files: paths, relative to the working directory or to `bundled.FOLDER`.
       overrides: lines such as `TRAIN_STEPS = 100`.
       known: configurable names and what stands behind them, for the hints of errors.
       required: macros that must have a value.
@@ -103,10 +101,7 @@ def parse(
       ConfigError: a missing file, a syntax error, an unknown name (the nearest is named), a macro
         without value, of another type, or read by nothing.
     """
-    gin.clear_config()
-    _GinFile.opened.clear()
-    # Ours, which knows where included files lie; gin's own takes a relative path for a package.
-    gin.config._FILE_READERS[:] = [(_GinFile, os.path.isfile)]  # pyrefly: ignore[unsupported-operation]
+    _start_afresh()
     for file in files:
         try:
             gin.parse_config_file(_located(file, asked_by="--gin_file"), skip_unknown=False)
@@ -136,6 +131,52 @@ def parse(
         gin.finalize()
     except Exception as error:
         raise ConfigError(_explain(error, known)) from error
+
+
+def _start_afresh() -> None:
+    gin.clear_config()
+    _GinFile.opened.clear()
+    # Ours, which knows where included files lie; gin's own takes a relative path for a package.
+    gin.config._FILE_READERS[:] = [(_GinFile, os.path.isfile)]  # pyrefly: ignore[unsupported-operation]
+
+
+_TASK_MACROS = {"MIXTURE_OR_TASK_NAME": str, "MIXTURE_OR_TASK_MODULE": str | Sequence[str]}
+_TASK_SETTING = re.compile(r"DatasetConfig\.(module|mixture_or_task_name)")
+
+
+def check_task(files: Sequence[str], overrides: Sequence[str]) -> None:
+    """Fails on an unknown task within a second, before JAX loads: reads two macros alone.
+
+    Whatever else is wrong is left to `parse`, which says more.
+
+    Args:
+      files: as for `parse`.
+      overrides: likewise.
+
+    Raises:
+      ValueError: no such module or task.
+    """
+    from ofa_jax.data.tasks.registration import import_modules, lookup
+
+    _start_afresh()
+    try:
+        paths = [_located(file, asked_by="--gin_file") for file in files]
+        texts = [*overrides, *(pathlib.Path(path).read_text("utf-8") for path in paths)]
+        if any(_TASK_SETTING.search(text) for text in texts):
+            return
+        for path in paths:
+            gin.parse_config_file(path, skip_unknown=True)
+        for binding in overrides:
+            name, _, value = (part.strip() for part in binding.partition("="))
+            if name in _TASK_MACROS:
+                gin.parse_config(f"{name} = {_as_text(value, _TASK_MACROS[name])}")
+        name, modules = (gin.query_parameter(f"{name}/macro.value") for name in _TASK_MACROS)
+        schema.check_values(_TASK_MACROS, dict(zip(_TASK_MACROS, (name, modules))), "")
+    except Exception:  # gin and Python's tokenizer raise any kind on a bad text.
+        return
+    modules = (modules,) if isinstance(modules, str) else tuple(modules)
+    import_modules(modules, setting="MIXTURE_OR_TASK_MODULE")
+    lookup(name, setting="MIXTURE_OR_TASK_NAME")
 
 
 def _annotation(
@@ -226,13 +267,13 @@ class _GinFile(io.StringIO):
 
 
 def _located(file: str, *, asked_by: str) -> str:
-    """Whole path of a gin file: from the working directory, the checkout, or beside its includer.
+    """Whole path of a gin file: from the working directory, of the library, or beside its includer.
 
     Raises:
       ConfigError: there is none; names those of similar names.
     """
     wanted = _shell_path(asked_by, file)
-    folders = (CHECKOUT, pathlib.Path(asked_by).parent, *gin.config._LOCATION_PREFIXES[1:])
+    folders = (bundled.FOLDER, pathlib.Path(asked_by).parent, *gin.config._LOCATION_PREFIXES[1:])
     places = (pathlib.Path(wanted), *(pathlib.Path(folder, wanted) for folder in folders))
     path = next((place for place in places if place.is_file()), None)
     if path is None:
@@ -243,7 +284,7 @@ def _located(file: str, *, asked_by: str) -> str:
 
 
 def _files_beside(file: str) -> list[str]:
-    folders = (pathlib.Path(file).parent, CHECKOUT / pathlib.Path(file).parent)
+    folders = (pathlib.Path(file).parent, bundled.FOLDER / pathlib.Path(file).parent)
     names = {path.name for folder in folders for path in folder.glob("*.gin")}
     return [str(pathlib.Path(file).with_name(name)) for name in sorted(names)]
 

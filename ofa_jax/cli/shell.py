@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from ofa_jax import schema
+from ofa_jax import extras, schema
 from ofa_jax.errors import OutsideFailure, Status, Unfinished, phases
 
 logger = logging.getLogger("ofa_jax")
@@ -65,7 +65,8 @@ def run(command: Callable[[], int | None]) -> int:
             print(f"{reason}; give the same command again to go on", file=sys.stderr)
             return Status.UNFINISHED
         except Exception as error:
-            said = None if phase.started else mistake(error)
+            lacking = extras.advice(error) if isinstance(error, ImportError) else None
+            said = lacking or (None if phase.started else mistake(error))
             outside = isinstance(error, OutsideFailure)
             line = _message(error) if outside else said
             if line is None or os.environ.get("OFA_TRACEBACK"):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ofa_jax import digest
+from ofa_jax import digest, extras
 from ofa_jax.atomic import JsonObject, append_lines, cut_torn_line, parsed, read_lines, write_json
 from ofa_jax.data.ops.image import image_size
 from ofa_jax.errors import started
@@ -124,10 +124,14 @@ def answer_images(
         **facts,
     }
     write_json(root / "metrics.json", {"run": run, "tasks": {}, "splits": {}})
-    # Imported where it is needed: matplotlib takes a second.
-    from ofa_jax.report.build import build_report
-
-    logger.info("predictions: %s, report: %s", path, build_report(root))
+    logger.info("predictions: %s", path)
+    try:
+        # Imported where it is needed: matplotlib takes a second, and the core has none.
+        from ofa_jax.report.build import build_report
+    except ModuleNotFoundError as error:
+        logger.warning("no report: %s", extras.advice(error))
+    else:
+        logger.info("report: %s", build_report(root))
 
 
 def prepare_folder(

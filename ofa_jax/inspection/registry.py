@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import pathlib
 from collections.abc import Sequence
 
 from ofa_jax.data.sources.array_record import PreparedSource
-from ofa_jax.data.tasks.registration import all_tasks, lookup
+from ofa_jax.data.tasks.registration import all_tasks, import_modules, lookup
 from ofa_jax.data.tasks.task import OFATask
 from ofa_jax.inspection.opening import OpenedData
 
@@ -33,14 +32,8 @@ def candidates(
     Raises:
       ValueError: a module or a name that does not exist.
     """
-    for module in (*(_SCENES if opened.scenes_preset else _PRETRAINING), *modules):
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                f"--module: no module {module!r}; run from the checkout, or install it with "
-                "`pip install -e .`"
-            ) from error
+    usual = _SCENES if opened.scenes_preset else _PRETRAINING
+    import_modules((*usual, *modules), setting="--module")
     if names:
         found = {task.name: task for name in names for task, _ in lookup(name, setting="--tasks")}
     else:

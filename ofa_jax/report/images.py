@@ -13,8 +13,8 @@ import functools
 import io
 import pathlib
 from collections.abc import Sequence
+from typing import cast
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 TRUE_COLOUR = "#0b1f3a"
@@ -42,7 +42,11 @@ class DrawnBox:
 
 @functools.cache
 def font(size: int, bold: bool = True) -> ImageFont.FreeTypeFont:
-    """The font that matplotlib ships, `size` pixels high: the same on every machine."""
+    """The font that matplotlib ships, `size` pixels high; without matplotlib, that of Pillow."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:  # the core has none: `infer` draws boxes with this
+        return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     path = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     return ImageFont.truetype(str(path), size)

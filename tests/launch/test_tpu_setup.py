@@ -72,7 +72,7 @@ def test_a_host_with_a_fitting_python_uses_it(host):
     python(host / "bin", "python3.12", "3.12")
     done, log = setup(host)
     assert done.returncode == 0, done.stderr
-    assert log == "pip -m pip install --quiet -c constraints.txt -e .[tpu,gs]\n"
+    assert log == "pip -m pip install --quiet -c constraints.txt -e .[train,tpu,gs]\n"
     # Once more is harmless, and keeps the environment.
     again, log = setup(host)
     assert again.returncode == 0
@@ -89,7 +89,7 @@ def test_uv_brings_a_python_where_only_3_10_is_there(host):
     assert done.returncode == 0, done.stderr
     assert log.splitlines() == [
         "uv venv --quiet --seed --python 3.12 .venv",
-        "pip -m pip install --quiet -c constraints.txt -e .[tpu,gs]",
+        "pip -m pip install --quiet -c constraints.txt -e .[train,tpu,gs]",
     ]
 
 

@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from ofa_jax import quiet_tensorflow
+from ofa_jax import bundled, quiet_tensorflow
 from ofa_jax.data.sources.example import Source
 from ofa_jax.data.steps import Step
 from ofa_jax.data.tasks.answering import FREE_ANSWER, Answering
@@ -179,6 +179,7 @@ def import_modules(names: tuple[str, ...], *, setting: str = "DatasetConfig.modu
 
     Args:
       names: of the modules, from the user; never from a file that someone else may have made.
+        `tasks.vqa` and the like are those of the library, see `bundled.whole_name`.
       setting: what the error says to change.
 
     Raises:
@@ -186,12 +187,11 @@ def import_modules(names: tuple[str, ...], *, setting: str = "DatasetConfig.modu
     """
     for name in names:
         try:
-            importlib.import_module(name)
+            importlib.import_module(bundled.whole_name(name))
         except ModuleNotFoundError as error:
             if error.name and name.startswith(error.name):
                 raise ValueError(
-                    f"{setting}: no module {name!r}; run from the checkout, or install it with "
-                    "`pip install -e .`"
+                    f"{setting}: no module {name!r}; start where it lies, or install its package"
                 ) from error
             raise
 

@@ -1,0 +1,67 @@
+"""What comes with the library as files: task declarations, mixtures, gin files.
+
+A checkout holds the only copy, in its top folders `tasks`, `mixtures` and `gin_configs`; a wheel
+carries them in this package. Their modules have one name in both, such as
+`ofa_jax.bundled.tasks.vqa`, which no package `tasks` of a user can hide. `tasks.vqa` is short for
+it: always where a setting names a module, in an `import` where no other `tasks` is found.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+_HERE = pathlib.Path(__file__).resolve().parent
+# The folder that holds `tasks`, `mixtures` and `gin_configs`.
+FOLDER = _HERE if (_HERE / "tasks").is_dir() else _HERE.parents[1]
+if FOLDER != _HERE:
+    __path__.append(str(FOLDER))
+
+_PACKAGES = ("tasks", "mixtures")
+
+
+def whole_name(name: str) -> str:
+    """The name to import a module by that a setting names: `tasks.vqa` is the library's.
+
+    Names of modules that the library has not are returned as they are.
+    """
+    path = FOLDER.joinpath(*name.split("."))
+    ours = name.partition(".")[0] in _PACKAGES
+    there = path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+    return f"{__name__}.{name}" if ours and there else name
+
+
+class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds `tasks.vqa` as the module `ofa_jax.bundled.tasks.vqa`, never as a second copy."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        top, _, rest = fullname.partition(".")
+        if top not in _PACKAGES or whole_name(fullname) == fullname:
+            return None
+        if rest:
+            ours = getattr(sys.modules.get(top), "__name__", "") == f"{__name__}.{top}"
+        else:
+            found = PathFinder.find_spec(fullname)
+            ours = found is None or found.origin == str(FOLDER / top / "__init__.py")
+        return importlib.util.spec_from_loader(fullname, self) if ours else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(f"{__name__}.{spec.name}")
+        self._specs = {**getattr(self, "_specs", {}), spec.name: module.__spec__}
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing to run; the module keeps the spec of its whole name."""
+        module.__spec__ = self._specs.pop(module.__name__.removeprefix(f"{__name__}."))
+
+
+# A checkout on the path has folders of these names, so it comes before Python's own finder.
+sys.meta_path.insert(0, _ShortNames())
