@@ -87,9 +87,11 @@ def run_train(arguments: Sequence[str]) -> int:
         extras.require_training()
         gin_files.check_task((TRAIN_FILE, *options.gin_file), bindings)
         shell.set_up_process()
-        import jax
+        from ofa_jax.ops.host_memory import keep_freed_memory, only_cpu
 
-        from ofa_jax.ops.host_memory import keep_freed_memory
+        if only_cpu():
+            # Before JAX starts its threads: memory that a thread has of its own stays as it is.
+            keep_freed_memory()
         from ofa_jax.runs.hosts import initialize_distributed
         from ofa_jax.runs.story import train
 
@@ -98,8 +100,6 @@ def run_train(arguments: Sequence[str]) -> int:
             print(gin_files.resolved())
             return
         initialize_distributed()
-        if jax.default_backend() == "cpu":
-            keep_freed_memory()
         configured(config_text=gin_files.resolved())
 
     return shell.run(run)

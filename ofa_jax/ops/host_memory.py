@@ -8,6 +8,9 @@ thousands of new pages, which the kernel clears: about a sixth of a step (benchm
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
+import importlib.util
+import os
 import sys
 
 _M_TRIM_THRESHOLD = -1
@@ -15,12 +18,24 @@ _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 
 
+def only_cpu() -> bool:
+    """Whether JAX will run on the CPU, told without starting its backends.
+
+    True where `JAX_PLATFORMS` names the CPU first, or where no plugin of an accelerator is
+    installed.
+    """
+    if platforms := os.environ.get("JAX_PLATFORMS", ""):
+        return platforms.split(",")[0] == "cpu"
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return not plugins and importlib.util.find_spec("libtpu") is None
+
+
 def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory in the process and to reuse it.
 
-    For entry points that train on a CPU, before the first allocation of size; the process then
-    holds its peak memory until it ends, what the compiler needed included. Does nothing elsewhere
-    than on Linux with glibc.
+    For entry points that train on a CPU, before JAX starts its threads: a thread that has memory of
+    its own by then goes on as before. The process holds its peak memory until it ends, what the
+    compiler needed included. Does nothing elsewhere than on Linux with glibc.
 
     Returns:
       Whether the settings were accepted.

@@ -1,5 +1,7 @@
 """Settings of the C library's allocator."""
 
+import importlib.metadata
+import importlib.util
 import platform
 import subprocess
 import sys
@@ -7,6 +9,7 @@ import sys
 import pytest
 
 from ofa_jax.cli import entry
+from ofa_jax.ops import host_memory
 
 PROGRAM = """
 import resource
@@ -20,13 +23,31 @@ for _ in range(4):
 print(accepted, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+# The same for the scratch memory of a program, which threads of JAX ask for.
+COMPILED = """
+import resource
+from ofa_jax.ops.host_memory import keep_freed_memory, only_cpu
+accepted = only_cpu() and keep_freed_memory()
+import jax
+import numpy as np
+x = jax.device_put(np.eye(2048, dtype=np.float32))
+program = jax.jit(lambda x: ((x @ x) @ x).sum())
+for _ in range(2):
+    program(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    program(x).block_until_ready()
+print(accepted, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
 
 @pytest.mark.skipif(
     sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="needs Linux with glibc"
 )
-def test_memory_is_reused():
+@pytest.mark.parametrize("program", [PROGRAM, COMPILED], ids=["numpy", "jax"])
+def test_memory_is_reused(program):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     accepted, faults = done.stdout.split()
     assert accepted == "True"
@@ -42,3 +63,15 @@ def test_training_on_a_cpu_asks_for_it(monkeypatch, tmp_path, capsys):
     settings = f"--gin.MODEL_DIR={tmp_path / 'run'}"
     assert entry.run_train(["--gin_file=gin_configs/runs/quickstart.gin", settings]) == 2
     assert "memory is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("platforms", "expected"), [("cpu", True), ("cuda,cpu", False)])
+def test_the_platform_is_told_without_starting_it(platforms, expected, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    assert host_memory.only_cpu() is expected
+    monkeypatch.delenv("JAX_PLATFORMS")
+    plugins = [importlib.metadata.EntryPoint("cuda", "jax_cuda", "jax_plugins")]
+    for found in ([], plugins):
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group, found=found: found)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        assert host_memory.only_cpu() is not bool(found)
