@@ -137,7 +137,8 @@ class RunEvaluation:
 
         def score(task: OFATask, split: str, count: int, name: str, **options: Any) -> SplitScore:
             start = time.monotonic()
-            found = evaluate(variables, task, split, limit=count, work=work, name=name, **options)
+            options = {"work": work, **options}
+            found = evaluate(variables, task, split, limit=count, name=name, **options)
             assert found is not None, "there are no other shards"
             _report(name, split, found, time.monotonic() - start)
             return found
@@ -152,7 +153,7 @@ class RunEvaluation:
         splits: JsonObject = {}
         for split, extra in config.extra_splits.items():
             splits[split] = {
-                name: score(task, split, extra, f"{name}_{split}").entry()
+                name: score(task, split, extra, name, **_folders(run_dir, split)).entry()
                 for task, name in zip(self.tasks.tasks, self.tasks.names)
             }
         if work is not None:
@@ -218,6 +219,13 @@ class RunEvaluation:
         entry["values"] = [result.metrics[primary] for result in results]
         entry["n"] = sum(len(result.scores) for result in results)
         return entry
+
+
+def _folders(run_dir: pathlib.Path | None, split: str) -> dict[str, pathlib.Path]:
+    """Where a further split goes: a folder of its own, laid out as that of the run."""
+    if run_dir is None:
+        return {}
+    return {"root": run_dir / "splits" / split, "work": run_dir / WORK / split}
 
 
 def _report(name: str, split: str, found: SplitScore, seconds: float) -> None:

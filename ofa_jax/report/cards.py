@@ -86,6 +86,11 @@ def difference_html(predicted: str, target: str) -> tuple[Markup, Markup]:
     return Markup(" ").join(said), Markup(" ").join(wanted)
 
 
+def likeness(predicted: str, target: str) -> float:
+    """How much two texts have in common by words, in 0..1."""
+    return difflib.SequenceMatcher(a=predicted.split(), b=target.split(), autojunk=False).ratio()
+
+
 def _box_text(box: Sequence[float] | None) -> Markup:
     if box is None:
         return Markup()

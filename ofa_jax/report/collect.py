@@ -81,6 +81,7 @@ class RunRecord:
       history: rows of metrics.jsonl in order of step, one per step (a resumed run repeats steps:
         what was written later wins).
       predictions: task -> rows of predictions/<task>.jsonl.
+      split_predictions: split -> task -> rows of splits/<split>/predictions/<task>.jsonl.
       config_text: the resolved configuration, if it was saved.
       settings: the same as data, {} where it was not.
       notices: one sentence per missing or cut-off piece.
@@ -95,6 +96,9 @@ class RunRecord:
     config_text: str | None
     settings: Mapping[str, Any]
     notices: tuple[str, ...]
+    split_predictions: Mapping[str, Mapping[str, tuple[Mapping[str, Any], ...]]] = (
+        dataclasses.field(default_factory=dict)
+    )
 
     @property
     def name(self) -> str:
@@ -290,6 +294,17 @@ def _checked_prediction(path: pathlib.Path, number: int, row: dict) -> dict:
     return row
 
 
+def _predictions(root: pathlib.Path, notices: list[str]) -> dict[str, tuple[dict, ...]]:
+    """Task -> rows of root/predictions/<task>.jsonl; what is cut off is added to the notices."""
+    found = {}
+    for path in sorted((root / "predictions").glob("*.jsonl")):
+        rows, notice = read_json_lines(path)
+        found[path.stem] = tuple(_checked_prediction(path, n, row) for n, row in rows)
+        if notice:
+            notices.append(f"predictions/{notice}")
+    return found
+
+
 def collect(run_dir: str | pathlib.Path) -> RunRecord:
     """Reads a run directory.
 
@@ -345,12 +360,11 @@ def collect(run_dir: str | pathlib.Path) -> RunRecord:
     if not history and kind == TRAINING:
         notices.append("metrics.jsonl is missing or empty: no curves.")
 
-    predictions: dict[str, tuple[dict, ...]] = {}
-    for path in sorted((run_dir / "predictions").glob("*.jsonl")):
-        rows, notice = read_json_lines(path)
-        predictions[path.stem] = tuple(_checked_prediction(path, n, row) for n, row in rows)
-        if notice:
-            notices.append(f"predictions/{notice}")
+    predictions = _predictions(run_dir, notices)
+    split_predictions = {
+        folder.name: _predictions(folder, notices)
+        for folder in sorted((run_dir / "splits").glob("*"))
+    }
     without = [name for name in tasks if not predictions.get(name)]
     if without:
         notices.append(f"No predictions for: {', '.join(without)}.")
@@ -371,4 +385,5 @@ def collect(run_dir: str | pathlib.Path) -> RunRecord:
         config_text=config_text,
         settings=_mapping(settings_path, "settings", settings),
         notices=tuple(notices),
+        split_predictions=split_predictions,
     )

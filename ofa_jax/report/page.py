@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from ofa_jax.progress import format_duration
 from ofa_jax.report import cards, labels, rendering, tables
 from ofa_jax.report.collect import ANSWERS, EVALUATION, TRAINING, RunRecord, TaskScores
+from ofa_jax.report.composition import composition
 from ofa_jax.report.plots import PanelGroup
 
 Charts = tuple[PanelGroup, Sequence[str]]
@@ -156,6 +157,8 @@ def page_html(record: RunRecord, charts: Sequence[Charts], limit: int) -> str:
     links = [("top", "Overview")]
     links += [("scores", "Scores")] if record.kind != ANSWERS else []
     links += [("splits", "Splits")] if record.splits else []
+    unseen_pairs = composition(record, titles)
+    links += [("composition", "Unseen pairs")] if unseen_pairs else []
     links += [(f"curves-{group.name}", group.title) for group, _ in charts]
     settings = _settings(record)
     return rendering.page(
@@ -176,6 +179,7 @@ def page_html(record: RunRecord, charts: Sequence[Charts], limit: int) -> str:
         keys=_keys(list(scored.values())),
         score_table=tables.score_table(record),
         split_table=tables.split_table(record),
+        composition=unseen_pairs,
         all_metrics=tables.all_metrics_table(record),
         tasks=[
             cards.task_section(record, name, titles[name], anchors[name], limit)

@@ -41,7 +41,7 @@ def run(tmp_path_factory):
         "inputs.DatasetConfig.num_workers": 0,
         "evaluation.EvaluationConfig.batch_size": 32,
         "evaluation.EvaluationConfig.final_num_examples": COUNT,
-        "evaluation.EvaluationConfig.extra_splits": {},
+        "evaluation.EvaluationConfig.extra_splits": {"compositions": 8},
         "evaluation.EvaluationConfig.unseen_task_seeds": 1,
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -59,6 +59,13 @@ def run(tmp_path_factory):
 def in_training(run):
     """Rows of the evaluation that ended the training, by task."""
     return rows_of(run)
+
+
+def test_further_splits_have_folders_of_their_own(run, in_training):
+    found = rows_of(run / "splits" / "compositions")
+    assert sorted(found) == sorted(set(in_training) - {"grounded_vqa"})
+    assert {len(rows) for rows in found.values()} == {8}
+    assert "compositions" in found["captioning"][0]["example_id"]
 
 
 @pytest.fixture(scope="module")
