@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test fuzz test-slow test-t5x lint format types install clean help
+.PHONY: quickstart test test-fast fuzz test-slow test-t5x lint format install release-check clean help
 
 help:
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,10 @@ lint: $(STAMP) ## ruff and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
+
+release-check: $(STAMP) lint ## tag, CHANGELOG, the wheel in fresh environments
+	$(BIN)/python -m tests.release
+	$(BIN)/python -m pytest -m slow tests/integration/test_wheel.py
 
 format: $(STAMP) ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .

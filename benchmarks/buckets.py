@@ -20,6 +20,8 @@ import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Generator
+from typing import cast
 
 import numpy as np
 
@@ -45,7 +47,7 @@ def serve(folder: str, delay: float, connection) -> None:
     with StorageServer("bucket") as server:
         for path in pathlib.Path(folder).glob("*.array_record"):
             server.storage.write("bucket", f"data/{path.name}", path.read_bytes(), {})
-        server.fault = lambda *place: time.sleep(delay)
+        server.fault = lambda name, start, stop: time.sleep(delay)
         connection.send(server.environment)
         connection.recv()
 
@@ -64,13 +66,14 @@ def rate(folder: str, batches: int, workers: int, threads: int) -> tuple[float, 
         (task,), (1.0,), LENGTHS, BATCH, num_workers=workers, num_threads=threads
     )
     iterator, sums = pipeline.iterate(), []
+    start = time.perf_counter()
     for number in range(batches + 1):
         batch = next(iterator)
         sums.append(float(np.sum(batch["encoder_images"], dtype=np.float64)))
         if not number:
             start = time.perf_counter()
     seconds = time.perf_counter() - start
-    iterator.close()
+    cast(Generator, iterator).close()
     return batches * BATCH / seconds, sums
 
 

@@ -180,9 +180,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Prints a line for each convolution and direction, then the sums."""
     config, batch, rounds = SIZES[arguments.size], arguments.batch, arguments.rounds
     results: dict[str, Any] = {}
-    sums: dict[bool, collections.Counter[str]] = {
-        False: collections.Counter(),
-        True: collections.Counter(),
+    sums: dict[bool, dict[str, float]] = {
+        False: collections.defaultdict(float),
+        True: collections.defaultdict(float),
     }
     with torch_process(arguments.torch_python) as torch:
         for one, times in convolutions(config, arguments.image).items():

@@ -55,7 +55,7 @@ def random_variables(model: OFA, batch: dict[str, np.ndarray]) -> dict[str, Any]
     return jax.device_put(jax.tree_util.tree_map_with_path(fill, shapes))
 
 
-def inputs(size: int, batch: int) -> dict[str, np.ndarray]:
+def inputs(size: int, batch: int) -> dict[str, Any]:
     """Random images and sources."""
     rng = np.random.default_rng(1)
     source = rng.integers(4, 50000, (batch, SOURCE_TOKENS)).astype(np.int32)

@@ -27,7 +27,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +116,7 @@ class Training:
         create = jax.jit(lambda key: nn.unbox(TrainState.create(self.model, tx, key, shapes)))
         self.state = create(key)
         step = make_train_step(self.model, tx, schedule, LossConfig(), vocab_size=config.vocab_size)
-        lowered = step.lower(self.state, batch, key)
+        lowered = cast(Any, step).lower(self.state, batch, key)
         began = time.perf_counter()
         self.program = lowered.compile()
         self.compile_seconds = time.perf_counter() - began
@@ -158,11 +158,12 @@ class Training:
         def decoder(params: Any, given: jax.Array) -> jax.Array:
             output = EncoderOutput(given, encoded.mask, encoded.positions)
             tokens = batch["decoder_input_tokens"]
-            found = self.model.apply({"params": params}, output, tokens, method=_decoder_states)
+            variables = {"params": params}
+            found: Any = self.model.apply(variables, output, tokens, method=_decoder_states)
             return jnp.mean(jnp.square(found))
 
         def loss(table: jax.Array, states: jax.Array) -> jax.Array:
-            logits = self.model.apply(
+            logits: Any = self.model.apply(
                 {"params": {"token_embedding": {"embedding": table}}}, states, method=_logits
             )
             return token_losses(

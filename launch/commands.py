@@ -227,7 +227,8 @@ def check_gin(gin: Sequence[str], devices: int, *, engine: str, shared_folder: b
         )
     texts = [_gin_text(file) for file in files]
     _check_engines(files, texts, engine)
-    bindings = dict(word[len("--gin.") :].partition("=")[::2] for word in gin if "--gin." in word)
+    parts = (word[len("--gin.") :].partition("=") for word in gin if "--gin." in word)
+    bindings = {name: value for name, _, value in parts}
     _check_mesh(texts, bindings, devices)
     model_dir = bindings.get("MODEL_DIR", "").strip("'\"")
     if "://" in model_dir and not model_dir.startswith("gs://"):

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ofa_jax import extras
 from ofa_jax.errors import Status
 from ofa_jax.schema import nearest
 
@@ -83,7 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.path.insert(0, os.getcwd())
         sys.argv = [f"ofa {name}", *rest]
         module = "report.__main__" if name == "report" else name
-        return importlib.import_module(f"ofa_jax.{module}").main()
+        try:
+            entry_point = importlib.import_module(f"ofa_jax.{module}").main
+            return entry_point()
+        except ImportError as error:  # where an entry point imports it before it has started
+            if (line := extras.advice(error)) is None:
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            return Status.SETTINGS
     return Status.DONE
 
 

@@ -80,4 +80,5 @@ def lpips_of(tensors: Mapping[str, np.ndarray], name: str = "LPIPS") -> LPIPS:
             f"{name}: LPIPS needs the {len(widths)} convolutions of VGG16 (features.0.weight ...) "
             f"and channel weights lin0 ... lin4 of {wanted}, found {len(convolutions)} and {sizes}"
         )
-    return LPIPS(tuple(convolutions), tuple(channels[number] for number in sorted(channels)))
+    weights: Any = tuple(channels[number] for number in sorted(channels))
+    return LPIPS(tuple(convolutions), weights)

@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -246,7 +246,7 @@ def to_discriminator(
                 raise ValueError(f"the discriminator lacks {name}")
             values = np.asarray(state_dict[name], np.float32)
             values = values.transpose(2, 3, 1, 0) if values.ndim == 4 else values
-            if values.shape != leaf.shape:
+            if values.shape != cast(Any, leaf).shape:
                 raise ValueError(f"{name} of the discriminator is of another architecture")
             found[path] = values
         return traverse_util.unflatten_dict(found)
