@@ -16,6 +16,7 @@ from ofa_jax.data.steps.selection import (
     ChooseRegionQuestion,
 )
 from ofa_jax.data.tasks.registration import add_task
+from ofa_jax.scenes.filling import FilledSentences
 from ofa_jax.scenes.presets import preset
 from ofa_jax.scenes.source import ScenesSplits
 from ofa_jax.scenes.tokenizers import scenes_codebook, scenes_tokenizer
@@ -105,7 +106,7 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         f"{prefix}_text_infilling",
         instructions.TEXT_INFILLING,
         family="text_infilling",
-        scorer="filled_text",
+        scorer=FilledSentences(preset),
         loss_weight=2.0,
     )
     add(

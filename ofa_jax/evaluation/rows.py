@@ -64,6 +64,8 @@ def prediction_row(
         "prediction_text": tokenizer.decode(ids).strip(),
         "target_text": tokenizer.decode(trim_at_eos(row["decoder_target_tokens"])).strip(),
     }
+    if masked := _masked_text(task, found["input_text"]):
+        found["masked_text"] = masked
     slot = task.instructions[0].target_slot
     if any(getattr(piece, "modality", "") == "BOX" for piece in task.instructions[0].source):
         found["true_box"] = _floats(example["region"])
@@ -85,6 +87,17 @@ def prediction_row(
         if label := _class_of(task, str(guess)):
             found["class"] = label
     return found
+
+
+def _masked_text(task: OFATask, text: str) -> str | None:
+    """Of what the model read the part with the gaps, without the instruction around it."""
+    pieces = task.instructions[0].source
+    modalities = ["" if isinstance(piece, str) else piece.modality for piece in pieces]
+    if [modality for modality in modalities if modality] != ["MASKED_TEXT"]:
+        return None
+    place = modalities.index("MASKED_TEXT")
+    before, after = ("".join(map(str, part)) for part in (pieces[:place], pieces[place + 1 :]))
+    return text.strip().removeprefix(before.strip()).removesuffix(after.strip()).strip()
 
 
 def _original_box(guess: Any, example: Example) -> list[float] | None:

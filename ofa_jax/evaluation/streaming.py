@@ -45,6 +45,8 @@ Answer = Callable[[OFATask, FeatureRow, int], Answers]
 # Bad records that are named in the log; the others are only counted.
 NAMED = 20
 _EXAMPLE = "example"
+# Of a row: what the model read and a scorer may want to know.
+_READ = ("masked_text",)
 
 
 class Lines(Protocol):
@@ -226,7 +228,8 @@ def score_split(task: OFATask, works: Sequence[Lines], limit: int | None = None)
             skipped += 1
         elif scorers.has_truth(task, line[_EXAMPLE]):
             values.append(decoded(task, np.array(line["tokens"], np.int32)))
-            examples.append(line[_EXAMPLE])
+            read = {key: line["row"][key] for key in _READ if key in line["row"]}
+            examples.append(line[_EXAMPLE] | read)
             numbers.append(line["index"])
         else:
             unjudged.append(line["index"])

@@ -163,9 +163,15 @@ class ScenesSource:
             "answers": [qa[0]["answer"]],
             "answer_conf": [1.0],
             "region_qa": region_questions(scene, config, dice["regions"]),
-            "text": str(descriptions.statement(config, split, dice["text"])),
+            "text": sentence(config, split, self.seed, index),
             "scene": scene.to_dict(),
         }
+
+
+def sentence(config: ScenesConfig, split: str, seed: int, index: int) -> str:
+    """The text of one example, for text infilling, without the rest of it."""
+    stream = world.dice_for(seed, split, index, len(_STREAMS))[_STREAMS.index("text")]
+    return str(descriptions.statement(config, split, Dice(stream)))
 
 
 @functools.lru_cache(maxsize=32)
