@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train, evaluate and report the run of a gin file",
     "report": "write the page of a run again; compare runs; the tables of the paper",
     "infer": "answer an instruction about images",
+    "demo": "serve a page on which a model is asked, and the same over HTTP",
     "eval": "predict and score the splits of a task",
     "convert": "convert checkpoints: fairseq, HuggingFace, our own",
     "prepare": "make checked shards of a data set",

@@ -477,7 +477,7 @@ class OFAPredictor:
             return x0 * x, y0 * y, x1 * x, y1 * y
 
         box = box_probability = None
-        objects: tuple[tuple[Box, str], ...] = ()
+        found: list[tuple[Box, str, float]] = []
         text = self.tokenizer.decode(ids).strip()
         if size is not None:
             inside = self.tokenizer.decode_box(ids)
@@ -487,19 +487,28 @@ class OFAPredictor:
             if inside is not None and (box_probability or 1.0) >= min_box_probability:
                 box = in_image(inside)
             if card is None or card.instruction.target_slot.modality == "BOXES":
-                found = self.tokenizer.decode_objects(ids)
-                sure = [1.0] * len(found)
+                decoded = self.tokenizer.decode_objects(ids)
+                sure = [1.0] * len(decoded)
                 if gains is not None:
                     sure = self.tokenizer.object_probabilities(ids, gains)
-                objects = tuple(
-                    (in_image(place), label)
-                    for (place, label), probability in zip(found, sure)
+                found = [
+                    (in_image(place), label, probability)
+                    for (place, label), probability in zip(decoded, sure)
                     if (label or card) and probability >= min_box_probability
-                )
+                ]
         if card is not None and card.answering.clean is not None:
             text = card.answering.clean(text)
         tokens = tuple(int(i) for i in ids)
-        return Prediction(text, box, score, tokens, log_probability, box_probability, objects)
+        return Prediction(
+            text,
+            box,
+            score,
+            tokens,
+            log_probability,
+            box_probability,
+            objects=tuple((place, label) for place, label, _ in found),
+            object_probabilities=() if by_token is None else tuple(p for *_, p in found),
+        )
 
 
 def _answering(settings: BeamConfig | SamplingConfig) -> Answering:

@@ -22,6 +22,7 @@ class Prediction:
       box_probability: of the four bins together, see `Tokenizer.box_probability`; None without a
         box, or where answers of a list were ranked.
       objects: every (box, label) of a detection, in pixels of the given image.
+      object_probabilities: of the four bins of each of them; () where answers were ranked.
       score: what answers are ordered by: the log-probability, divided by a power of the length
         where the recipe says so.
       log_probability: of the whole answer, natural logarithm; the prompt is not part of it.
@@ -36,6 +37,7 @@ class Prediction:
     log_probability: float = 0.0
     box_probability: float | None = None
     objects: tuple[tuple[Box, str], ...] = ()
+    object_probabilities: tuple[float, ...] = ()
     alternatives: tuple[Prediction, ...] = ()
 
     @property

@@ -23,6 +23,7 @@ FORBIDDEN = {
     "report": INPUT_STACK | ACCELERATOR | {"grain"},
     "data": INPUT_STACK | ACCELERATOR,
     "inference": INPUT_STACK,
+    "demo": INPUT_STACK,
     "evaluation": INPUT_STACK,
     "runs": INPUT_STACK - {"clu"},
     "ops": INPUT_STACK | {"orbax", "grain"},
@@ -52,7 +53,7 @@ ROOMS = (
     "metrics",
     *("losses", "decoding", "sharding", "training", "checkpoint", "image_codes", "data", "scenes"),
     *("report", "inspection"),
-    *("inference", "evaluation", "runs", "ablation", "cli", "t5x"),
+    *("inference", "evaluation", "runs", "ablation", "demo", "cli", "t5x"),
 )
 
 # The same within `data`, which holds nothing else.
