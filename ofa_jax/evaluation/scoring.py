@@ -166,21 +166,35 @@ def answer_by_kind(predictions: Sequence[str], examples: Sequence[Example]) -> R
 
 
 def region_answer(predictions: Sequence[str], examples: Sequence[Example]) -> Result:
-    """Answers about a region. Baseline: a uniform guess among the possible answers.
+    """Answers about a region, by kind of question. Baseline: a guess among the possible answers.
 
-    Some questions can be answered without the region (all objects agree); the metric
-    `accuracy_needs_region` counts only the others.
+    Some questions can be answered without the region (all objects agree); what ends in
+    `needs_region` counts only the others. Of scenes two more baselines are told: the attribute of
+    an object of the image that is drawn by lot, and the most frequent answer of each kind.
     """
-    result = answer(predictions, examples)
+    by_kind = answer_by_kind(predictions, examples)
     chance = [1.0 / len(example["candidates"]) for example in examples]
     possible = [guess in example["candidates"] for guess, example in zip(predictions, examples)]
-    needed = [
-        hit for hit, example in zip(result.scores, examples) if example.get("needs_region", True)
-    ]
-    metrics = {**result.metrics, "possible_answers": float(np.mean(possible))}
-    if needed:
-        metrics["accuracy_needs_region"] = float(np.mean(needed))
-    return dataclasses.replace(result, metrics=metrics, baseline=float(np.mean(chance)))
+    needed = np.array([bool(example.get("needs_region", True)) for example in examples])
+    metrics = {**by_kind.metrics, "possible_answers": float(np.mean(possible))}
+    metrics.pop("accuracy_all", None)
+    told: dict[str, Sequence[float]] = {"accuracy": by_kind.scores}
+    if all("scene" in example for example in examples):
+        told["any_object"] = [_any_object(example) for example in examples]
+        metrics["any_object"] = float(np.mean(told["any_object"]))
+        metrics["most_frequent_answer"] = float(by_kind.baseline or 0.0)
+    if needed.any():
+        metrics |= {
+            f"{name}_needs_region": float(np.mean(np.asarray(values)[needed]))
+            for name, values in told.items()
+        }
+    return dataclasses.replace(by_kind, metrics=metrics, baseline=float(np.mean(chance)))
+
+
+def _any_object(example: Example) -> float:
+    """How often the answer is right for an object of the scene that is drawn by lot."""
+    kind, things = example["question_kind"], example["scene"]["objects"]
+    return float(np.mean([thing[kind] == example["answer"] for thing in things]))
 
 
 def description(predictions: Sequence[str], examples: Sequence[Example]) -> Result:

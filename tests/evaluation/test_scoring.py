@@ -84,6 +84,31 @@ def test_region_answer():
     assert nonsense.metrics["possible_answers"] == 0.0
 
 
+def test_region_answers_of_scenes_have_baselines_where_the_region_matters():
+    both = {"objects": [{"color": "red", "shape": "circle"}, {"color": "blue", "shape": "circle"}]}
+    colors, shapes = ("red", "blue", "green"), ("circle", "cross")
+    examples = [
+        {"answer": "red", "question_kind": "color", "candidates": colors, "needs_region": True},
+        {"answer": "blue", "question_kind": "color", "candidates": colors, "needs_region": True},
+        {"answer": "circle", "question_kind": "shape", "candidates": shapes, "needs_region": False},
+    ]
+    examples = [example | {"scene": both} for example in examples]
+    result = SCORERS["region_answer"](["red", "red", "circle"], examples)
+    assert result.metrics == pytest.approx(
+        {
+            "accuracy": 2 / 3,
+            "accuracy_color": 0.5,
+            "accuracy_shape": 1.0,
+            "possible_answers": 1.0,
+            "any_object": 2 / 3,
+            "most_frequent_answer": 2 / 3,
+            "accuracy_needs_region": 0.5,
+            "any_object_needs_region": 0.5,
+        }
+    )
+    assert result.baseline == pytest.approx((1 / 3 + 1 / 3 + 1 / 2) / 3)
+
+
 def test_description():
     examples = [
         {"caption": "a red circle"},
