@@ -174,7 +174,7 @@ def launch(own: list[str], gin: list[str]) -> int:
     parser = commands.parser("gke", "Trains on TPUs of a GKE cluster, by a JobSet or by xpk.")
     parser.add_argument("--tpu_type", required=True, help="for example v5litepod-256, v5p-128")
     parser.add_argument("--num_slices", type=int, default=1)
-    parser.add_argument("--image", required=True, help="container with this checkout installed")
+    parser.add_argument("--image", required=True, help="container of launch/Dockerfile")
     parser.add_argument("--workdir", default="/ofa_jax", help="the checkout in the container")
     parser.add_argument("--python", default="python", help="interpreter in the container")
     parser.add_argument("--max_restarts", type=int, default=50)

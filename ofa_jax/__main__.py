@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -45,6 +46,12 @@ complete -o filenames -F _ofa ofa"""
 _SHELLS = {"bash": "", "zsh": "autoload -U +X bashcompinit && bashcompinit\n"}
 
 
+def _module(name: str) -> str:
+    """The module behind a command; some are packages."""
+    package = pathlib.Path(__file__).with_name(name).is_dir()
+    return f"ofa_jax.{name}.__main__" if package else f"ofa_jax.{name}"
+
+
 def _help() -> str:
     rows = "\n".join(f"  {name:<10} {about}" for name, about in COMMANDS.items())
     return f"""usage: ofa COMMAND ...
@@ -84,9 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not sys.flags.safe_path and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
         sys.argv = [f"ofa {name}", *rest]
-        module = "report.__main__" if name == "report" else name
         try:
-            entry_point = importlib.import_module(f"ofa_jax.{module}").main
+            entry_point = importlib.import_module(_module(name)).main
             return entry_point()
         except ImportError as error:  # where an entry point imports it before it has started
             if (line := extras.advice(error)) is None:

@@ -96,7 +96,10 @@ def simulate_devices(count: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = parser().parse_args([a for a in arguments if not a.startswith("--gin.")])
+    from ofa_jax.cli import gin_files
+
+    others, bindings = gin_files.split_overrides(arguments)
+    options = parser().parse_args(others)
 
     def run() -> None:
         simulate_devices(1 if options.topology else device_count(options))
@@ -110,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             from ofa_jax.cli.entry import run_plan
 
-        run_plan(options, [a for a in arguments if a.startswith("--gin.")])
+        run_plan(options, bindings)
 
     return shell.run(run)
 

@@ -1,5 +1,6 @@
 """Tasks, mixtures and gin files: one copy, found from anywhere; the command `ofa`."""
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -110,6 +111,9 @@ def test_every_entry_point_is_a_command():
         name for name in files if "def main(" in (ROOT / f"ofa_jax/{name}.py").read_text("utf-8")
     }
     assert entry_points - {"__main__"} <= set(command.COMMANDS)
+    for name in command.COMMANDS:
+        source = importlib.util.find_spec(command._module(name)).origin
+        assert "def main(" in pathlib.Path(source).read_text("utf-8"), name
     help_text = command._help()
     assert all(f"  {name} " in help_text for name in command.COMMANDS)
 

@@ -19,6 +19,7 @@ from flax import linen as nn
 
 from ofa_jax.checkpoint import bucket, orbax_weights, tuned
 from ofa_jax.checkpoint.agreement import check_agreement
+from ofa_jax.checkpoint.fingerprint import flatten_settings
 from ofa_jax.checkpoint.finite import check_finite
 from ofa_jax.checkpoint.huggingface import (
     VOCABULARY_FILES,
@@ -303,6 +304,22 @@ def _with_layer_stack(config: OFAConfig, layer_stack: LayerStack | None) -> OFAC
     return dataclasses.replace(config, layer_stack=layer_stack)
 
 
+def _differences(saved: OFAConfig | None, config: OFAConfig) -> str:
+    """Settings in which a saved model differs, those first that its weights depend on most."""
+    if saved is None:
+        return ""
+    there, here = (flatten_settings(dataclasses.asdict(one)) for one in (saved, config))
+    names = [name for name in there if there[name] != here.get(name) and name not in _NO_SHAPE]
+    return ", ".join(f"{name} is {there[name]} there and {here[name]} here" for name in names[:4])
+
+
+# Settings that no weight depends on.
+_NO_SHAPE = frozenset({
+    *("dropout", "attention_dropout", "activation_dropout", "encoder_drop_path"),
+    *("decoder_drop_path", "remat", "attention", "conv", "dtype", "batch_norm"),
+})  # fmt: skip
+
+
 def _import_own(
     path: pathlib.Path, config: OFAConfig | None, ema: bool | None, layer_stack: LayerStack | None
 ) -> ImportedCheckpoint:
@@ -331,7 +348,12 @@ def _import_own(
     model = config
 
     def check(shapes: Mapping[str, Any]) -> None:
-        check_agreement(shapes, model, str(path), described)
+        try:
+            check_agreement(shapes, model, str(path), described)
+        except CheckpointMismatchError as error:
+            if not (said := _differences(saved, model)):
+                raise
+            raise CheckpointMismatchError(f"{path}: weights of another model: {said}") from error
 
     variables = orbax_weights.read_weights(path, ema=ema, check=check)
     stacked = "layers" in variables["params"].get("encoder", {})

@@ -110,15 +110,13 @@ def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     Args:
       options: of `python -m ofa_jax.plan`.
-      overrides: `--gin.NAME=VALUE`.
+      overrides: gin bindings `NAME = VALUE`.
     """
     shell.set_up_process()
-    from ofa_jax.cli import gin_files
     from ofa_jax.runs import plan
 
-    _, bindings = gin_files.split_overrides(overrides)
     # What a plan does not depend on need not be given.
-    bindings = ["MODEL_DIR = 'planned'", "TRAIN_STEPS = 1_000_000", *bindings]
+    bindings = ["MODEL_DIR = 'planned'", "TRAIN_STEPS = 1_000_000", *overrides]
     for name in ("mesh", "dcn_mesh"):
         if getattr(options, name) is not None:
             bindings.append(f"partitioning.Partitioner.{name} = {getattr(options, name)!r}")

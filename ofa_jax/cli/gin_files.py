@@ -32,7 +32,8 @@ RUN_MACROS = frozenset({
 })  # fmt: skip
 
 _OVERRIDE = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
-_NAME_ALONE = re.compile(r"^--gin\.([^=]+)$")
+# An option whose value is the next word; argparse takes them so, too.
+_NAME_ALONE = re.compile(r"^--gin(\.[^=]+|_bindings|_search_paths)$")
 # t5x's other way to give bindings, each a line of gin.
 _BINDINGS = re.compile(r"^--gin_bindings=(.*)$", re.DOTALL)
 _SEARCH_PATHS = re.compile(r"^--gin_search_paths=(.*)$", re.DOTALL)
@@ -48,6 +49,10 @@ _SHOWN = 200
 
 class ConfigError(ValueError):
     """A gin file or override that cannot be used."""
+
+
+# Options of the command line that give macros, which messages name instead.
+_flags: dict[str, str] = {}
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -66,10 +71,10 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
+        if _NAME_ALONE.match(argument) and rest:
+            argument = f"{argument}={rest.pop(0)}"
         if match := _OVERRIDE.match(argument):
             bindings.append(f"{match.group(1)} = {match.group(2)}")
-        elif (match := _NAME_ALONE.match(argument)) and rest:
-            bindings.append(f"{match.group(1)} = {rest.pop(0)}")
         elif match := _BINDINGS.match(argument):
             bindings.append(match.group(1))
         elif match := _SEARCH_PATHS.match(argument):
@@ -87,6 +92,7 @@ def parse(
     *,
     required: Sequence[str] = (),
     types: Mapping[str, Any] | None = None,
+    flags: Mapping[str, str] | None = None,
 ) -> None:
     """Parses gin files in order, then bindings that override them, and checks every macro.
 
@@ -96,12 +102,13 @@ def parse(
       known: configurable names and what stands behind them, for the hints of errors.
       required: macros that must have a value.
       types: annotation of macros (`ofa_jax.schema`); those not named here may be anything.
+      flags: macro to the option that gives it, for messages.
 
     Raises:
       ConfigError: a missing file, a syntax error, an unknown name (the nearest is named), a macro
         without value, of another type, or read by nothing.
     """
-    _start_afresh()
+    _start_afresh(flags)
     for file in files:
         try:
             gin.parse_config_file(_located(file, asked_by="--gin_file"), skip_unknown=False)
@@ -133,8 +140,10 @@ def parse(
         raise ConfigError(_explain(error, known)) from error
 
 
-def _start_afresh() -> None:
+def _start_afresh(flags: Mapping[str, str] | None) -> None:
     gin.clear_config()
+    _flags.clear()
+    _flags.update(flags or {})
     _GinFile.opened.clear()
     # Ours, which knows where included files lie; gin's own takes a relative path for a package.
     gin.config._FILE_READERS[:] = [(_GinFile, os.path.isfile)]  # pyrefly: ignore[unsupported-operation]
@@ -144,7 +153,9 @@ _TASK_MACROS = {"MIXTURE_OR_TASK_NAME": str, "MIXTURE_OR_TASK_MODULE": str | Seq
 _TASK_SETTING = re.compile(r"DatasetConfig\.(module|mixture_or_task_name)")
 
 
-def check_task(files: Sequence[str], overrides: Sequence[str]) -> None:
+def check_task(
+    files: Sequence[str], overrides: Sequence[str], flags: Mapping[str, str] | None = None
+) -> None:
     """Fails on an unknown task within a second, before JAX loads: reads two macros alone.
 
     Whatever else is wrong is left to `parse`, which says more.
@@ -152,13 +163,14 @@ def check_task(files: Sequence[str], overrides: Sequence[str]) -> None:
     Args:
       files: as for `parse`.
       overrides: likewise.
+      flags: likewise.
 
     Raises:
       ValueError: no such module or task.
     """
     from ofa_jax.data.tasks.registration import import_modules, lookup
 
-    _start_afresh()
+    _start_afresh(flags)
     try:
         paths = [_located(file, asked_by="--gin_file") for file in files]
         texts = [*overrides, *(pathlib.Path(path).read_text("utf-8") for path in paths)]
@@ -330,6 +342,23 @@ def with_macros(message: str) -> str:
                 # A word alone may be meant otherwise.
                 whole = rf"{owner}\.{name}" if "_" not in name else rf"({owner}\.)?{name}"
                 message = re.sub(rf"(?<![\w./-]){whole}(?![\w(])", value.scopes[-1], message)
+    return _with_flags(message)
+
+
+_LOCATION = re.compile(r"set DatasetConfig\.locations = \{'(\w+)': 'FOLDER'\}")
+
+
+def _with_flags(message: str) -> str:
+    """A message in the words of the command line, where it has options of its own for macros."""
+
+    def give(match: re.Match[str]) -> str:
+        macro = f"--gin.{match[1]}" if (match[1], "gin.macro") in gin.config._CONFIG else None
+        option = _flags.get(match[1], macro)
+        return match[0] if option is None else f"give {option}=FOLDER"
+
+    message = _LOCATION.sub(give, message)
+    for macro, flag in _flags.items():
+        message = re.sub(rf"(?<![\w./{{-]){macro}(?=:)", flag, message)
     return message
 
 
@@ -396,9 +425,18 @@ def _check_macros(required: Sequence[str], types: Mapping[str, Any], *, t5x: boo
     for name in (*required, *sorted(values.keys() & used if t5x else values)):  # see RUN_MACROS
         value = values.get(name, gin.REQUIRED)
         if _is_missing(value):
-            raise ConfigError(f"{name} has no value: add --gin.{name}=... or set it in a gin file")
+            raise ConfigError(_missing(name))
         if getattr(value, "selector", "") != "gin.macro":
             schema.check_values({name: types.get(name, Any)}, {name: value}, "")
+
+
+def _missing(name: str) -> str:
+    if name in _flags:
+        return f"{_flags[name]} is missing: give {_flags[name]}=..."
+    say = f"add --gin.{name}=... or set it in a gin file"
+    if name == "MIXTURE_OR_TASK_NAME":
+        say = f"add a run file such as --gin_file=gin_configs/runs/quickstart.gin, or {say[4:]}"
+    return f"{name} has no value: {say}"
 
 
 def explain_t5x(error: BaseException) -> str | None:

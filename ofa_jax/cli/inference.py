@@ -14,6 +14,20 @@ from ofa_jax.cli import entry, shell
 
 EVAL_FILE = "gin_configs/native/eval.gin"
 INFER_FILE = "gin_configs/native/infer.gin"
+# Options that give macros; messages name them.
+_FLAGS = {
+    "CHECKPOINT_PATH": "--checkpoint",
+    "MIXTURE_OR_TASK_NAME": "--task",
+    "MIXTURE_OR_TASK_MODULE": "--module",
+    "EVAL_OUTPUT_DIR": "--output",
+    "INFER_OUTPUT_DIR": "--output",
+    "DATA_DIR": "--data",
+    "VOCAB_DIR": "--vocabulary",
+    "BATCH_SIZE": "--batch_size",
+    "INSTRUCTION": "--instruction",
+    "SPLITS": "--split",
+    "IMAGES": "--image",
+}
 
 
 def run_eval(arguments: Sequence[str]) -> int:
@@ -159,13 +173,14 @@ def _run(
     required: Sequence[str],
 ) -> int:
     def run() -> None:
-        shell.set_up_process()
         import gin
 
         from ofa_jax.cli import gin_files
 
-        function = load()
         lines = [f"{key} = {value!r}" for key, value in chosen.items() if value is not None]
+        gin_files.check_task([gin_file, *(options.gin_file or ())], [*lines, *bindings], _FLAGS)
+        shell.set_up_process()
+        function = load()
         module, _, short = name.rpartition(".")
         gin.clear_config()
         configurable = gin.external_configurable(function, short, module=module)
@@ -175,6 +190,7 @@ def _run(
             {name: function},
             required=required,
             types=entry.macro_types(),
+            flags=_FLAGS,
         )
         if options.print_config:
             print(gin_files.resolved())

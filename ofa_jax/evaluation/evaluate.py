@@ -19,6 +19,7 @@ import jax
 from ofa_jax import schema
 from ofa_jax.atomic import JsonObject, write_json
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
+from ofa_jax.checkpoint.huggingface import fetch_repository, is_repository_id
 from ofa_jax.checkpoint.imports import ImportedCheckpoint
 from ofa_jax.data.sources import locations as data_locations
 from ofa_jax.data.sources.array_record import PreparedSource
@@ -129,6 +130,8 @@ def evaluate(
     layout = MeshLayout.local()
     layout.check_batch(batch_size, "batch_size")
     for name, path in (locations or {}).items():
+        if name == "VOCAB_DIR" and is_repository_id(path):
+            path = str(fetch_repository(path, weights=False))
         data_locations.assign(name, path)
     source = find_checkpoint(checkpoint)
     # The copy of a checkpoint in a bucket has another name each time.

@@ -40,6 +40,14 @@ from ofa_jax.schema import Between
 logger = logging.getLogger("ofa_jax")
 
 DEFAULT_INSTRUCTION = "what does the image describe?"
+# What fairseq and HuggingFace call settings of decoding -> what they are called here.
+_ELSEWHERE = {
+    **dict.fromkeys(("num_beams", "beam_size", "beams"), "beam"),
+    **dict.fromkeys(("lenpen", "length_penalty", "len_penalty"), "length_penalty"),
+    **dict.fromkeys(("max_length", "max_new_tokens", "max_len"), "max_len_b"),
+    **dict.fromkeys(("min_length", "min_new_tokens"), "min_len"),
+    **dict.fromkeys(("num_return_sequences", "num_samples", "nbest"), "samples"),
+}
 _BINS = re.compile(r"\s*".join(4 * [r"<bin_([0-9]{1,9})>"]))
 
 
@@ -326,12 +334,16 @@ def _settings(
     if not (free or decoding or sampling):
         return None
     defaults: dict[str, Any] = {"max_len_b": FREE_DECODING["max_len_b"]}
-    try:
-        if sampling:
-            return SamplingConfig(**(defaults | dict(decoding or {})))
-        return BeamConfig(**((dict(FREE_DECODING) if free else defaults) | dict(decoding or {})))
-    except TypeError as error:
-        raise ValueError(f"decoding: {error}") from error
+    kind = SamplingConfig if sampling else BeamConfig
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in decoding or {}:
+        if name not in known:
+            own = _ELSEWHERE.get(name)
+            hint = f"; here it is {own}" if own in known else schema.nearest(name, known)
+            raise ValueError(f"decoding has no setting {name!r}{hint}")
+    if free and not sampling:
+        defaults = dict(FREE_DECODING)
+    return kind(**(defaults | dict(decoding or {})))
 
 
 def _words(answers: str | Sequence[str]) -> tuple[str, ...]:

@@ -80,6 +80,8 @@ def begin(
     )
     if initial_path:
         state = _with_weights(initial_path, state, shardings, engine.config)
+    else:
+        logger.info("starting from random weights: CheckpointConfig.initial_path is not set")
     return state, shardings
 
 

@@ -258,6 +258,16 @@ def _check_best(
         )
 
 
+def _workers(wanted: int) -> int:
+    """As many as there are cores; the batches do not depend on their number."""
+    from ofa_jax.data.preparation.splits import usable_cores  # here: it brings what prepares
+
+    cores = usable_cores()
+    if wanted > cores:
+        logger.info("DatasetConfig.num_workers: %d, one for each core here, not %d", cores, wanted)
+    return min(wanted, cores)
+
+
 def _training_input(dataset: DatasetConfig, tasks: TaskSet, engine: Engine) -> Any:
     """This host's part of the training batches."""
     parts, part = placement.input_share(engine.mesh)
@@ -270,7 +280,7 @@ def _training_input(dataset: DatasetConfig, tasks: TaskSet, engine: Engine) -> A
         seed=dataset.seed,
         num_hosts=parts,
         host=part,
-        num_workers=dataset.num_workers,
+        num_workers=_workers(dataset.num_workers),
         num_threads=dataset.num_threads,
         **dataset.mixing,
     )

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 
 from ofa_jax.checkpoint.fairseq_cfg import official_task
+from ofa_jax.checkpoint.huggingface import fetch_repository, is_repository_id
 from ofa_jax.checkpoint.imports import vocabulary_beside
 from ofa_jax.checkpoint.task_facts import TaskFacts
 from ofa_jax.data.sources import locations as data_locations
@@ -191,14 +192,22 @@ def assign_locations(locations: Mapping[str, str | None], initial_path: str | No
     """Gives the named folders of a run their paths.
 
     Args:
-      locations: name to folder; None leaves a name as it is.
+      locations: name to folder; None leaves a name as it is. VOCAB_DIR may be a repository of the
+        hub.
       initial_path: checkpoint to start from. Where nothing says where the vocabulary lies, it is
         the one beside these weights.
+
+    Raises:
+      CheckpointFileError: a repository that cannot be had.
     """
     for name, path in locations.items():
+        if path and name == "VOCAB_DIR" and is_repository_id(path):
+            path = str(fetch_repository(path, weights=False))
         if path:
             data_locations.assign(name, path)
     if initial_path and not data_locations.is_assigned("VOCAB_DIR"):
+        if is_repository_id(initial_path):
+            initial_path = str(fetch_repository(initial_path, weights=False))
         path = pathlib.Path(initial_path).expanduser()
         for folder in (path, path / "vocabulary", path.parent):
             if vocabulary_beside(folder):

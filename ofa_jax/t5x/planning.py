@@ -26,16 +26,15 @@ def run_plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     Args:
       options: of `python -m ofa_jax.plan`.
-      overrides: `--gin.NAME=VALUE`.
+      overrides: gin bindings `NAME = VALUE`.
 
     Raises:
       ValueError: settings that cannot work; one line.
     """
     shell.set_up_process()
     plan.check_options(options)
-    _, bindings = gin_files.split_overrides(overrides)
     # What a plan does not depend on need not be given.
-    bindings = ["MODEL_DIR = '/planned'", "TRAIN_STEPS = 1_000_000", *bindings]
+    bindings = ["MODEL_DIR = '/planned'", "TRAIN_STEPS = 1_000_000", *overrides]
     for name in ("mesh", "dcn_mesh"):
         if getattr(options, name) is not None:
             bindings.append(f"partitioning.Partitioner.{name} = {getattr(options, name)!r}")

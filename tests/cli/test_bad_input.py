@@ -165,7 +165,7 @@ def test_values_that_cannot_work(refused, binding):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((NANO, TRAIN), "MIXTURE_OR_TASK_NAME has no value: add --gin.MIXTURE_OR_TASK_NAME=..."),
+        ((NANO, TRAIN), "MIXTURE_OR_TASK_NAME has no value: add a run file such as --gin_file="),
         (
             (PRETRAIN, "--gin.TRAIN_STEPS=3", "--gin.BATCH_SIZE=2"),
             "models.OFA.size has no value: include a model file, for example --gin_file=",

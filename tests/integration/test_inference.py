@@ -341,7 +341,7 @@ def test_eval_names_what_is_missing(command, model, tmp_path, capsys):
         (["--task=refcoco"], "is not the folder of a run and does not say inputs and targets"),
         (["--task=refcok", lengths], "no task or mixture named 'refcok'; did you mean refcoco"),
         (["--task=refcoco", lengths, "--split=testA"], "refcoco_testA.tsv does not exist"),
-        ([lengths], "MIXTURE_OR_TASK_NAME has no value"),
+        ([lengths], "--task is missing: give --task=..."),
     ):
         assert evaluate(command, *common, *arguments) == 2
         assert message in capsys.readouterr().err.strip().splitlines()[-1]

@@ -13,7 +13,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 QUICKSTART = (
-    *("train", "--gin_file=gin_configs/runs/quickstart.gin", "--gin.TRAIN_STEPS=5"),
+    *(
+        "train",
+        "--gin_file=gin_configs/runs/quickstart.gin",
+        "--gin.TRAIN_STEPS=5",
+        "--gin.WARMUP_STEPS=1",
+    ),
     *("--gin.BATCH_SIZE=8", "--gin.EVAL_PERIOD=0", "--gin.CHECKPOINT_PERIOD=5"),
     "--gin.evaluation.EvaluationConfig.final_num_examples=4",
     "--gin.evaluation.EvaluationConfig.extra_splits={}",

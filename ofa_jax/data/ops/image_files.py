@@ -6,6 +6,7 @@ pixels, so a decompression bomb (a small file that declares a huge image) costs 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -14,7 +15,7 @@ import io
 import os
 import pathlib
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
@@ -161,6 +162,16 @@ def is_image_file(path: str | os.PathLike) -> bool:
 def stem_of(name: str) -> str:
     """A file's name without the ending of an image; other names stay as they are."""
     return name.rpartition(".")[0] if has_image_name(name) else name
+
+
+def image_ids(names: Iterable[str]) -> dict[str, str]:
+    """Names of files to ids: the name without its ending, or with it where two would be one.
+
+    `a.jpg` and `a.png` of one folder are two images.
+    """
+    known = dict.fromkeys(names)
+    stems = collections.Counter(map(stem_of, known))
+    return {name: name if stems[stem_of(name)] > 1 else stem_of(name) for name in known}
 
 
 def images_below(

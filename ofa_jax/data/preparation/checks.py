@@ -86,7 +86,7 @@ def check_fields(
     for field, text in _strings(example):
         _check_text(field, text, settings, filled=field in (*required, *truth, *_NEVER_BLANK))
     for confidence in example.get("answer_conf", ()):
-        if not (math.isfinite(confidence) and confidence >= 0):
+        if not (math.isfinite(confidence) and 0 <= confidence <= 1):
             raise RejectedExample(Reason.BAD_CONFIDENCE, f"answer_conf {float(confidence)}")
     codes = np.asarray(example.get("image_codes", ()))
     if codes.size and codes.min() < 0:

@@ -98,7 +98,7 @@ class Reason(enum.StrEnum):
         "text_too_long",
         "a caption, question, answer, label, expression or text is too long",
     )
-    BAD_CONFIDENCE = "bad_confidence", "an answer's confidence is negative, NaN or infinite"
+    BAD_CONFIDENCE = "bad_confidence", "an answer's confidence is not from 0 to 1"
     BAD_CODES = "bad_codes", "image codes are negative or not as many as asked for"
 
 

@@ -38,6 +38,17 @@ from ofa_jax.schema import meanings, nearest
 _ARGUMENT = re.compile(r"--(\w+)(?:=(.*))?", re.DOTALL)
 
 
+# What a kind of file may be, by its ending: people know the ending, formats are named by content.
+_TABLE = "give --source=table for a table of images, boxes, captions or answers, or --source=text"
+_KINDS_OF_FILES = {
+    **dict.fromkeys(("csv", "xlsx", "jsonl", "json_lines"), _TABLE),
+    "json": f"{_TABLE}; --source=coco_captions, vqa and others read the files of known data sets",
+    **dict.fromkeys(("tar", "wds"), "give --source=webdataset"),
+    **dict.fromkeys(("jpg", "jpeg", "png", "images"), "give --source=image_folder"),
+    "txt": "give --source=text",
+}
+
+
 class FormatError(ValueError):
     """An unknown format or argument, or one whose value cannot be read."""
 
@@ -202,6 +213,8 @@ def source(name: str, arguments: Mapping[str, str]) -> Source:
       FormatError: an unknown format or argument, a missing one, or a value that cannot be read.
     """
     if name not in FORMATS:
+        if kind := _KINDS_OF_FILES.get(name.lower().lstrip(".")):
+            raise FormatError(f"{name!r} is a kind of file, not a format; {kind}")
         raise FormatError(f"unknown format {name!r}{nearest(name, FORMATS)}")
     known = FORMATS[name].arguments
     for argument in arguments:

@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from ofa_jax.data.ops.image_files import images_below, stem_of
+from ofa_jax.data.ops.image_files import image_ids, images_below, stem_of
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_images import AnnotatedImages, AnnotatedRow, MadeRows
 from ofa_jax.data.sources.class_names import class_words
@@ -45,23 +45,24 @@ class ImageFolder(AnnotatedImages):
             entries += [(folder, name) for name in images]
             for name in others:
                 left_out.add(Reason.UNREAD_FILE, f"{folder}/{name}")
+        names = image_ids(name for _, name in entries)
 
         def make(entry: tuple[str, str]) -> AnnotatedRow:
             folder, name = entry
             try:
-                fields = self._fields(folder, pathlib.PurePosixPath(name))
+                fields = self._fields(folder, pathlib.PurePosixPath(name), names[name])
             except (ValueError, FileNotFoundError) as error:
                 raise SourceError(f"{folder}/{name}: {error}") from error
             return AnnotatedRow(f"{folder}/{name}", name, fields, folder=folder)
 
         return MadeRows(make, entries)
 
-    def _fields(self, folder: str, path: pathlib.PurePosixPath) -> Example:
-        fields: Example = {"image_id": stem_of(str(path)), "type": self.kind}
+    def _fields(self, folder: str, path: pathlib.PurePosixPath, image_id: str) -> Example:
+        fields: Example = {"image_id": image_id, "type": self.kind}
         if self.kind == "classification":
             label = path.parent.name
             fields["label"] = class_words(self.label_names, label) if self.label_names else label
         elif self.kind == "caption":
-            text = pathlib.Path(folder, f"{fields['image_id']}.txt").read_text("utf-8-sig")
+            text = pathlib.Path(folder, f"{stem_of(str(path))}.txt").read_text("utf-8-sig")
             fields |= caption_fields(fields["image_id"], [text.strip()])
         return fields

@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ofa_jax.data.ops.image_files import has_image_name, stem_of
+from ofa_jax.data.ops.image_files import has_image_name, image_ids, stem_of
 from ofa_jax.data.sources import columns, split_paths
 from ofa_jax.data.sources.annotated_images import (
     AnnotatedRow,
@@ -162,6 +162,9 @@ class TableSource(BoxedImages):
                         made += rows
                 except READING_ERRORS as error:
                     left_out.add_error(place, error, entry=record)
+        ids = image_ids(pathlib.PurePosixPath(row.picture).name for row in made)
+        for row in made:
+            row.fields["image_id"] = ids[pathlib.PurePosixPath(row.picture).name]
         return MadeRows(lambda row: row._replace(fields=dict(row.fields)), made)
 
     def _belongs(self, split: str, stated: str | None, number: int) -> bool:

@@ -103,6 +103,7 @@ BAD = {
     "10,000 words": (CAPTION | {"captions": ["word " * 10_000]}, Reason.TEXT_TOO_LONG),
     "no language": (CAPTION | {"captions": ["x" * 20_000]}, Reason.TEXT_TOO_LONG),
     "NaN confidence": (QUESTION | {"answer_conf": [0.9, float("nan")]}, Reason.BAD_CONFIDENCE),
+    "confidence of 100": (QUESTION | {"answer_conf": [0.9, 100.0]}, Reason.BAD_CONFIDENCE),
     "negative code": (PICTURE | {"image_codes": np.array([-1])}, Reason.BAD_CODES),
 }
 

@@ -81,3 +81,18 @@ def test_mistakes_are_named(tmp_path):
         ImageFolder(images=str(tmp_path / "empty")).open("train")
     with pytest.raises(ValueError, match="unknown kind of image 'captions'; did you mean capt"):
         ImageFolder(images="x", kind="captions")
+
+
+def test_two_files_of_one_stem_are_two_images(tmp_path):
+    first, second, *_ = annotated()
+    for name in ("a.jpg", "a.png", "b.png"):
+        (tmp_path / name).write_bytes((first if name == "a.jpg" else second).image)
+    ids = [one["image_id"] for one in examples_of(ImageFolder(images=str(tmp_path)))]
+    assert ids == ["a.jpg", "a.png", "b"]
+    (tmp_path / "b.png").unlink()
+    (tmp_path / "a.txt").write_text("of both")
+    found = examples_of(ImageFolder(images=str(tmp_path), kind="caption"))
+    assert [(one["image_id"], one["caption"]) for one in found] == [
+        ("a.jpg", "of both"),
+        ("a.png", "of both"),
+    ]

@@ -177,3 +177,11 @@ def test_mistakes_name_what_would_be_right(folder):
     with pytest.raises(SourceError, match="no column 'captin'; did you mean caption"):
         opened(path, image="foto", caption="captin")
     assert source("table", {"paths": path, "image": "foto"}).open("train")[0]["caption"] == "one"
+
+
+def test_two_files_of_one_stem_are_two_images(folder):
+    Image.new("RGB", (40, 20)).save(folder / "a.jpg")
+    rows = [{"image": name, "text": "a bus"} for name in ("a.png", "a.jpg", "c.png", "a.png")]
+    records = opened(write(folder / "t.csv", rows))
+    ids = [records[number]["image_id"] for number in range(len(records))]
+    assert ids == ["a.png", "a.jpg", "c", "a.png"]
