@@ -65,7 +65,8 @@ def run(command: Callable[[], int | None]) -> int:
             print(f"{reason}; give the same command again to go on", file=sys.stderr)
             return Status.UNFINISHED
         except Exception as error:
-            lacking = extras.advice(error) if isinstance(error, ImportError) else None
+            cause = _without_gin(error)
+            lacking = extras.advice(cause) if isinstance(cause, ImportError) else None
             said = lacking or (None if phase.started else mistake(error))
             outside = isinstance(error, OutsideFailure)
             line = _message(error) if outside else said

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 
-from ofa_jax import schema
+from ofa_jax import extras, schema
 from ofa_jax.atomic import JsonObject, write_json
 from ofa_jax.checkpoint.bucket import is_remote, local_folder
 from ofa_jax.checkpoint.huggingface import fetch_repository, is_repository_id
@@ -220,10 +220,13 @@ def evaluate(
     }
     results = {"run": facts, **_by_split(entries, splits)}
     write_json(root / "metrics.json", results)
-    # Imported where it is needed: matplotlib takes a second.
-    from ofa_jax.report.build import build_report
-
-    logger.info("report: %s", build_report(root))
+    try:
+        # Imported where it is needed: matplotlib takes a second, and the core has none.
+        from ofa_jax.report.build import build_report
+    except ModuleNotFoundError as error:
+        logger.warning("no report: %s", extras.advice(error))
+    else:
+        logger.info("report: %s", build_report(root))
     logger.info("done in %s", format_duration(time.monotonic() - began))
     return results
 

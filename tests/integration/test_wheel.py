@@ -9,6 +9,8 @@ import zipfile
 import pytest
 from PIL import Image
 
+from tests.compiling import QUICK_TO_COMPILE
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
@@ -40,6 +42,7 @@ class Environment:
     def run(self, *words, status=0):
         """What a command of the environment prints, stdout and stderr together."""
         variables = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "JAX_PLATFORMS": "cpu"}
+        variables["XLA_FLAGS"] = QUICK_TO_COMPILE
         done = subprocess.run(
             [str(self.bin / words[0]), *words[1:]],
             cwd=self.folder,
