@@ -2,10 +2,11 @@
 
 `scenes_quickstart` is what `make quickstart` trains; `scenes_pretrain` reproduces the official
 sample ratios (SPEC 4.2); `scenes_without_<family>` leave one of the eight tasks out of the
-quickstart's mixture. The same for the larger worlds `scenes_small` and `scenes_base`.
+quickstart's mixture; `scenes_images` is text to image among the others, `scenes_image_prompts` what
+it is graded on. The same for the larger worlds `scenes_small` and `scenes_base`.
 """
 
-from ofa_jax.bundled.tasks import scenes  # noqa: F401  (registers the tasks)
+from ofa_jax.bundled.tasks import scenes_images  # which registers those of `scenes`, too
 from ofa_jax.data.tasks.registration import add_mixture
 
 from .rates import FAMILIES, of_tasks, official_rates, without
@@ -24,8 +25,26 @@ QUICKSTART_RATES = {
     "text_infilling": 2.0,
 }
 
+# Text to image has the most to learn; matching ranks its images. Image infilling has images of
+# another size, which one model does not write.
+IMAGES_RATES = {
+    "text_to_image": 6.0,
+    "image_text_matching": 1.0,
+    "visual_grounding": 0.6,
+    "grounded_captioning": 0.2,
+    "vqa": 0.4,
+    "captioning": 0.3,
+    "detection": 0.3,
+    "text_infilling": 0.4,
+}
+
 for _prefix in ("scenes", "scenes_small", "scenes_base"):
     add_mixture(f"{_prefix}_quickstart", of_tasks(QUICKSTART_RATES, _prefix))
+    add_mixture(f"{_prefix}_images", of_tasks(IMAGES_RATES, _prefix))
+    add_mixture(
+        f"{_prefix}_image_prompts",
+        {f"{_prefix}_text_to_image_{kind}": 1.0 for kind in scenes_images.KINDS},
+    )
     add_mixture(f"{_prefix}_pretrain", of_tasks(official_rates(), _prefix))
     for _family in FAMILIES:
         _rates = without(QUICKSTART_RATES, _family)

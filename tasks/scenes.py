@@ -1,4 +1,4 @@
-"""The eight pretraining tasks over the embedded `scenes` world, one that is never trained, and
+"""The eight pretraining tasks over the embedded `scenes` world, one that is never trained,
 captioning with rewards.
 """
 
@@ -6,7 +6,7 @@ import dataclasses
 import functools
 
 from ofa_jax.data.steps.finetuning import AllReferences
-from ofa_jax.data.steps.image import EncodeCenter
+from ofa_jax.data.steps.image import EncodeImage
 from ofa_jax.data.steps.selection import (
     Choose,
     ChooseMatch,
@@ -98,7 +98,7 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         f"{prefix}_image_infilling",
         instructions.IMAGE_INFILLING,
         family="image_infilling",
-        prepare=[EncodeCenter(functools.partial(scenes_codebook, preset))],
+        prepare=[EncodeImage(functools.partial(scenes_codebook, preset))],
         scorer="codes",
         loss_weight=2.0,
     )

@@ -9,13 +9,15 @@ from __future__ import annotations
 import collections
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from ofa_jax.data.ops.image_tokenizer import ImageTokenizer
 from ofa_jax.data.sources.example import Example
-from ofa_jax.data.tasks.task import MetricFunction, OFATask
-from ofa_jax.evaluation import finetuning_scoring, scoring, submission
+from ofa_jax.data.tasks.task import MetricFunction, OFATask, image_tokenizer_of
+from ofa_jax.evaluation import finetuning_scoring, image_truth, scoring, submission
+from ofa_jax.inference.code_images import decoded_images
 from ofa_jax.metrics import caption_server
 from ofa_jax.metrics.dependency import require_package
 from ofa_jax.metrics.verdict import Verdict, of_hits
@@ -43,6 +45,10 @@ SCORERS: Mapping[str, scoring.Scorer] = {
     "generated_codes": finetuning_scoring.generated_codes,
 }
 
+# Scorers of images: what they get is made of the codes.
+_OF_IMAGES = {"true_image": image_truth.true_image}
+
+
 # Metric functions, as a task would bring its own; the first one where it names none.
 _FUNCTIONS = {
     "exact_match": scoring.exact_match,
@@ -68,6 +74,7 @@ _TRUTH = {
     "written_text": "text",
     "generated_codes": "image_codes",
     "codes": "image_codes",
+    "true_image": "text",
 }
 
 
@@ -84,10 +91,15 @@ def check(task: OFATask) -> None:
         raise ValueError(f"task {task.name!r}: {error}") from error
     if not isinstance(task.scorer, str):
         return
-    if task.scorer not in {*SCORERS, *_FUNCTIONS}:
+    if task.scorer not in (known := [*_FUNCTIONS, *SCORERS, *_OF_IMAGES]):
         raise ValueError(
-            f"task {task.name!r}: no scorer {task.scorer!r}; known: "
-            f"{', '.join([*_FUNCTIONS, *SCORERS])}, or give a function of (targets, predictions)"
+            f"task {task.name!r}: no scorer {task.scorer!r}; known: {', '.join(known)}, or give a "
+            "function of (targets, predictions)"
+        )
+    if task.scorer in _OF_IMAGES and image_tokenizer_of(task) is None:
+        raise ValueError(
+            f"task {task.name!r}: the scorer {task.scorer!r} needs a step EncodeImage, whose image "
+            "tokenizer turns codes into images"
         )
     if task.scorer.startswith("server_caption"):
         caption_server.check_installed()
@@ -116,6 +128,13 @@ def score(task: OFATask, predictions: Sequence[Any], examples: Sequence[Example]
     Raises:
       ValueError: the function returns something else; the message names the task.
     """
+    if isinstance(task.scorer, str) and task.scorer in _OF_IMAGES:
+        tokenizer = cast(ImageTokenizer, image_tokenizer_of(task))
+        true = [np.asarray(example["image_codes"]) for example in examples]
+        images, coded = (
+            list(decoded_images(codes, tokenizer, len(true[0]))) for codes in (predictions, true)
+        )
+        return _OF_IMAGES[task.scorer](images, examples, coded)
     if isinstance(task.scorer, str) and task.scorer not in _FUNCTIONS:
         return SCORERS[task.scorer](predictions, examples)
     function = _FUNCTIONS[task.scorer] if isinstance(task.scorer, str) else task.scorer

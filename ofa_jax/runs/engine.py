@@ -15,7 +15,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from ofa_jax.data.tasks.task import TaskSet
+from ofa_jax.data.tasks.task import TaskSet, image_tokenizer_of
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.runs import objective
@@ -205,3 +205,28 @@ def check_model_fits(config: OFAConfig, tasks: TaskSet) -> None:
             f"task_feature_lengths['targets'] = {tasks.lengths['targets']} is too short for image "
             f"infilling: {codes - 1} codes and eos need {codes}"
         )
+
+
+def check_code_grids(config: OFAConfig, tasks: TaskSet) -> None:
+    """Fails where images have more or fewer codes than the model writes.
+
+    Args:
+      config: of the model.
+      tasks: of the run; the first example of those that encode their images is read.
+
+    Raises:
+      ValueError: names the task, both numbers and what to set.
+    """
+    written = config.code_window**2
+    for task in tasks.tasks:
+        if image_tokenizer_of(task) is None:
+            continue
+        records = task.source.open("train")
+        count = len(task.read(records, 0, tasks.lengths, seed=0, train=False)["targets"]) - 1
+        if count != written:
+            side = math.isqrt(count) * config.code_stride
+            raise ValueError(
+                f"task {task.name!r} has images of {count} codes, the model writes {written}: set "
+                f"models.OFA.code_image_size = {side} (pixels, {config.code_stride} by code), or "
+                "leave the task out"
+            )

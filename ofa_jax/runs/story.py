@@ -31,7 +31,7 @@ from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import hosts, objective
 from ofa_jax.runs import state as run_state
 from ofa_jax.runs import tasks as run_tasks
-from ofa_jax.runs.engine import Engine, check_model_fits
+from ofa_jax.runs.engine import Engine, check_code_grids, check_model_fits
 from ofa_jax.runs.log import LogConfig, NoLog, RunLog, TrainingProgress
 from ofa_jax.runs.loss_evaluation import LossEvaluation, LossEvaluationConfig
 from ofa_jax.runs.settings import (
@@ -123,6 +123,7 @@ def train(
         vocab_size=layout.size, padded_vocab_size=layout.padded_size, num_codes=layout.num_codes
     )
     check_model_fits(config, tasks)
+    check_code_grids(config, tasks)
     engine = Engine.build(
         config,
         tasks,

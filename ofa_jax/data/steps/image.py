@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
 from ofa_jax.data.ops import augment, boxes, classification_augment
 from ofa_jax.data.ops import image as image_ops
-from ofa_jax.data.ops.image_tokenizer import ImageTokenizer
+from ofa_jax.data.ops.image_tokenizer import ImageTokenizer, middle_part
 from ofa_jax.data.ops.random_augment import random_augment
 from ofa_jax.data.sources.example import Example, InstructionError
 
@@ -204,20 +205,22 @@ class FitText:
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodeCenter:
-    """Sets `image_codes` to the codes of the central half of the image, in row-major order.
+class EncodeImage:
+    """Sets `image_codes` to the codes of the image, in row-major order.
 
     Attributes:
       tokenizer: cached module-level function that returns the image tokenizer.
+      part: "middle" takes the central half of each side, which image infilling asks for; "whole"
+        takes all of it.
     """
 
     tokenizer: Callable[[], ImageTokenizer]
+    part: Literal["middle", "whole"] = "middle"
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         del rng
         image = example["image"]
-        low, high = image.shape[0] // 4, image.shape[0] // 4 * 3
-        codes = self.tokenizer().encode(image[low:high, low:high])
+        codes = self.tokenizer().encode(middle_part(image) if self.part == "middle" else image)
         return {**example, "image_codes": codes.reshape(-1)}
 
 

@@ -88,6 +88,8 @@ class Answering:
         differ from their defaults.
       renormalize: whether probabilities are taken among the possible answers; False is the
         zero-shot rule (SPEC 7.10).
+      empty_prompts: share of training examples whose source loses its texts, so that a model also
+        learns what it would write without them.
       decoder_input_noise: share of decoder inputs that training replaces by random text tokens
         (SPEC 8.8). Applied by the grain executor.
       clean: turns a decoded text into the text that is scored and submitted (a module-level
@@ -104,6 +106,7 @@ class Answering:
     method: str = "search"
     decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     renormalize: bool = True
+    empty_prompts: float = 0.0
     decoder_input_noise: float = 0.0
     clean: Callable[[str], str] | None = None
     submission: str | Callable[[Mapping[str, Any]], Mapping[str, Any]] = ""
@@ -119,10 +122,9 @@ class Answering:
             raise ValueError("Answering: a decoder prompt needs max_tokens, the longest answer")
         if self.method == "candidates" and self.answers is None:
             raise ValueError("Answering: method 'candidates' needs answers")
-        if not 0 <= self.decoder_input_noise < 1:
-            raise ValueError(
-                f"Answering.decoder_input_noise must be in [0, 1), got {self.decoder_input_noise}"
-            )
+        for name in ("decoder_input_noise", "empty_prompts"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"Answering.{name} must be in [0, 1), got {getattr(self, name)}")
 
     def prompt(self, inputs: np.ndarray) -> np.ndarray:
         """What the decoder reads after bos and before the answer.

@@ -126,6 +126,17 @@ class Instruction:
         pieces = (*self.source, *self.target)
         return frozenset(piece.field for piece in pieces if isinstance(piece, Slot))
 
+    def empty_texts(self) -> dict[str, str]:
+        """The fields of its texts, all empty: what is left then asks for anything."""
+        slots = (piece for piece in self.source if isinstance(piece, Slot))
+        return {slot.field: "" for slot in slots if slot.modality == "TEXT"}
+
+    def empty_prompt(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """Ids of the source without its texts, with bos and eos."""
+        rng = np.random.default_rng(0)  # nothing is drawn for an empty text
+        ids = _encode_pieces(self.source, self.empty_texts(), tokenizer, rng, {}, self.text)
+        return (vocab.BOS_ID, *ids, vocab.EOS_ID)
+
     def room_for_text(self, tokenizer: Tokenizer, length: int) -> int:
         """How many tokens of a MASKED_TEXT fit into a source of `length` tokens.
 

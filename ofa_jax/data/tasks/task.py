@@ -18,7 +18,7 @@ from ofa_jax import vocab
 from ofa_jax.data.ops.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from ofa_jax.data.sources.example import Example, InstructionError, Records, Source
 from ofa_jax.data.steps import Step
-from ofa_jax.data.steps.image import IMAGE_SIZE, IS_TRUNCATED, TRUNCATED_IMAGES, EncodeCenter
+from ofa_jax.data.steps.image import IMAGE_SIZE, IS_TRUNCATED, TRUNCATED_IMAGES, EncodeImage
 from ofa_jax.data.tasks.answering import FREE_ANSWER, Answering, answer_ids
 from ofa_jax.data.tasks.instruction import Features, Instruction
 from ofa_jax.text.tokenizer import Tokenizer
@@ -164,8 +164,11 @@ class OFATask:
         # A prefix may cover a whole answer; its eos is trained all the same.
         is_covered = bool(example.get("loss_skip_prefix"))
         has_truth = with_target and (is_covered or self.has_truth(example))
+        given = example
+        if train and self.answering.empty_prompts and rng.random() < self.answering.empty_prompts:
+            given = {**example, **instruction.empty_texts()}
         features = instruction.encode(
-            example,
+            given,
             tokenizer,
             rng,
             image_size=lengths["image"],
@@ -211,6 +214,12 @@ class OFATask:
         if self.target_modality == "BOX":
             return bool(np.any(value))
         return bool(value.strip() if isinstance(value, str) else np.size(value))
+
+    def empty_prompt(self) -> tuple[int, ...] | None:
+        """Ids of the source without its texts; None where training never left them out."""
+        if not self.answering.empty_prompts:
+            return None
+        return self.instructions[0].empty_prompt(self.tokenizer())
 
     def candidate_ids(self) -> tuple[tuple[int, ...], ...]:
         """Ids of each answer of the closed set, in order, without bos and eos.
@@ -386,6 +395,6 @@ def image_tokenizer_of(task: OFATask, name: str = "") -> ImageTokenizer | None:
       ValueError: the named one cannot be loaded.
     """
     for step in task.prepare:
-        if isinstance(step, EncodeCenter):
+        if isinstance(step, EncodeImage):
             return step.tokenizer()
     return load_image_tokenizer(name) if name and task.target_modality == "CODE" else None
