@@ -12,8 +12,30 @@ import pathlib
 
 from ofa_jax.checkpoint.huggingface import fetch_repository, is_repository_id, no_such_path
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, vocabulary_beside
+from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.text.layouts import LAYOUT_FILE, fitting_layout, read_layout, stated_layout
 from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
+from ofa_jax.vocab import ENGLISH
+
+# Released English .pt files come without a vocabulary; this repository has that of all of them.
+_RELEASED = "OFA-Sys/ofa-base"
+
+
+def _released_vocabulary(imported: ImportedCheckpoint) -> pathlib.Path:
+    """The vocabulary of the released English models, from the hub or its cache on this machine."""
+    message = (
+        f"{imported.record.name}: no vocabulary files beside the weights; give their "
+        "folder or a hub repository that has them (vocabulary=...)"
+    )
+    if imported.config.vocab_size != ENGLISH.size:
+        raise FileNotFoundError(message)
+    try:
+        return fetch_repository(_RELEASED, weights=False)
+    except CheckpointFileError as error:
+        raise FileNotFoundError(
+            f"{message}; {_RELEASED}, which has that of the English models, is neither "
+            "in the cache nor to be had from the hub"
+        ) from error
 
 
 def open_vocabulary(
@@ -26,7 +48,7 @@ def open_vocabulary(
 
     Args:
       vocabulary: folder, or repository of the hub, with the vocabulary files; None = those beside
-        the weights.
+        the weights, else, for 59,457 ids, those of the released English models from the hub.
       ignore_extra_rows: see `fitting_layout`.
 
     Returns:
@@ -38,12 +60,8 @@ def open_vocabulary(
       ValueError: vocabulary and weights do not belong together.
     """
     if vocabulary is None:
-        if not imported.vocabulary_files:
-            raise FileNotFoundError(
-                f"{imported.record.name}: no vocabulary files beside the weights; give their "
-                "folder or a hub repository that has them (vocabulary=...)"
-            )
-        folder = imported.vocabulary_files[0].parent
+        beside = imported.vocabulary_files
+        folder = beside[0].parent if beside else _released_vocabulary(imported)
     elif is_repository_id(str(vocabulary)):
         folder = fetch_repository(str(vocabulary), weights=False)
     else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ofa_jax.checkpoint.layout import SHARED_EMBEDDING, expected_shapes
 from ofa_jax.model.config import OFAConfig, ResNetConfig
-from tests.shared import shared_dir
+from tests.shared import fixtures_dir
 
 SMALL = OFAConfig(
     vocab_size=300,
@@ -62,7 +62,7 @@ def replace_none(path: pathlib.Path, **values) -> None:
 
 def fixture_state_dict() -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """The complete official state dict of the fixture `mini`, in float16, and its hints."""
-    folder = shared_dir() / "fixtures" / "mini"
+    folder = fixtures_dir() / "mini"
     listing = json.loads((folder / "state_dict.json").read_text())
     args = json.loads((folder / "config.json").read_text())["args"]
     with np.load(folder / "weights.npz") as stored:

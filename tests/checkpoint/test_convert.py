@@ -26,7 +26,6 @@ from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.vocab import VocabLayout, swap_official_ids
 from tests.checkpoint.official import SMALL, fixture_state_dict, random_state_dict
-from tests.shared import requires_shared
 
 
 def convert(source, target, target_format, *more) -> int:
@@ -68,7 +67,6 @@ def small_variables(config=SMALL):
     return to_params(random_state_dict(config), config)
 
 
-@requires_shared
 def test_official_weights_survive_every_format_bit_for_bit(tmp_path, capsys):
     original, task = fixture_state_dict()
     source = tmp_path / "mini.pt"
@@ -99,7 +97,6 @@ def test_official_weights_survive_every_format_bit_for_bit(tmp_path, capsys):
         assert stage in printed
 
 
-@requires_shared
 def test_scanned_layers_and_embedding_rows(tmp_path):
     original, task = fixture_state_dict()
     source = tmp_path / "mini.pt"

@@ -22,7 +22,7 @@ from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.vocab import VocabLayout
 from tests.checkpoint.official import SMALL, random_state_dict
-from tests.shared import requires_vocab, shared_dir
+from tests.shared import bert_dir, gpt2_dir, requires_gpt2
 
 INDEX = "decoder.image_position_idx"
 WEIGHTS = {"config.json", "model.safetensors", "pytorch_model.bin"}
@@ -166,10 +166,10 @@ def test_vocabularies_that_huggingface_does_not_know_are_copied(tmp_path):
     assert {p.name for p in (tmp_path / "hub").iterdir()} == WEIGHTS | names
 
 
-@requires_vocab
+@requires_gpt2
 @pytest.mark.parametrize(("name", "size"), [("gpt2_bpe", 50265), ("bert_cn", 21132)])
 def test_official_vocabularies(tmp_path, name, size):
-    source = shared_dir() / "vocab" / name
+    source = {"gpt2_bpe": gpt2_dir, "bert_cn": bert_dir}[name]()
     files = load_tokenizer(source).huggingface_files(1024)
     for file, content in files.items():
         (tmp_path / file).write_text(content, encoding="utf-8")

@@ -18,7 +18,7 @@ from ofa_jax.checkpoint.layout import (
 from ofa_jax.checkpoint.names import entries
 from ofa_jax.model.config import SIZES, ResNetConfig
 from tests.checkpoint.official import SMALL
-from tests.shared import requires_shared, shared_dir
+from tests.shared import fixtures_dir
 
 OFFICIAL = ("tiny", "medium", "base", "large", "huge")
 # SPEC 1.1: trainable parameters with the embedding counted once.
@@ -100,9 +100,8 @@ def test_vocabulary_parts():
     assert vocabulary_parts(60, {"code_dict_size": 64, "num_bins": 20}) == (0, 0)
 
 
-@requires_shared
 def test_names_and_shapes_are_those_of_the_official_model():
-    path = shared_dir() / "fixtures" / "mini" / "state_dict.json"
+    path = fixtures_dir() / "mini" / "state_dict.json"
     listing = json.loads(path.read_text())
     official = {name: tuple(entry["shape"]) for name, entry in listing.items()}
     config = config_from_state_dict(official, {"code_dict_size": 64})

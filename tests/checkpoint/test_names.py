@@ -16,7 +16,7 @@ from ofa_jax.checkpoint.names import (
 from ofa_jax.model.stacking import stack_layers
 from tests.model.small import CONFIG, make_config, make_variables
 from tests.parity.fixture import Fixture
-from tests.shared import requires_shared, shared_dir
+from tests.shared import fixtures_dir
 
 
 def assert_trees_equal(first, second):
@@ -101,10 +101,9 @@ def test_wrong_shapes_are_named():
         to_params(state_dict, CONFIG, defaults=make_variables())
 
 
-@requires_shared
 @pytest.mark.parametrize("stack", ["loop", "scan"])
 def test_official_state_dict_comes_back_whole(stack):
-    fixture = Fixture(shared_dir() / "fixtures" / "mini")
+    fixture = Fixture(fixtures_dir() / "mini")
     config = fixture.case("text_only").model_config(layer_stack=stack)
     original = fixture.state_dict()
     exported = to_state_dict(to_params(original, config), config)

@@ -9,6 +9,7 @@ import pytest
 from ofa_jax.checkpoint.huggingface import write_huggingface_folder
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.layout import SHARED_EMBEDDING
+from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.checkpoint.torch_reader import read_torch_checkpoint
 from ofa_jax.checkpoint.torch_writer import write_fairseq_checkpoint
 from ofa_jax.checkpoint.vocabulary import open_vocabulary
@@ -20,7 +21,7 @@ from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.training.state import TrainState
 from ofa_jax.vocab import CHINESE, ENGLISH, VocabLayout
 from tests.checkpoint.official import SMALL, random_state_dict
-from tests.shared import requires_shared, shared_dir
+from tests.shared import gpt2_dir, requires_gpt2, shared_dir
 
 TEXT = TrainedBPE.train(["what does the image describe? a red circle"] * 3, num_merges=20)
 LAYOUT = VocabLayout(num_text=TEXT.num_text, num_codes=4, num_bins=20, max_image_size=64)
@@ -130,6 +131,26 @@ def test_places_without_a_vocabulary_are_named(tmp_path, capsys):
     assert convert(weights, tmp_path / "x", "orbax") == 0
 
 
+@requires_gpt2
+def test_released_english_files_find_their_vocabulary_on_the_hub(tmp_path, monkeypatch):
+    weights = write_weights(tmp_path / "weights", ENGLISH.size, num_codes=8192)
+    asked = []
+
+    def fetch(repository, *, weights):
+        asked.append((repository, weights))
+        if len(asked) == 1:
+            raise CheckpointFileError("no network")
+        return gpt2_dir()
+
+    monkeypatch.setattr("ofa_jax.checkpoint.vocabulary.fetch_repository", fetch)
+    with pytest.raises(FileNotFoundError, match=r"beside the weights; .*neither in the cache nor"):
+        open_vocabulary(import_checkpoint(weights))
+    tokenizer, imported = open_vocabulary(import_checkpoint(weights))
+    assert tokenizer.layout == ENGLISH
+    assert len(imported.vocabulary_files) >= 3
+    assert asked == [("OFA-Sys/ofa-base", False)] * 2
+
+
 def test_chinese_folders_load_with_their_own_vocabulary(tmp_path):
     """A HuggingFace folder with vocab.txt and added_tokens.json, as they are published."""
     pieces = ["[PAD]", "[UNK]", "图", "片", "描", "述", "狗"]
@@ -157,7 +178,6 @@ def test_a_run_is_not_started_from_weights_of_another_vocabulary(tmp_path):
             _with_weights(str(source), TrainState(0, {}, {}, {}, None), None, model)
 
 
-@requires_shared
 def test_the_published_case_loads(tmp_path):
     case = shared_dir() / "cases" / "cn_hf"
     if not case.is_dir():

@@ -12,7 +12,7 @@ from ofa_jax.model.ofa import OFA
 from ofa_jax.vocab import swap_official_ids
 from tests.parity.fixture import Fixture
 from tests.parity.generation import config_of, constraint_of, hypotheses_of
-from tests.shared import requires_shared, shared_dir
+from tests.shared import fixtures_dir, shared_dir
 
 
 def listed_settings():
@@ -34,14 +34,13 @@ def listed_settings():
 @functools.cache
 def loaded(folder, case):
     """(model, variables, batch, generation entry) of a case."""
-    fixture = Fixture(shared_dir() / "fixtures" / folder)
+    fixture = Fixture(fixtures_dir() / folder)
     opened = fixture.case(case)
     config = opened.model_config()
     entry = fixture.optional_json("generation.json")[case]
     return OFA(config), opened.variables(config), opened.batch(), entry
 
 
-@requires_shared
 @pytest.mark.parametrize(("folder", "case", "setting"), listed_settings())
 def test_hypotheses_equal_official(folder, case, setting):
     model, variables, batch, entries = loaded(folder, case)
@@ -63,7 +62,6 @@ def test_hypotheses_equal_official(folder, case, setting):
             )
 
 
-@requires_shared
 def test_ranking_agrees_with_the_official_trie_search():
     values = [entry.values for entry in listed_settings()]
     folder, case, setting = next(entry for entry in values if entry[2].startswith("trie"))

@@ -15,7 +15,7 @@ from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.inspection import sheet, tokens
 from ofa_jax.scenes.source import ScenesSplits
 from tests.data.sources.photographs import annotated
-from tests.shared import requires_vocab, shared_dir
+from tests.shared import gpt2_dir, requires_gpt2
 
 LENGTHS = {"inputs": 64, "targets": 64, "image": 32}
 
@@ -178,7 +178,7 @@ def test_without_vocabulary_the_rest_is_shown(tmp_path, capsys):
     assert not (tmp_path / "out" / "images.png").exists()
 
 
-@requires_vocab
+@requires_gpt2
 def test_a_slot_shows_its_own_tasks(tmp_path, capsys):
     one = annotated()[0]
     row = {"image": one.image, "image_id": "1", "captions": ["a temple"], "type": "caption"}
@@ -187,7 +187,7 @@ def test_a_slot_shows_its_own_tasks(tmp_path, capsys):
     negatives.mkdir()
     (negatives / "all_captions.txt").write_text("a cat\na dog\n")
     (negatives / "object.txt").write_text("cat\ndog\n")
-    vocabulary = shared_dir() / "vocab" / "gpt2_bpe"
+    vocabulary = gpt2_dir()
     arguments = [f"--vocab_dir={vocabulary}", "--image_size=64", f"--out={tmp_path / 'out'}"]
     assert command.main([str(tmp_path / "cc12m"), *arguments]) == 0
     text = capsys.readouterr().out

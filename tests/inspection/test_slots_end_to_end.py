@@ -13,7 +13,7 @@ import pytest
 
 from tasks.pretrain_slots import SLOTS
 from tests.inspection.raw_files import COUNT, write_raw
-from tests.shared import requires_vocab, shared_dir
+from tests.shared import gpt2_dir, requires_gpt2
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "data.md"
@@ -40,7 +40,7 @@ def train_words(folder, run_dir):
         "--gin_file=gin_configs/models/nano.gin",
         "--gin_file=gin_configs/runs/pretrain.gin",
         f'--gin.DATA_DIR="{folder / "data"}"',
-        f'--gin.VOCAB_DIR="{shared_dir() / "vocab" / "gpt2_bpe"}"',
+        f'--gin.VOCAB_DIR="{gpt2_dir()}"',
         f'--gin.MODEL_DIR="{folder / run_dir}"',
         "--gin.TRAIN_STEPS=3",
         "--gin.BATCH_SIZE=8",
@@ -62,7 +62,7 @@ def test_the_page_has_every_command():
 
 
 @pytest.mark.slow
-@requires_vocab
+@requires_gpt2
 def test_all_slots_by_the_commands_of_the_page(tmp_path):
     write_raw(tmp_path / "raw")
     for slot in SLOTS:
@@ -74,7 +74,7 @@ def test_all_slots_by_the_commands_of_the_page(tmp_path):
 
     finished = run(["python", "-m", "ofa_jax.negatives", "data"], tmp_path)
     assert finished.returncode == 0, finished.stderr[-2000:]
-    vocabulary = f"--vocab_dir={shared_dir() / 'vocab' / 'gpt2_bpe'}"
+    vocabulary = f"--vocab_dir={gpt2_dir()}"
     for path, task in (
         ("data/vg_regions", "vg_regions_grounded_captioning"),
         ("raw/vqa", "ofa_answer_matching"),

@@ -18,7 +18,7 @@ from ofa_jax.evaluation import scorers
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.vocab import EOS_ID, VocabLayout
-from tests.shared import requires_vocab, shared_dir
+from tests.shared import gpt2_dir, requires_gpt2
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own_data.md").read_text()
@@ -113,14 +113,14 @@ def test_one_folder_serves_all_three_tasks(tmp_path, monkeypatch):
         assert row["encoder_image_masks"]
 
 
-@requires_vocab
+@requires_gpt2
 @pytest.mark.slow
 def test_the_commands_of_the_page(folder):
     """With the smallest model, from weights that were trained for one step, on small images."""
     lengths = '--gin.TASK_FEATURE_LENGTHS={"inputs":64,"targets":96,"image":32}'
     more = f"--gin.TRAIN_STEPS=2 --gin.EVAL_PERIOD=2 {lengths}"
     typed(COMMANDS[1], folder)
-    vocabulary = shared_dir() / "vocab" / "gpt2_bpe"
+    vocabulary = gpt2_dir()
     start = COMMANDS[2].replace("runs/own_vqa'", "runs/start'").replace("'$CHECKPOINT'", "None")
     start += f" --gin.VOCAB_DIR=\"'{vocabulary}'\""
     typed(start, folder, SIZE="nano", MORE=more)

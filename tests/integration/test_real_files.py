@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.integration.photographs import write_official_files
-from tests.shared import requires_vocab, shared_dir
+from tests.shared import gpt2_dir, requires_gpt2
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -25,7 +25,7 @@ def train(run_dir, data_dir, *overrides):
         '--gin.MIXTURE_OR_TASK_NAME="ofa_pretrain_tsv"',
         f'--gin.MODEL_DIR="{run_dir}"',
         f'--gin.DATA_DIR="{data_dir}"',
-        f'--gin.VOCAB_DIR="{shared_dir() / "vocab" / "gpt2_bpe"}"',
+        f'--gin.VOCAB_DIR="{gpt2_dir()}"',
         "--gin.BATCH_SIZE=4",
         "--gin.LEARNING_RATE=3e-4",
         "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 257, 'image': 256}",
@@ -62,7 +62,7 @@ DEPTHS = {
 }
 
 
-@requires_vocab
+@requires_gpt2
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", ["micro", "whole"])
 def test_tiny_trains_eight_tasks_from_official_files(tmp_path, data_dir, depth):
@@ -85,7 +85,7 @@ def test_tiny_trains_eight_tasks_from_official_files(tmp_path, data_dir, depth):
     assert (tmp_path / "run" / "checkpoint_12").is_dir()
 
 
-@requires_vocab
+@requires_gpt2
 def test_missing_file_is_one_line(tmp_path):
     finished = train(tmp_path / "run", tmp_path / "nowhere", "--gin.TRAIN_STEPS=20")
     assert finished.returncode == 2

@@ -10,9 +10,9 @@ import pytest
 from ofa_jax.losses.cross_entropy import LossConfig, token_losses
 from ofa_jax.losses.scst import leave_one_out_advantages, scst_token_losses
 from ofa_jax.vocab import swap_official_ids
-from tests.shared import requires_shared, shared_dir
+from tests.shared import fixtures_dir
 
-FIXTURES = shared_dir() / "fixtures"
+FIXTURES = fixtures_dir()
 SKIPPED = {
     "ls_accuracy": "the official code raises",
     "rdrop_masks": "NaN in the official code; test_rdrop_masks_finite",
@@ -66,7 +66,6 @@ def inputs_of(name: str, case: dict) -> dict:
     }
 
 
-@requires_shared
 @pytest.mark.parametrize("tail", [0, 7])
 @pytest.mark.parametrize("name", [name for name in read_cases() if name not in SKIPPED])
 def test_case(name, tail):
@@ -102,7 +101,6 @@ def test_case(name, tail):
     assert not np.any(gradient[..., vocab_size:])
 
 
-@requires_shared
 def test_rdrop_masks_finite():
     case = read_cases()["rdrop_masks"]
     inputs = inputs_of("rdrop_masks", case)
@@ -126,7 +124,6 @@ def test_rdrop_masks_finite():
     assert not gradient[~inputs["constraint_masks"]].any()
 
 
-@requires_shared
 def test_scst_loss_and_baseline():
     cases = json.loads((FIXTURES / "cider_cases.json").read_text())
     case = cases["scst"]

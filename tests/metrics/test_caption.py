@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ofa_jax.metrics import caption
-from tests.shared import requires_shared, shared_dir
+from tests.shared import fixtures_dir
 
 HYPOTHESES = ["a man riding a wave", "two dogs playing in the grass", "dog", "the the the the"]
 REFERENCES = [
@@ -25,7 +25,7 @@ COCO_CIDER_D = [2.72340138567645, 2.5242407671302503, 0.0, 0.13777034991170073]
 
 @pytest.fixture(scope="module")
 def official():
-    path = shared_dir() / "fixtures" / "cider_cases.json"
+    path = fixtures_dir() / "cider_cases.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -34,14 +34,12 @@ def _aligned(case):
     return [case["res"][k] for k in keys], [case["gts"][k] for k in keys]
 
 
-@requires_shared
 def test_cider_d_equals_official_with_corpus_frequencies(official):
     scores = caption.cider_d(*_aligned(official))
     np.testing.assert_allclose(scores, official["corpus"]["scores"], rtol=1e-12, atol=1e-12)
     assert scores.mean() == pytest.approx(official["corpus"]["mean"], rel=1e-12)
 
 
-@requires_shared
 def test_cider_d_equals_official_with_given_frequencies(official, tmp_path):
     case = official["df_file"]
     counts = {tuple(ngram): count for ngram, count in case["document_frequency"]}

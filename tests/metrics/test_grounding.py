@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ofa_jax.metrics import grounding
-from tests.shared import requires_shared, shared_dir
+from tests.shared import fixtures_dir
 
 
 def test_iou_of_known_boxes():
@@ -25,9 +25,8 @@ def test_reversed_box_scores_nothing():
     assert grounding.iou([8, 8, 2, 2], [0, 0, 10, 10]) == 0
 
 
-@requires_shared
 def test_accuracy_equals_official():
-    path = shared_dir() / "fixtures" / "box_cases.json"
+    path = fixtures_dir() / "box_cases.json"
     case = json.loads(path.read_text(encoding="utf-8"))["ap"]
     scores = grounding.paired_ious(case["hyps"], case["refs"]) >= case["thresh"]
     np.testing.assert_array_equal(scores.astype(float), case["scores"])

@@ -131,8 +131,10 @@ def _add_states(result: Comparison, run: Run, layer: float) -> None:
         for i, ours in enumerate(outputs[f"{stack}_states"], 1):
             expected = arrays.get(f"mid.{stack}_state_{i}")
             if expected is not None:
-                bound = max(layer, tolerances.state_bound(expected[mask]))
-                result.add(f"{stack} state {i}", largest_difference(ours, expected, mask), bound)
+                bound = max(layer, tolerances.state_bound(expected[mask[: len(expected)]]))
+                rows = slice(len(expected))
+                difference = largest_difference(ours[rows], expected, mask[rows])
+                result.add(f"{stack} state {i}", difference, bound)
     if "mid.resnet_map" in arrays and outputs["resnet"] is not None:
         expected = arrays["mid.resnet_map"].transpose(0, 2, 3, 1)
         ours = thinned(outputs["resnet"][: len(expected)], expected.shape)

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from tests.parity import check
-from tests.shared import requires_shared, shared_dir
+from tests.shared import fixtures_dir
 
 
 def mini():
-    return shared_dir() / "fixtures" / "mini"
+    return fixtures_dir() / "mini"
 
 
-@requires_shared
 def test_a_good_folder_passes(capsys):
     assert check.main([str(mini()), "--cases", "text_only", "--skip", "gradients", "beams"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -23,7 +22,6 @@ def test_a_good_folder_passes(capsys):
     assert lines[-1] == "parity: OK"
 
 
-@requires_shared
 def test_wrong_numbers_fail(tmp_path, capsys):
     for name in ("config.json", "weights.npz", "vocab_subset.npy", "case_text_only.npz"):
         shutil.copyfile(mini() / name, tmp_path / name)
@@ -45,7 +43,6 @@ def test_a_folder_without_fixture_is_named(tmp_path, capsys):
     assert "holds no config.json" in capsys.readouterr().err
 
 
-@requires_shared
 def test_unknown_case_is_named(capsys):
     with pytest.raises(SystemExit):
         check.main([str(mini()), "--cases", "nothing"])

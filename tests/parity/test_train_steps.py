@@ -17,9 +17,9 @@ from ofa_jax.training.step import make_train_step
 from tests.parity import tolerances
 from tests.parity.comparison import Run
 from tests.parity.fixture import Fixture
-from tests.shared import requires_shared, shared_dir
+from tests.shared import fixtures_dir, requires_all_fixtures
 
-pytestmark = [requires_shared, pytest.mark.slow]
+pytestmark = [requires_all_fixtures, pytest.mark.slow]
 
 RATE = 1e-3
 
@@ -35,7 +35,7 @@ class RunningStatistics(OFA):
 @functools.cache
 def trained(kind):
     """(metrics of every step, state dict after them, official numbers)."""
-    fixture = Fixture(shared_dir() / "fixtures" / "mini")
+    fixture = Fixture(fixtures_dir() / "mini")
     official = fixture.optional_json("train_steps.json")[kind]
     run = Run(fixture.case("image_text"))
     model = (RunningStatistics if kind == "bn_eval" else OFA)(run.config)
@@ -139,7 +139,7 @@ def test_running_statistics_parameters():
         if name in official["no_grad_params"] or first["grads_of_mean_loss"][name]["norm"] > floor
     }
     assert len(meaningful) > 0.9 * len(official["params_after"])
-    start = Fixture(shared_dir() / "fixtures" / "mini").state_dict()
+    start = Fixture(fixtures_dir() / "mini").state_dict()
     longest_way = RATE * len(official["steps"])
     assert wrongly_moved(weights, start, meaningful, longest_way) == {}
     # Running statistics are not touched at all.

@@ -32,15 +32,16 @@ from tests.parity.tolerances import (
     VQGAN_LATENTS,
     VQGAN_LOGITS,
 )
-from tests.shared import requires_shared, shared_dir
+from tests.shared import fixtures_dir, requires_all_fixtures
 
-pytestmark = requires_shared
-
-FOLDER = shared_dir() / "fixtures" / "vqgan"
+FOLDER = fixtures_dir() / "vqgan"
 # A size is a compilation, so the others are left to the slow tests.
 CASES = (
     "sq64",
-    *(pytest.param(case, marks=pytest.mark.slow) for case in ("small32", "rect96x64")),
+    *(
+        pytest.param(case, marks=[pytest.mark.slow, requires_all_fixtures])
+        for case in ("small32", "rect96x64")
+    ),
 )
 
 
@@ -211,6 +212,7 @@ def test_every_module_in_between():
         assert_close(output[:, ::step, ::step], cases()[name], VQGAN_IMAGE)
 
 
+@requires_all_fixtures
 @pytest.mark.slow  # compiles the backward pass of the whole autoencoder four times
 @pytest.mark.parametrize(
     "tag", ["vq_legacy", "vq_fixed", "gumbel_hard_tau0.7", "gumbel_soft_tau0.7"]

@@ -32,9 +32,6 @@ from tests.parity.tolerances import (
     VQGAN_GRADIENT,
     VQGAN_LOSS,
 )
-from tests.shared import requires_shared
-
-pytestmark = requires_shared
 
 DISCRIMINATOR = PatchDiscriminator(channels=8, layers=3)
 LOSSES = ImageTokenizerConfig(

@@ -12,7 +12,7 @@ import pytest
 
 from ofa_jax.model.config import SIZES
 from tests.integration.photographs import write_official_files
-from tests.shared import requires_vocab, shared_dir
+from tests.shared import gpt2_dir, requires_gpt2
 from tests.t5x import checkout, engines
 
 pytestmark = [checkout.requires_t5x, pytest.mark.slow]
@@ -74,7 +74,7 @@ def test_every_size_is_prepared():
         assert 1 / 8 <= result["share"] < 0.2, size
 
 
-@requires_vocab
+@requires_gpt2
 def test_pretraining_on_official_files_is_prepared(tmp_path):
     write_official_files(tmp_path)
     [result] = prepare(
@@ -83,7 +83,7 @@ def test_pretraining_on_official_files_is_prepared(tmp_path):
             "--gin_file=gin_configs/models/base.gin",
             "--gin.MIXTURE_OR_TASK_NAME='ofa_pretrain_tsv'",
             f"--gin.DATA_DIR='{tmp_path}'",
-            f"--gin.VOCAB_DIR='{shared_dir() / 'vocab' / 'gpt2_bpe'}'",
+            f"--gin.VOCAB_DIR='{gpt2_dir()}'",
             "--gin.inputs.DatasetConfig.num_workers=0",
         ]
     )

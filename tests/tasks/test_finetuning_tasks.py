@@ -25,25 +25,25 @@ from ofa_jax.data.tasks.features import pad_row
 from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.text.tokenizer import load_tokenizer
 from ofa_jax.vocab import BOS_ID, EOS_ID, swap_official_ids
-from tests.shared import requires_shared, requires_vocab, shared_dir
+from tests.shared import bert_dir, fixtures_dir, gpt2_dir, requires_gpt2
 
-pytestmark = requires_vocab
+pytestmark = requires_gpt2
 LENGTHS = {"inputs": 64, "targets": 96, "image": 64}
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer(shared_dir() / "vocab" / "gpt2_bpe")
+    return load_tokenizer(gpt2_dir())
 
 
 @pytest.fixture(scope="module")
 def chinese():
-    return load_tokenizer(shared_dir() / "vocab" / "bert_cn")
+    return load_tokenizer(bert_dir())
 
 
 @pytest.fixture(autouse=True)
 def folders(monkeypatch, tmp_path):
-    monkeypatch.setenv("OFA_VOCAB_DIR", str(shared_dir() / "vocab" / "gpt2_bpe"))
+    monkeypatch.setenv("OFA_VOCAB_DIR", str(gpt2_dir()))
     monkeypatch.setenv("OFA_DATA_DIR", str(tmp_path))
     return tmp_path
 
@@ -65,10 +65,9 @@ def source(tokenizer, text):
     return [BOS_ID, *tokenizer.encode_text(text), EOS_ID]
 
 
-@requires_shared
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_captions_are_the_official_rows(split):
-    case = json.loads((shared_dir() / "fixtures" / "dataset_items.json").read_text())
+    case = json.loads((fixtures_dir() / "dataset_items.json").read_text())
     case = case[f"caption_{split}"]
     for number, caption in enumerate(case["captions"]):
         record = {"image": picture(), "captions": caption.split("&&")}
@@ -81,9 +80,8 @@ def test_captions_are_the_official_rows(split):
         )
 
 
-@requires_shared
 def test_questions_are_the_official_rows(folders):
-    case = json.loads((shared_dir() / "fixtures" / "dataset_items.json").read_text())
+    case = json.loads((fixtures_dir() / "dataset_items.json").read_text())
     case = case["vqa_prev_output"]
     answers = {answer: number for number, answer in enumerate(case["answers"])}
     (folders / "trainval_ans2label.pkl").write_bytes(pickle.dumps(answers, protocol=2))
@@ -305,7 +303,7 @@ def test_gigaword_noise_changes_inputs_only(tokenizer):
     ],
 )
 def test_chinese_lines(name, record, asked, said, chinese, monkeypatch):
-    monkeypatch.setenv("OFA_VOCAB_DIR", str(shared_dir() / "vocab" / "bert_cn"))
+    monkeypatch.setenv("OFA_VOCAB_DIR", str(bert_dir()))
     found = features_of(name, {"image": picture(), **record})
     assert found["inputs"].tolist() == source(chinese, asked)
     if said is not None:

@@ -16,7 +16,7 @@ from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.runs import rates as slots
 from tasks import families, pretrain
 from tasks.pretrain_slots import SLOTS
-from tests.shared import requires_vocab, shared_dir
+from tests.shared import gpt2_dir, requires_gpt2
 
 LENGTHS = {"inputs": 120, "targets": 257, "image": 64}
 
@@ -53,7 +53,7 @@ RECORD = {
 @pytest.fixture
 def data_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("OFA_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("OFA_VOCAB_DIR", str(shared_dir() / "vocab" / "gpt2_bpe"))
+    monkeypatch.setenv("OFA_VOCAB_DIR", str(gpt2_dir()))
     negatives = tmp_path / "negative_sample"
     negatives.mkdir()
     (negatives / "all_captions.txt").write_text("a cat on a roof\na bird\n")
@@ -109,7 +109,7 @@ def test_rates_of_a_family_are_divided_by_samples():
     assert captions - regions == pytest.approx(official["captioning"])
 
 
-@requires_vocab
+@requires_gpt2
 @pytest.mark.parametrize(
     ("name", "source", "target"),
     [
@@ -150,7 +150,7 @@ def test_prepared_records_become_the_official_ids(data_dir, name, source, target
     assert features["image"].shape == (64, 64, 3)
 
 
-@requires_vocab
+@requires_gpt2
 @pytest.mark.parametrize("slot", SLOTS, ids=lambda slot: slot.name)
 def test_every_task_of_every_slot_trains_on_its_records(data_dir, slot):
     fill(data_dir, slot.name)

@@ -31,11 +31,11 @@ from ofa_jax.evaluation import scorers
 from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.vocab import BOS_ID, EOS_ID, PAD_ID, UNK_ID, VocabLayout, swap_official_ids
-from tests.shared import requires_vocab, shared_dir
+from tests.shared import gpt2_dir, requires_gpt2, shared_dir
 
 CASES = shared_dir() / "cases" / "official"
 requires_cases = pytest.mark.skipif(
-    not (CASES.is_dir() and (shared_dir() / "vocab").is_dir()),
+    not CASES.is_dir(),
     reason="needs the cases from the field and the GPT-2 vocabulary",
 )
 LENGTHS = {"inputs": 96, "targets": 128, "image": 32}
@@ -208,12 +208,12 @@ def test_headers_of_test_files_are_no_rows(folders, task):
 CELLS = ["sky", " sky && tree ", "&&sky", "sky&&", "", "   ", "a&&b c&&d", "&&".join("wxyz" * 9)]
 
 
-@requires_vocab
+@requires_gpt2
 @pytest.mark.parametrize("cell", CELLS)
 def test_objects_of_questions(folders, monkeypatch, cell):
     """Question and objects as the official task spells them, where nothing was found too."""
-    monkeypatch.setenv("OFA_VOCAB_DIR", str(shared_dir() / "vocab" / "gpt2_bpe"))
-    tokenizer = load_tokenizer(shared_dir() / "vocab" / "gpt2_bpe")
+    monkeypatch.setenv("OFA_VOCAB_DIR", str(gpt2_dir()))
+    tokenizer = load_tokenizer(gpt2_dir())
     rows = records(folders, "vqa", ["1", "2", "Is it Red-ish ?", "", cell, image()])
     [(task, _)] = lookup("vqa")
     _, row = evaluation_row(task, rows, 0, LENGTHS, seed=0)
@@ -244,7 +244,7 @@ def test_boxes_at_the_border(folders, box):
 
 @requires_cases
 def test_questions_with_objects_equal_the_official_ids(folders, monkeypatch):
-    monkeypatch.setenv("OFA_VOCAB_DIR", str(shared_dir() / "vocab" / "gpt2_bpe"))
+    monkeypatch.setenv("OFA_VOCAB_DIR", str(gpt2_dir()))
     [(task, _)] = lookup("vqa")
     cases = json.loads((CASES / "vqa_objects.json").read_text())["cases"]
     for case in cases:
@@ -258,7 +258,7 @@ def test_questions_with_objects_equal_the_official_ids(folders, monkeypatch):
 @requires_cases
 def test_boxes_at_the_border_equal_the_official_bins(folders, monkeypatch):
     """Except for `<unk>`, which is the first bin here (docs/differences.md)."""
-    monkeypatch.setenv("OFA_VOCAB_DIR", str(shared_dir() / "vocab" / "gpt2_bpe"))
+    monkeypatch.setenv("OFA_VOCAB_DIR", str(gpt2_dir()))
     [(task, _)] = lookup("refcoco")
     for case in json.loads((CASES / "refcoco_box_outside.json").read_text())["cases"]:
         cells = ["1", "2", "a dog", case["box"], image(*case["size"])]

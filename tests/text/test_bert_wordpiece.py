@@ -8,12 +8,12 @@ import pytest
 from ofa_jax.text.bert_wordpiece import BertWordpiece, split_words
 from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.vocab import CHINESE
-from tests.shared import requires_vocab, shared_dir
+from tests.shared import bert_dir, requires_cases, shared_dir
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return load_tokenizer(shared_dir() / "vocab" / "bert_cn")
+    return load_tokenizer(bert_dir())
 
 
 CASES = [
@@ -37,7 +37,6 @@ CASES = [
 ]
 
 
-@requires_vocab
 @pytest.mark.parametrize(("text", "pieces", "decoded"), CASES)
 def test_pieces_equal_those_of_bert(tokenizer, text, pieces, decoded):
     ids = tokenizer.encode(text)
@@ -45,7 +44,6 @@ def test_pieces_equal_those_of_bert(tokenizer, text, pieces, decoded):
     assert tokenizer.decode(ids) == decoded
 
 
-@requires_vocab
 def test_layout_is_that_of_the_chinese_models(tokenizer):
     """SPEC 1.2: [PAD] is id 4, [UNK] 104, [CLS] 105, <S> 108, <T> 109; <mask> 21132."""
     assert tokenizer.layout == CHINESE
@@ -54,7 +52,6 @@ def test_layout_is_that_of_the_chinese_models(tokenizer):
     assert {tokenizer.symbol(i): i for i in expected.values()} == expected
 
 
-@requires_vocab
 def test_whole_tokens_between_chinese_words(tokenizer):
     ids = tokenizer.encode("这个区域 <bin_3><bin_4> 描述了什么")
     assert ids[4:6] == [CHINESE.bin_start + 3, CHINESE.bin_start + 4]
@@ -62,7 +59,6 @@ def test_whole_tokens_between_chinese_words(tokenizer):
     assert tokenizer.encode(tokenizer.decode(ids)) == ids
 
 
-@requires_vocab
 def test_word_starts_are_pieces_without_hashes(tokenizer):
     starts = tokenizer.word_starts()
     assert starts.shape == (4 + 21128,)
@@ -70,7 +66,6 @@ def test_word_starts_are_pieces_without_hashes(tokenizer):
     assert starts[:4].all()
 
 
-@requires_vocab
 def test_copies_give_the_same_ids(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     again = pickle.loads(pickle.dumps(load_tokenizer(tmp_path)))
@@ -123,7 +118,7 @@ def test_a_dictionary_says_the_order(tmp_path):
     assert tokenizer.encode("狗 play") == [7, 4]
 
 
-@requires_vocab
+@requires_cases
 @pytest.mark.parametrize("name", ["cn_hf", "cn_vocab_only"])
 def test_published_folders_give_the_ids_of_the_dictionary(tokenizer, name):
     folder = shared_dir() / "cases" / name

@@ -14,12 +14,11 @@ from ofa_jax.text.cleaning import (
     pre_question,
 )
 from ofa_jax.text.gigaword import gigaword_prediction, retokenize
-from tests.shared import requires_shared, shared_dir
+from tests.shared import fixtures_dir
 
 
-@requires_shared
 def test_captions_and_questions_equal_the_official_ones():
-    cases = json.loads((shared_dir() / "fixtures" / "bpe_cases.json").read_text())["preprocess"]
+    cases = json.loads((fixtures_dir() / "bpe_cases.json").read_text())["preprocess"]
     assert len(cases) >= 9
     for case in cases:
         for suffix, limit in (("", None), ("_max5", 5)):

@@ -9,19 +9,19 @@ from ofa_jax.decoding.constraints import Trie
 from ofa_jax.text.cleaning import ask, caption_prediction, caption_target, pre_question
 from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.vocab import BOS_ID, EOS_ID, PAD_ID, swap_official_ids
-from tests.shared import requires_shared, requires_vocab, shared_dir
+from tests.shared import fixtures_dir, gpt2_dir, requires_gpt2
 
-pytestmark = [requires_vocab, requires_shared]
+pytestmark = requires_gpt2
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return load_tokenizer(shared_dir() / "vocab" / "gpt2_bpe")
+    return load_tokenizer(gpt2_dir())
 
 
 @pytest.fixture(scope="module")
 def items() -> dict:
-    return json.loads((shared_dir() / "fixtures" / "dataset_items.json").read_text())
+    return json.loads((fixtures_dir() / "dataset_items.json").read_text())
 
 
 def padded(rows: list[list[int]]) -> list[list[int]]:

@@ -12,22 +12,21 @@ from ofa_jax.text.byte_bpe import ByteBPE, byte_alphabet
 from ofa_jax.text.gpt2_bpe import GPT2BPE, read_dictionary
 from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.vocab import ENGLISH, UNK_ID, swap_official_ids
-from tests.shared import requires_shared, requires_vocab, shared_dir
+from tests.shared import fixtures_dir, gpt2_dir, requires_gpt2
 
-pytestmark = requires_vocab
+pytestmark = requires_gpt2
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return load_tokenizer(shared_dir() / "vocab" / "gpt2_bpe")
+    return load_tokenizer(gpt2_dir())
 
 
 @pytest.fixture(scope="module")
 def cases() -> dict:
-    return json.loads((shared_dir() / "fixtures" / "bpe_cases.json").read_text())
+    return json.loads((fixtures_dir() / "bpe_cases.json").read_text())
 
 
-@requires_shared
 def test_encoding_equals_the_official_one(tokenizer, cases):
     assert len(cases["cases"]) > 60
     for case in cases["cases"]:
@@ -36,7 +35,6 @@ def test_encoding_equals_the_official_one(tokenizer, cases):
             assert tokenizer.encode(case["text"]) == case["ids"], case["text"]
 
 
-@requires_shared
 def test_decoding_equals_the_official_one(tokenizer, cases):
     for case in cases["cases"]:
         assert tokenizer.decode(case["ids"]) == case["decoded"], case["text"]
@@ -44,7 +42,6 @@ def test_decoding_equals_the_official_one(tokenizer, cases):
         assert tokenizer.decode(internal) == case["decoded"], case["text"]
 
 
-@requires_shared
 def test_symbols_equal_the_official_dictionary(tokenizer, cases):
     layout = cases["vocab"]
     assert layout["size"] == tokenizer.layout.size == ENGLISH.size
@@ -59,7 +56,6 @@ def test_symbols_equal_the_official_dictionary(tokenizer, cases):
         assert found == case["ids"], case["text"]
 
 
-@requires_shared
 def test_word_starts_equal_the_official_ones(tokenizer, cases):
     starts = tokenizer.word_starts()
     expected = cases["whole_word_begin"]
@@ -105,7 +101,7 @@ _CACHE: list[Tokenizer] = []
 def _cached() -> Tokenizer:
     # hypothesis does not like function arguments that are fixtures.
     if not _CACHE:
-        _CACHE.append(load_tokenizer(shared_dir() / "vocab" / "gpt2_bpe"))
+        _CACHE.append(load_tokenizer(gpt2_dir()))
     return _CACHE[0]
 
 

@@ -17,15 +17,14 @@ from ofa_jax.data.ops.boxes import (
     shift_boxes,
 )
 from ofa_jax.vocab import VocabLayout
-from tests.shared import requires_shared, shared_dir
+from tests.shared import fixtures_dir
 
 
 @pytest.fixture(scope="module")
 def cases() -> dict:
-    return json.loads((shared_dir() / "fixtures" / "box_cases.json").read_text())
+    return json.loads((fixtures_dir() / "box_cases.json").read_text())
 
 
-@requires_shared
 def test_referring_expressions_equal_the_official_bins(cases):
     assert len(cases["refcoco"]) == 60
     for case in cases["refcoco"]:
@@ -43,7 +42,6 @@ def test_referring_expressions_equal_the_official_bins(cases):
         np.testing.assert_allclose(decoded[0], case["decoded_box"], rtol=1e-5, atol=1e-4)
 
 
-@requires_shared
 def test_grounding_of_pretraining_equals_the_official_bins(cases):
     layout = VocabLayout()
     assert len(cases["pretrain_visual_grounding"]) == 20

@@ -12,7 +12,7 @@ from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.vocab import VocabLayout
 from tasks import instructions
-from tests.shared import requires_vocab, shared_dir
+from tests.shared import gpt2_dir, requires_gpt2
 
 SIZE = 32
 WORDS = [
@@ -122,10 +122,10 @@ OFFICIAL_SOURCES = {
 
 @pytest.fixture(scope="module")
 def official():
-    return load_tokenizer(shared_dir() / "vocab" / "gpt2_bpe")
+    return load_tokenizer(gpt2_dir())
 
 
-@requires_vocab
+@requires_gpt2
 @pytest.mark.parametrize("name", OFFICIAL_SOURCES)
 def test_sources_have_the_official_ids(official, name):
     line, fields, expected = OFFICIAL_SOURCES[name]
@@ -138,7 +138,7 @@ def test_sources_have_the_official_ids(official, name):
     assert features["targets"].tolist() == [vocab.EOS_ID]
 
 
-@requires_vocab
+@requires_gpt2
 def test_text_infilling_has_the_official_ids(official):
     text = "a dog on the image of the region with a dog in the middle part of the text"
     features = encode(
@@ -161,7 +161,7 @@ def test_text_infilling_has_the_official_ids(official):
     assert not features["image"].any()
 
 
-@requires_vocab
+@requires_gpt2
 def test_targets_have_the_official_ids(official):
     for answer, expected in (("yes", 4420), ("no", 117), ("maybe", 2085)):
         features = encode(
