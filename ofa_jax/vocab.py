@@ -18,6 +18,21 @@ import numpy as np
 
 from ofa_jax import schema
 
+__all__ = [
+    "BOS_ID",
+    "CHINESE",
+    "ENGLISH",
+    "EOS_ID",
+    "NUM_SPECIALS",
+    "OFFICIAL_SPECIALS",
+    "PAD_ID",
+    "SPECIAL_SYMBOLS",
+    "UNK_ID",
+    "Ids",
+    "VocabLayout",
+    "swap_official_ids",
+]
+
 PAD_ID = 0
 BOS_ID = 1
 EOS_ID = 2

@@ -32,6 +32,14 @@ from ofa_jax.checkpoint.torch_reader import StateDict
 from ofa_jax.checkpoint.torch_writer import write_fairseq_checkpoint
 from ofa_jax.errors import started
 
+__all__ = [
+    "EXPORT_DTYPES",
+    "TARGET_FORMATS",
+    "ReportStage",
+    "export_checkpoint",
+    "official_state_dict",
+]
+
 TARGET_FORMATS = ("orbax", "fairseq", "huggingface")
 EXPORT_DTYPES = ("source", "float32", "float16", "bfloat16")
 

@@ -51,6 +51,16 @@ from ofa_jax.model.config import LayerStack, OFAConfig, TuningConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.vocab import CHINESE
 
+__all__ = [
+    "RUN_VOCABULARY",
+    "ImportedCheckpoint",
+    "ReportStage",
+    "import_checkpoint",
+    "initial_variables",
+    "read_stem",
+    "vocabulary_beside",
+]
+
 ReportStage = Callable[[str], None]
 
 

@@ -36,6 +36,8 @@ from ofa_jax.checkpoint.dataset_state import DatasetHandler, DatasetSave, datase
 from ofa_jax.checkpoint.errors import CheckpointError, CheckpointStructureError, one_line
 from ofa_jax.checkpoint.fingerprint import check_fingerprint, write_fingerprint
 
+__all__ = ["OPTIONAL_SECTIONS", "STEP_PREFIX", "CheckpointManager", "readable_size", "tree_bytes"]
+
 logger = logging.getLogger("ofa_jax")
 
 STEP_PREFIX = "checkpoint"

@@ -22,6 +22,8 @@ from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
 from ofa_jax.decoding.unbranched import grow
 from ofa_jax.schema import Between
 
+__all__ = ["BeamConfig", "beam_search"]
+
 
 @dataclasses.dataclass(frozen=True)
 class BeamConfig(rules.DecodingConfig):

@@ -22,6 +22,8 @@ from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 from ofa_jax import vocab
 
+__all__ = ["Constraint", "IdRanges", "State", "Trie", "advance_state", "initial_state"]
+
 State = PyTree[Shaped[Array, "b g ..."]]
 
 

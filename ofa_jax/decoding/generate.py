@@ -23,6 +23,8 @@ from ofa_jax.decoding.sampling import SamplingConfig, sample
 from ofa_jax.model.encoder import EncoderOutput
 from ofa_jax.model.ofa import OFA, Batch
 
+__all__ = ["ENCODER_KEYS", "Rules", "encode", "generate", "sharding_rules", "start"]
+
 Rules = tuple[tuple[str, Any], ...]
 
 ENCODER_KEYS = (

@@ -26,6 +26,8 @@ from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, Prompt,
 from ofa_jax.model.encoder import EncoderOutput
 from ofa_jax.model.ofa import OFA
 
+__all__ = ["Candidates", "rank", "rank_candidates"]
+
 
 @struct.dataclass
 class Candidates:

@@ -19,6 +19,8 @@ from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
 from ofa_jax.decoding.unbranched import grow
 from ofa_jax.schema import Between
 
+__all__ = ["SamplingConfig", "draw", "sample"]
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig(rules.DecodingConfig):

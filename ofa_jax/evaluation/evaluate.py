@@ -45,6 +45,8 @@ from ofa_jax.schema import Between
 from ofa_jax.sharding.layout import MeshLayout
 from ofa_jax.sharding.mesh import device_name
 
+__all__ = ["evaluate"]
+
 logger = logging.getLogger("ofa_jax")
 
 

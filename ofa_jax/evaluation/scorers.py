@@ -22,6 +22,8 @@ from ofa_jax.metrics import caption_server
 from ofa_jax.metrics.dependency import require_package
 from ofa_jax.metrics.verdict import Verdict, of_hits
 
+__all__ = ["SCORERS", "check", "has_truth", "reads_captions", "score"]
+
 SCORERS: Mapping[str, scoring.Scorer] = {
     "region": scoring.region,
     "answer": scoring.answer,

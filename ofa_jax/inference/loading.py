@@ -14,6 +14,8 @@ from ofa_jax.inference.predictor import OFAPredictor
 from ofa_jax.inference.weights import find_checkpoint, load_weights, trained_cards
 from ofa_jax.sharding.layout import MeshLayout
 
+__all__ = ["load"]
+
 
 def load(
     source: str | os.PathLike = "",

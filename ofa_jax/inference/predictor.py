@@ -37,6 +37,8 @@ from ofa_jax.sharding.layout import MeshLayout
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.vocab import BOS_ID, EOS_ID, PAD_ID
 
+__all__ = ["FREE_DECODING", "OFFICIAL_IMAGE_SIZE", "REGION", "OFAPredictor"]
+
 # The captioning resolution of the released models (SPEC 8.1).
 OFFICIAL_IMAGE_SIZE = 480
 # Takes the place of a region in a free instruction.

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from ofa_jax.data.ops.image import Given
 
+__all__ = ["Box", "Prediction", "Question"]
+
 Box = tuple[float, float, float, float]
 
 

@@ -28,6 +28,8 @@ from ofa_jax.losses.vocabulary_terms import (
 from ofa_jax.schema import Between
 from ofa_jax.vocab import EOS_ID
 
+__all__ = ["Count", "LossConfig", "Share", "TokenLosses", "counted_positions", "token_losses"]
+
 Share = Annotated[float, Between(0, 0.999999)]
 Count = Annotated[int, Between(0, 10**9)]
 

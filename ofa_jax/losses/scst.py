@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Int, Shaped
 from ofa_jax.losses.cross_entropy import TokenLosses
 from ofa_jax.losses.vocabulary_terms import allowed_mask, vocabulary_terms
 
+__all__ = ["leave_one_out_advantages", "scst_token_losses"]
+
 
 def leave_one_out_advantages(rewards: Float[Array, "b g"]) -> Float[Array, "b g"]:
     """Reward minus the mean reward of the other samples of the same input (SPEC 5.5.3).

@@ -20,6 +20,8 @@ from ofa_jax.metrics.pairing import check_pairs
 from ofa_jax.restricted_pickle import load_restricted
 from ofa_jax.schema import LARGEST_JSON, build, read_json
 
+__all__ = ["DocumentFrequency", "NGram", "bleu", "cider_d", "ngram_counts", "rouge_l"]
+
 NGram = tuple[str, ...]
 
 _MAX_ORDER = 4

@@ -11,6 +11,8 @@ from collections.abc import Hashable, Sequence
 
 from ofa_jax.metrics.pairing import check_pairs
 
+__all__ = ["accuracy", "confusion_counts", "f1", "majority_baseline", "matthews_correlation"]
+
 
 def accuracy(predicted: Sequence[Hashable], true: Sequence[Hashable]) -> float:
     """Share of equal labels.

@@ -14,6 +14,8 @@ import numpy as np
 from ofa_jax.metrics.grounding import IOU_THRESHOLD, iou
 from ofa_jax.metrics.pairing import check_pairs
 
+__all__ = ["Objects", "detection_scores", "match_objects"]
+
 Objects = Sequence[Mapping]
 
 

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 
 from ofa_jax.metrics.pairing import check_pairs
 
+__all__ = ["IOU_THRESHOLD", "best_constant", "iou", "paired_ious"]
+
 # Smallest IoU that counts as found, in every metric and verdict.
 IOU_THRESHOLD = 0.5
 

@@ -13,6 +13,8 @@ import numpy as np
 
 from ofa_jax.metrics.pairing import check_pairs
 
+__all__ = ["clip_similarities", "code_accuracy", "frechet_distance", "inception_score"]
+
 
 def code_accuracy(
     predicted: Sequence[Sequence[int] | np.ndarray], true: Sequence[Sequence[int] | np.ndarray]

@@ -12,6 +12,8 @@ import numpy as np
 from ofa_jax.metrics.dependency import require_package
 from ofa_jax.metrics.pairing import check_pairs
 
+__all__ = ["ROUGE", "edit_distance", "edit_similarity", "exact_match", "rouge"]
+
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
 

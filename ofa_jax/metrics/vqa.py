@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from ofa_jax.metrics.pairing import check_pairs
 
+__all__ = ["answer_accuracy", "normalize_answer", "soft_score"]
+
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBERS = {
     "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5",

@@ -17,6 +17,23 @@ import numpy as np
 from ofa_jax import schema
 from ofa_jax.schema import Between
 
+__all__ = [
+    "HALF",
+    "LORA_TARGETS",
+    "RESNET50",
+    "RESNET101",
+    "RESNET152",
+    "SIZES",
+    "Depth",
+    "LayerStack",
+    "OFAConfig",
+    "Part",
+    "ResNetConfig",
+    "TuningConfig",
+    "Vocabulary",
+    "Width",
+]
+
 # Far above every model that has been trained, and low enough that shapes can be listed.
 Width = Annotated[int, Between(1, 1 << 20)]
 Depth = Annotated[int, Between(1, 1024)]

@@ -21,6 +21,8 @@ from ofa_jax.model.layers import Table, embedding_scale
 from ofa_jax.ops.attention import masked_logits
 from ofa_jax.vocab import PAD_ID
 
+__all__ = ["OFA", "Batch", "normalize_images"]
+
 Batch = Mapping[str, Shaped[Array, "b ..."]]
 
 

@@ -22,6 +22,17 @@ from jaxtyping import PyTree
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.layers import OFFICIAL_SCALE, Dense, Table, dropout
 
+__all__ = [
+    "TRAINED",
+    "Adapter",
+    "Prefix",
+    "PrefixPrompt",
+    "frozen_except",
+    "merge_low_rank",
+    "prefix_weighted",
+    "prepend_prefix",
+]
+
 # Paths of the parameters that each method trains.
 # OFA-NOTE: SPEC 8.11. The official adapter flag freezes only the embeddings; here it means adapters
 # alone, as the method is described. BitFit's are the biases of the norms before

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+__all__ = ["MASKED_LOGIT", "attention", "masked_logits", "materializes_logits", "position_bias"]
+
 # Finite, so that a row without any key to keep gives a mean instead of NaN.
 MASKED_LOGIT = -1e9
 

@@ -21,6 +21,20 @@ from ofa_jax.schema import Between
 from ofa_jax.training.ema import EMAConfig
 from ofa_jax.training.scst import SCSTConfig
 
+__all__ = [
+    "BatchSize",
+    "CheckpointConfig",
+    "DatasetConfig",
+    "Length",
+    "ModelConfig",
+    "PartitionerConfig",
+    "Rate",
+    "Seed",
+    "Steps",
+    "TrainerConfig",
+    "as_json",
+]
+
 # Bounds are far above what is used, and low enough that nothing overflows on the way.
 Steps = Annotated[int, Between(0, 10**9)]
 Seed = Annotated[int, Between(0, 2**32 - 1)]

@@ -20,6 +20,18 @@ from jax.sharding import AxisType, Mesh
 from ofa_jax.errors import SettingsError
 from ofa_jax.sharding.rules import MESH_AXES, LogicalRules
 
+__all__ = [
+    "FILL",
+    "MeshError",
+    "arrange_devices",
+    "build_mesh",
+    "describe_mesh",
+    "device_name",
+    "mesh_context",
+    "parse_mesh",
+    "require_devices",
+]
+
 FILL = -1
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+__all__ = ["MESH_AXES", "RULES", "LogicalRules", "build_rules", "rules_by_name"]
+
 LogicalRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 _BATCH: LogicalRules = (("batch", ("replica", "data")),)

@@ -18,6 +18,14 @@ import numpy as np
 from ofa_jax.text.gpt2_bpe import read_dictionary
 from ofa_jax.vocab import NUM_SPECIALS, OFFICIAL_SPECIALS, UNK_ID
 
+__all__ = [
+    "DICTIONARY_FILE",
+    "MAX_WORD_CHARACTERS",
+    "VOCABULARY_FILE",
+    "BertWordpiece",
+    "split_words",
+]
+
 VOCABULARY_FILE = "vocab.txt"
 # fairseq's order of the ids; without it they follow the rows of the vocabulary file.
 DICTIONARY_FILE = "dict.txt"

@@ -9,6 +9,18 @@ from __future__ import annotations
 import re
 import string
 
+__all__ = [
+    "ask",
+    "caption_prediction",
+    "caption_target",
+    "first_words",
+    "pre_caption",
+    "pre_chinese",
+    "pre_question",
+    "remove_punctuation",
+    "without_spaces",
+]
+
 _LEADING = ",.!?*#:;~"
 _WHITE_SPACE = re.compile(r"\s{2,}")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

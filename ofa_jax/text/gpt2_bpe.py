@@ -19,6 +19,8 @@ from ofa_jax.schema import read_json, shown
 from ofa_jax.text.byte_bpe import ByteBPE, byte_alphabet
 from ofa_jax.vocab import NUM_SPECIALS, OFFICIAL_SPECIALS, UNK_ID
 
+__all__ = ["FAIRSEQ_FILES", "GPT2BPE", "HUGGINGFACE_FILES", "read_dictionary"]
+
 FAIRSEQ_FILES = ("encoder.json", "vocab.bpe", "dict.txt")
 HUGGINGFACE_FILES = ("vocab.json", "merges.txt")
 

@@ -26,6 +26,8 @@ from ofa_jax.text.trained_bpe import FILE_NAME as TRAINED_FILE
 from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.vocab import EOS_ID, NUM_SPECIALS, SPECIAL_SYMBOLS, UNK_ID, VocabLayout
 
+__all__ = ["TextTokenizer", "Tokenizer", "load_tokenizer"]
+
 # White space in front of a whole token belongs to it, as for the mask of BART; white space behind
 # it belongs to the text that follows, which then starts with a " word" token.
 _WHOLE_TOKEN = re.compile(r"\s*<(?:(bin|code)_([0-9]{1,9})|mask)>")

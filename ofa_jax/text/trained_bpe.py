@@ -20,6 +20,8 @@ from ofa_jax.schema import parse_json
 from ofa_jax.text.byte_bpe import SPLIT_PATTERN, ByteBPE
 from ofa_jax.vocab import NUM_SPECIALS
 
+__all__ = ["FILE_NAME", "TrainedBPE"]
+
 FILE_NAME = "trained_bpe.json"
 
 

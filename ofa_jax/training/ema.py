@@ -16,6 +16,8 @@ from jaxtyping import Array, Int, PyTree, Shaped
 from ofa_jax import schema
 from ofa_jax.schema import Between
 
+__all__ = ["EMAConfig", "initial_ema", "update_ema"]
+
 
 @dataclasses.dataclass(frozen=True)
 class EMAConfig:

@@ -23,6 +23,17 @@ from ofa_jax.errors import Unfinished
 from ofa_jax.training.state import TrainState
 from ofa_jax.training.step import Batch
 
+__all__ = [
+    "PAUSES",
+    "NonFiniteLossError",
+    "Periods",
+    "ShowsProgress",
+    "StepValues",
+    "StepWatcher",
+    "Timers",
+    "run",
+]
+
 R = TypeVar("R")
 StepValues = Mapping[str, jax.Array]
 

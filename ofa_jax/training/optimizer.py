@@ -23,6 +23,24 @@ from ofa_jax import schema
 from ofa_jax.schema import Between
 from ofa_jax.training.schedule import Schedule, ScheduleConfig, build_schedule
 
+__all__ = [
+    "CLIP_EPSILON",
+    "MATCH_SECONDS",
+    "MUON_RMS",
+    "OptimizerConfig",
+    "Pattern",
+    "build_optimizer",
+    "check_patterns",
+    "clip_by_global_norm",
+    "compiled",
+    "global_norm",
+    "matching_paths",
+    "parameter_path",
+    "scale_by_fairseq_adam",
+    "scale_by_muon",
+    "scale_by_path",
+]
+
 CLIP_EPSILON = 1e-6
 TRAINED, FROZEN = "trained", "frozen"
 ADAM, MUON = "adam", "muon"

@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Num
 from ofa_jax import schema
 from ofa_jax.schema import Between
 
+__all__ = ["Count", "Rate", "Schedule", "ScheduleConfig", "build_schedule"]
+
 Count = Num[Array, "*shape"] | int | float
 Schedule = Callable[[Count], Float[Array, "*shape"]]
 """From finished updates to the learning rate."""

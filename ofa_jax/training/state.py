@@ -22,6 +22,8 @@ from jaxtyping import PRNGKeyArray, PyTree
 from ofa_jax.training.ema import initial_ema
 from ofa_jax.training.randomness import stream_key
 
+__all__ = ["TrainState", "from_checkpoint_tree", "to_checkpoint_tree"]
+
 
 @flax.struct.dataclass
 class TrainState:

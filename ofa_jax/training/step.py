@@ -32,6 +32,18 @@ from ofa_jax.training.randomness import model_keys
 from ofa_jax.training.schedule import Schedule
 from ofa_jax.training.state import TrainState
 
+__all__ = [
+    "ForwardLosses",
+    "Metrics",
+    "TargetMasks",
+    "TaskSums",
+    "TrainStep",
+    "make_eval_step",
+    "make_train_step",
+    "replicated",
+    "split_microbatches",
+]
+
 Metrics = dict[str, Float[Array, "..."]]
 TargetMasks = Callable[[Batch], Bool[Array, "b t v"]]
 ForwardLosses = Callable[

@@ -36,10 +36,11 @@ def module_file(name: str) -> pathlib.Path | None:
 
 
 def anchors(page: pathlib.Path) -> set[str]:
-    """Anchors of a page's headings, as GitHub makes them."""
+    """Anchors of a page's headings, as GitHub makes them, and those that it writes itself."""
+    named = set(re.findall(r'<a id="([^"]+)">', text_of(page)))
     headings = HEADING.findall(FENCE.sub("", text_of(page)))
     plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
-    return {heading.strip().replace(" ", "-") for heading in plain}
+    return named | {heading.strip().replace(" ", "-") for heading in plain}
 
 
 def top_level_names(path: pathlib.Path) -> set[str]:

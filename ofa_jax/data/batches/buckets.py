@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from ofa_jax.data.tasks.task import PRETRAINING_FAMILIES, Lengths, OFATask
 from ofa_jax.schema import nearest
 
+__all__ = ["MAX_BUCKETS", "Buckets", "by_task"]
+
 # Each is one more compilation of the training step.
 MAX_BUCKETS = 8
 

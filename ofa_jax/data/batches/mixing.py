@@ -21,6 +21,17 @@ from typing import Any
 
 import numpy as np
 
+__all__ = [
+    "INTERPOLATIONS",
+    "BatchPlan",
+    "Curve",
+    "Interleaving",
+    "MixturePlan",
+    "RateSchedule",
+    "is_number",
+    "tempered_rates",
+]
+
 INTERPOLATIONS = ("linear", "constant")
 
 

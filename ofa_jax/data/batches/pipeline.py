@@ -33,6 +33,16 @@ from ofa_jax.data.tasks.instruction import trim_at_eos
 from ofa_jax.data.tasks.task import Lengths, OFATask, check_lengths
 from ofa_jax.errors import OutsideFailure
 
+__all__ = [
+    "BAD_RECORD_ERRORS",
+    "ON_BAD_RECORD",
+    "RATE_SOURCES",
+    "MixturePipeline",
+    "WorkerDiedError",
+    "evaluation_row",
+    "fill_batch",
+]
+
 RATE_SOURCES = ("declared", "examples")
 ON_BAD_RECORD = ("error", "skip")
 

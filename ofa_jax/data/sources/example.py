@@ -8,6 +8,16 @@ import itertools
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+__all__ = [
+    "Example",
+    "FileRecords",
+    "InstructionError",
+    "Records",
+    "Source",
+    "check_index",
+    "ends_of",
+]
+
 Example = dict[str, Any]
 
 

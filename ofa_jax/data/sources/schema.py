@@ -17,6 +17,18 @@ from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.values import is_blank
 from ofa_jax.schema import nearest
 
+__all__ = [
+    "FIELDS",
+    "KINDS",
+    "TRUTH",
+    "TYPES",
+    "Field",
+    "SchemaError",
+    "check_example",
+    "is_filled",
+    "may_lack_truth",
+]
+
 
 class SchemaError(ValueError):
     """An example that is not as the schema says; names the place and the field."""

@@ -14,6 +14,16 @@ import numpy as np
 from ofa_jax import vocab
 from ofa_jax.data.sources.example import Example
 
+__all__ = [
+    "FeatureRow",
+    "cut",
+    "empty_row",
+    "identifier",
+    "pad_row",
+    "stack_rows",
+    "without_pixels",
+]
+
 FeatureRow = dict[str, np.ndarray]
 
 

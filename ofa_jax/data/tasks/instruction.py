@@ -28,6 +28,18 @@ from ofa_jax.data.ops import text_noise
 from ofa_jax.data.sources.example import InstructionError
 from ofa_jax.text.tokenizer import Tokenizer
 
+__all__ = [
+    "SOURCE_MODALITIES",
+    "TARGET_MODALITIES",
+    "TEXT_CUT",
+    "TEXT_WINDOW",
+    "Features",
+    "Instruction",
+    "Piece",
+    "Slot",
+    "trim_at_eos",
+]
+
 Features = dict[str, np.ndarray]
 
 SOURCE_MODALITIES = ("IMAGE", "MASKED_IMAGE", "TEXT", "MASKED_TEXT", "BOX")

@@ -26,6 +26,8 @@ from ofa_jax.data.tasks.task import MetricFunction, OFATask
 from ofa_jax.schema import nearest
 from ofa_jax.text.tokenizer import Tokenizer
 
+__all__ = ["SPLITS", "add_mixture", "add_task", "all_tasks", "import_modules", "lookup", "publish"]
+
 SPLITS = ("train", "validation", "test")
 
 _TASKS: dict[str, OFATask] = {}

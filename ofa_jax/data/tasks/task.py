@@ -23,6 +23,17 @@ from ofa_jax.data.tasks.answering import FREE_ANSWER, Answering, answer_ids
 from ofa_jax.data.tasks.instruction import Features, Instruction
 from ofa_jax.text.tokenizer import Tokenizer
 
+__all__ = [
+    "LENGTH_KEYS",
+    "PRETRAINING_FAMILIES",
+    "Lengths",
+    "MetricFunction",
+    "OFATask",
+    "TaskSet",
+    "check_lengths",
+    "image_tokenizer_of",
+]
+
 logger = logging.getLogger("ofa_jax")
 
 # As seqio's `metric_fns`: (targets, predictions) to {name: value}, see `evaluation.scorers.score`.

@@ -15,6 +15,8 @@ from ofa_jax.model.vqgan.config import VQGANConfig
 from ofa_jax.model.vqgan.networks import TRAINING, Decoder, Encoder, pointwise
 from ofa_jax.model.vqgan.quantizers import GumbelQuantizer, NearestQuantizer, Quantized
 
+__all__ = ["VQGAN", "normalized", "to_pixels"]
+
 
 class VQGAN(nn.Module):
     """Encoder, codebook and decoder.

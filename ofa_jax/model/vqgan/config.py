@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+__all__ = ["NORM_GROUPS", "QUANTIZERS", "VQGANConfig"]
+
 QUANTIZERS = ("gumbel", "nearest")
 # Groups of every group norm; all widths are multiples of it.
 NORM_GROUPS = 32
