@@ -37,6 +37,14 @@ def settings(files, *arguments):
     return {name: " ".join(value.split()) for name, _, value in pairs}
 
 
+@pytest.mark.parametrize("name", ["own_vqa", "own_captioning", "own_grounding"])
+def test_images_of_ones_own_take_the_vocabulary_beside_the_checkpoint(name):
+    files = ["gin_configs/models/nano.gin", f"gin_configs/runs/finetune/{name}.gin"]
+    places = ('--gin.DATA_DIR="data"', '--gin.MODEL_DIR="runs/own"')
+    found = settings(files, *places, '--gin.INITIAL_CHECKPOINT_PATH="start"')
+    assert found["VOCAB_DIR"] == "None"
+
+
 def written(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)

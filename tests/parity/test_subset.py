@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from tests.parity import subset
 from tests.shared import bert_dir, gpt2_dir, requires_all_fixtures, requires_gpt2, shared_dir
@@ -14,6 +15,7 @@ def test_the_subset_is_small():
     assert sum(sizes) < 12 * 2**20
 
 
+@pytest.mark.slow
 @requires_all_fixtures
 def test_every_number_of_the_subset_is_an_official_one():
     whole = shared_dir() / "fixtures"
@@ -32,6 +34,7 @@ def test_every_number_of_the_subset_is_an_official_one():
             np.testing.assert_allclose(ours[key], expected, rtol=0, atol=error, err_msg=key)
 
 
+@pytest.mark.slow
 @requires_all_fixtures
 @requires_gpt2
 def test_vocabularies_of_the_subset_have_the_official_ids(monkeypatch, tmp_path):
