@@ -12,7 +12,7 @@ from ofa_jax.model.ofa import OFA
 from ofa_jax.vocab import swap_official_ids
 from tests.parity.fixture import Fixture
 from tests.parity.generation import config_of, constraint_of, hypotheses_of
-from tests.shared import fixtures_dir, shared_dir
+from tests.shared import fixtures_dir
 
 
 def listed_settings():
@@ -22,7 +22,7 @@ def listed_settings():
     suite on the others.
     """
     entries, seen = [], set()
-    for path in sorted(shared_dir().glob("fixtures/*/generation.json")):
+    for path in sorted(fixtures_dir().glob("*/generation.json")):
         for case, settings in json.loads(path.read_text()).items():
             for setting in settings:
                 marks = [pytest.mark.slow] if setting in seen else []
