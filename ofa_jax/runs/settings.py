@@ -92,7 +92,7 @@ class DatasetConfig:
     batch_size: BatchSize
     rates: Mapping[str, Rate] = dataclasses.field(default_factory=dict)
     module: str | Sequence[str] = ()
-    locations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    locations: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     split: str = "train"
     seed: Seed = 0
     num_workers: Annotated[int, Between(0, 1024)] = 0

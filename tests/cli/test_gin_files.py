@@ -11,6 +11,7 @@ from ofa_jax.cli import bindings, gin_files
 from ofa_jax.cli.entry import REQUIRED_MACROS, TRAIN_FILE, macro_types
 from ofa_jax.cli.inference import run_infer
 from ofa_jax.convert import main as convert
+from ofa_jax.runs.settings import DatasetConfig
 from ofa_jax.runs.story import train
 from ofa_jax.training.schedule import ScheduleConfig
 from tests.shared import requires_cases, shared_dir
@@ -43,6 +44,10 @@ def test_images_of_ones_own_take_the_vocabulary_beside_the_checkpoint(name):
     places = ('--gin.DATA_DIR="data"', '--gin.MODEL_DIR="runs/own"')
     found = settings(files, *places, '--gin.INITIAL_CHECKPOINT_PATH="start"')
     assert found["VOCAB_DIR"] == "None"
+    folders = {"DATA_DIR": "data", "VOCAB_DIR": None}
+    lengths = {"inputs": 8, "targets": 8, "image": 32}
+    config = DatasetConfig("scenes_vqa", lengths, 4, locations=folders)
+    assert config.locations == folders
 
 
 def written(path, text):
