@@ -41,6 +41,7 @@ from ofa_jax.inference.weights import (
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.progress import format_duration
+from ofa_jax.provenance import provenance
 from ofa_jax.schema import Between
 from ofa_jax.sharding.layout import MeshLayout
 from ofa_jax.sharding.mesh import device_name
@@ -219,6 +220,7 @@ def evaluate(
         "split": splits[0],
         "tuning": trained_methods(source, imported.config),
         "hardware": device_name(),
+        **provenance(),
     }
     results = {"run": facts, **_by_split(entries, splits)}
     write_json(root / "metrics.json", results)

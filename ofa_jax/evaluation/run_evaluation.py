@@ -201,10 +201,12 @@ class RunEvaluation:
                 self.config.final_num_examples,
                 name,
                 seed=self.seed + number,
-                root=run_dir if number == 0 else None,
+                root=run_dir,
             )
             if found.result is not None:
                 results.append(found.result)
+        if run_dir is not None:
+            _join_seeds(run_dir / "predictions", task.family, self.config.unseen_task_seeds)
         if not results:
             return {}
         mean = {
@@ -219,6 +221,15 @@ class RunEvaluation:
         entry["values"] = [result.metrics[primary] for result in results]
         entry["n"] = sum(len(result.scores) for result in results)
         return entry
+
+
+def _join_seeds(folder: pathlib.Path, name: str, seeds: int) -> None:
+    """Puts the predictions of all seeds into one file, so that they are what was scored."""
+    with (folder / f"{name}.jsonl").open("ab") as whole:
+        for number in range(1, seeds):
+            part = folder / f"{name}_seed_{number}.jsonl"
+            whole.write(part.read_bytes())
+            part.unlink()
 
 
 def _folders(run_dir: pathlib.Path | None, split: str) -> dict[str, pathlib.Path]:

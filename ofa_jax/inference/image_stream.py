@@ -27,6 +27,7 @@ from ofa_jax.inference.images import ListedImage
 from ofa_jax.inference.predictor import OFAPredictor
 from ofa_jax.inference.questions import Prediction, Question
 from ofa_jax.progress import Progress
+from ofa_jax.provenance import provenance
 from ofa_jax.sharding.mesh import device_name
 
 logger = logging.getLogger("ofa_jax")
@@ -122,6 +123,7 @@ def answer_images(
         "left_out": skipped,
         "hardware": device_name(),
         **facts,
+        **provenance(),
     }
     write_json(root / "metrics.json", {"run": run, "tasks": {}, "splits": {}})
     logger.info("predictions: %s", path)

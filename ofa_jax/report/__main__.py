@@ -1,7 +1,7 @@
 """Command line of the report: `python -m ofa_jax.report RUN_DIR`.
 
-With --compare it prints one table of several runs instead. `python -m ofa_jax.report tables` writes
-the tables of the paper with the rows of runs.
+With --compare it prints one table of several runs instead, or writes a page with their curves.
+`python -m ofa_jax.report tables` writes the tables of the paper with the rows of runs.
 """
 
 from __future__ import annotations
@@ -55,8 +55,14 @@ def _report(argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--compare",
-        choices=("markdown", "csv"),
-        help="print a table of the runs' scores instead of writing pages",
+        choices=("markdown", "csv", "html"),
+        help="print a table of the runs' scores instead; html writes a page with their curves",
+    )
+    parser.add_argument(
+        "--output",
+        default="runs/comparison.html",
+        metavar="FILE",
+        help="page of --compare=html (default: %(default)s)",
     )
     parser.add_argument("--split", help="split that --compare looks at (default: main scores)")
     parser.add_argument("--reference", help="run name that --compare takes differences against")
@@ -64,11 +70,16 @@ def _report(argv: Sequence[str]) -> int:
 
     def run() -> None:
         if arguments.compare:
+            records = [collect(path) for path in arguments.run_dirs]
             table = tables.runs_comparison(
-                [collect(path) for path in arguments.run_dirs],
-                split=arguments.split,
-                reference=arguments.reference,
+                records, split=arguments.split, reference=arguments.reference
             )
+            if arguments.compare == "html":
+                from ofa_jax.report.comparison import write_comparison
+
+                named = {record.name: record for record in records}
+                print(write_comparison(named, table, arguments.output))
+                return
             text = table.to_csv() if arguments.compare == "csv" else table.to_markdown()
             sys.stdout.write(text)
             return

@@ -29,6 +29,8 @@ from ofa_jax.report.examples import (
 from ofa_jax.report.images import DrawnBox, draw_boxes, enlarge, load_image
 
 _BINS = re.compile(r"(?:&lt;bin_(\d+)&gt;\s*)+")
+_BIN = re.compile(r"<bin_(\d{1,6})>")
+_BINS_IN_TEXT = re.compile(r"(?:<bin_\d+>\s*)+")
 _CODES = re.compile(r"(?:&lt;code_(\d+)&gt;\s*)+")
 _GRIDS = {
     Kind.IMAGE_INFILLING: "wide",
@@ -55,8 +57,9 @@ def text_html(text: object) -> Markup:
     """Escapes text; masks, runs of bins and runs of codes become small labels."""
 
     def region(match: re.Match) -> str:
-        bins = " ".join(re.findall(r"\d+", match.group(0)))
-        return f'<span class="pill" title="box bins">&#9633; {bins}</span> '
+        bins = re.findall(r"\d+", match.group(0))
+        sides = "left, top, right, bottom in steps of the model's input" if len(bins) == 4 else ""
+        return f'<span class="pill bins" title="{sides}">bins {" ".join(bins)}</span> '
 
     def codes(match: re.Match) -> str:
         count = len(re.findall(r"code_", match.group(0)))
@@ -94,8 +97,27 @@ def likeness(predicted: str, target: str) -> float:
 def _box_text(box: Sequence[float] | None) -> Markup:
     if box is None:
         return Markup()
-    numbers = " ".join(f"{value:.1f}" for value in box)
-    return Markup('<span class="pixels">{}</span>').format(numbers)
+    return Markup('<span class="pixels">{}</span>').format(_sides(box))
+
+
+def _sides(box: Sequence[float]) -> str:
+    names = ("left", "top", "right", "bottom")
+    return ", ".join(f"{name} {value:.1f}" for name, value in zip(names, box)) + " px"
+
+
+def _seen(kind: Kind, row: Prediction) -> str:
+    """What the image of an example shows, for readers who cannot see it."""
+    parts = [_BINS_IN_TEXT.sub("", str(row.get("input_text") or "")).strip()]
+    for name, fields in (("predicted", "predicted"), ("true", "true")):
+        if objects := row.get(f"{fields}_objects"):
+            parts.append(f"{name}: {', '.join(str(one['label']) for one in objects)}")
+        elif box := row.get(f"{fields}_box"):
+            name = "region" if kind is Kind.REGION else f"{name} box"
+            parts.append(f"{name} {_sides(box)}")
+    if kind not in (Kind.GROUNDING, Kind.DETECTION, *_CODE_IMAGES):
+        answer = str(row.get("prediction_text", "")).strip()
+        parts.append(f"answered: {answer or 'nothing'}")
+    return "; ".join(part for part in parts if part)
 
 
 def _list(items: Iterable[Markup]) -> Markup:
@@ -208,7 +230,7 @@ class Card:
     """One example.
 
     Attributes:
-      name: what its images are called where they are not seen.
+      seen: what its images show, in words.
       judgement: of the prediction.
       pictures: of `pictures_of`.
       lacks_image: other cards of the section have images, so a missing one needs a word.
@@ -216,7 +238,7 @@ class Card:
       lines: name and text or HTML of each line below.
     """
 
-    name: str
+    seen: str
     judgement: Judgement
     pictures: Sequence[tuple[str, Image.Image | None]]
     lacks_image: bool
@@ -241,6 +263,7 @@ class TaskSection:
       none_shown: button and what is said where it leaves no card.
       asked: the input of all examples, "" where it differs.
       legend: keys of what is drawn.
+      bins: the largest number of a bin in the inputs shown; 0 where there is none.
       grid: class of the cards.
       cards: the examples.
     """
@@ -257,6 +280,7 @@ class TaskSection:
     none_shown: Sequence[tuple[str, str]] = ()
     asked: Markup | str = ""
     legend: Sequence[str] = ()
+    bins: int = 0
     grid: str = ""
     cards: Sequence[Card] = ()
 
@@ -324,7 +348,7 @@ def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: i
         pictures = pictures_of(record, kind, row)
         cards.append(
             Card(
-                f"example {row.get('example_id', '')}",
+                _seen(kind, row),
                 judgement,
                 pictures,
                 pictured and not pictures,
@@ -340,6 +364,10 @@ def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: i
         none_shown=none_shown,
         asked=text_html(prompts.pop()) if common else "",
         legend=_legend(kind, shown),
+        bins=max(
+            (int(one) for row in rows for one in _BIN.findall(str(row.get("input_text") or ""))),
+            default=0,
+        ),
         grid=_GRIDS.get(kind, ""),
         cards=cards,
     )

@@ -22,7 +22,7 @@ TRAINING, EVALUATION, ANSWERS = "training", "evaluation", "answers"
 
 # Numbers of a task's entry in metrics.json that are not scores of the model.
 BASELINE_KEYS = ("chance", "majority", "baseline")
-_NOT_SCORES = frozenset({*BASELINE_KEYS, "n", "floor", "aim"})
+NOT_SCORES = frozenset({*BASELINE_KEYS, "n", "floor", "aim"})
 
 
 class RecordError(ValueError):
@@ -211,7 +211,7 @@ def _task_scores(path: pathlib.Path, where: str, name: str, entry: object) -> Ta
     metrics = {
         key: float(value)
         for key, value in entry.items()
-        if key not in _NOT_SCORES and _is_finite_number(value)
+        if key not in NOT_SCORES and _is_finite_number(value)
     }
     primary = entry.get("primary")
     if primary not in metrics:

@@ -45,6 +45,9 @@ def _fact_text(heading: str, value: object) -> str:
         if heading == "Wall time":
             return format_duration(value)
         return labels.format_count(value)
+    if heading == "Date":
+        # To the minute, without the zone.
+        return str(value).replace("T", " ")[:16]
     return labels.format_setting(value)
 
 

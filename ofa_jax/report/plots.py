@@ -138,6 +138,17 @@ def _title(axes: Axes, title: str, unit: str, latest: str) -> None:
     )
 
 
+def finish(axes: Axes, title: str, unit: str, right: str = "") -> None:
+    """Ticks along both axes, heading and unit.
+
+    Args:
+      right: text at the right of the heading.
+    """
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    _steps_axis(axes)
+    _title(axes, title, unit, right)
+
+
 def _loss_panel(title: str, steps: np.ndarray, values: np.ndarray) -> Panel:
     window = max(5, len(values) // 25)
     smoothed = smooth(values, window)
@@ -167,6 +178,7 @@ def _score_panel(record: RunRecord, task: str, title: str, key: str) -> Panel:
     steps, values = record.series(key)
     metric = key.split("/", 2)[2]
     scores = record.tasks.get(task)
+    only = "" if len(steps) > 1 else ", one evaluation only"
     factor = 100.0 if labels.is_share(metric) else 1.0
     lines = []
     if scores is not None and scores.primary == metric:
@@ -194,13 +206,15 @@ def _score_panel(record: RunRecord, task: str, title: str, key: str) -> Panel:
         levels = [*(factor * values), *(factor * line[1] for line in lines)]
         top, bottom = max(levels), min(0.0, *levels)
         axes.set_ylim(bottom, top + 0.14 * (top - bottom or 1.0))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        _steps_axis(axes)
-        unit = labels.metric_label(metric) + (", %" if factor == 100 else "")
-        _title(axes, title, unit, labels.format_metric(metric, values[-1]))
+        unit = labels.metric_label(metric) + (", %" if factor == 100 else "") + only
+        finish(axes, title, unit, labels.format_metric(metric, values[-1]))
 
-    text = f"{title}: {labels.metric_label(metric)} {labels.format_metric(metric, values[-1])}"
-    return Panel(title, f"{text} after {steps[-1]:.0f} steps", draw)
+    shown = [labels.format_metric(metric, value) for value in (values[0], values[-1])]
+    way = f"{shown[1]} after {steps[-1]:.0f} steps"
+    if not only:
+        way = f"from {shown[0]} after {steps[0]:.0f} steps to {way}"
+    level = "".join(f"; {n} {labels.format_metric(metric, value)}" for n, value, *_ in lines)
+    return Panel(title, f"{title}: {labels.metric_label(metric)} {way}{only}{level}", draw)
 
 
 def _plain_panel(

@@ -170,7 +170,7 @@ def all_metrics_table(record: RunRecord) -> Table:
 
 
 def split_table(record: RunRecord) -> Table | None:
-    """Primary metric of each task on each split, with the difference to the first split.
+    """Primary metric of each task, on the main split and on each other, with the difference.
 
     Returns:
       One row per task, None where the run has no splits.
@@ -179,11 +179,12 @@ def split_table(record: RunRecord) -> Table | None:
         return None
     tasks = list(dict.fromkeys(name for scores in record.splits.values() for name in scores))
     names = labels.task_labels(tasks)
-    splits = list(record.splits)
+    main = str(record.info.get("split") or "validation")
+    groups = {main: record.tasks, **{k: v for k, v in record.splits.items() if k != main}}
     rows = []
     for name in tasks:
-        by_split = [record.splits[split].get(name) for split in splits]
-        known = record.tasks.get(name) or next(s for s in by_split if s is not None)
+        by_split = [group.get(name) for group in groups.values()]
+        known = next(s for s in by_split if s is not None)
         metric = known.primary
         first = by_split[0].metrics.get(str(metric)) if by_split[0] else None
         row = [Cell(names[name], note=labels.metric_label(metric) if metric else "")]
@@ -197,8 +198,8 @@ def split_table(record: RunRecord) -> Table | None:
             note = labels.format_difference(str(metric), difference)
             row.append(_metric_cell(metric, value, note=note, tint=difference / scale))
         rows.append(tuple(row))
-    heads = ("Task", *[split.replace("_", " ").capitalize() for split in splits])
-    return Table(heads, tuple(rows), f"Small: difference to {splits[0].replace('_', ' ')}.")
+    heads = ("Task", *[split.replace("_", " ").capitalize() for split in groups])
+    return Table(heads, tuple(rows), f"Small: difference to {main.replace('_', ' ')}.")
 
 
 def runs_comparison(

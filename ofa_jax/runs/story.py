@@ -26,7 +26,8 @@ from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.model import flops
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.progress import format_duration
-from ofa_jax.report.collect import RecordError
+from ofa_jax.provenance import provenance
+from ofa_jax.report.collect import NOT_SCORES, RecordError
 from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import hosts, objective
 from ofa_jax.runs import state as run_state
@@ -441,7 +442,10 @@ def _finish(
             "finished": finished,
             "wall_seconds": round(wall_seconds, 1),
             **facts,
+            **provenance(),
         }
+        log.write(int(state.step), _as_history(results["tasks"]))
+        log.flush()
         run.check_lock()
         atomic.write_json(path, results)
     else:
@@ -456,6 +460,16 @@ def _finish(
     else:
         logger.info("report: %s", run.shown(report))
     return results
+
+
+def _as_history(tasks: Mapping[str, Any]) -> dict[str, float]:
+    """Final scores under the names that evaluations during training have."""
+    return {
+        f"eval/{task}/{name}": value
+        for task, entry in tasks.items()
+        for name, value in entry.items()
+        if isinstance(value, float) and name not in NOT_SCORES
+    }
 
 
 def _finished_results(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:

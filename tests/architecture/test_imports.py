@@ -47,8 +47,8 @@ EXCEPTIONS = {
 
 # Rooms in the order of import: each may import those before it, none behind it.
 ROOMS = (
-    *("errors", "schema", "lock", "vocab", "atomic", "digest", "progress", "restricted_pickle"),
-    *("bundled", "extras", "quiet_tensorflow"),
+    *("errors", "schema", "lock", "vocab", "atomic", "digest", "progress", "provenance"),
+    *("restricted_pickle", "bundled", "extras", "quiet_tensorflow"),
     *("ops", "model", "text"),
     "metrics",
     *("losses", "decoding", "sharding", "training", "checkpoint", "image_codes", "data", "scenes"),

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
@@ -126,3 +127,10 @@ def test_odd_curves_can_be_drawn(tmp_path, values):
     svg = base64.b64decode(plots.panel_svg(groups[0].panels[0]).split(",")[1]).decode()
     assert "system-ui" in svg
     assert "DejaVu" not in svg
+
+
+def test_one_evaluation_says_that_it_is_one(tmp_path):
+    rows = [{"step": 10, "eval/vqa/accuracy": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) for row in rows))
+    [panel] = plots.score_group(collect(tmp_path)).panels
+    assert panel.description == "VQA: accuracy 50.0% after 10 steps, one evaluation only"

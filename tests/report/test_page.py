@@ -172,7 +172,12 @@ def test_answers_show_every_object_and_the_next_best(tmp_path):
     ]
     text, _ = _write_rows(tmp_path, "answers", rows)
     shown = _section(text, "answers")
-    for words in ("<dd>cat, dog</dd>", "20.0 0.0 29.0 9.0", "<q>nothing to see</q>", "-2.50"):
+    for words in (
+        "<dd>cat, dog</dd>",
+        "left 20.0, top 0.0, right 29.0, bottom 9.0 px",
+        "<q>nothing to see</q>",
+        "-2.50",
+    ):
         assert words in shown
     assert "predicted box" in shown
     assert "true box" not in shown
@@ -277,6 +282,30 @@ def test_command(run_dir, tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "metrics.jsonl, line 1" in capsys.readouterr().err
     assert main([str(run_dir), "--examples", "0"]) == 2
+
+
+def test_runs_are_compared_on_a_page_with_curves(run_dir, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    scores = json.loads((other / "metrics.json").read_text())
+    scores["run"]["name"] = "other run"
+    (other / "metrics.json").write_text(json.dumps(scores))
+    path = tmp_path / "page" / "comparison.html"
+    assert main([str(run_dir), str(other), "--compare=html", f"--output={path}"]) == 0
+    assert capsys.readouterr().out.strip() == str(path)
+    text, parser = _parse(path)
+    assert "2 runs compared" in text
+    assert {"table", "scores", "loss"} <= set(parser.ids)
+    assert all(one.startswith(("#", "data:")) for one in parser.references)
+    assert re.search(r'alt="All tasks, nats per token: .* after \d+ steps; other run ', text)
+
+
+def test_images_and_charts_say_what_is_seen(page):
+    text, _ = page
+    alts = re.findall(r'alt="([^"]*)"', text)
+    assert any(re.search(r"which region .*; predicted box left [\d.]+, top", alt) for alt in alts)
+    assert any(re.search(r" from [\d.]+%? after \d+ steps to ", alt) for alt in alts)
+    assert not any(alt.startswith("example ") for alt in alts)
 
 
 def test_record_of_the_run_is_not_changed(run_dir):

@@ -45,7 +45,7 @@ def test_score_table(record):
     assert (row[6].note, row[7].note) == ("✓ met", "✗ below")
 
 
-def test_split_table_shows_differences_to_the_first_split(record):
+def test_split_table_shows_differences_to_the_main_split(record):
     table = tables.split_table(record)
     row = next(row for row in table.rows if row[0].text == "Visual grounding")
     assert [cell.text for cell in row[1:]] == ["88.0%", "87.1%", "52.8%", "79.2%"]
