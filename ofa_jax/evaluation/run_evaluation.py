@@ -228,8 +228,9 @@ def _join_seeds(folder: pathlib.Path, name: str, seeds: int) -> None:
     with (folder / f"{name}.jsonl").open("ab") as whole:
         for number in range(1, seeds):
             part = folder / f"{name}_seed_{number}.jsonl"
-            whole.write(part.read_bytes())
-            part.unlink()
+            if part.exists():
+                whole.write(part.read_bytes())
+                part.unlink()
 
 
 def _folders(run_dir: pathlib.Path | None, split: str) -> dict[str, pathlib.Path]:

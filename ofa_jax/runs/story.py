@@ -444,7 +444,7 @@ def _finish(
             **facts,
             **provenance(),
         }
-        log.write(int(state.step), _as_history(results["tasks"]))
+        log.write(int(state.step), final_scores(results["tasks"]))
         log.flush()
         run.check_lock()
         atomic.write_json(path, results)
@@ -462,7 +462,7 @@ def _finish(
     return results
 
 
-def _as_history(tasks: Mapping[str, Any]) -> dict[str, float]:
+def final_scores(tasks: Mapping[str, Any]) -> dict[str, float]:
     """Final scores under the names that evaluations during training have."""
     return {
         f"eval/{task}/{name}": value
