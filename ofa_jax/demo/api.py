@@ -67,7 +67,7 @@ def read_asked(form: Mapping[str, str], model: DemoModel) -> tuple[Asked, float 
         schema.require_known("field", name, known)
     if bool(task) == ("instruction" in given):
         raise ValueError("give either a task or an instruction; GET /api/tasks lists the tasks")
-    settings = {
+    settings: dict[str, Any] = {
         name: text if kind not in (int, float) else _number(name, text, kind)
         for name, kind in kinds.items()
         if (text := given.get(name)) is not None

@@ -235,7 +235,7 @@ class DemoModel:
         return await asyncio.wrap_future(self._batcher.submit(key, question, alone=drawn_alone))
 
     def _image(
-        self, asked: Asked, prediction: Prediction, data: Mapping[str, Any]
+        self, asked: Asked, prediction: Prediction, data: dict[str, Any]
     ) -> Image.Image | None:
         """What an answer looks like: the image that it means in codes, or its boxes, or None."""
         if not self.makes_images(asked.task) or self.image_tokenizer is None:

@@ -100,10 +100,9 @@ def build_page(model: DemoModel, name: str) -> gr.Blocks:
                     elem_classes="pixels",
                     alt_text="The image that the model is asked about",
                 )
-                fresh = truth = None
+                fresh: tuple[gr.Button, gr.Markdown] | None = None
                 if world is not None:
-                    fresh = gr.Button("New scene")
-                    truth = gr.Markdown()
+                    fresh = gr.Button("New scene"), gr.Markdown()
             with gr.Column(scale=3, min_width=320):
                 order = [*TITLES, *model.cards]
                 tabs = sorted(model.cards.items(), key=lambda item: order.index(item[0]))
@@ -164,7 +163,8 @@ def build_page(model: DemoModel, name: str) -> gr.Blocks:
                 filled = [values.get(name, "") for name in fields for _ in texts[name]]
                 return [made, said, *filled]
 
-            for event in (fresh.click, page.load):
+            again, truth = fresh
+            for event in (again.click, page.load):
                 event(scene, None, [image, truth, *targets], api_visibility="private")
     page.queue(max_size=2 * model.settings.max_waiting)
     return page
@@ -271,12 +271,9 @@ async def _asks(
     model: DemoModel, task: str, has_image: bool, names: Sequence[str], *values: Any
 ) -> list[Any]:
     """What a button does: values are the image, if there is one, and one for each name."""
-    file = None
-    if has_image:
-        path, *values = values
-        if path is not None:
-            file = pathlib.Path(path).read_bytes()
-    form = {name: "" if value is None else str(value) for name, value in zip(names, values)}
+    path, *texts = values if has_image else (None, *values)
+    file = None if path is None else pathlib.Path(path).read_bytes()
+    form = {name: "" if value is None else str(value) for name, value in zip(names, texts)}
     try:
         asked, below = read_asked({**form, "task": task}, model)
         answered = await model.ask(asked, file, below)
