@@ -16,6 +16,15 @@ quickstart: $(STAMP) ## install, then train and evaluate OFA on all eight tasks 
 test: $(STAMP) ## install, then run the default tests (under 15 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# The edit loop: what each core room promises, without a training run or a large compilation.
+FAST := tests/architecture/test_imports.py tests/architecture/test_release.py tests/test_bundled.py \
+	tests/test_schema.py tests/test_digest.py tests/test_lock.py tests/text tests/metrics \
+	tests/losses/test_cross_entropy.py tests/sharding/test_mesh.py \
+	tests/training/test_schedule.py tests/data/steps tests/data/tasks/test_instruction.py \
+	tests/cli/test_messages.py
+test-fast: $(STAMP) ## a minute's check of every core room
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
+
 test-slow: $(STAMP) ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
 
