@@ -21,7 +21,6 @@ from flax.linen.partitioning import AxisMetadata
 from t5x import metrics as metrics_lib  # pyrefly: ignore[missing-import]
 from t5x import models, optimizers  # pyrefly: ignore[missing-import]
 
-from ofa_jax.data.sources import locations as data_locations
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.generate import generate
 from ofa_jax.inference.answerer import Recipe
@@ -98,8 +97,7 @@ class OFAModel(models.BaseModel):
                 "trainer.Trainer.scst: self-critical training samples outside of the "
                 "compiled step, which t5x cannot; train with python -m ofa_jax.train"
             )
-        for name, path in dataset.locations.items():
-            data_locations.assign(name, path)
+        run_tasks.assign_locations(dataset.locations, None)
         dataset.configure_buckets()
         self.tasks = run_tasks.load(dataset, None)
         layout = self.tasks.tokenizer.layout
