@@ -8,6 +8,9 @@ weights. All settings run in turns in one process, so that ratios hold on a mach
 too; processor time (all threads) stands beside time by the clock, both as medians over the rounds
 after one round that is not counted. Images are in memory; compilation is not counted.
 
+`--parts image`: the 1,024 codes of an image of 256 pixels from 24 source tokens, drawn among the
+256 likeliest, alone and with guidance, and how many programs were compiled for it.
+
 Further: ten decoding steps at several positions of one cache, whose cost must not depend on the
 position, and with caches of several lengths.
 """
@@ -29,12 +32,15 @@ from flax import linen as nn
 from benchmarks.turns import Measured, in_turns, report
 from ofa_jax import vocab
 from ofa_jax.decoding.beam import BeamConfig
-from ofa_jax.decoding.constraints import Trie
-from ofa_jax.decoding.generate import encode, generate, start
+from ofa_jax.decoding.constraints import IdRanges, Trie
+from ofa_jax.decoding.generate import _generate, encode, generate, start
 from ofa_jax.decoding.ranking import Candidates, rank
+from ofa_jax.decoding.sampling import SamplingConfig
 from ofa_jax.model import OFA, SIZES
 
 SOURCE_TOKENS, NEW_TOKENS, ANSWERS = 9, 16, 3129
+# Text to image, in the official vocabulary: what stands before the codes and behind them.
+IMAGE_TOKENS, CODES_BEHIND, BINS = 24, 50_261, 1000
 # Shares of answers of 1, 2, ... tokens; about those of the answers of VQAv2.
 ANSWER_LENGTHS = (0.55, 0.3, 0.1, 0.05)
 STEPS = 10
@@ -114,6 +120,39 @@ def whole_decoding(
         report(f"batch {batch}", settings, "beam 5", results)
 
 
+def whole_images(
+    model: OFA, variables: Any, rounds: int, batches: tuple[int, ...], results: Any
+) -> None:
+    """Text to image: codes of whole images, without turning them into pixels."""
+    model = OFA(dataclasses.replace(model.config, code_image_size=256))
+    codes = IdRanges(((vocab.NUM_SPECIALS + CODES_BEHIND, model.config.vocab_size - BINS),))
+    drawn = SamplingConfig(top_k=256, max_len_b=model.config.code_window**2, gen_code=True)
+    rng = np.random.default_rng(4)
+    for batch in batches:
+        tokens = rng.integers(4, 50000, (batch, IMAGE_TOKENS)).astype(np.int32)
+        data = jax.device_put({"encoder_input_tokens": tokens})
+
+        def drawing(guidance: float, data: Any = data) -> Measured:
+            def images() -> Any:
+                return generate(
+                    model,
+                    variables,
+                    data,
+                    dataclasses.replace(drawn, guidance=guidance),
+                    constraint=codes,
+                    unconditional=data["encoder_input_tokens"][:, ::-1],
+                    rng=jax.random.key(0),
+                ).tokens
+
+            return Measured(images)
+
+        before = _generate._cache_size()
+        settings = {"1,024 codes": drawing(1.0), "1,024 codes, guided": drawing(3.0)}
+        in_turns(settings, rounds)
+        report(f"images, batch {batch}", settings, "1,024 codes", results)
+        print(f"programs of the search: {_generate._cache_size() - before}, one per setting")
+
+
 def single_steps(model: OFA, variables: Any, size: int, rounds: int, results: Any) -> None:
     """Steps of five beams in one loop, as a search takes them: by position and by cache length."""
     encoded, code_masks = encode(model, variables, inputs(size, 1))
@@ -153,6 +192,8 @@ def measure(model: OFA, name: str, arguments: argparse.Namespace) -> dict[str, A
     results: dict[str, Any] = {}
     if "steps" in arguments.parts:
         single_steps(model, variables, size, rounds, results)
+    if "image" in arguments.parts:
+        whole_images(model, variables, rounds, tuple(arguments.batches), results)
     if "whole" in arguments.parts:
         whole_decoding(model, variables, size, rounds, tuple(arguments.batches), results)
     return results
@@ -168,7 +209,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
     parser.add_argument(
-        "--parts", nargs="+", default=["steps", "whole"], choices=["steps", "whole"]
+        "--parts", nargs="+", default=["steps", "whole"], choices=["steps", "whole", "image"]
     )
     parser.add_argument("--json", help="also write the figures to this file")
     arguments = parser.parse_args()

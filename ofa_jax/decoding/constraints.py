@@ -67,6 +67,11 @@ class IdRanges:
                     f"{end})"
                 )
 
+    def ids(self) -> np.ndarray:
+        """int32[n]: every id that is ever allowed, the specials first."""
+        ranges = (np.arange(*one) for one in ((0, vocab.NUM_SPECIALS), *self.ranges))
+        return np.concatenate(list(ranges)).astype(np.int32)
+
     def init_state(self, batch: int, beams: int) -> tuple[()]:
         """Ranges remember nothing."""
         del batch, beams

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ofa_jax.decoding.beam import BeamConfig, beam_search
 from ofa_jax.decoding.constraints import Constraint
 from ofa_jax.decoding.rules import Cache, Hypotheses, Position, StepFn
-from ofa_jax.decoding.sampling import SamplingConfig, sample
+from ofa_jax.decoding.sampling import SamplingConfig, guided, sample
 from ofa_jax.model.encoder import EncoderOutput
 from ofa_jax.model.ofa import OFA, Batch
 
@@ -43,6 +43,7 @@ def generate(
     *,
     constraint: Constraint | None = None,
     prefix: Int[Array, "b p"] | None = None,
+    unconditional: Int[Array, "b s"] | None = None,
     rng: PRNGKeyArray | None = None,
 ) -> Hypotheses:
     """Generates outputs for a batch, in evaluation mode.
@@ -57,16 +58,23 @@ def generate(
       constraint: what may be answered.
       prefix: what the decoder reads after BOS and before it answers (a decoder
         prompt), padded right with 0. Neither results nor lengths nor scores include it.
+      unconditional: encoder tokens without the prompts, for guidance: it doubles the batch.
       rng: key, needed for sampling only.
 
     Returns:
       g hypotheses per sentence, best first.
 
     Raises:
-      ValueError: sampling without `rng`.
+      ValueError: sampling without `rng`, guidance without `unconditional`.
     """
     if isinstance(config, SamplingConfig) and rng is None:
         raise ValueError("sampling needs rng, a jax.random key")
+    if _is_guided(config):
+        if unconditional is None:
+            raise ValueError("guidance needs the encoder tokens of empty prompts")
+        twice = {key: jnp.concatenate([value, value]) for key, value in batch.items()}
+        tokens = jnp.concatenate([batch["encoder_input_tokens"], unconditional])
+        batch = {**twice, "encoder_input_tokens": tokens}
     encoder_output, code_masks = encode(model, variables, batch, gen_code=config.gen_code)
     source_length = batch["encoder_input_tokens"].shape[1]
     return _generate(
@@ -149,6 +157,10 @@ def sharding_rules() -> Rules:
     return tuple((name, axes) for name, axes in nn.get_logical_axis_rules())
 
 
+def _is_guided(config: BeamConfig | SamplingConfig) -> bool:
+    return isinstance(config, SamplingConfig) and config.guidance != 1.0
+
+
 @functools.partial(jax.jit, static_argnames=("model", "rules"))
 def _encode(model: OFA, variables: VariableDict, batch: Batch, rules: Rules) -> EncoderOutput:
     del rules
@@ -173,8 +185,11 @@ def _generate(
     places = max_length + 1 + (0 if prefix is None else prefix.shape[1])
     beams = config.samples if isinstance(config, SamplingConfig) else config.beam
     step_fn, cache = start(model, variables, encoder_output, code_masks, beams=beams, places=places)
+    rows = code_masks.shape[0]
+    if _is_guided(config):
+        step_fn, rows = guided(step_fn, cast(SamplingConfig, config).guidance), rows // 2
     settings = {
-        "batch": code_masks.shape[0],
+        "batch": rows,
         "max_length": max_length,
         "constraint": constraint,
         "prefix": prefix,

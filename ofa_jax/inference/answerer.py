@@ -43,6 +43,8 @@ class Recipe:
       codes: whether the answer is image codes.
       candidates: ids of each answer of the closed set, without eos; None where there is none.
       constraint: what may be generated, where it is neither codes nor a closed set.
+      empty_prompt: ids of the source without its texts, for guidance; None where the model has not
+        been trained with such.
     """
 
     answering: Answering = FREE_ANSWER
@@ -51,6 +53,7 @@ class Recipe:
     codes: bool = False
     candidates: tuple[tuple[int, ...], ...] | None = None
     constraint: Constraint | None = None
+    empty_prompt: tuple[int, ...] | None = None
 
     @classmethod
     def of_task(cls, task: OFATask, target_length: int) -> Recipe:
@@ -71,6 +74,7 @@ class Recipe:
             max_prompt=target_length - (task.answering.max_tokens or 0),
             codes=task.target_modality == "CODE",
             candidates=task.candidate_ids() if closed else None,
+            empty_prompt=task.empty_prompt(),
         )
 
     def settings(self, config: OFAConfig, beam_size: int) -> BeamConfig | SamplingConfig:
@@ -89,7 +93,13 @@ class Recipe:
         given.setdefault("max_len_b", self.answering.max_tokens or self.max_tokens)
         try:
             if self.answering.method == "sampling":
-                return SamplingConfig(**given)
+                settings = SamplingConfig(**given)
+                if settings.guidance != 1 and self.empty_prompt is None:
+                    raise ValueError(
+                        f"decoding: guidance must be 1, got {settings.guidance:g}: this model has "
+                        "not been trained with empty prompts (Answering.empty_prompts)"
+                    )
+                return settings
             given.setdefault("zero_shot", not self.answering.renormalize)
             given.setdefault("beam", beam_size)
             return BeamConfig(**given)
@@ -166,6 +176,10 @@ class Answerer:
         prompts = recipe.answering.prompts(tokens)
         if prompts is not None:
             batch["prefix"] = prompts[:, : recipe.max_prompt]
+        if recipe.empty_prompt is not None:
+            empty = np.zeros_like(tokens)
+            empty[:, : len(recipe.empty_prompt)] = recipe.empty_prompt[: tokens.shape[1]]
+            batch["unconditional"] = empty
         placed = self.layout.place(_filled(batch, self.layout.parts))
         prefix = placed.pop("prefix", None)
         ask = self._rank if self._ranks(recipe) else self._generate
@@ -194,6 +208,7 @@ class Answerer:
             settings,
             constraint=self.layout.replicate(recipe.allowed(self.tokenizer.layout)),
             prefix=prefix,
+            unconditional=placed.get("unconditional"),
             rng=self.layout.key(self.seed, number) if sampled else None,
         )
         return self._fetched(found, best)
