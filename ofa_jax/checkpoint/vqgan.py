@@ -27,11 +27,13 @@ from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint
 from ofa_jax.checkpoint.torch_writer import write_torch_file
 from ofa_jax.model.vqgan.autoencoder import VQGAN
-from ofa_jax.model.vqgan.config import VQGANConfig
+from ofa_jax.model.vqgan.config import NORM_GROUPS, VQGANConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 DESCRIPTION = "model.yaml"
+# Our own tensor: groups of the norms, where they are not the official ones. No shape tells them.
+NORM_GROUPS_NAME = "norm_groups"
 # What an image tokenizer consists of; everything else in a file belongs to training.
 _NEEDED = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 
@@ -106,11 +108,12 @@ def expected_parameters(config: VQGANConfig) -> dict[tuple[str, ...], tuple[str,
     return found
 
 
-def config_from_shapes(shapes: Shapes) -> VQGANConfig:
+def config_from_shapes(shapes: Shapes, norm_groups: int = NORM_GROUPS) -> VQGANConfig:
     """Infers the configuration from the shapes of a state dict.
 
     Args:
       shapes: official name -> shape.
+      norm_groups: which no shape tells.
 
     Returns:
       The configuration, with training weights at their defaults.
@@ -148,6 +151,7 @@ def config_from_shapes(shapes: Shapes) -> VQGANConfig:
         latent_channels=shape("encoder.conv_out.weight")[0],
         embedding_dim=codebook[1],
         num_codes=codebook[0],
+        norm_groups=norm_groups,
         quantizer=kinds[0] if kinds else "gumbel",
     )
 
@@ -275,6 +279,8 @@ def write_vqgan(
     """
     path = pathlib.Path(path)
     state_dict = {**to_state_dict(params, config), **(others or {})}
+    if config.norm_groups != NORM_GROUPS:
+        state_dict[NORM_GROUPS_NAME] = np.array(config.norm_groups, np.int64)
     tensors = collections.OrderedDict(
         (name, np.ascontiguousarray(value)) for name, value in state_dict.items()
     )
@@ -303,13 +309,14 @@ def read_vqgan(path: str | os.PathLike) -> tuple[VQGANConfig, dict[str, Any]]:
         state_dict = read_safetensors(path)
     else:
         state_dict = read_torch_checkpoint(path).state_dict
+    groups = state_dict.get(NORM_GROUPS_NAME, NORM_GROUPS)
     kept = {name: t for name, t in state_dict.tensors.items() if name.startswith(_NEEDED)}
     if not kept:
         found = ", ".join(list(state_dict)[:3])
         raise CheckpointFileError(f"{path}: no weights of a VQGAN, but others such as {found}")
     state_dict = StateDict(kept)
     try:
-        config = config_from_shapes(state_dict.shapes())
+        config = config_from_shapes(state_dict.shapes(), int(groups))
         config = _described(path.with_name(DESCRIPTION), config)
         return config, to_params(state_dict, config)
     except CheckpointFileError:

@@ -14,10 +14,12 @@ import gin
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig
 from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.model.config import ResNetConfig, TuningConfig
+from ofa_jax.model.vqgan.config import VQGANConfig
 from ofa_jax.runs import settings
 from ofa_jax.runs.log import LogConfig
 from ofa_jax.runs.loss_evaluation import LossEvaluationConfig
 from ofa_jax.training.ema import EMAConfig
+from ofa_jax.training.image_tokenizer import ImageTokenizerConfig
 from ofa_jax.training.optimizer import OptimizerConfig
 from ofa_jax.training.schedule import ScheduleConfig
 from ofa_jax.training.scst import SCSTConfig
@@ -50,6 +52,8 @@ def registered(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
         "checkpoints.CheckpointConfig": settings.CheckpointConfig,
         "evaluation.LossEvaluationConfig": LossEvaluationConfig,
         "log.LogConfig": LogConfig,
+        "models.VQGAN": VQGANConfig,
+        "trainer.ImageTokenizerConfig": ImageTokenizerConfig,
         **SHARED,
     }
 

@@ -16,7 +16,7 @@ _OF_T5X = re.compile(
     re.MULTILINE,
 )
 _OF_NATIVE = re.compile(
-    r"^(train_script\.|MODEL\s*=\s*@models\.OFA\(\)|include\s+.gin_configs/native/)", re.MULTILINE
+    r"^(train_script\.|MODEL\s*=\s*@models\.\w+\(\)|include\s+.gin_configs/native/)", re.MULTILINE
 )
 
 MESH = "partitioning.Partitioner.mesh, for example 'data=-1,model=4'"

@@ -132,6 +132,7 @@ def parse(
                     message = f"{value} is no value of gin; write {named}"
             raise ConfigError(f"--gin.{name}={value}: {message}") from error
     _expand_paths()
+    _forget_unused_models()
     check(required=required, types=types or {})
     _check_unused(known)
     try:
@@ -315,6 +316,16 @@ def _shell_path(name: str, value: str) -> str:
     if "$" in found:
         raise ConfigError(f"{name}: {value}: a variable in it is not set")
     return found
+
+
+def _forget_unused_models() -> None:
+    """A run of another model need not give what the shared file requires of OFA."""
+    config = gin.config._CONFIG
+    used = {reference.selector for reference in gin.config.iterate_references(config)}
+    for key, bound in list(config.items()):
+        is_other_model = key[1].endswith("models.OFA") and key[1] not in used
+        if is_other_model and all(map(_is_missing, bound.values())):
+            del config[key]
 
 
 def _check_required() -> None:

@@ -1,4 +1,4 @@
-"""Images against images: code accuracy, Frechet distance, Inception score, CLIP similarities.
+"""Images against images: codes, PSNR, Frechet distance, Inception score, CLIP similarities.
 
 No network lives here. The Frechet distance, the Inception score and the CLIP similarities take
 the features, class probabilities or embeddings of whatever extractor the caller trusts; numbers are
@@ -42,6 +42,42 @@ def code_accuracy(
     if total == 0:
         raise ValueError("all code grids are empty; code accuracy is undefined")
     return equal / total
+
+
+def psnr(originals: np.ndarray, images: np.ndarray) -> float:
+    """Peak signal-to-noise ratio over all pixels of all images, in decibel.
+
+    Args:
+      originals: uint8[...].
+      images: uint8 of the same shape.
+
+    Returns:
+      10 log10(255^2 / mean squared error); infinite where they are equal.
+
+    Raises:
+      ValueError: where the shapes differ or there are no pixels.
+    """
+    if originals.shape != images.shape or not originals.size:
+        raise ValueError(f"cannot compare images {originals.shape} with {images.shape}")
+    error = float(np.mean(np.square(originals.astype(np.float64) - images)))
+    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
+def code_use(codes: np.ndarray, num_codes: int) -> dict[str, float]:
+    """How images make use of a codebook.
+
+    Args:
+      codes: int[...] in [0, num_codes).
+      num_codes: size of the codebook.
+
+    Returns:
+      "codes_used": the share of codes that occur; "perplexity": exp of the entropy of their
+      frequencies, `num_codes` where all are as frequent.
+    """
+    shares = np.bincount(codes.ravel(), minlength=num_codes) / max(codes.size, 1)
+    there = shares[shares > 0]
+    entropy = -float((there * np.log(there)).sum())
+    return {"codes_used": len(there) / num_codes, "perplexity": float(np.exp(entropy))}
 
 
 def _square_root(matrix: np.ndarray) -> np.ndarray:

@@ -49,6 +49,8 @@ def build_report(run_dir: str | pathlib.Path, *, examples: int = DEFAULT_EXAMPLE
         raise ValueError(f"examples must be positive, got {examples}")
     record = collect(run_dir)
     groups = [plots.score_group(record), plots.loss_group(record), plots.speed_group(record)]
+    if (codes := plots.codes_group(record)).panels:
+        groups.insert(1, codes)
     folder = record.path / "report"
     plots.save_groups(groups, folder)
     save_gallery(record, folder / "examples.png")

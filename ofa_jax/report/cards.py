@@ -35,6 +35,7 @@ _CODES = re.compile(r"(?:&lt;code_(\d+)&gt;\s*)+")
 _GRIDS = {
     Kind.IMAGE_INFILLING: "wide",
     Kind.IMAGE_GENERATION: "text",
+    Kind.RECONSTRUCTION: "text",
     Kind.TEXT_INFILLING: "text",
     Kind.CAPTIONING: "side",
 }
@@ -50,6 +51,7 @@ _CODE_IMAGES = {
         ("generated_image", "Generated"),
         ("target_image", "Real, through the codebook"),
     ),
+    Kind.RECONSTRUCTION: (("image", "Original"), ("reconstructed_image", "Reconstruction")),
 }
 
 

@@ -29,6 +29,7 @@ class Kind(enum.Enum):
     DETECTION = "several labeled boxes are predicted"
     IMAGE_INFILLING = "a part of the image is predicted"
     IMAGE_GENERATION = "an image is predicted"
+    RECONSTRUCTION = "an image is made of its codes"
     TEXT_INFILLING = "masked words are predicted"
     CAPTIONING = "a description is predicted"
     ANSWER = "a short text is predicted"
@@ -80,6 +81,8 @@ def task_kind(name: str, rows: Sequence[Prediction]) -> Kind:
     lower = name.lower()
     if has("infilled_image", "masked_image"):
         return Kind.IMAGE_INFILLING
+    if has("reconstructed_image"):
+        return Kind.RECONSTRUCTION
     if has("generated_image"):
         return Kind.IMAGE_GENERATION
     if has("predicted_objects", "true_objects"):
@@ -120,6 +123,8 @@ def _measure(kind: Kind, row: Prediction, verdict: Verdict) -> str:
         return ""
     if kind is Kind.GROUNDING:
         return f"IoU {score:.2f}"
+    if kind is Kind.RECONSTRUCTION:
+        return f"PSNR {score:.1f} dB"
     if kind in (Kind.IMAGE_INFILLING, Kind.IMAGE_GENERATION):
         return f"{100 * score:.0f}% of codes equal"
     return f"score {score:.2f}" if verdict in (Verdict.PARTLY, Verdict.NONE) else ""

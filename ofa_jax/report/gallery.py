@@ -24,6 +24,14 @@ _TITLE_WIDTH = 236
 _TEXT_LINES = 3
 _LINE_HEIGHT = 19
 _INK, _MUTED, _LINE = "#16202e", "#5b6776", "#e2e6eb"
+# Kinds whose answer is seen.
+_DRAWN = (
+    Kind.GROUNDING,
+    Kind.DETECTION,
+    Kind.IMAGE_INFILLING,
+    Kind.IMAGE_GENERATION,
+    Kind.RECONSTRUCTION,
+)
 _MARKS = {
     Verdict.RIGHT: ("✓ ", "#0f7b4d"),
     Verdict.WRONG: ("✗ ", "#b93a0a"),
@@ -34,7 +42,7 @@ _MARKS = {
 
 def _words(kind: Kind, row: Prediction, measure: str) -> str:
     """What stands below a tile: the answer, or the measure where the answer is drawn."""
-    if kind in (Kind.GROUNDING, Kind.DETECTION, Kind.IMAGE_INFILLING, Kind.IMAGE_GENERATION):
+    if kind in _DRAWN:
         return measure or ", ".join(str(o["label"]) for o in row.get("predicted_objects") or ())
     return str(row.get("prediction_text", "")).strip() or "no answer"
 

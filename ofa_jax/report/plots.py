@@ -288,6 +288,26 @@ def speed_group(record: RunRecord) -> PanelGroup:
     return PanelGroup("speed", "Speed", "", tuple(panels))
 
 
+def codes_group(record: RunRecord) -> PanelGroup:
+    """What an image tokenizer says of its codes and images while it is trained."""
+    wanted = (
+        ("image/psnr", "PSNR of training images", "dB", False),
+        ("codes/perplexity", "Codes in use", "perplexity of a batch", False),
+        ("codes/dead", "Dead codes", "% of all", True),
+        ("image/codebook", "Codebook loss", "", False),
+        ("image/perceptual", "Perceptual loss", "", False),
+        ("image/discriminator", "Discriminator loss", "", False),
+        ("image/adversarial_weight", "Adaptive weight", "of the generator loss", False),
+        ("image/temperature", "Temperature", "", False),
+    )
+    panels = []
+    for key, title, unit, share in wanted:
+        steps, values = record.series(key)
+        if len(steps):
+            panels.append(_plain_panel(title, unit, steps, values, share=share, smoothed=True))
+    return PanelGroup("codes", "Image codes", "", tuple(panels))
+
+
 def panel_svg(panel: Panel) -> str:
     """One panel as a data URI of an SVG that uses the page's fonts."""
     with matplotlib.rc_context(_STYLE):

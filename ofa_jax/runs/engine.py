@@ -1,6 +1,7 @@
 """What a run computes with: model, optimizer, loss, mesh and rules, made from its settings.
 
-`train` runs it, `plan` only compiles it.
+`train` runs it, `plan` only compiles it. `Engine` is that of OFA; that of an image tokenizer
+(`runs.image_tokenizer`) overrides what differs.
 """
 
 from __future__ import annotations
@@ -8,20 +9,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import optax
 from jax.sharding import Mesh
 
+from ofa_jax.checkpoint.imports import import_checkpoint
+from ofa_jax.checkpoint.orbax_weights import SourceRecord, write_model_config, write_source_record
 from ofa_jax.data.tasks.task import TaskSet, image_tokenizer_of
+from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
+from ofa_jax.model import flops
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
-from ofa_jax.runs import objective
+from ofa_jax.runs import hosts, objective
+from ofa_jax.runs import tasks as run_tasks
 from ofa_jax.runs.settings import PartitionerConfig, TrainerConfig
 from ofa_jax.sharding import mesh as meshes
 from ofa_jax.sharding import placement, rules
+from ofa_jax.sharding.layout import MeshLayout
 from ofa_jax.training.ema import EMAConfig
 from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer, check_patterns
 from ofa_jax.training.schedule import Schedule
@@ -59,6 +67,36 @@ class Engine:
     mesh: Mesh
     rules: rules.LogicalRules
 
+    description: ClassVar[str] = "OFA"
+
+    @classmethod
+    def check(cls, config: Any, tasks: TaskSet, trainer: TrainerConfig) -> None:
+        """Fails where model, tasks and objective do not fit together.
+
+        Raises:
+          ValueError: naming the setting.
+        """
+        if trainer.image_tokenizer is not None:
+            raise ValueError(
+                "trainer.Trainer.image_tokenizer trains MODEL = @models.VQGAN(), not models.OFA"
+            )
+        check_model_fits(config, tasks)
+
+    @classmethod
+    def modules(cls, config: Any, trainer: TrainerConfig) -> Any:
+        """The module whose parameters are trained."""
+        return OFA(config)
+
+    @classmethod
+    def split_sizes(cls, config: Any) -> dict[str, int]:
+        """Logical axes that must divide over the mesh, with their sizes."""
+        return {
+            "heads": config.num_heads,
+            "joined_kv": config.width,
+            "mlp": math.gcd(config.ffn_width("encoder"), config.ffn_width("decoder")),
+            "vocab": config.embedding_rows,
+        }
+
     @classmethod
     def build(
         cls,
@@ -92,20 +130,14 @@ class Engine:
         mesh = meshes.build_mesh(partitioner.mesh, devices, dcn_spec=partitioner.dcn_mesh)
         axis_rules = rules.build_rules(partitioner.rules, partitioner.additional_rules)
         placement.check_batch_size(batch_size, mesh, trainer.num_microbatches)
-        sizes = {
-            "heads": config.num_heads,
-            "joined_kv": config.width,
-            "mlp": math.gcd(config.ffn_width("encoder"), config.ffn_width("decoder")),
-            "vocab": config.embedding_rows,
-        }
-        placement.check_axis_sizes(sizes, mesh, axis_rules)
-        if config.batch_norm == "frozen":
+        placement.check_axis_sizes(cls.split_sizes(config), mesh, axis_rules)
+        if getattr(config, "batch_norm", "") == "frozen":
             frozen = (*optimizer.frozen, FROZEN_BATCH_NORM)
             optimizer = dataclasses.replace(optimizer, frozen=frozen)
         tx, schedule = build_optimizer(optimizer)
         return cls(
             config=config,
-            module=OFA(config),
+            module=cls.modules(config, trainer),
             optimizer=optimizer,
             tx=tx,
             schedule=schedule,
@@ -159,6 +191,83 @@ class Engine:
             frozen=self.optimizer.frozen,
             state_shardings=state_shardings,
             batch_shardings=placement.batch_sharding(self.mesh),
+        )
+
+    def evaluation(
+        self,
+        config: EvaluationConfig,
+        pipeline: Any,
+        *,
+        seed: int,
+        stop_requested: Callable[[], bool],
+    ) -> Any:
+        """What evaluates the run, during and after training.
+
+        Args:
+          config: how much.
+          pipeline: of the training input.
+          seed: of the evaluation examples.
+          stop_requested: asked now and then, the same on all processes.
+        """
+        return RunEvaluation(
+            self.module,
+            self.tasks,
+            config,
+            MeshLayout(self.mesh, self.rules),
+            seed=seed,
+            stop_requested=stop_requested,
+            agree=hosts.of_primary,
+        )
+
+    def imported(self, path: str, state: TrainState) -> dict[str, Any]:
+        """The weights of another run or of a released checkpoint.
+
+        Args:
+          path: of a setting.
+          state: at step 0.
+
+        Returns:
+          {"params", "batch_stats"} of host arrays.
+
+        Raises:
+          ValueError: weights of another vocabulary.
+        """
+        found = import_checkpoint(path, config=self.config, initial=state.variables)
+        if found.config.vocab_size != self.config.vocab_size:
+            raise ValueError(
+                f"CheckpointConfig.initial_path: {path} has a vocabulary of "
+                f"{found.config.vocab_size:,} ids, the tasks one of {self.config.vocab_size:,}; "
+                "VOCAB_DIR must be that of the weights"
+            )
+        return dict(found.variables)
+
+    def write_description(self, folder: pathlib.Path) -> None:
+        """Writes what the checkpoints need to be read: vocabulary, model, task.
+
+        Args:
+          folder: of the run.
+        """
+        run_tasks.save_vocabulary(folder, self.tasks.tokenizer)
+        write_model_config(folder, self.config)
+        facts = run_tasks.task_facts(self.tasks)
+        write_source_record(folder, SourceRecord("trained", folder.name, task=facts))
+
+    def export(self, folder: pathlib.Path, variables: Mapping[str, Any], step: int) -> None:
+        """Nothing: the checkpoints of the run are what others read (`ofa_jax.convert`)."""
+
+    def operations_per_example(self, lengths: Mapping[str, int]) -> float | None:
+        """Operations of a training step per example.
+
+        Args:
+          lengths: of the tasks.
+        """
+        image = lengths["image"]
+        return flops.training_flops(
+            self.config,
+            source_length=lengths["inputs"],
+            target_length=lengths["targets"],
+            image_size=(image, image) if image else None,
+            patches=self.config.sample_patch_num or None,
         )
 
     def on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:

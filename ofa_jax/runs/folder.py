@@ -20,11 +20,6 @@ from ofa_jax.checkpoint.bucket import Mirror, check_address, is_remote
 from ofa_jax.checkpoint.bucket_lock import BucketFile
 from ofa_jax.checkpoint.errors import CheckpointError
 from ofa_jax.checkpoint.manager import CheckpointManager, readable_size, tree_bytes
-from ofa_jax.checkpoint.orbax_weights import (
-    SourceRecord,
-    write_model_config,
-    write_source_record,
-)
 from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
 from ofa_jax.data.tasks.task import TaskSet
 from ofa_jax.errors import SettingsError
@@ -217,11 +212,8 @@ def write_settings(
       config: the whole configuration as text.
       settings: the same by argument of `train`.
     """
-    run_tasks.save_vocabulary(run_dir, engine.tasks.tokenizer)
     run_tasks.save_cards(run_dir, engine.tasks, mixture, settings)
-    write_model_config(run_dir, engine.config)
-    facts = run_tasks.task_facts(engine.tasks)
-    write_source_record(run_dir, SourceRecord("trained", run_dir.name, task=facts))
+    engine.write_description(run_dir)
     (run_dir / "config.gin").write_text(config, encoding="utf-8")
 
 

@@ -27,8 +27,8 @@ from ofa_jax.data.sources import locations as data_locations
 from ofa_jax.data.tasks import features
 from ofa_jax.data.tasks.registration import import_modules, lookup
 from ofa_jax.data.tasks.task import TaskSet
-from ofa_jax.model import flops
-from ofa_jax.runs.engine import Engine, check_model_fits
+from ofa_jax.model.vqgan.config import VQGANConfig
+from ofa_jax.runs.engine import Engine
 from ofa_jax.runs.settings import DatasetConfig
 from ofa_jax.runs.story import train
 from ofa_jax.sharding import placement
@@ -147,6 +147,8 @@ def _plan(
     for name, path in (locations or {}).items():
         if path:
             data_locations.assign(name, path)
+    if isinstance(model, VQGANConfig):
+        raise ValueError("a plan is of OFA's steps; those of an image tokenizer cannot be planned")
     train_dataset_cfg.configure_buckets()
     devices = _topology_devices(options.topology) if options.topology else None
     tasks = _tasks(train_dataset_cfg, model)
@@ -158,7 +160,7 @@ def _plan(
     for name in ("conv", "attention"):
         if getattr(config, name) == "auto":
             config = dataclasses.replace(config, **{name: "xla"})
-    check_model_fits(config, tasks)
+    Engine.check(config, tasks, trainer)
     engine = Engine.build(
         config,
         tasks,
@@ -195,14 +197,7 @@ def _plan(
     entries = placement.placements(abstract, engine.mesh, engine.rules)
     memory = {"state": sum(entry.device_bytes for entry in entries), **program_memory(program)}
     mesh = {axis: int(size) for axis, size in engine.mesh.shape.items()}
-    image = tasks.lengths["image"]
-    one_example = flops.training_flops(
-        config,
-        source_length=tasks.lengths["inputs"],
-        target_length=tasks.lengths["targets"],
-        image_size=(image, image) if image else None,
-        patches=config.sample_patch_num or None,
-    )
+    one_example = engine.operations_per_example(tasks.lengths)
     return StepPlan(
         model=model.size,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),

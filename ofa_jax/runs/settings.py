@@ -19,6 +19,7 @@ from ofa_jax.losses.cross_entropy import LossConfig
 from ofa_jax.model.config import SIZES, OFAConfig
 from ofa_jax.schema import Between
 from ofa_jax.training.ema import EMAConfig
+from ofa_jax.training.image_tokenizer import ImageTokenizerConfig
 from ofa_jax.training.scst import SCSTConfig
 
 __all__ = [
@@ -219,6 +220,8 @@ class TrainerConfig:
       loss: the training loss (`LossConfig`).
       ema: the moving average of the weights (`EMAConfig`); None or a decay of 0 keeps none.
       scst: self-critical training of captions in place of cross entropy (`SCSTConfig`).
+      image_tokenizer: the losses of an image tokenizer (`ImageTokenizerConfig`), where the model
+        is one.
       profile_start: finished steps when the profiler starts to record.
       profile_steps: steps that it records into the folder `profile` of the run; 0 records none.
     """
@@ -227,6 +230,7 @@ class TrainerConfig:
     loss: LossConfig = LossConfig()
     ema: EMAConfig | None = None
     scst: SCSTConfig | None = None
+    image_tokenizer: ImageTokenizerConfig | None = None
     profile_start: Steps = 10
     profile_steps: Steps = 0
 

@@ -11,10 +11,8 @@ import jax
 
 from ofa_jax.checkpoint.bucket import check_address, is_remote
 from ofa_jax.checkpoint.huggingface import is_repository_id, no_such_path
-from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.checkpoint.tuned import split_source
-from ofa_jax.model.config import OFAConfig
 from ofa_jax.runs.engine import Engine
 from ofa_jax.sharding import placement
 from ofa_jax.sharding.mesh import describe_mesh
@@ -79,7 +77,7 @@ def begin(
         engine.creation(batch), key, mesh=engine.mesh, rules=engine.rules
     )
     if initial_path:
-        state = _with_weights(initial_path, state, shardings, engine.config)
+        state = _with_weights(initial_path, state, shardings, engine)
     else:
         logger.info("starting from random weights: CheckpointConfig.initial_path is not set")
     return state, shardings
@@ -120,18 +118,12 @@ def _compare_mesh(saved: Any, engine: Engine) -> None:
         )
 
 
-def _with_weights(path: str, state: TrainState, shardings: Any, config: OFAConfig) -> TrainState:
+def _with_weights(path: str, state: TrainState, shardings: Any, engine: Engine) -> TrainState:
     """The weights of another run or of a released checkpoint, with a fresh optimizer."""
-    imported = import_checkpoint(path, config=config, initial=state.variables)
-    if imported.config.vocab_size != config.vocab_size:
-        raise ValueError(
-            f"CheckpointConfig.initial_path: {path} has a vocabulary of "
-            f"{imported.config.vocab_size:,} ids, the tasks one of {config.vocab_size:,}; "
-            "VOCAB_DIR must be that of the weights"
-        )
+    imported = engine.imported(path, state)
     logger.info("starting from the weights of %s", path)
     variables = {
-        name: jax.tree.map(jax.device_put, imported.variables[name], getattr(shardings, name))
+        name: jax.tree.map(jax.device_put, imported[name], getattr(shardings, name))
         for name in ("params", "batch_stats")
     }
     ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, variables)

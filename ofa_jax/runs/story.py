@@ -23,8 +23,7 @@ from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.data.tasks.features import FeatureRow
 from ofa_jax.data.tasks.task import TaskSet
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
-from ofa_jax.model import flops
-from ofa_jax.model.config import OFAConfig
+from ofa_jax.model.vqgan.config import VQGANConfig
 from ofa_jax.progress import format_duration
 from ofa_jax.provenance import provenance
 from ofa_jax.report.collect import NOT_SCORES, RecordError
@@ -32,7 +31,7 @@ from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import hosts, objective
 from ofa_jax.runs import state as run_state
 from ofa_jax.runs import tasks as run_tasks
-from ofa_jax.runs.engine import Engine, check_code_grids, check_model_fits
+from ofa_jax.runs.engine import Engine, check_code_grids
 from ofa_jax.runs.log import LogConfig, NoLog, RunLog, TrainingProgress
 from ofa_jax.runs.loss_evaluation import LossEvaluation, LossEvaluationConfig
 from ofa_jax.runs.settings import (
@@ -46,7 +45,6 @@ from ofa_jax.runs.settings import (
 from ofa_jax.schema import Between
 from ofa_jax.sharding import placement
 from ofa_jax.sharding.chips import chip_of
-from ofa_jax.sharding.layout import MeshLayout
 from ofa_jax.sharding.mesh import device_name
 from ofa_jax.training import loop
 from ofa_jax.training.goodput import GoodputLedger
@@ -116,16 +114,33 @@ def train(
     run_tasks.assign_locations(train_dataset_cfg.locations, checkpoint_cfg.initial_path)
     train_dataset_cfg.configure_buckets()
     tasks = run_tasks.load(train_dataset_cfg, infer_eval_dataset_cfg)
+    is_tokenizer = isinstance(model, VQGANConfig)
     if infer_eval_dataset_cfg:
-        run_tasks.check_evaluation(tasks, infer_eval_dataset_cfg, period=eval_period)
+        run_tasks.check_evaluation(
+            tasks, infer_eval_dataset_cfg, period=eval_period, scored=not is_tokenizer
+        )
     _check_best(checkpoint_cfg, infer_eval_dataset_cfg, eval_period)
     layout = tasks.tokenizer.layout
-    config: OFAConfig = model.build(
-        vocab_size=layout.size, padded_vocab_size=layout.padded_size, num_codes=layout.num_codes
-    )
-    check_model_fits(config, tasks)
-    check_code_grids(config, tasks)
-    engine = Engine.build(
+    kind: type[Engine] = Engine
+    described: dict[str, Any] = {"vocabulary": layout}
+    if is_tokenizer:
+        # Imported where it is needed: its step and its checkpoints are nothing to OFA.
+        from ofa_jax.runs.image_tokenizer import TokenizerEngine
+
+        kind, described, config = TokenizerEngine, {}, model
+        if loss_evaluation_cfg or checkpoint_cfg.save_trained:
+            raise ValueError(
+                "loss_evaluation_cfg and CheckpointConfig.save_trained are of models.OFA: an image "
+                "tokenizer is evaluated every eval_period steps and written whole"
+            )
+    else:
+        config = model.build(
+            vocab_size=layout.size, padded_vocab_size=layout.padded_size, num_codes=layout.num_codes
+        )
+    kind.check(config, tasks, trainer)
+    if not is_tokenizer:
+        check_code_grids(config, tasks)
+    engine = kind.build(
         config,
         tasks,
         optimizer=optimizer,
@@ -141,7 +156,7 @@ def train(
         run = stack.enter_context(run_folder.opened(model_dir))
         run_dir = run.files
         manager = stack.enter_context(
-            run_folder.open_manager(run, checkpoint_cfg, model=config, vocabulary=layout)
+            run_folder.open_manager(run, checkpoint_cfg, model=config, **described)
         )
         run_state.check_initial_path(checkpoint_cfg.initial_path, manager)
         abstract_state = engine.abstract_state(example_batch)
@@ -151,11 +166,13 @@ def train(
         )
         start_step = int(state.step)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        size = getattr(model, "size", "")
+        name = f"{kind.description} {size}".strip()
         logger.info(
-            "OFA %s, %.2f M parameters, vocabulary of %d, %s, %s",
-            model.size,
+            "%s, %.2f M parameters, vocabulary of %d, %s, %s",
+            name,
             parameters / 1e6,
-            layout.size,
+            config.num_codes if is_tokenizer else layout.size,
             device_name(),
             f"{len(tasks.tasks)} tasks at batch size {train_dataset_cfg.batch_size}",
         )
@@ -192,14 +209,8 @@ def train(
         stop_requested = hosts.stop_question(preemption)
         evaluation = None
         if infer_eval_dataset_cfg:
-            evaluation = RunEvaluation(
-                engine.module,
-                tasks,
-                infer_eval_dataset_cfg,
-                MeshLayout(engine.mesh, engine.rules),
-                seed=random_seed,
-                stop_requested=stop_requested,
-                agree=hosts.of_primary,
+            evaluation = engine.evaluation(
+                infer_eval_dataset_cfg, pipeline, seed=random_seed, stop_requested=stop_requested
             )
         if start_step < total_steps:
             state = _train(
@@ -233,9 +244,13 @@ def train(
             variables = hosts.on_every_host(state.variables(use_ema=True))
             if run_folder.is_primary():
                 run_folder.write_trained(run, engine, variables, checkpoint_cfg.initial_path)
+        if is_tokenizer:
+            variables = hosts.on_every_host(state.variables(use_ema=True))
+            if run_folder.is_primary():
+                engine.export(run.files, variables, int(state.step))
         if evaluation and evaluation.config.final_num_examples:
             facts = {
-                "model": model.size,
+                "model": size or name,
                 "num_parameters": parameters,
                 "steps": total_steps,
                 "batch_size": train_dataset_cfg.batch_size,
@@ -404,16 +419,9 @@ def _train(
 def _peak_examples_per_second(engine: Engine, pipeline: MixturePipeline) -> float | None:
     """Examples per second at the chips' peak, where it is known; 1 / it is the MFU per example."""
     chip = chip_of(jax.devices()[0].device_kind)
-    if chip is None:
+    operations = engine.operations_per_example(pipeline.lengths) if chip else None
+    if chip is None or operations is None:
         return None
-    image = pipeline.lengths["image"]
-    operations = flops.training_flops(
-        engine.config,
-        source_length=pipeline.lengths["inputs"],
-        target_length=pipeline.lengths["targets"],
-        image_size=(image, image) if image else None,
-        patches=engine.config.sample_patch_num or None,
-    )
     return chip.flops * engine.mesh.size / operations
 
 

@@ -69,21 +69,25 @@ def load(dataset: DatasetConfig, evaluation: EvaluationConfig | None) -> TaskSet
     )
 
 
-def check_evaluation(tasks: TaskSet, evaluation: EvaluationConfig, *, period: int) -> None:
+def check_evaluation(
+    tasks: TaskSet, evaluation: EvaluationConfig, *, period: int, scored: bool = True
+) -> None:
     """Fails at the start where an evaluation could not read its examples at the end.
 
     Args:
       tasks: of the run.
       evaluation: settings of the evaluation.
       period: steps between evaluations during training, 0 for none.
+      scored: whether answers to the tasks are; else only their images are read.
 
     Raises:
       ValueError: a task lacks a split; the message names the setting.
     """
     if period or evaluation.final_num_examples:
         for task in tasks.tasks:
-            scorers.check(task)
-            image_tokenizer_of(task, evaluation.image_tokenizer)
+            if scored:
+                scorers.check(task)
+                image_tokenizer_of(task, evaluation.image_tokenizer)
             _check_split(task, evaluation.split, "EvaluationConfig.split")
     if evaluation.final_num_examples:
         for task in tasks.unseen:

@@ -29,7 +29,7 @@ from ofa_jax.model import ofa
 from ofa_jax.model.config import OFAConfig, ResNetConfig, TuningConfig
 from ofa_jax.model.ofa import Batch
 from ofa_jax.runs import tasks as run_tasks
-from ofa_jax.runs.engine import Engine, check_model_fits
+from ofa_jax.runs.engine import Engine
 from ofa_jax.runs.objective import loss_config
 from ofa_jax.runs.settings import DatasetConfig, ModelConfig, PartitionerConfig, TrainerConfig
 from ofa_jax.sharding.rules import build_rules
@@ -104,7 +104,7 @@ class OFAModel(models.BaseModel):
         self.config: OFAConfig = model.build(
             vocab_size=layout.size, padded_vocab_size=layout.padded_size, num_codes=layout.num_codes
         )
-        check_model_fits(self.config, self.tasks)
+        Engine.check(self.config, self.tasks, trainer)
         self.module = ofa.OFA(self.config)
         self.loss = loss_config(trainer, self.tasks.tasks)
         self.random_seed = random_seed

@@ -159,8 +159,9 @@ class _Window:
         fetched = jax.device_get(self.pending)
         values = {
             key: float(np.mean([step[key] for step in fetched]))
-            for key in ("loss", "nll", "gradient_norm", "accuracy", "reward")
-            if key in fetched[0]
+            for key in fetched[0]
+            # Names with a slash are those of an objective of its own.
+            if key in ("loss", "nll", "gradient_norm", "accuracy", "reward") or "/" in key
         }
         values["learning_rate"] = float(fetched[-1]["learning_rate"])
         values["param_norm"] = float(fetched[-1]["param_norm"])

@@ -15,7 +15,7 @@ from ofa_jax.checkpoint.torch_writer import write_fairseq_checkpoint
 from ofa_jax.checkpoint.vocabulary import open_vocabulary
 from ofa_jax.convert import main
 from ofa_jax.inference.loading import load
-from ofa_jax.runs.state import _with_weights
+from ofa_jax.runs.engine import Engine
 from ofa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.training.state import TrainState
@@ -173,9 +173,10 @@ def test_a_run_is_not_started_from_weights_of_another_vocabulary(tmp_path):
     other = write_weights(tmp_path / "other", LAYOUT.size)
     assert convert(other, tmp_path / "ours", "orbax") == 0
     model = sized(ENGLISH.size, num_codes=8192)
+    engine = Engine(model, *[None] * (len(dataclasses.fields(Engine)) - 1))
     for source, there in ((chinese, "30,325"), (tmp_path / "ours", f"{LAYOUT.size}")):
         with pytest.raises(ValueError, match=f"a vocabulary of {there} ids, .* one of 59,457"):
-            _with_weights(str(source), TrainState(0, {}, {}, {}, None), None, model)
+            engine.imported(str(source), TrainState(0, {}, {}, {}, None))
 
 
 def test_the_published_case_loads(tmp_path):

@@ -29,8 +29,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 class Sessions:
     """Runs one training session after another in forks of one process."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, settings=TINY):
+        self.folder, self.settings = folder, settings
         self.environment = {
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
@@ -51,7 +51,7 @@ class Sessions:
         output = self.folder / f"{name}.{self.count}.log"
         flags = f"--xla_force_host_platform_device_count={devices} {QUICK_TO_COMPILE}"
         request = {
-            "arguments": [*TINY, f"--gin.MODEL_DIR='{self.folder / name}'", *arguments],
+            "arguments": [*self.settings, f"--gin.MODEL_DIR='{self.folder / name}'", *arguments],
             "output": str(output),
             "environment": {"XLA_FLAGS": flags},
             "kill": kill,

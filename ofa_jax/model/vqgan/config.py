@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ofa_jax import schema
+
 __all__ = ["NORM_GROUPS", "QUANTIZERS", "VQGANConfig"]
 
 QUANTIZERS = ("gumbel", "nearest")
-# Groups of every group norm; all widths are multiples of it.
+# Groups of every official group norm.
 NORM_GROUPS = 32
 
 # Last part of `target` in a model.yaml -> our name of its quantizer.
@@ -29,6 +31,8 @@ class VQGANConfig:
       latent_channels: channels that the encoder puts out.
       embedding_dim: channels of an entry of the codebook.
       num_codes: entries of the codebook.
+      norm_groups: of every norm; all widths are multiples of it. The official 32 take the mean
+        out of every channel of a narrow network, and with it the color of a plain image.
       quantizer: "gumbel" (the code of a place is drawn by scores) or "nearest" (plain VQ: the
         entry of least distance).
       kl_weight: of the Gumbel quantizer's training loss.
@@ -44,6 +48,7 @@ class VQGANConfig:
     latent_channels: int = 256
     embedding_dim: int = 256
     num_codes: int = 8192
+    norm_groups: int = NORM_GROUPS
     quantizer: str = "gumbel"
     kl_weight: float = 1e-8
     commitment_weight: float = 0.25
@@ -56,20 +61,23 @@ class VQGANConfig:
                 raise ValueError(f"VQGANConfig.{field} must be {wanted}, got {value!r}")
 
         for field in ("channel_multipliers", "attention_levels"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+            if isinstance(getattr(self, field), list):
+                object.__setattr__(self, field, tuple(getattr(self, field)))
+        schema.check(self, "VQGANConfig")
         for field in (
             "base_channels",
             "blocks_per_level",
             "latent_channels",
             "embedding_dim",
             "num_codes",
+            "norm_groups",
         ):
             require(field, getattr(self, field) > 0, "a positive int")
         require("channel_multipliers", bool(self.channel_multipliers), "one number per level")
         require(
             "base_channels",
-            all(width % NORM_GROUPS == 0 and width > 0 for width in self.widths),
-            f"such that every level's width is a multiple of {NORM_GROUPS}",
+            all(width % self.norm_groups == 0 and width > 0 for width in self.widths),
+            f"such that every level's width is a multiple of {self.norm_groups}",
         )
         require(
             "attention_levels",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ofa_jax.model.layers import partitioned
-from ofa_jax.model.vqgan.config import NORM_GROUPS, VQGANConfig
+from ofa_jax.model.vqgan.config import VQGANConfig
 from ofa_jax.ops.conv import conv2d
 
 _NORM_EPS = 1e-6
@@ -63,15 +63,13 @@ def pointwise(features: int, name: str | None = None) -> Convolution:
     return Convolution(features, kernel_size=1, padding=0, name=name)
 
 
-def group_norm(name: str) -> nn.GroupNorm:
-    """The norm of every block: 32 groups of neighboring channels, eps 1e-6.
+def group_norm(name: str, groups: int) -> nn.GroupNorm:
+    """The norm of every block: groups of neighboring channels, eps 1e-6.
 
     The variance is computed in two passes: with one, the official numbers are missed by more than
     their own rounding error.
     """
-    return nn.GroupNorm(
-        num_groups=NORM_GROUPS, epsilon=_NORM_EPS, use_fast_variance=False, name=name
-    )
+    return nn.GroupNorm(num_groups=groups, epsilon=_NORM_EPS, use_fast_variance=False, name=name)
 
 
 class ResidualBlock(nn.Module):
@@ -79,28 +77,37 @@ class ResidualBlock(nn.Module):
 
     Attributes:
       features: output channels.
+      groups: of its norms.
     """
 
     features: int
+    groups: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps float32[b, y, x, c] to float32[b, y, x, features]."""
-        h = Convolution(self.features, name="conv1")(nn.swish(group_norm("norm1")(x)))
-        h = Convolution(self.features, name="conv2")(nn.swish(group_norm("norm2")(h)))
+        h = nn.swish(group_norm("norm1", self.groups)(x))
+        h = nn.swish(group_norm("norm2", self.groups)(Convolution(self.features, name="conv1")(h)))
+        h = Convolution(self.features, name="conv2")(h)
         if x.shape[-1] != self.features:
             x = pointwise(self.features, "shortcut")(x)
         return x + h
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention of one head over all places of the image, with a residual."""
+    """Self-attention of one head over all places of the image, with a residual.
+
+    Attributes:
+      groups: of its norm.
+    """
+
+    groups: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps float32[b, y, x, c] to the same shape."""
         b, height, width, c = x.shape
-        n = group_norm("norm")(x)
+        n = group_norm("norm", self.groups)(x)
 
         def tokens(name: str) -> jax.Array:
             return pointwise(c, name)(n).reshape(b, height * width, c)
@@ -123,11 +130,11 @@ def _double_size(x: jax.Array, name: str) -> jax.Array:
     return Convolution(x.shape[-1], name=name)(repeated)
 
 
-def _middle(x: jax.Array) -> jax.Array:
+def _middle(x: jax.Array, groups: int) -> jax.Array:
     """The blocks at the lowest resolution, always with attention."""
-    x = ResidualBlock(x.shape[-1], name="mid_block_1")(x)
-    x = AttentionBlock(name="mid_attn_1")(x)
-    return ResidualBlock(x.shape[-1], name="mid_block_2")(x)
+    x = ResidualBlock(x.shape[-1], groups, name="mid_block_1")(x)
+    x = AttentionBlock(groups, name="mid_attn_1")(x)
+    return ResidualBlock(x.shape[-1], groups, name="mid_block_2")(x)
 
 
 class Encoder(nn.Module):
@@ -145,16 +152,16 @@ class Encoder(nn.Module):
         Returns:
           float32[b, y / patch, x / patch, latent_channels], sides rounded down.
         """
-        cfg = self.config
+        cfg, groups = self.config, self.config.norm_groups
         h = Convolution(cfg.base_channels, name="conv_in")(images)
         for level, width in enumerate(cfg.widths):
             for block in range(cfg.blocks_per_level):
-                h = ResidualBlock(width, name=f"down_{level}_block_{block}")(h)
+                h = ResidualBlock(width, groups, name=f"down_{level}_block_{block}")(h)
                 if level in cfg.attention_levels:
-                    h = AttentionBlock(name=f"down_{level}_attn_{block}")(h)
+                    h = AttentionBlock(groups, name=f"down_{level}_attn_{block}")(h)
             if level < len(cfg.widths) - 1:
                 h = _half_size(h, f"down_{level}_downsample")
-        h = nn.swish(group_norm("norm_out")(_middle(h)))
+        h = nn.swish(group_norm("norm_out", groups)(_middle(h, groups)))
         return Convolution(cfg.latent_channels, name="conv_out")(h)
 
 
@@ -173,16 +180,16 @@ class Decoder(nn.Module):
         Returns:
           float32[b, grid_y * patch, grid_x * patch, 3]; not limited to [-1, 1].
         """
-        cfg = self.config
-        h = _middle(Convolution(cfg.widths[-1], name="conv_in")(latents))
+        cfg, groups = self.config, self.config.norm_groups
+        h = _middle(Convolution(cfg.widths[-1], name="conv_in")(latents), groups)
         for level in reversed(range(len(cfg.widths))):
             for block in range(cfg.blocks_per_level + 1):
-                h = ResidualBlock(cfg.widths[level], name=f"up_{level}_block_{block}")(h)
+                h = ResidualBlock(cfg.widths[level], groups, name=f"up_{level}_block_{block}")(h)
                 if level in cfg.attention_levels:
-                    h = AttentionBlock(name=f"up_{level}_attn_{block}")(h)
+                    h = AttentionBlock(groups, name=f"up_{level}_attn_{block}")(h)
             if level > 0:
                 h = _double_size(h, f"up_{level}_upsample")
-        h = nn.swish(group_norm("norm_out")(h))
+        h = nn.swish(group_norm("norm_out", groups)(h))
         # Of these the gradient of the last kernel is made (`losses.adversarial.adaptive_weight`).
         self.sow(TRAINING, "features", h)
         return Convolution(3, name="conv_out")(h)
