@@ -13,7 +13,14 @@ import numpy as np
 
 from ofa_jax.metrics.pairing import check_pairs
 
-__all__ = ["clip_similarities", "code_accuracy", "frechet_distance", "inception_score"]
+__all__ = [
+    "clip_similarities",
+    "code_accuracy",
+    "code_use",
+    "frechet_distance",
+    "inception_score",
+    "psnr",
+]
 
 
 def code_accuracy(
