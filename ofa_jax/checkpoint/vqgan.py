@@ -316,7 +316,7 @@ def read_vqgan(path: str | os.PathLike) -> tuple[VQGANConfig, dict[str, Any]]:
         raise CheckpointFileError(f"{path}: no weights of a VQGAN, but others such as {found}")
     state_dict = StateDict(kept)
     try:
-        config = config_from_shapes(state_dict.shapes(), int(groups))
+        config = config_from_shapes(state_dict.shapes(), int(np.ravel(groups)[0]))
         config = _described(path.with_name(DESCRIPTION), config)
         return config, to_params(state_dict, config)
     except CheckpointFileError:
@@ -335,7 +335,7 @@ def _described(path: pathlib.Path, inferred: VQGANConfig) -> VQGANConfig:
         raise ValueError(f"{path.name} cannot be read ({type(error).__name__})") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path.name} holds no settings")
-    told = VQGANConfig.from_model_yaml(content)
+    told = VQGANConfig.from_model_yaml(content, inferred.norm_groups)
     for name in _TOLD_BY_WEIGHTS:
         said, seen = getattr(told, name), getattr(inferred, name)
         if said != seen:

@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from ofa_jax.errors import Status
 from tests.compiling import QUICK_TO_COMPILE
 from tests.integration.tiny_run import TINY, checkpoints
 
@@ -183,7 +184,8 @@ def test_a_stop_request_saves_and_the_next_start_goes_on(tmp_path, sessions):
         os.kill(int(children.read_text().split()[0]), signal.SIGTERM)
 
     threading.Thread(target=ask_to_stop, daemon=True).start()
-    text = sessions.finish("broken", *arguments)
+    status, text = sessions.run("broken", *arguments)
+    assert status == Status.UNFINISHED, text[-3000:]
     stopped = log_lines(tmp_path / "broken")[-1]["step"]
     assert 20 <= stopped < 400
     assert f"stopped at step {stopped} of 400; give the same command again" in text

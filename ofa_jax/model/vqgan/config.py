@@ -130,12 +130,15 @@ class VQGANConfig:
         return {"model": {"target": target, "params": params}}
 
     @classmethod
-    def from_model_yaml(cls, content: Mapping[str, Any]) -> VQGANConfig:
+    def from_model_yaml(
+        cls, content: Mapping[str, Any], norm_groups: int = NORM_GROUPS
+    ) -> VQGANConfig:
         """Reads the description that lies beside released weights (VQGAN_SPEC 1).
 
         Args:
           content: the parsed `model.yaml`: {"model": {"target", "params"}}, or its params alone
             (`ddconfig`, `n_embed`, `embed_dim`).
+          norm_groups: of every norm, which the official description does not tell.
 
         Returns:
           The configuration. Attention levels follow from the nominal resolution.
@@ -155,6 +158,7 @@ class VQGANConfig:
             multipliers = tuple(sizes["ch_mult"])
             resolution, attended = sizes["resolution"], sizes["attn_resolutions"]
             fields: dict[str, Any] = {
+                "norm_groups": norm_groups,
                 "base_channels": sizes["ch"],
                 "channel_multipliers": multipliers,
                 "blocks_per_level": sizes["num_res_blocks"],
