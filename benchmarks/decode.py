@@ -146,11 +146,12 @@ def whole_images(
 
             return Measured(images)
 
-        before = _generate._cache_size()
+        search: Any = _generate
+        before = search._cache_size()
         settings = {"1,024 codes": drawing(1.0), "1,024 codes, guided": drawing(3.0)}
         in_turns(settings, rounds)
         report(f"images, batch {batch}", settings, "1,024 codes", results)
-        print(f"programs of the search: {_generate._cache_size() - before}, one per setting")
+        print(f"programs of the search: {search._cache_size() - before}, one per setting")
 
 
 def single_steps(model: OFA, variables: Any, size: int, rounds: int, results: Any) -> None:

@@ -198,6 +198,7 @@ def _plan(
     memory = {"state": sum(entry.device_bytes for entry in entries), **program_memory(program)}
     mesh = {axis: int(size) for axis, size in engine.mesh.shape.items()}
     one_example = engine.operations_per_example(tasks.lengths)
+    assert one_example is not None, "only OFA is planned"
     return StepPlan(
         model=model.size,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
@@ -207,7 +208,7 @@ def _plan(
         compile_seconds=seconds,
         memory=memory,
         collectives=program_collectives(program.as_text(), mesh),
-        model_operations=one_example * train_dataset_cfg.batch_size,
+        model_operations=int(one_example) * train_dataset_cfg.batch_size,
         executed_operations=executed,
     )
 

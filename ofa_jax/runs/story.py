@@ -123,6 +123,7 @@ def train(
     layout = tasks.tokenizer.layout
     kind: type[Engine] = Engine
     described: dict[str, Any] = {"vocabulary": layout}
+    config: Any  # of the engine's own model
     if is_tokenizer:
         # Imported where it is needed: its step and its checkpoints are nothing to OFA.
         from ofa_jax.runs.image_tokenizer import TokenizerEngine
