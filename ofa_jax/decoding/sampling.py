@@ -19,7 +19,7 @@ from ofa_jax.decoding.rules import NEGATIVE_INFINITY, Cache, Hypotheses, StepFn
 from ofa_jax.decoding.unbranched import grow
 from ofa_jax.schema import Between
 
-__all__ = ["SamplingConfig", "draw", "sample"]
+__all__ = ["SamplingConfig", "draw", "guided", "sample"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -213,7 +213,7 @@ BAD = {
     "no model": (["--image={photos}/a.png", "--checkpoint=gone"], "gone: no such file or folder"),
     "unknown setting": (
         ["--image={photos}/a.png", "--gin.DECODING={'beams': 2}"],
-        "got an unexpected keyword argument 'beams'",
+        "decoding has no setting 'beams'; here it is beam",
     ),
 }
 

@@ -13,6 +13,8 @@ SHARED = sorted(
     str(path.relative_to(CONFIGS))
     for folder in ("models", "runs", "sharding")
     for path in (CONFIGS / folder).rglob("*.gin")
+    # An image tokenizer is trained by the native runner alone.
+    if path.name != "image_tokenizer.gin"
 )
 MACRO = re.compile(r"^([A-Z][A-Z_]+) = (.*)$", re.MULTILINE)
 INCLUDE = re.compile(r'^include "gin_configs/(.+)"$', re.MULTILINE)
