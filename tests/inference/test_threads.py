@@ -50,6 +50,7 @@ def jobs() -> dict:
     }
 
 
+@pytest.mark.slow  # compiles everything twice
 def test_threads_have_the_answers_of_one(parts):
     """Programs are compiled while others run: nothing is asked before the threads start."""
     config, variables, tokenizer, cards = parts

@@ -153,6 +153,7 @@ def test_lpips():
     np.testing.assert_allclose(scaled(image), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow  # compiles all of VGG16; the distance has its parity above
 def test_lpips_of_files():
     rng, tensors, inputs = np.random.default_rng(0), {}, 3
     places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)

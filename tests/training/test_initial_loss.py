@@ -38,6 +38,7 @@ def nano(layout):
     )
 
 
+@pytest.mark.slow  # of batches of the mixture; tests/model/test_ofa.py has the same of random ids
 def test_the_initial_loss_is_that_of_a_uniform_guess(first_batch):
     tasks, batch = first_batch
     layout = tasks[0].tokenizer().layout
