@@ -2,7 +2,8 @@
 
 What is written is read back (`ofa_jax.scenes.read`) and graded by the truth of its caption.
 `<prefix>_text_to_image` is trained, on captions of all forms; `..._single` and `..._relation` ask
-for one object, and for two that stand in a relation, in evaluation.
+for one object, and for two that stand in a relation, in evaluation; with `_ranked` the model draws
+several images and its own matching answer chooses one.
 """
 
 import dataclasses
@@ -25,14 +26,24 @@ WORLDS: dict[str, dict[str, Any]] = {
     "single": {"object_counts": (1,), "caption_forms": ("single",)},
     "relation": {"object_counts": (2,), "caption_forms": ("relation",)},
 }
-KINDS = tuple(WORLDS)
+KINDS = ("single", "single_ranked", "relation", "relation_ranked")
+DECODING = {"top_p": 0.9, "guidance": 2.0}
+CANDIDATES = 8
 
 
 def add_image_tasks(prefix: str, name: str) -> None:
     """Registers `<prefix>_text_to_image` and so on over one preset of the world."""
-    answering = Answering(method="sampling", decoding={"top_p": 0.9}, empty_prompts=0.1)
-    kinds: dict[str, dict[str, Any]] = {"": {}} | {f"_{kind}": WORLDS[kind] for kind in KINDS}
-    for ending, world in kinds.items():
+    first = Answering(method="sampling", decoding=dict(DECODING), empty_prompts=0.1)
+    ranked = dataclasses.replace(
+        first,
+        decoding={**DECODING, "samples": CANDIDATES},
+        ranking=instructions.IMAGE_TEXT_MATCHING,
+    )
+    kinds: dict[str, tuple[dict[str, Any], Answering]] = {"": ({}, first)}
+    for kind in KINDS:
+        world = WORLDS[kind.removesuffix("_ranked")]
+        kinds[f"_{kind}"] = (world, ranked if kind.endswith("_ranked") else first)
+    for ending, (world, answering) in kinds.items():
         add_task(
             f"{prefix}_text_to_image{ending}",
             instructions.TEXT_TO_IMAGE,

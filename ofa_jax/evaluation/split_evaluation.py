@@ -16,7 +16,8 @@ from ofa_jax.atomic import JsonObject, parsed, write_json
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.tasks.card import TaskCard
 from ofa_jax.data.tasks.features import FeatureRow
-from ofa_jax.data.tasks.task import Lengths, OFATask
+from ofa_jax.data.tasks.instruction import Instruction
+from ofa_jax.data.tasks.task import Lengths, OFATask, image_tokenizer_of
 from ofa_jax.evaluation.generated_images import CodeImages
 from ofa_jax.evaluation.scoring import Result
 from ofa_jax.evaluation.streaming import (
@@ -31,6 +32,13 @@ from ofa_jax.evaluation.streaming import (
 )
 from ofa_jax.evaluation.submission import file_name
 from ofa_jax.inference.answerer import Answerer, Answers, Recipe
+from ofa_jax.inference.ranked_images import (
+    MatchingRanker,
+    Ranker,
+    clip_ranker,
+    ranked,
+    source_texts,
+)
 from ofa_jax.progress import Progress
 
 logger = logging.getLogger("ofa_jax")
@@ -136,9 +144,17 @@ class SplitEvaluation:
         if work is not None:
             works = [FileLines(path) for path in self.open_work(work, name, task, split, seed)]
         recipe = Recipe.of_task(task, self.lengths["targets"])
+        ranker = self._ranker(variables, task)
 
         def answer(task: OFATask, rows: FeatureRow, number: int) -> Answers:
-            return self.answerer(variables, recipe, rows, number, best=self.best)
+            if ranker is None:
+                return self.answerer(variables, recipe, rows, number, best=self.best)
+            samples = int(task.answering.decoding.get("samples", 1))
+            found = self.answerer(variables, recipe, rows, number, best=samples)
+            texts = source_texts(rows, task.instructions[0], self.answerer)
+            pixels, start = image_tokenizer_of(task), task.tokenizer().layout.code_start
+            assert pixels is not None, "the scorer has one"
+            return ranked(found, texts, ranker, pixels, start).first(self.best)
 
         predict_split(
             task,
@@ -189,6 +205,16 @@ class SplitEvaluation:
         if cut := truncated_count(works):
             logger.warning("%s: %d images are cut off; what there is of them counts", name, cut)
         return SplitScore(scored.result, scored.skipped, total - scored.skipped, generated, cut)
+
+    def _ranker(self, variables: VariableDict, task: OFATask) -> Ranker | None:
+        """What orders the samples of a task: CLIP where it is given, else the model itself."""
+        if not task.answering.ranking:
+            return None
+        networks = self.images.extractors if self.images else None
+        if networks is not None and (by_clip := clip_ranker(networks)):
+            return by_clip
+        matching = Instruction.parse(task.answering.ranking)
+        return MatchingRanker(self.answerer, variables, matching, self.lengths["image"])
 
     def open_work(
         self, work: pathlib.Path, name: str, task: OFATask, split: str, seed: int | None = None

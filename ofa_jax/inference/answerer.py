@@ -135,6 +135,11 @@ class Answers:
     log_probabilities: np.ndarray
     token_log_probabilities: np.ndarray | None = None
 
+    def first(self, count: int) -> Answers:
+        """The first so many answers of each row."""
+        parts = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return Answers(*(None if part is None else part[:, :count] for part in parts))
+
 
 @dataclasses.dataclass(frozen=True)
 class Answerer:

@@ -26,11 +26,11 @@ from ofa_jax.data.tasks.answering import allowed_answers
 from ofa_jax.data.tasks.card import TaskCard
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.sampling import SamplingConfig
-from ofa_jax.inference.generated_images import image_settings, write_pictures
+from ofa_jax.inference.generated_images import image_settings, write_images
 from ofa_jax.inference.image_stream import answer_images
 from ofa_jax.inference.images import find_images, image_files, prepared_images
 from ofa_jax.inference.loading import load
-from ofa_jax.inference.predictor import FREE_DECODING, REGION, OFAPredictor
+from ofa_jax.inference.predictor import FREE_DECODING, REGION, TEXT_TO_IMAGE, OFAPredictor
 from ofa_jax.inference.questions import Prediction, Question
 from ofa_jax.inference.weights import checkpoint_identity, find_checkpoint, trained_cards
 from ofa_jax.metrics.generation import Extractors
@@ -121,9 +121,9 @@ def infer(
       decoder_prompt: "none", "source" or "source_and_eos", see `Answering`; "" = as the task of
         the run wants it.
       image_tokenizer: makes pixels of image codes: a codebook (`.npz`), weights of a VQGAN
-        (`last.ckpt`) or `module:function`. With it the answer is an image, written as PNG:
-        without an image the one that the instruction describes, else the image with its middle
-        made anew.
+        (`last.ckpt`) or `module:function`; "" takes the one that a run of ours keeps. With it the
+        answer is an image, written as PNG: without an image the one that the instruction describes
+        ("what is the complete image? caption: a bus"), else the image with its middle made anew.
       picture_side: side in pixels of the images that the model makes; 0 = as it was trained.
       extractors: `module:function` with CLIP's embeddings, see `ofa_jax.metrics.generation`: of
         several samples the one that fits the caption best is the first.
@@ -147,7 +147,9 @@ def infer(
     local_folder(output_dir, "output_dir")
     paths = find_images(images)
     has_image = bool(paths or prepared_data)
-    without_image = without_image or (bool(image_tokenizer) and not has_image)
+    asks_for_image = not has_image and instruction.strip().startswith(TEXT_TO_IMAGE)
+    writes_images = bool(image_tokenizer) or asks_for_image
+    without_image = without_image or (writes_images and not has_image)
     _check_inputs(instruction, task, paths, prepared_data, region, without_image)
     if image_tokenizer and (prepared_data or len(paths) > 1):
         raise ValueError("--image_tokenizer: an image as answer is made of one instruction only")
@@ -164,18 +166,18 @@ def infer(
         dtype=dtype or None,
         ema=ema,
         code_image_size=picture_side or None,
+        image_tokenizer=pixels,
         cards=cards,
         devices=None if many else 1,
     )
-    if pixels is not None:
+    if writes_images:
         name = f"{pathlib.Path(paths[0]).stem}_infilled.png" if paths else "generated.png"
-        files = write_pictures(
+        files = write_images(
             predictor,
             instruction,
             read_image(paths[0]) if paths else None,
-            pixels,
             pathlib.Path(output_dir) / name,
-            decoding=image_settings(decoding, sampling or not paths),
+            decoding=image_settings(predictor, decoding, sampling or not paths, whole=not paths),
             extractors=Extractors.load(extractors) if extractors else None,
             seed=seed,
         )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from ofa_jax.checkpoint.vocabulary import open_vocabulary
+from ofa_jax.data.ops.image_tokenizer import CODEBOOK_FILE, ImageTokenizer, PatchCodebook
 from ofa_jax.data.tasks.card import TaskCard
 from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.sampling import SamplingConfig
@@ -27,6 +28,7 @@ def load(
     ema: bool | None = None,
     revision: str | None = None,
     code_image_size: int | None = None,
+    image_tokenizer: ImageTokenizer | None = None,
     ignore_extra_rows: bool = False,
     cards: Sequence[TaskCard] = (),
     devices: int | None = 1,
@@ -48,6 +50,9 @@ def load(
       revision: of a hub repository.
       code_image_size: side in pixels of the images that the model makes of codes; None = as the
         checkpoint says (256 for the released text-to-image model, 128 for the others).
+      image_tokenizer: turns codes into pixels, see
+        `ofa_jax.data.ops.image_tokenizer.load_image_tokenizer`; None = the codebook beside the
+        vocabulary, if there is one.
       ignore_extra_rows: the embedding has up to 1,023 rows more than the vocabulary, as padding.
       cards: tasks that can be asked by name besides those of the run.
       devices: of this process, over which batches are split; None takes all.
@@ -66,6 +71,9 @@ def load(
     config = imported.config
     if code_image_size is not None:
         config = dataclasses.replace(config, code_image_size=code_image_size)
+    beside = [path.with_name(CODEBOOK_FILE) for path in imported.vocabulary_files[:1]]
+    if image_tokenizer is None and beside and beside[0].is_file():
+        image_tokenizer = PatchCodebook.load(beside[0])
     return OFAPredictor(
         config,
         imported.variables,
@@ -74,5 +82,6 @@ def load(
         decoding=decoding,
         cards=(*trained_cards(found), *cards),
         decoder_prompt=imported.task.decoder_prompt or "",
+        image_tokenizer=image_tokenizer,
         layout=MeshLayout.local(devices),
     )

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 from flax.typing import VariableDict
+from PIL import Image
 
 from ofa_jax.data.ops.augment import square_with_boxes
 from ofa_jax.data.ops.boxes import as_boxes
 from ofa_jax.data.ops.image import Given, image_size, read_image
+from ofa_jax.data.ops.image_tokenizer import ImageTokenizer, check_codes
 from ofa_jax.data.sources.values import number
 from ofa_jax.data.tasks.answering import Answering, AnswerList, answer_ids
 from ofa_jax.data.tasks.card import TaskCard, find_card
@@ -30,7 +32,10 @@ from ofa_jax.decoding.beam import BeamConfig
 from ofa_jax.decoding.constraints import Constraint
 from ofa_jax.decoding.sampling import SamplingConfig
 from ofa_jax.inference.answerer import Answerer, Recipe
+from ofa_jax.inference.code_images import decoded_images
 from ofa_jax.inference.questions import Box, Prediction, Question
+from ofa_jax.inference.ranked_images import MatchingRanker, clip_ranker
+from ofa_jax.metrics.generation import Extractors
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.ofa import OFA
 from ofa_jax.sharding.layout import MeshLayout
@@ -45,6 +50,10 @@ OFFICIAL_IMAGE_SIZE = 480
 REGION = "{region}"
 FREE_DECODING: Mapping[str, Any] = {"beam": 5, "max_len_b": 64, "no_repeat_ngram_size": 3}
 """Decoding of free instructions; a task has its own."""
+OFFICIAL_DRAWING: Mapping[str, Any] = {"top_k": 256}
+"""Codes are drawn among the 256 likeliest at each place (SPEC 7.9)."""
+# Where no task of the model says it (SPEC 8.5).
+TEXT_TO_IMAGE = "what is the complete image? caption:"
 # Instructions are padded to a multiple of this, so that few programs are compiled.
 _LENGTH_STEP = 16
 
@@ -62,6 +71,7 @@ class OFAPredictor:
       decoding: settings of free instructions.
       cards: the tasks that it can be asked by name.
       decoder_prompt: what the decoder reads first where nothing else is said.
+      image_tokenizer: turns codes into pixels, or None.
     """
 
     def __init__(
@@ -74,6 +84,7 @@ class OFAPredictor:
         decoding: BeamConfig | SamplingConfig | None = None,
         cards: Sequence[TaskCard] = (),
         decoder_prompt: str = "",
+        image_tokenizer: ImageTokenizer | None = None,
         layout: MeshLayout | None = None,
     ) -> None:
         """Puts the parts together and the weights on the devices.
@@ -88,6 +99,7 @@ class OFAPredictor:
           cards: tasks that the model was trained on.
           decoder_prompt: what the decoder reads first, see `answer`; "" = as all tasks want it,
             or nothing.
+          image_tokenizer: of the model's codes, if there is one.
           layout: devices; None = one.
 
         Raises:
@@ -112,6 +124,7 @@ class OFAPredictor:
         self.config = config
         self.tokenizer = tokenizer
         self.image_size = image_size
+        self.image_tokenizer = image_tokenizer
         self.decoding = decoding or BeamConfig(**FREE_DECODING)
         # An image size of one's own is also that of the tasks.
         self.cards = tuple(
@@ -288,8 +301,8 @@ class OFAPredictor:
         Args:
           instruction: such as "what is the complete image? caption: a red bus".
           image: path, uint8[y, x, 3] or PIL image whose central half is hidden and asked for.
-          decoding: None = one sample among the 256 likeliest codes at each place (SPEC 7.9).
-            Lengths are not read: there are always as many codes as the model's images have.
+          decoding: None = `self.image_decoding`, for a middle `OFFICIAL_DRAWING`. Lengths are not
+            read: there are always as many codes as the model's images have.
           seed: of sampling.
 
         Returns:
@@ -303,17 +316,92 @@ class OFAPredictor:
         layout, side = self.tokenizer.layout, self.config.code_window
         if not layout.num_codes:
             raise ValueError("this model has no image codes in its vocabulary")
+        card = self._image_card() if image is None else None
         rows: FeatureRow = {"encoder_input_tokens": self._tokens([instruction])}
         if image is not None:
             rows["encoder_images"] = self._square(read_image(image))[0][None]
             low, high = self.image_size // 4, self.image_size // 4 * 3
             rows["encoder_image_holes"] = np.array([[low, low, high, high]], np.int32)
-        settings = decoding or SamplingConfig(top_k=256)
-        recipe = Recipe(_answering(settings), codes=True)
+        default = self.image_decoding if image is None else OFFICIAL_DRAWING
+        settings = decoding or SamplingConfig(**default)
+        empty = None if card is None else card.task(self.tokenizer).empty_prompt()
+        recipe = Recipe(_answering(settings), codes=True, empty_prompt=empty)
         count = settings.samples if isinstance(settings, SamplingConfig) else settings.beam
         found = self._answerer(seed)(self._variables, recipe, rows, best=count)
         tokens = found.tokens[0, :, : side**2]
         return (tokens - layout.code_start).reshape(-1, side, side), found.scores[0]
+
+    def generate_image(
+        self,
+        text: str,
+        *,
+        count: int = 1,
+        candidates: int = 0,
+        decoding: SamplingConfig | None = None,
+        image_tokenizer: ImageTokenizer | None = None,
+        extractors: Extractors | None = None,
+        seed: int = 0,
+    ) -> list[Image.Image]:
+        """Makes images of a text.
+
+        Args:
+          text: what they show, such as "a red circle left of a blue square".
+          count: images wanted.
+          candidates: images that are drawn, of which the best are returned; 0 = as the model's task
+            says, at least `count`. CLIP chooses where it is given, else the model's own matching
+            answer where it has been trained on image-text matching, else the probability.
+          decoding: top-k, top-p, temperature, guidance; None = `image_decoding`.
+          image_tokenizer: of the model's codes; None = `self.image_tokenizer`.
+          extractors: CLIP's networks.
+          seed: of sampling.
+
+        Returns:
+          RGB images, the best first.
+
+        Raises:
+          ValueError: an empty text, no image tokenizer, one of more codes than the model has, or
+            guidance of a model that was never trained with empty prompts.
+        """
+        if not text.strip():
+            raise ValueError("the text is empty; say what the image should show")
+        pixels = image_tokenizer or self.image_tokenizer
+        if pixels is None:
+            raise ValueError(
+                "this model has no image tokenizer beside it; give one: image_tokenizer="
+                'ofa_jax.data.ops.image_tokenizer.load_image_tokenizer("vqgan/last.ckpt")'
+            )
+        check_codes(pixels, self.tokenizer.layout.num_codes)
+        card = self._image_card()
+        decoding = decoding or SamplingConfig(**self.image_decoding)
+        drawn = max(candidates or decoding.samples, count)
+        decoding = dataclasses.replace(decoding, samples=drawn)
+        lead = TEXT_TO_IMAGE if card is None else str(card.instruction.source[0]).rstrip()
+        codes, _ = self.generate_codes(f"{lead} {text.strip()}", decoding=decoding, seed=seed)
+        images = np.stack(list(decoded_images(codes.reshape(drawn, -1), pixels)))
+        ranker = clip_ranker(extractors) if extractors else None
+        matching = [card for card in self.cards if card.family == "image_text_matching"]
+        if ranker is None and matching:
+            ranker = MatchingRanker(
+                self._answerer(seed), self._variables, matching[0].instruction, self.image_size
+            )
+        if ranker is not None and drawn > 1:
+            [scores] = ranker(images[None], [text.strip()])
+            images = images[np.argsort(-scores, kind="stable")]
+        return [Image.fromarray(image) for image in images[:count]]
+
+    @property
+    def image_decoding(self) -> Mapping[str, Any]:
+        """How codes of whole images are drawn: as the task says, else officially."""
+        card = self._image_card()
+        return OFFICIAL_DRAWING if card is None else card.answering.decoding
+
+    def _image_card(self) -> TaskCard | None:
+        """The task of whole images that the model was trained on, if there is one."""
+        for card in self.cards:
+            slot = card.instruction.target_slot
+            if slot.modality == "CODE" and card.instruction.image_slot is None:
+                return card
+        return None
 
     def _answerer(self, seed: int) -> Answerer:
         return Answerer(OFA(self.config), self.tokenizer, self._layout, seed=seed)
@@ -363,7 +451,8 @@ class OFAPredictor:
         if answering.answers is not None:
             limit = answering.decoding.get("max_len_b", answering.max_tokens or longest)
             candidates = answer_ids(answering.answers.load(), self.tokenizer, prefix, limit)
-        return Recipe(answering, longest, room, codes, candidates, constraint)
+        empty = None if card is None else card.task(self.tokenizer).empty_prompt()
+        return Recipe(answering, longest, room, codes, candidates, constraint, empty)
 
     def _square(
         self, pixels: np.ndarray, box: Sequence[float] | None = None

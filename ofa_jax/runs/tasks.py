@@ -10,6 +10,7 @@ from ofa_jax.checkpoint.fairseq_cfg import official_task
 from ofa_jax.checkpoint.huggingface import fetch_repository, is_repository_id
 from ofa_jax.checkpoint.imports import vocabulary_beside
 from ofa_jax.checkpoint.task_facts import TaskFacts
+from ofa_jax.data.ops.image_tokenizer import CODEBOOK_FILE, PatchCodebook
 from ofa_jax.data.sources import locations as data_locations
 from ofa_jax.data.tasks.card import TaskCard, write_cards
 from ofa_jax.data.tasks.instruction import Slot
@@ -19,7 +20,6 @@ from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig
 from ofa_jax.runs.rates import change_rates, check_presence
 from ofa_jax.runs.settings import DatasetConfig, as_json
-from ofa_jax.text.tokenizer import Tokenizer
 
 logger = logging.getLogger("ofa_jax")
 
@@ -126,9 +126,18 @@ def task_facts(tasks: TaskSet) -> TaskFacts:
     )
 
 
-def save_vocabulary(run_dir: str | pathlib.Path, tokenizer: Tokenizer) -> None:
-    """Writes the vocabulary to `vocabulary/` of the run, so that checkpoints can be read alone."""
-    tokenizer.save(pathlib.Path(run_dir) / "vocabulary")
+def save_vocabulary(run_dir: str | pathlib.Path, tasks: TaskSet) -> None:
+    """Writes what ids stand for to `vocabulary/` of the run, so that checkpoints can be read alone.
+
+    Args:
+      run_dir: folder of the run.
+      tasks: of the run; a patch codebook that codes their images is written too.
+    """
+    folder = pathlib.Path(run_dir) / "vocabulary"
+    tasks.tokenizer.save(folder)
+    for task in tasks.tasks:
+        if isinstance(codebook := image_tokenizer_of(task), PatchCodebook):
+            codebook.save(folder / CODEBOOK_FILE)
 
 
 def save_cards(

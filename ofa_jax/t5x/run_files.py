@@ -70,7 +70,7 @@ def write_run_files(
             write_fingerprint(directory, settings)
             (run.files / CONFIG_FILE).write_text(gin_utils.get_gin_config_str(), encoding="utf-8")
             write_model_config(run.files, model.config)
-            run_tasks.save_vocabulary(run.files, model.tasks.tokenizer)
+            run_tasks.save_vocabulary(run.files, model.tasks)
             run_tasks.save_cards(run.files, model.tasks, model.mixture, model.settings)
             run.push()
             # What a run that was killed logged after the step from which this one goes on.

@@ -67,7 +67,7 @@ def test_backgrounds_count_where_they_are_named():
     assert describe(scene()) == "nothing on gray"
 
 
-@pytest.mark.parametrize("kind", ["", "_single", "_relation"])
+@pytest.mark.parametrize("kind", ["", "_single", "_relation", "_single_ranked"])
 def test_true_codes_are_true_images(kind):
     task = lookup(f"scenes_text_to_image{kind}")[0][0]
     scorers.check(task)

@@ -20,6 +20,8 @@ _ASSIGNED_AT_ONCE = 1 << 22
 
 # Files with these endings hold weights of a VQGAN.
 VQGAN_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+# What a run that writes images keeps beside its vocabulary.
+CODEBOOK_FILE = "image_codebook.npz"
 
 
 @runtime_checkable
@@ -54,6 +56,23 @@ class BatchImageTokenizer(ImageTokenizer, Protocol):
     def decode_batch(self, codes: np.ndarray) -> np.ndarray:
         """int32[b, grid_y, grid_x] -> uint8[b, grid_y * patch, grid_x * patch, 3]."""
         ...
+
+
+def check_codes(tokenizer: ImageTokenizer, known: int) -> None:
+    """Fails where an image tokenizer is not that of a model.
+
+    Args:
+      tokenizer: of the images.
+      known: codes in the model's vocabulary.
+
+    Raises:
+      ValueError: it has codes that the model has not.
+    """
+    if tokenizer.num_codes > known:
+        raise ValueError(
+            f"image_tokenizer has {tokenizer.num_codes} codes and the model {known}: they do not "
+            "belong together"
+        )
 
 
 def encode_all(tokenizer: ImageTokenizer, images: Sequence[np.ndarray]) -> np.ndarray:

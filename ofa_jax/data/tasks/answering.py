@@ -86,10 +86,12 @@ class Answering:
         "sampling".
       decoding: settings of `ofa_jax.decoding.beam.BeamConfig` or `sampling.SamplingConfig` that
         differ from their defaults.
+      ranking: instruction of image-text matching, by whose answer several samples of image codes
+        are put in order; "" orders them by probability.
       renormalize: whether probabilities are taken among the possible answers; False is the
         zero-shot rule (SPEC 7.10).
-      empty_prompts: share of training examples whose source loses its texts, so that a model also
-        learns what it would write without them.
+      empty_prompts: share of training examples whose source loses its texts, so that sampling can
+        be guided away from what it writes without them (`SamplingConfig.guidance`).
       decoder_input_noise: share of decoder inputs that training replaces by random text tokens
         (SPEC 8.8). Applied by the grain executor.
       clean: turns a decoded text into the text that is scored and submitted (a module-level
@@ -105,6 +107,7 @@ class Answering:
     answers: AnswerList | None = None
     method: str = "search"
     decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ranking: str = ""
     renormalize: bool = True
     empty_prompts: float = 0.0
     decoder_input_noise: float = 0.0
