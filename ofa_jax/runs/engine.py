@@ -247,7 +247,7 @@ class Engine:
         Args:
           folder: of the run.
         """
-        run_tasks.save_vocabulary(folder, self.tasks.tokenizer)
+        run_tasks.save_vocabulary(folder, self.tasks)
         write_model_config(folder, self.config)
         facts = run_tasks.task_facts(self.tasks)
         write_source_record(folder, SourceRecord("trained", folder.name, task=facts))
