@@ -138,7 +138,8 @@ class Answers:
     def first(self, count: int) -> Answers:
         """The first so many answers of each row."""
         parts = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return Answers(*(None if part is None else part[:, :count] for part in parts))
+        kept: list[Any] = [None if part is None else part[:, :count] for part in parts]
+        return Answers(*kept)
 
 
 @dataclasses.dataclass(frozen=True)

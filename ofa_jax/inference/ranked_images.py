@@ -133,7 +133,8 @@ def ranked(
             return None
         return np.take_along_axis(values, order.reshape(order.shape + (1,) * (values.ndim - 2)), 1)
 
-    return Answers(*(sorted_(getattr(found, f.name)) for f in dataclasses.fields(Answers)))
+    kept: list[Any] = [sorted_(getattr(found, f.name)) for f in dataclasses.fields(Answers)]
+    return Answers(*kept)
 
 
 def source_texts(rows: FeatureRow, instruction: Instruction, answerer: Answerer) -> list[str]:
