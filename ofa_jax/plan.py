@@ -111,11 +111,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ValueError("--engine=t5x: t5x is not installed; see docs/t5x.md")
             from ofa_jax.t5x.planning import run_plan
         else:
-            from ofa_jax.cli.entry import run_plan
+            run_plan = _plan_native_run
 
         run_plan(options, bindings)
 
     return shell.run(run)
+
+
+def _plan_native_run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Parses gin files and overrides as training does, then plans instead."""
+    shell.set_up_process()
+    from ofa_jax.cli.entry import configured
+    from ofa_jax.runs import plan
+
+    # What a plan does not depend on need not be given.
+    bindings = ["MODEL_DIR = 'planned'", "TRAIN_STEPS = 1_000_000", *overrides]
+    for name in ("mesh", "dcn_mesh"):
+        if getattr(options, name) is not None:
+            bindings.append(f"partitioning.Partitioner.{name} = {getattr(options, name)!r}")
+    plan.check_options(options)
+    found: list[plan.StepPlan] = []
+    configured(plan.planner(options, found), options.gin_file, bindings)()
+    plan.report(found[0], options)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,49 @@ from collections.abc import Sequence
 from ofa_jax.ablation.results import write_results
 from ofa_jax.ablation.runs import Run, shell_line, train
 from ofa_jax.ablation.settings import Ablation
-from ofa_jax.errors import Status, Unfinished
+from ofa_jax.errors import Status, Unfinished, started
 from ofa_jax.progress import format_duration
+
+
+def carry_out(
+    ablation: Ablation,
+    runs: Sequence[Run],
+    *,
+    launcher: Sequence[str] = (),
+    print_commands: bool = False,
+    table_only: bool = False,
+) -> int:
+    """Carries out what is not finished, and compares the runs.
+
+    Args:
+      ablation: the settings.
+      runs: all runs of it.
+      launcher: words of a command that submits every run instead of training here.
+      print_commands: only print what is left.
+      table_only: only compare.
+
+    Returns:
+      Exit status of the run or launcher that did not end well, otherwise 0.
+
+    Raises:
+      Unfinished: a signal asked to stop.
+    """
+    left = [run for run in runs if run.state() != "finished"]
+    if print_commands:
+        for run in left:
+            print(shell_line(run, launcher))
+        return Status.DONE
+    say = f"{len(runs) - len(left)} of {len(runs)} runs are finished"
+    print(f"{ablation.title}: {say}", flush=True)
+    started()
+    if table_only:
+        left = []
+    if status := submit(left, launcher) if launcher else train_all(ablation, runs, left):
+        return status
+    if (path := write_results(ablation, runs)) is not None:
+        print(path.read_text(encoding="utf-8"))
+        print(f"table: {path}, chart: {path.with_name('chart.png')}")
+    return Status.DONE
 
 
 def submit(left: Sequence[Run], launcher: Sequence[str]) -> int:

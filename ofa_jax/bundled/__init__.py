@@ -8,9 +8,11 @@ it: always where a setting names a module, in an `import` where no other `tasks`
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.abc
 import importlib.util
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -35,6 +37,25 @@ def whole_name(name: str) -> str:
     ours = name.partition(".")[0] in _PACKAGES
     there = path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
     return f"{__name__}.{name}" if ours and there else name
+
+
+def gin_file(name: str, folders: Sequence[str | pathlib.Path] = ()) -> pathlib.Path:
+    """Finds a gin file: from the working directory, of the library, then in other folders.
+
+    `~` and `$NAME` in its name are those of a shell.
+
+    Raises:
+      ValueError: there is none; names those of similar names.
+    """
+    wanted = pathlib.Path(os.path.expandvars(name)).expanduser()
+    places = [pathlib.Path(folder, wanted) for folder in ("", FOLDER, *folders)]
+    if found := next((place for place in places if place.is_file()), None):
+        return found
+    beside = {path.name for place in places[:2] for path in place.parent.glob("*.gin")}
+    known = [str(pathlib.Path(name).with_name(one)) for one in sorted(beside)]
+    near = difflib.get_close_matches(name, known, n=2)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(f"there is no gin file {name}{hint}")
 
 
 class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -9,12 +9,10 @@ from typing import cast
 
 import gin
 
-from ofa_jax.ablation.execution import submit, train_all
-from ofa_jax.ablation.results import write_results
-from ofa_jax.ablation.runs import plan, shell_line
+from ofa_jax.ablation.execution import carry_out
+from ofa_jax.ablation.runs import plan
 from ofa_jax.ablation.settings import Ablation
 from ofa_jax.cli import engines, gin_files, shell
-from ofa_jax.errors import Status, started
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,22 +23,14 @@ def parser() -> argparse.ArgumentParser:
         epilog="--gin.ablation.Ablation.FIELD=VALUE changes the ablation, for example "
         "--gin.ablation.Ablation.seeds='(0,)'.",
     )
-    result.add_argument("--gin_file", action="append", required=True, help="may be repeated")
-    result.add_argument(
-        "--engine", choices=("native", "t5x"), default="native", help="what trains every run"
-    )
-    result.add_argument(
-        "--print_commands", action="store_true", help="print what is left to run, and stop"
-    )
-    result.add_argument(
-        "--launcher",
-        default="",
-        help="submit every run with this instead of training here, for example "
-        "'python launch/slurm.py --gpus_per_node=1'; with --print_commands, print that",
-    )
-    result.add_argument(
-        "--table_only", action="store_true", help="compare what is finished, run nothing"
-    )
+    add = result.add_argument
+    add("--gin_file", action="append", required=True, help="may be repeated")
+    add("--engine", choices=("native", "t5x"), default="native", help="what trains every run")
+    add("--print_commands", action="store_true", help="print what is left to run, and stop")
+    about = "submit every run with this instead of training here, for example "
+    about += "'python launch/slurm.py --gpus_per_node=1'; with --print_commands, print that"
+    add("--launcher", default="", help=about)
+    add("--table_only", action="store_true", help="compare what is finished, run nothing")
     return result
 
 
@@ -71,26 +61,16 @@ def run_ablate(arguments: Sequence[str]) -> int:
     """
     others, overrides = gin_files.split_overrides(arguments)
     options = parser().parse_args(others)
-    return shell.run(lambda: _carry_out(read_settings(options.gin_file, overrides), options))
 
+    def run() -> int:
+        ablation = read_settings(options.gin_file, overrides)
+        engines.check_files(ablation.gin_files, options.engine)
+        return carry_out(
+            ablation,
+            plan(ablation, options.engine),
+            launcher=shlex.split(options.launcher),
+            print_commands=options.print_commands,
+            table_only=options.table_only,
+        )
 
-def _carry_out(ablation: Ablation, options: argparse.Namespace) -> int:
-    engines.check_files(ablation.gin_files, options.engine)
-    runs = plan(ablation, options.engine)
-    left = [run for run in runs if run.state() != "finished"]
-    launcher = shlex.split(options.launcher)
-    if options.print_commands:
-        for run in left:
-            print(shell_line(run, launcher))
-        return Status.DONE
-    say = f"{len(runs) - len(left)} of {len(runs)} runs are finished"
-    print(f"{ablation.title}: {say}", flush=True)
-    started()
-    if options.table_only:
-        left = []
-    if status := submit(left, launcher) if launcher else train_all(ablation, runs, left):
-        return status
-    if (path := write_results(ablation, runs)) is not None:
-        print(path.read_text(encoding="utf-8"))
-        print(f"table: {path}, chart: {path.with_name('chart.png')}")
-    return Status.DONE
+    return shell.run(run)

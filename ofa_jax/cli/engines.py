@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import re
 from collections.abc import Sequence
 
@@ -87,11 +86,10 @@ def check_files(files: Sequence[str], engine: str) -> None:
       engine: "native" or "t5x".
 
     Raises:
-      ValueError: a file of the other engine, or t5x without a file of its own before the others.
+      ValueError: no such file, a file of the other engine, or t5x without a file of its own before
+        the others.
     """
-    places = [(pathlib.Path(file), bundled.FOLDER / file) for file in files]
-    found = [next((path for path in two if path.is_file()), None) for two in places]
-    texts = [path.read_text(encoding="utf-8", errors="replace") if path else "" for path in found]
+    texts = [bundled.gin_file(file).read_text("utf-8", errors="replace") for file in files]
     for file, text in zip(files, texts, strict=True):
         of = "t5x" if is_of_t5x(text) else "native" if _OF_NATIVE.search(text) else engine
         if of != engine:

@@ -285,21 +285,12 @@ def _located(file: str, *, asked_by: str) -> str:
     Raises:
       ConfigError: there is none; names those of similar names.
     """
-    wanted = _shell_path(asked_by, file)
-    folders = (bundled.FOLDER, pathlib.Path(asked_by).parent, *gin.config._LOCATION_PREFIXES[1:])
-    places = (pathlib.Path(wanted), *(pathlib.Path(folder, wanted) for folder in folders))
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        near = difflib.get_close_matches(file, _files_beside(file), n=2)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ConfigError(f"{asked_by}: there is no gin file {file}{hint}")
-    return str(path.resolve())
-
-
-def _files_beside(file: str) -> list[str]:
-    folders = (pathlib.Path(file).parent, bundled.FOLDER / pathlib.Path(file).parent)
-    names = {path.name for folder in folders for path in folder.glob("*.gin")}
-    return [str(pathlib.Path(file).with_name(name)) for name in sorted(names)]
+    _shell_path(asked_by, file)
+    folders = (pathlib.Path(asked_by).parent, *gin.config._LOCATION_PREFIXES[1:])
+    try:
+        return str(bundled.gin_file(file, folders).resolve())
+    except ValueError as error:
+        raise ConfigError(f"{asked_by}: {error}") from None
 
 
 def _expand_paths() -> None:

@@ -7,13 +7,12 @@ configures, and any other setting can be given as `--gin.NAME=VALUE`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Sequence
 from typing import Any
 
-from ofa_jax.cli import entry, shell
+from ofa_jax.cli import shell
 
-EVAL_FILE = "gin_configs/native/eval.gin"
-INFER_FILE = "gin_configs/native/infer.gin"
 # Options that give macros; messages name them.
 _FLAGS = {
     "CHECKPOINT_PATH": "--checkpoint",
@@ -46,27 +45,16 @@ def run_eval(arguments: Sequence[str]) -> int:
     function = "eval_script.evaluate"
     locations = {"DATA_DIR": options.data, "VOCAB_DIR": options.vocabulary}
     chosen = {
-        "CHECKPOINT_PATH": options.checkpoint,
         "MIXTURE_OR_TASK_NAME": options.task,
         "MIXTURE_OR_TASK_MODULE": options.module and tuple(options.module),
         "SPLITS": options.split and tuple(options.split),
         "EVAL_OUTPUT_DIR": options.output,
         "LOCATIONS": {name: path for name, path in locations.items() if path} or None,
-        "BATCH_SIZE": options.batch_size,
-        f"{function}.prepared_data": options.prepared,
         f"{function}.num_examples": options.num_examples,
-        f"{function}.best": options.best,
-        f"{function}.overwrite": options.overwrite or None,
-        f"{function}.image_tokenizer": options.image_tokenizer,
     }
 
-    def load() -> Callable[..., Any]:
-        from ofa_jax.evaluation.evaluate import evaluate
-
-        return evaluate
-
     required = ("MIXTURE_OR_TASK_NAME", "EVAL_OUTPUT_DIR")
-    return _run(function, load, options, chosen, bindings, EVAL_FILE, required)
+    return _run(function, "ofa_jax.evaluation.evaluate", options, chosen, bindings, required)
 
 
 def run_infer(arguments: Sequence[str]) -> int:
@@ -89,32 +77,21 @@ def run_infer(arguments: Sequence[str]) -> int:
     options, bindings = _options(parser, arguments)
     function = "infer_script.infer"
     chosen = {
-        "CHECKPOINT_PATH": options.checkpoint,
         "INSTRUCTION": options.instruction,
         f"{function}.task": options.task,
         f"{function}.module": options.module and tuple(options.module),
         f"{function}.fields": dict(options.field) if options.field else None,
-        f"{function}.best": options.best,
-        f"{function}.overwrite": options.overwrite or None,
         "IMAGES": options.image and tuple(options.image),
         "INFER_OUTPUT_DIR": options.output,
-        "BATCH_SIZE": options.batch_size,
         f"{function}.region": options.region,
         f"{function}.answers": options.answers,
-        f"{function}.prepared_data": options.prepared,
         f"{function}.split": options.split,
         f"{function}.vocabulary": options.vocabulary,
         f"{function}.image_side": options.image_side,
-        f"{function}.image_tokenizer": options.image_tokenizer,
         f"{function}.without_image": options.without_image or None,
     }
 
-    def load() -> Callable[..., Any]:
-        from ofa_jax.inference.infer import infer
-
-        return infer
-
-    return _run(function, load, options, chosen, bindings, INFER_FILE, ())
+    return _run(function, "ofa_jax.inference.infer", options, chosen, bindings)
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
@@ -165,33 +142,37 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _run(
     name: str,
-    load: Callable[[], Callable[..., Any]],
+    home: str,
     options: argparse.Namespace,
     chosen: dict[str, Any],
     bindings: list[str],
-    gin_file: str,
-    required: Sequence[str],
+    required: Sequence[str] = (),
 ) -> int:
     def run() -> None:
         import gin
 
         from ofa_jax.cli import gin_files
+        from ofa_jax.runs.settings import MACROS
 
-        lines = [f"{key} = {value!r}" for key, value in chosen.items() if value is not None]
-        gin_files.check_task([gin_file, *(options.gin_file or ())], [*lines, *bindings], _FLAGS)
+        files = [f"gin_configs/native/{name.partition('_')[0]}.gin", *(options.gin_file or ())]
+        both = {
+            "CHECKPOINT_PATH": options.checkpoint,
+            "BATCH_SIZE": options.batch_size,
+            f"{name}.prepared_data": options.prepared,
+            f"{name}.best": options.best,
+            f"{name}.overwrite": options.overwrite or None,
+            f"{name}.image_tokenizer": options.image_tokenizer,
+        }
+        given = {key: value for key, value in {**both, **chosen}.items() if value is not None}
+        lines = [*(f"{key} = {value!r}" for key, value in given.items()), *bindings]
+        gin_files.check_task(files, lines, _FLAGS)
         shell.set_up_process()
-        function = load()
         module, _, short = name.rpartition(".")
+        function = getattr(importlib.import_module(home), short)
         gin.clear_config()
         configurable = gin.external_configurable(function, short, module=module)
-        gin_files.parse(
-            [gin_file, *(options.gin_file or ())],
-            [*lines, *bindings],
-            {name: function},
-            required=required,
-            types=entry.macro_types(),
-            flags=_FLAGS,
-        )
+        more = {"required": required, "types": MACROS, "flags": _FLAGS}
+        gin_files.parse(files, lines, {name: function}, **more)
         if options.print_config:
             print(gin_files.resolved())
             return

@@ -7,9 +7,7 @@ import dataclasses
 import logging
 import shlex
 import sys
-import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ofa_jax.cli import shell
 from ofa_jax.data.preparation import manifest, splits
@@ -17,11 +15,8 @@ from ofa_jax.data.preparation.plan import TARGET_SHARD_BYTES
 from ofa_jax.data.preparation.settings import ConversionSettings
 from ofa_jax.data.sources import formats
 from ofa_jax.errors import Status
-from ofa_jax.schema import meanings
 
 logger = logging.getLogger("ofa_jax")
-
-_READERS = {int: shell.whole, float: shell.real, str: str}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,18 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--beam_options", default="", help="Beam's own: '--runner=DataflowRunner --project=P'")
 
     group = parser.add_argument_group("what is stored, and what is dropped")
-    about, types = meanings(ConversionSettings), typing.get_type_hints(ConversionSettings)
-    for field in dataclasses.fields(ConversionSettings):
-        kind = types[field.name]
-        text = f"{about.get(field.name, '')} Default: {field.default}."
-        how: dict[str, Any] = {"default": field.default, "help": text.replace("%", "%%")}
-        if kind is bool:
-            how["action"] = "store_true"
-        elif typing.get_origin(kind) is typing.Literal:
-            how["choices"] = typing.get_args(kind)
-        else:
-            how["type"] = _READERS[next(iter(typing.get_args(kind)), kind)]
-        group.add_argument(f"--{field.name}", **how)
+    shell.add_settings(group.add_argument, ConversionSettings)
     return parser
 
 
@@ -88,35 +72,31 @@ def run_prepare(arguments: Sequence[str]) -> int:
         for name in ("source", "out"):
             if getattr(options, name) is None:
                 raise ValueError(f"--{name} is needed; --help lists the formats of sources")
-        return _prepare(options, formats.read_arguments(words))
+        dropped = _prepare(options, formats.read_arguments(words))
+        if dropped is not None:
+            say = f"{options.out}: every {dropped} example was dropped, see the manifest"
+            print(f"error: {say}", file=sys.stderr)
+        return Status.DONE if dropped is None else Status.SETTINGS
 
     return shell.run(run)
 
 
-def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> int:
-    bounds = {"processes": 1024, "num_shards": 100_000, "limit": 10**12}
-    for name, most in bounds.items():
-        if not 1 <= (1 if (value := getattr(options, name)) is None else value) <= most:
-            raise ValueError(f"--{name} must be at least 1 and at most {most:,}, got {value}")
+def _prepare(options: argparse.Namespace, arguments: Mapping[str, str]) -> str | None:
     names = [field.name for field in dataclasses.fields(ConversionSettings)]
     settings = ConversionSettings(**{name: getattr(options, name) for name in names})
-    dropped = splits.prepare_splits(
+    counts = {"num_shards": options.num_shards, "limit": options.limit}
+    splits.check_counts(processes=options.processes, **counts)
+    return splits.prepare_splits(
         formats.source(options.source, arguments),
         {"format": options.source, **arguments},
         [name.strip() for name in options.split.split(",")],
         options.out,
         settings=settings,
-        num_shards=options.num_shards,
+        processes=options.processes,
+        beam_options=shlex.split(options.beam_options) if options.engine == "beam" else None,
         shard_bytes=int(options.shard_mb * (1 << 20)),
-        limit=options.limit,
         strict=options.strict,
         overwrite=options.overwrite,
         go_on=options.go_on,
-        processes=options.processes,
-        beam_options=shlex.split(options.beam_options) if options.engine == "beam" else None,
+        **counts,
     )
-    if dropped is None:
-        return Status.DONE
-    say = f"{options.out}: every {dropped} example was dropped, see the manifest"
-    print(f"error: {say}", file=sys.stderr)
-    return Status.SETTINGS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ import signal
 import sys
 import threading
 import traceback
+import typing
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -45,6 +47,30 @@ def real(given: str) -> float:
     if not re.fullmatch(written, given):
         raise argparse.ArgumentTypeError(f"{schema.shown(given)} is no number")
     return float(given)
+
+
+_READERS = {int: whole, float: real, str: str}
+
+
+def add_settings(add: Callable[..., object], settings: type) -> None:
+    """Gives a command line an option for each field of a settings class.
+
+    Args:
+      add: `add_argument` of a parser or group.
+      settings: a dataclass whose docstring says what each field means.
+    """
+    about, types = schema.meanings(settings), typing.get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        kind = types[field.name]
+        text = f"{about[field.name]} Default: {field.default or 'none'}.".replace("%", "%%")
+        how: dict[str, object] = {"default": field.default, "help": text}
+        if kind is bool:
+            how["action"] = "store_true"
+        elif typing.get_origin(kind) is typing.Literal:
+            how["choices"] = typing.get_args(kind)
+        else:
+            how["type"] = _READERS[next(iter(typing.get_args(kind)), kind)]
+        add(f"--{field.name}", **how)
 
 
 def run(command: Callable[[], int | None]) -> int:

@@ -23,6 +23,7 @@ from ofa_jax.training.image_tokenizer import ImageTokenizerConfig
 from ofa_jax.training.scst import SCSTConfig
 
 __all__ = [
+    "MACROS",
     "BatchSize",
     "CheckpointConfig",
     "DatasetConfig",
@@ -42,6 +43,30 @@ Seed = Annotated[int, Between(0, 2**32 - 1)]
 Rate = Annotated[float, Between(0, 1e18)]
 Length = Annotated[int, Between(0, 1 << 20)]
 BatchSize = Annotated[int, Between(1, 1 << 20)]
+_Name = Annotated[str, Between(1, 4096)]
+
+# Annotations of the macros of gin files (`ofa_jax.schema`).
+MACROS: dict[str, Any] = {
+    "MIXTURE_OR_TASK_NAME": _Name,
+    "MODEL_DIR": _Name,
+    "TASK_FEATURE_LENGTHS": Mapping[str, Length] | None,
+    "TRAIN_STEPS": Annotated[int, Between(1, 10**9)],
+    "BATCH_SIZE": BatchSize,
+    "WARMUP_STEPS": Steps,
+    "EVAL_PERIOD": Steps,
+    "CHECKPOINT_PERIOD": Steps,
+    "STATS_PERIOD": Annotated[int, Between(1, 10**9)],
+    "KEEP_CHECKPOINTS": Annotated[int, Between(1, 10**6)],
+    "BEST_METRIC": str,
+    "SAVE_TRAINED": bool,
+    "INITIAL_CHECKPOINT_PATH": str | None,
+    "MIXTURE_OR_TASK_MODULE": str | Sequence[str],
+    **dict.fromkeys(("DATA_DIR", "INFER_OUTPUT_DIR", "CHECKPOINT_PATH"), str),
+    **dict.fromkeys(("VOCAB_DIR", "EVAL_OUTPUT_DIR", "INSTRUCTION"), str | None),
+    "RANDOM_SEED": Seed,
+    "LEARNING_RATE": Annotated[float, Between(0, 1000)],
+    "DROPOUT_RATE": Annotated[float, Between(0, 1)],
+}
 
 
 def _check_lengths(lengths: Mapping[str, int]) -> None:

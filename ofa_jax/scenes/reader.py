@@ -186,6 +186,8 @@ def _boxes(part: np.ndarray, config: ScenesConfig) -> Iterator[Box]:
     wide = max(-(-(columns[-1] + 1) // grid) * grid - x0, -(-(rows[-1] + 1) // grid) * grid - y0)
     sides = [side for _, low, high in config.sizes for side in range(low, high + 1, grid)]
     side = min(sides, key=lambda s: abs(s - wide))
+    # A scrap at the far edges is smaller than any object, which lies inside of the image.
+    x0, y0 = (min(start, config.pixels - side) for start in (x0, y0))
     moves = [(dx, dy, ds) for dx in _NEIGHBORS for dy in _NEIGHBORS for ds in _NEIGHBORS]
     for dx, dy, ds in sorted(moves, key=lambda move: sum(map(abs, move))):
         x, y, s = int(x0 + dx * grid), int(y0 + dy * grid), side + ds * grid

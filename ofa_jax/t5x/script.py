@@ -17,9 +17,10 @@ import gin
 import jax
 import t5x  # pyrefly: ignore[missing-import]
 
-from ofa_jax.cli import bindings, entry, gin_files, shell
+from ofa_jax.cli import bindings, gin_files, shell
 from ofa_jax.errors import Phase, Status, phases
 from ofa_jax.runs.hosts import end_if_lost, initialize_distributed
+from ofa_jax.runs.settings import MACROS
 
 _FOLDER = os.path.realpath(os.path.dirname(t5x.__file__))
 _context = contextlib.ExitStack()
@@ -55,7 +56,7 @@ def check() -> None:
     Raises:
       ConfigError: a macro or scope that nothing uses, or a macro without value or of another type.
     """
-    gin_files.check(types=entry.macro_types(), t5x=True)
+    gin_files.check(types=MACROS, t5x=True)
 
 
 def explain(error: Exception) -> str | None:

@@ -162,7 +162,7 @@ def test_every_folder_is_a_room():
 def test_command_lines_hold_no_library():
     """`cli` is gin, argparse, settings and exit statuses; what does the work lies in a room."""
     lines = sum(len(path.read_text("utf-8").splitlines()) for path in python_files("cli"))
-    assert lines <= 1500
+    assert lines <= 1300
 
 
 def test_library_never_imports_declarations():

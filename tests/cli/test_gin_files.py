@@ -8,10 +8,10 @@ import gin
 import pytest
 
 from ofa_jax.cli import bindings, gin_files
-from ofa_jax.cli.entry import REQUIRED_MACROS, TRAIN_FILE, macro_types
+from ofa_jax.cli.entry import REQUIRED_MACROS, TRAIN_FILE
 from ofa_jax.cli.inference import run_infer
 from ofa_jax.convert import main as convert
-from ofa_jax.runs.settings import DatasetConfig
+from ofa_jax.runs.settings import MACROS, DatasetConfig
 from ofa_jax.runs.story import train
 from ofa_jax.training.schedule import ScheduleConfig
 from tests.shared import requires_cases, shared_dir
@@ -32,7 +32,7 @@ def settings(files, *arguments):
     assert others == []
     known = bindings.registered(train)
     paths = (TRAIN_FILE, *map(str, files))
-    gin_files.parse(paths, overrides, known, required=REQUIRED_MACROS, types=macro_types())
+    gin_files.parse(paths, overrides, known, required=REQUIRED_MACROS, types=MACROS)
     lines = gin_files.resolved().replace("\\\n", " ").splitlines()
     pairs = (line.partition(" = ") for line in lines if " = " in line)
     return {name: " ".join(value.split()) for name, _, value in pairs}

@@ -126,7 +126,9 @@ def test_search_paths_of_t5x(tmp_path, monkeypatch):
 def test_a_plan_takes_them_too(monkeypatch):
     taken = []
     monkeypatch.setattr(plan, "simulate_devices", lambda count: None)
-    monkeypatch.setattr(entry, "run_plan", lambda options, overrides: taken.extend(overrides))
+    monkeypatch.setattr(
+        plan, "_plan_native_run", lambda options, overrides: taken.extend(overrides)
+    )
     words = ("--gin_bindings=A = 1", "--gin_bindings", "B = 2", "--gin.C=3")
     assert plan.main([QUICKSTART, "--mesh=data=1", *words]) == 0
     assert taken == ["A = 1", "B = 2", "C = 3"]

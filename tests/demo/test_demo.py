@@ -12,7 +12,7 @@ pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 
 from starlette.testclient import TestClient
 
-from ofa_jax.cli.demo import run_demo
+from ofa_jax.demo.__main__ import main as run_demo
 from ofa_jax.demo.answers import as_data, drawn
 from ofa_jax.demo.page import new_scene
 from ofa_jax.demo.serve import application

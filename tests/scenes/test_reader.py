@@ -51,6 +51,25 @@ def test_an_empty_image_has_no_objects():
     assert read(blank) == Scene(32, "black", "solid", ())
 
 
+@pytest.mark.parametrize("place", [np.s_[5:19, 26:], np.s_[26:, 5:19], np.s_[25:, 0:12]])
+def test_a_scrap_at_an_edge_is_read_as_something_inside(place):
+    """Models write what no painter does: here a stripe at an edge, with which no box begins."""
+    image = np.full((32, 32, 3), presets.BACKGROUNDS["black"], np.uint8)
+    image[place] = presets.COLORS["red"]
+    objects = read(image).objects
+    assert len(objects) == 1
+    for thing in objects:
+        assert min(thing.box) >= 0
+        assert max(thing.box) <= 32
+
+
+def test_noise_is_read_as_something():
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        blocks = rng.integers(0, 256, (8, 8, 3), np.uint8)
+        read(np.kron(blocks, np.ones((4, 4, 1), np.uint8)))
+
+
 def test_a_blurred_image_still_says_what_it_shows():
     source, rng = ScenesSource("tiny", "validation"), np.random.default_rng(0)
     right = 0

@@ -14,6 +14,21 @@ from ofa_jax.progress import Progress
 
 logger = logging.getLogger("ofa_jax")
 
+_MOST = {"processes": 1024, "num_shards": 100_000, "limit": 10**12}
+
+
+def check_counts(**counts: int | None) -> None:
+    """Checks `processes`, `num_shards` and `limit`, of which None is left to the library.
+
+    Raises:
+      ValueError: one is out of bounds.
+    """
+    for name, value in counts.items():
+        if value is not None and not 1 <= value <= _MOST[name]:
+            raise ValueError(
+                f"--{name} must be at least 1 and at most {_MOST[name]:,}, got {value}"
+            )
+
 
 def prepare_splits(
     source: Any,
