@@ -91,7 +91,8 @@ def evaluate(
       splits: splits of the tasks' sources.
       task_feature_lengths: what is not given is that of the run that the checkpoint comes from,
         or follows from what a `.pt` says about its task.
-      batch_size: examples per step, over all devices of this process.
+      batch_size: most examples per step, over all devices of this process; fewer where memory is
+        short.
       num_examples: the first so many of each split; 0 = all.
       beam_size: of tasks whose recipe names none; 1 is greedy.
       closed_set_method: "search" or "candidates" instead of a task's own method; "" keeps it.

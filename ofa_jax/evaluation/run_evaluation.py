@@ -35,7 +35,7 @@ class EvaluationConfig:
     """Generation on held-out examples (`EvaluationConfig`).
 
     Attributes:
-      batch_size: examples per generation step.
+      batch_size: most examples per generation step; fewer where memory is short.
       num_examples: per task, during training.
       final_num_examples: per task of the mixture, after training; 0 skips the final evaluation.
       split: split of both.

@@ -18,6 +18,7 @@ from ofa_jax.data.tasks.card import TaskCard
 from ofa_jax.data.tasks.features import FeatureRow
 from ofa_jax.data.tasks.instruction import Instruction
 from ofa_jax.data.tasks.task import Lengths, OFATask, image_tokenizer_of
+from ofa_jax.evaluation.fitting_batch import fitting_batch
 from ofa_jax.evaluation.generated_images import CodeImages
 from ofa_jax.evaluation.scoring import Result
 from ofa_jax.evaluation.streaming import (
@@ -82,7 +83,7 @@ class SplitEvaluation:
     Attributes:
       answerer: the model.
       lengths: task feature lengths.
-      batch_size: examples per step.
+      batch_size: most examples per step; fewer where memory is short.
       seed: of the examples.
       shard: which examples are this process's.
       skip_bad: whether bad records are counted and left out; otherwise they are errors.
@@ -162,7 +163,9 @@ class SplitEvaluation:
             self.lengths,
             split=split,
             lines=works[self.shard.index],
-            batch_size=self.batch_size,
+            batch_size=fitting_batch(
+                self.batch_size, self.answerer.model.config, self.lengths, self.answerer.layout
+            ),
             shard=self.shard,
             seed=seed,
             limit=limit,

@@ -227,6 +227,10 @@ def _add_example(found: Survey, number: int, example: Example) -> None:
         found.data_sets[str(example["dataset"])] += 1
     for name, value in example.items():
         _add_field(found, name, value)
+        for text in _texts(value) if name in TEXTS else ():
+            if text.startswith('"') and text.count('"') % 2:
+                say = f"{where}: {name} {shown(text)}: was it cut, or its quote written by hand?"
+                found.add_fault("a quote that opens a text and never closes", say)
     size = _add_image(found, where, example.get("image"))
     _add_boxes(found, where, example.get("boxes"), size)
 
@@ -244,10 +248,17 @@ def _add_field(found: Survey, name: str, value: Any) -> None:
     if not field.example:
         field.example = shown(value)
     if name in TEXTS:
-        texts = [value] if isinstance(value, str) else [t for t in value if isinstance(t, str)]
+        texts = _texts(value)
         found.words.setdefault(name, []).extend(len(text.split()) for text in texts)
         if name in _LISTED:
             found.frequent.setdefault(name, collections.Counter()).update(texts)
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a field that holds one or several."""
+    if value is None or isinstance(value, str):
+        return [value] if value else []
+    return [text for text in value if isinstance(text, str)]
 
 
 def _is_empty(value: Any) -> bool:

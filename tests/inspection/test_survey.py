@@ -124,3 +124,10 @@ def test_rows_without_truth_are_told_but_in_test_splits():
     [told] = [name for name in found.faults if "no answers: prepare drops it" in name]
     assert found.faults[told].count == 2
     assert not [name for name in survey.survey(records, split="testA").faults if "no ans" in name]
+
+
+def test_a_quote_that_never_closes_is_told():
+    records = Records([record(captions=['"a red bus', '"a" red bus', 'a 5" screen', '"'])])
+    (fault,) = survey.survey(records).faults.values()
+    assert (fault.what, fault.count) == ("a quote that opens a text and never closes", 2)
+    assert "record 0 ('one'): captions" in fault.examples[0]
