@@ -76,7 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, others = parser.parse_known_args(argv)
     from ofa_jax.data.sources import formats
-    from ofa_jax.inspection import build, opening
 
     if options.formats:
         print(formats.manual())
@@ -85,6 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("give the PATH of a data set, or scenes")
 
     def run() -> None:
+        # Here, so that an extra that is not installed is one line.
+        from ofa_jax.inspection import build, opening
+
         arguments = formats.read_arguments(others)
         named = formats.FORMATS.get(options.source)
         if options.data_dir and named and "data_dir" in named.arguments:

@@ -9,7 +9,6 @@ from typing import cast
 
 import gin
 
-from ofa_jax.ablation.execution import carry_out
 from ofa_jax.ablation.runs import plan
 from ofa_jax.ablation.settings import Ablation
 from ofa_jax.cli import engines, gin_files, shell
@@ -65,6 +64,9 @@ def run_ablate(arguments: Sequence[str]) -> int:
     def run() -> int:
         ablation = read_settings(options.gin_file, overrides)
         engines.check_files(ablation.gin_files, options.engine)
+        # Here, so that an extra that is not installed is one line.
+        from ofa_jax.ablation.execution import carry_out
+
         return carry_out(
             ablation,
             plan(ablation, options.engine),

@@ -172,8 +172,8 @@ def set_up_process() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     import jax
 
-    cache = os.environ.get(
-        "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/ofa_jax/compiled")
-    )
-    jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = os.path.expanduser("~/.cache/ofa_jax/compiled")
+        jax.config.update("jax_compilation_cache_dir", cache)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)

@@ -17,3 +17,6 @@ model, so it works on any machine, also long after the run. In reading order:
 
 `python -m ofa_jax.report RUN_DIR` is the command.
 """
+
+# Shown of each task, at most.
+DEFAULT_EXAMPLES = 24

@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from ofa_jax.cli import shell
-from ofa_jax.report import build, paper_tables, tables
-from ofa_jax.report.collect import collect
+from ofa_jax.report import DEFAULT_EXAMPLES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +34,8 @@ def _tables(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
 
     def run() -> None:
+        from ofa_jax.report import paper_tables
+
         runs = arguments.run_dirs or paper_tables.find_runs()
         print(paper_tables.write_tables(runs, arguments.output))
 
@@ -49,7 +50,7 @@ def _report(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--examples",
         type=shell.whole,
-        default=build.DEFAULT_EXAMPLES,
+        default=DEFAULT_EXAMPLES,
         metavar="N",
         help="most examples per task (default: %(default)s)",
     )
@@ -69,6 +70,10 @@ def _report(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
 
     def run() -> None:
+        # Here, so that an extra that is not installed is one line.
+        from ofa_jax.report import build, tables
+        from ofa_jax.report.collect import collect
+
         if arguments.compare:
             records = [collect(path) for path in arguments.run_dirs]
             table = tables.runs_comparison(

@@ -6,12 +6,11 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from ofa_jax.report import plots, tables
+from ofa_jax.report import DEFAULT_EXAMPLES, plots, tables
 from ofa_jax.report.collect import RunRecord, collect
 from ofa_jax.report.gallery import save_gallery
 from ofa_jax.report.page import Charts, page_html
 
-DEFAULT_EXAMPLES = 24
 MAX_PAGE_BYTES = 8_000_000
 
 

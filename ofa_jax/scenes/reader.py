@@ -13,7 +13,6 @@ import functools
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import ndimage
 
 from ofa_jax.scenes.presets import BACKGROUNDS, COLORS, PRESETS, ScenesConfig, preset
 from ofa_jax.scenes.renderer import render, shape_layers
@@ -106,6 +105,8 @@ def _segmentations(
 
 def _parts(mask: np.ndarray, config: ScenesConfig) -> list[np.ndarray]:
     """The connected parts of a mask that are large enough for an object."""
+    from scipy import ndimage  # takes half a second, which whoever never reads an image saves
+
     numbers, _ = ndimage.label(mask, np.ones((3, 3)))
     smallest = _SMALLEST_PART * config.sizes[0][1] ** 2
     found = []

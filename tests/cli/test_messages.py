@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from ofa_jax.checkpoint.imports import CheckpointMismatchError
 from ofa_jax.cli import entry, gin_files, inference, prepare
 from ofa_jax.data.sources import locations
 from ofa_jax.inference.infer import _settings
+from ofa_jax.inspect import main as inspect
 from ofa_jax.model.config import SIZES
+from ofa_jax.report.__main__ import main as report
 from ofa_jax.runs import story, tasks
 from tests.cli.conftest import QUICKSTART
 
@@ -185,3 +188,18 @@ def test_no_more_workers_than_cores(monkeypatch, caplog):
     assert caplog.messages == [
         "DatasetConfig.num_workers: 2, one for each core here, not 8",
     ]
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [(report, ["run"]), (report, ["tables"]), (inspect, ["scenes"])],
+    ids=["report", "tables", "inspect"],
+)
+def test_a_command_without_its_packages_names_the_extra(main, arguments, monkeypatch, capsys):
+    for name in [one for one in sys.modules if one.startswith(("ofa_jax.report.", "ofa_jax.insp"))]:
+        monkeypatch.delitem(sys.modules, name)
+    for package in ("matplotlib", "jinja2"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert main(arguments) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("it comes with the extra train: pip install 'ofa-jax[train]'")

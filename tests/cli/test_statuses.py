@@ -310,7 +310,6 @@ class Command:
         self.folder, self.run = folder, folder / "run"
         self.environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
             "XLA_FLAGS": QUICK_TO_COMPILE,
             "PYTHONPATH": str(ROOT),
         }

@@ -33,7 +33,6 @@ class Hosts:
         for host, output in enumerate(self.outputs):
             environment = os.environ | {
                 "JAX_PLATFORMS": "cpu",
-                "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count} "
                 + QUICK_TO_COMPILE,
                 "PYTHONPATH": str(ROOT),

@@ -62,7 +62,6 @@ class Runs:
         for host in range(hosts):
             environment = os.environ | {
                 "JAX_PLATFORMS": "cpu",
-                "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // hosts} "
                 + QUICK_TO_COMPILE,
                 "PYTHONPATH": str(ROOT),

@@ -5,14 +5,12 @@ are, but for sizes.
 """
 
 import json
-import os
 
 import gin
 import jax
 import numpy as np
 import pytest
 from flax import traverse_util
-from jax.experimental.compilation_cache import compilation_cache
 
 from ofa_jax.checkpoint.fairseq_cfg import official_task
 from ofa_jax.checkpoint.imports import import_checkpoint
@@ -53,23 +51,6 @@ RUNS = {
 CHINESE = {"ocr", "caption_muge", "refcoco_cn"}
 DEFAULT = {"refcoco"}
 SUBMISSIONS = {"glue": "validation_predict.tsv"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Programs that several tasks have in common are compiled once, in this module only."""
-    settings = {
-        "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR")
-        or str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.2,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for values in (settings, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is settings:
-            yield
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,6 @@ class Sessions:
         self.folder, self.settings = folder, settings
         self.environment = {
             "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.integration.forked_sessions"],
