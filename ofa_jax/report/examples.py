@@ -56,6 +56,11 @@ _WORDS = {
     Verdict.WRONG: "Wrong",
     Verdict.NONE: "",
 }
+# Of a picture that was read back, as generated scenes are.
+_PICTURE_WORDS = {
+    Verdict.RIGHT: "The caption is true of it",
+    Verdict.WRONG: "The caption is false of it",
+}
 _CAPTION_WORDS = {Verdict.RIGHT: "True of the image", Verdict.WRONG: "False of the image"}
 
 
@@ -110,6 +115,11 @@ def judge(kind: Kind, row: Prediction) -> Judgement:
     if verdict is Verdict.WRONG and kind is Kind.GROUNDING and row.get("predicted_box") is None:
         return Judgement(verdict, "No box", "answer is not a box")
     words = _WORDS | _CAPTION_WORDS if kind is Kind.CAPTIONING else _WORDS
+    if kind is Kind.IMAGE_GENERATION and verdict is not Verdict.NONE:
+        read = str(row.get("prediction_text", ""))
+        return Judgement(
+            verdict, (_WORDS | _PICTURE_WORDS)[verdict], f"read as {read or 'nothing'}"
+        )
     return Judgement(verdict, words[verdict], _measure(kind, row, verdict))
 
 

@@ -21,7 +21,7 @@ _TILE = 216
 _GAP = 18
 _MARGIN = 36
 _TITLE_WIDTH = 236
-_TEXT_LINES = 3
+_TEXT_LINES = 4
 _LINE_HEIGHT = 19
 _INK, _MUTED, _LINE = "#16202e", "#5b6776", "#e2e6eb"
 # Kinds whose answer is seen.
@@ -50,7 +50,7 @@ def _words(kind: Kind, row: Prediction, measure: str) -> str:
 def _question(text: object) -> str:
     """The input without bins, on a few short lines."""
     words = [w for w in str(text or "").split() if not w.startswith("<bin_")]
-    return textwrap.shorten(" ".join(words), 60, placeholder=" ...")
+    return textwrap.shorten(" ".join(words), 84, placeholder=" ...")
 
 
 def _tile(images: list[Image.Image]) -> Image.Image:

@@ -70,6 +70,13 @@ def test_words_of_verdicts():
     row |= {"score": 0.5, "verdict": "partly", "found": [0]}
     assert judge(Kind.DETECTION, row).measure == "1/2 found · 1 extra"
     assert judge(Kind.IMAGE_INFILLING, {"score": 0.5}).measure == "50% of codes equal"
+    assert judge(Kind.IMAGE_GENERATION, {"score": 0.5}).measure == "50% of codes equal"
+    read = {"score": 0.0, "verdict": "wrong", "prediction_text": "red circle on gray"}
+    found = judge(Kind.IMAGE_GENERATION, read)
+    assert (found.word, found.measure) == (
+        "The caption is false of it",
+        "read as red circle on gray",
+    )
 
 
 def _verdicts(text):
