@@ -59,7 +59,7 @@ def application(settings: DemoSettings):
 
     from ofa_jax.demo.api import BodyLimit, add_routes
     from ofa_jax.demo.asking import DemoModel
-    from ofa_jax.demo.page import CSS, build_page, scenes_world
+    from ofa_jax.demo.page import CSS, build_page
 
     source = find_checkpoint(settings.checkpoint)
     predictor = load(
@@ -68,14 +68,11 @@ def application(settings: DemoSettings):
         image_size=settings.image_side or None,
         devices=None,
         progress=logger.info,
+        image_tokenizer=load_image_tokenizer(named)
+        if (named := settings.image_tokenizer)
+        else None,
     )
-    tokenizer = load_image_tokenizer(settings.image_tokenizer) if settings.image_tokenizer else None
-    codes = any(card.instruction.target_slot.modality == "CODE" for card in predictor.cards)
-    if codes and tokenizer is None and (world := scenes_world(predictor)) is not None:
-        from ofa_jax.scenes.tokenizers import scenes_codebook
-
-        tokenizer = scenes_codebook(world.name)
-    model = DemoModel(predictor, settings, tokenizer)
+    model = DemoModel(predictor, settings, predictor.image_tokenizer)
     app = fastapi.FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     add_routes(app, model)
     app.add_middleware(BodyLimit, most=settings.max_file_bytes)

@@ -19,7 +19,7 @@ class DemoSettings:
       vocabulary: its folder; without it the one beside the checkpoint.
       image_side: side in pixels of the model's input; 0 = as the checkpoint says.
       image_tokenizer: last.ckpt, codebook.npz or module:function, which makes images of codes;
-        without it the quickstart's own is taken where the model is one of the quickstart.
+        without it the run's own is taken, if it has one.
       host: address to listen at; others than this machine reach it only by another, 0.0.0.0 is
         all.
       port: of that address.
