@@ -147,6 +147,9 @@ def infer(
     local_folder(output_dir, "output_dir")
     paths = find_images(images)
     has_image = bool(paths or prepared_data)
+    if task and not has_image and (asked_for := _image_instruction(checkpoint, task, fields or {})):
+        # As by the instruction: the task says how, the run keeps its image tokenizer.
+        task, instruction, without_image = "", asked_for, False
     asks_for_image = not has_image and instruction.strip().startswith(TEXT_TO_IMAGE)
     writes_images = bool(image_tokenizer) or asks_for_image
     without_image = without_image or (writes_images and not has_image)
@@ -232,6 +235,17 @@ def infer(
     [prediction] = predictor.answer([dataclasses.replace(asked, image=image)], task, **options)
     _print(prediction, image, paths[0] if paths else "", output_dir, best)
     return [prediction]
+
+
+def _image_instruction(checkpoint: str, task: str, fields: Mapping[str, str]) -> str:
+    """What asks for the whole image of a task that makes one of text; "" for any other task."""
+    for card in trained_cards(find_checkpoint(checkpoint)):
+        if task in (card.name, card.family) and card.makes_whole_images:
+            [name] = card.fields
+            if not fields.get(name, "").strip():
+                raise ValueError(f"task {task!r} needs --field={name}=TEXT: what the image shows")
+            return f"{TEXT_TO_IMAGE} {fields[name].strip()}"
+    return ""
 
 
 def _cards_of_modules(

@@ -397,11 +397,7 @@ class OFAPredictor:
 
     def _image_card(self) -> TaskCard | None:
         """The task of whole images that the model was trained on, if there is one."""
-        for card in self.cards:
-            slot = card.instruction.target_slot
-            if slot.modality == "CODE" and card.instruction.image_slot is None:
-                return card
-        return None
+        return next((card for card in self.cards if card.makes_whole_images), None)
 
     def _answerer(self, seed: int) -> Answerer:
         return Answerer(OFA(self.config), self.tokenizer, self._layout, seed=seed)

@@ -1,6 +1,7 @@
 """`python -m ofa_jax.infer --image_tokenizer=...`: images as answers, from a model at random."""
 
 import dataclasses
+import shutil
 import sys
 
 import gin
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tasks.scenes_images  # noqa: F401  (registers the task)
 from ofa_jax.checkpoint import orbax_weights
 from ofa_jax.checkpoint.names import to_params
 from ofa_jax.cli import inference as inference_entry
 from ofa_jax.cli import shell
 from ofa_jax.data.ops.image_tokenizer import PatchCodebook
+from ofa_jax.data.tasks.card import TaskCard, write_cards
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.metrics.generation import Extractors
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
@@ -58,6 +62,20 @@ def infer(monkeypatch, tmp_path, files):
 
     yield run
     gin.clear_config()
+
+
+def test_a_task_of_images_writes_one(infer, files, tmp_path, capsys):
+    [(task, _)] = lookup("scenes_text_to_image")
+    answering = dataclasses.replace(task.answering, decoding={"top_k": 4}, empty_prompts=0.0)
+    task = dataclasses.replace(task, answering=answering)
+    shutil.copytree(files / "model", tmp_path / "run")
+    card = TaskCard.of(task, {"inputs": 32, "targets": 5, "image": 32})
+    write_cards(tmp_path / "run", "scenes", [card])
+    asked = ("--checkpoint=run", "--task=text_to_image")
+    assert infer(*asked, "--field=text=a red bus", "--output=here") == 0
+    assert len(colours_of("here/generated.png")) == 4
+    assert infer(*asked) == 2
+    assert "needs --field=text=TEXT: what the image shows" in capsys.readouterr().err
 
 
 def colours_of(path):

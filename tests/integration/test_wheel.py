@@ -120,8 +120,13 @@ def test_the_core_answers_converts_counts_and_plans(wheel, trained, tmp_path):
         "print('answer:', model.generate('red.png', 'what does the image describe?').text)"
     )
     assert "answer:" in core.run("python", "-c", code)
-    core.run("ofa", "infer", "--checkpoint=run", "--image=red.png", "--output=answers")
-    assert (core.folder / "answers").is_dir()
+    assert core.run("ofa", "infer", "--checkpoint=run", "--image=red.png").strip()
+    Image.new("RGB", (32, 32), "blue").save(core.folder / "blue.png")
+    core.run("ofa", "infer", "--checkpoint=run", "--image=*.png", "--output=answers")
+    assert (
+        len((core.folder / "answers" / "predictions" / "answers.jsonl").read_text().splitlines())
+        == 2
+    )
     core.run("ofa", "convert", "--source=run", "--target=hf", "--target_format=huggingface")
     assert (core.folder / "hf" / "config.json").is_file()
     assert "182," in core.run("ofa", "sizes", "--size=base")

@@ -104,6 +104,11 @@ class TaskCard:
             if not isinstance(piece, str) and piece != self.instruction.image_slot
         )
 
+    @property
+    def makes_whole_images(self) -> bool:
+        """Whether it answers a text with the codes of an image."""
+        return self.instruction.target_slot.modality == "CODE" and not self.instruction.image_slot
+
     def task(self, tokenizer: Tokenizer) -> OFATask:
         """The task without a source.
 
