@@ -1,6 +1,7 @@
 """Messages name what the user has: an option, a file, a setting of the other model."""
 
 import dataclasses
+import importlib
 import logging
 import sys
 
@@ -197,6 +198,8 @@ def test_no_more_workers_than_cores(monkeypatch, caplog):
 )
 def test_a_command_without_its_packages_names_the_extra(main, arguments, monkeypatch, capsys):
     for name in [one for one in sys.modules if one.startswith(("ofa_jax.report.", "ofa_jax.insp"))]:
+        package, _, module = name.rpartition(".")
+        monkeypatch.delattr(importlib.import_module(package), module, raising=False)
         monkeypatch.delitem(sys.modules, name)
     for package in ("matplotlib", "jinja2"):
         monkeypatch.setitem(sys.modules, package, None)

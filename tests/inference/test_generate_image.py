@@ -17,6 +17,7 @@ from ofa_jax.inference.predictor import OFAPredictor
 from ofa_jax.inference.ranked_images import MatchingRanker, clip_ranker, ranked, source_texts
 from ofa_jax.metrics.generation import Extractors
 from ofa_jax.scenes.tokenizers import scenes_codebook
+from tasks.scenes_images import DECODING
 from tests.model.small import make_config, make_variables
 
 LENGTHS = {"inputs": 32, "targets": 17, "image": 32}
@@ -116,7 +117,7 @@ def test_the_text_is_found_in_its_row(predictor):
 
 def test_files(predictor, tmp_path):
     settings = image_settings(predictor, {"samples": 2}, True, whole=True)
-    assert settings == SamplingConfig(top_p=0.9, guidance=2.0, samples=2)
+    assert settings == SamplingConfig(**DECODING, samples=2)
     files = write_images(
         predictor,
         f"what is the complete image? caption: {CAPTION}",
