@@ -28,7 +28,13 @@ OFFICIAL = {
 }
 
 
-@pytest.mark.parametrize("size", OFFICIAL)
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(size, marks=[pytest.mark.slow] * (size in ("large", "huge")))
+        for size in OFFICIAL
+    ],
+)
 def test_official_sizes(size):
     count = count_parameters(SIZES[size])
     found = (count.total, count.embedding, count.resnet, count.encoder, count.decoder)

@@ -100,7 +100,7 @@ def loss_and_gradients(config):
 @pytest.mark.parametrize(
     ("stack", "remat"),
     [
-        ("scan", "none"),
+        pytest.param("scan", "none", marks=pytest.mark.slow),
         pytest.param("scan", "dots", marks=pytest.mark.slow),
         pytest.param("loop", "full", marks=pytest.mark.slow),
     ],

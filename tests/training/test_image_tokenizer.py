@@ -44,7 +44,7 @@ TEMPERATURE = ScheduleConfig(peak=0.9, shape="cosine", total_steps=100, end=1e-6
 @pytest.mark.parametrize(
     ("model", "losses", "names"),
     [
-        ({"quantizer": "nearest"}, {"revive": True}, set()),
+        pytest.param({"quantizer": "nearest"}, {"revive": True}, set(), marks=pytest.mark.slow),
         (
             {"quantizer": "gumbel"},
             {
