@@ -115,6 +115,7 @@ def test_the_text_is_found_in_its_row(predictor):
         source_texts(rows, Instruction.parse("[TEXT:a] or not? -> [CODE:codes]"), None)
 
 
+@pytest.mark.slow  # infer writes files in tests/integration/test_image_answers.py
 def test_files(predictor, tmp_path):
     settings = image_settings(predictor, {"samples": 2}, True, whole=True)
     assert settings == SamplingConfig(**DECODING, samples=2)

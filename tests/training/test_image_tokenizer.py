@@ -59,7 +59,7 @@ TEMPERATURE = ScheduleConfig(peak=0.9, shape="cosine", total_steps=100, end=1e-6
     ],
     ids=["plain", "everything"],
 )
-@pytest.mark.parametrize("num_microbatches", [1, 2])
+@pytest.mark.parametrize("num_microbatches", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_every_combination_is_traced(model, losses, names, num_microbatches):
     config = dataclasses.replace(SMALL, **model)
     networks = TokenizerNetworks(config, ImageTokenizerConfig(**losses))
