@@ -232,7 +232,7 @@ def test_what_t5x_has_no_place_for_is_refused():
         match="samples outside of the compiled step",
     ):
         models.OFAModel(**settings, trainer=TrainerConfig(scst=SCSTConfig()))
-    with pytest.raises(ValueError, match="MIXTURE_OR_TASK_NAME: no task or mixture named 'scene"):
+    with pytest.raises(ValueError, match="mixture_or_task_name: no task or mixture named 'scene"):
         models.OFAModel(model=models.OFA(), dataset=dataset_config(mixture_or_task_name="scene"))
 
 
