@@ -18,14 +18,14 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 from collections.abc import Callable, Iterator
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.peer import Peer
 from benchmarks.turns import Measured, in_turns
 from ofa_jax.model import SIZES, OFAConfig
 from ofa_jax.model.flops import convolved
@@ -33,7 +33,6 @@ from ofa_jax.ops.batch_norm import batch_norm
 from ofa_jax.ops.conv import conv2d, max_pool, symmetric_padding
 
 WAYS = ("xla", "matmul", "mixed")
-TORCH = pathlib.Path(__file__).with_name("torch_convolution.py")
 
 
 class Convolution(NamedTuple):
@@ -77,43 +76,22 @@ def convolutions(config: OFAConfig, size: int) -> collections.Counter[Convolutio
     return collections.Counter(found)
 
 
-class Torch:
-    """The child process that runs torch's convolutions."""
-
-    def __init__(self, python: str) -> None:
-        command = [python, str(TORCH), str(os.cpu_count())]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._input = cast(IO[str], self._process.stdin)
-        self._output = cast(IO[str], self._process.stdout)
-
-    def call(self, one: Convolution, batch: int, backward: bool) -> Callable[[], float]:
-        """What takes one convolution and returns its seconds."""
-        asked = {
-            "shape": [batch, one.y, one.x, one.channels],
-            "features": one.features,
-            "kernel": one.kernel,
-            "stride": one.stride,
-            "padding": symmetric_padding(one.kernel, one.stride),
-        }
-
-        def run() -> float:
-            line = json.dumps({"convolution": asked, "backward": backward})
-            print(line, file=self._input, flush=True)
-            return float(self._output.readline())
-
-        return run
-
-    def close(self) -> None:
-        """Ends it."""
-        self._process.communicate()
+def torch_call(torch: Peer, one: Convolution, batch: int, backward: bool) -> Callable[[], float]:
+    """What takes one convolution with torch and returns its seconds."""
+    asked = {
+        "shape": [batch, one.y, one.x, one.channels],
+        "features": one.features,
+        "kernel": one.kernel,
+        "stride": one.stride,
+        "padding": symmetric_padding(one.kernel, one.stride),
+    }
+    return torch.call(convolution=asked, backward=backward)
 
 
 @contextlib.contextmanager
-def torch_process(python: str | None) -> Iterator[Torch | None]:
-    """The child process, or None where no Python is named."""
-    torch = None if python is None else Torch(python)
+def torch_process(python: str | None) -> Iterator[Peer | None]:
+    """The child process that runs torch's convolutions, or None where no Python is named."""
+    torch = None if python is None else Peer(python, "torch_convolution.py")
     try:
         yield torch
     finally:
@@ -139,7 +117,7 @@ def with_gradients(
 
 
 def one_convolution(
-    one: Convolution, batch: int, rounds: int, torch: Torch | None
+    one: Convolution, batch: int, rounds: int, torch: Peer | None
 ) -> dict[bool, dict[str, Measured]]:
     """All ways of one convolution in turns: forward (False), forward and backward (True)."""
     rng = np.random.default_rng(0)
@@ -163,7 +141,7 @@ def one_convolution(
             measured[backward][way] = Measured(call)
     if torch is not None:
         for backward in measured:
-            measured[backward]["torch"] = Measured(torch.call(one, batch, backward))
+            measured[backward]["torch"] = Measured(torch_call(torch, one, batch, backward))
     for settings in measured.values():
         in_turns(settings, rounds)
     return measured

@@ -1,6 +1,7 @@
 """Speed of decoding: greedy, beam 5, beam 5 in a trie, and every one of 3,129 answers.
 
-    python -m benchmarks.decode [--sizes tiny base] [--image 480] [--rounds 6] [--json FILE]
+    python -m benchmarks.decode [--sizes tiny base] [--image 480] [--rounds 6]
+        [--official PYTHON CODE] [--json FILE]
 
 The setting of the PyTorch figures: an image of 480 x 480 and 9 source tokens (909 encoder
 positions), exactly 16 tokens and eos, beam 5 without repeated 3-grams, batch 1 and 4, random
@@ -13,6 +14,9 @@ after one round that is not counted. Images are in memory; compilation is not co
 
 Further: ten decoding steps at several positions of one cache, whose cost must not depend on the
 position, and with caches of several lengths.
+
+With `--official` the official PyTorch model encodes and searches in a process of its own, in turns
+with ours (`torch_official.py`).
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from benchmarks.peer import Peer, add_official_arguments, official_model
 from benchmarks.turns import Measured, in_turns, report
 from ofa_jax import vocab
 from ofa_jax.decoding.beam import BeamConfig
@@ -85,8 +90,29 @@ def answers(lengths: np.ndarray) -> list[list[int]]:
     return [list(answer) for answer in made]
 
 
+def official_settings(official: Peer, size: int, batch: int) -> dict[str, Measured]:
+    """The same work by the official model."""
+    shape = {"batch": batch, "image": size, "source": SOURCE_TOKENS, "target": 1}
+
+    def search(beam: int) -> Measured:
+        options = {"beam": beam, "tokens": NEW_TOKENS}
+        return Measured(official.call(what="search", inputs=shape, options=options))
+
+    return {
+        "encoder, official": Measured(official.call(what="encoder", inputs=shape)),
+        "greedy, official": search(1),
+        "beam 5, official": search(5),
+    }
+
+
 def whole_decoding(
-    model: OFA, variables: Any, size: int, rounds: int, batches: tuple[int, ...], results: Any
+    model: OFA,
+    variables: Any,
+    size: int,
+    rounds: int,
+    batches: tuple[int, ...],
+    results: Any,
+    official: Peer | None,
 ) -> None:
     """Encoder, greedy, beam, trie and candidates."""
     rng = np.random.default_rng(3)
@@ -116,8 +142,13 @@ def whole_decoding(
             settings["all 3,129 answers"] = Measured(
                 lambda data=data: rank(model, variables, data, candidates)
             )
+        if official is not None:
+            settings |= official_settings(official, size, batch)
         in_turns(settings, rounds)
         report(f"batch {batch}", settings, "beam 5", results)
+        for name in ("encoder", "greedy", "beam 5") if official is not None else ():
+            ratio = settings[name].over(settings[f"{name}, official"])
+            print(f"{name}, ours over official: {ratio}")
 
 
 def whole_images(
@@ -196,7 +227,10 @@ def measure(model: OFA, name: str, arguments: argparse.Namespace) -> dict[str, A
     if "image" in arguments.parts:
         whole_images(model, variables, rounds, tuple(arguments.batches), results)
     if "whole" in arguments.parts:
-        whole_decoding(model, variables, size, rounds, tuple(arguments.batches), results)
+        with official_model(arguments.official, name, size) as official:
+            whole_decoding(
+                model, variables, size, rounds, tuple(arguments.batches), results, official
+            )
     return results
 
 
@@ -212,6 +246,7 @@ def main() -> None:
     parser.add_argument(
         "--parts", nargs="+", default=["steps", "whole"], choices=["steps", "whole", "image"]
     )
+    add_official_arguments(parser)
     parser.add_argument("--json", help="also write the figures to this file")
     arguments = parser.parse_args()
     results: dict[str, Any] = {}

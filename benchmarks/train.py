@@ -1,7 +1,7 @@
 """What a training step costs, in parts, and how fast that is beside one large matrix product.
 
     python -m benchmarks.train [--size tiny] [--image 256] [--batch 4] [--conv auto xla]
-        [--rounds 5] [--operations] [--json FILE]
+        [--rounds 5] [--operations] [--official PYTHON CODE] [--json FILE]
 
 Random weights and inputs; one task, cross entropy over the whole vocabulary, clipping, Adam and
 weight decay. Steps of all values of `--conv` (`models.OFA.conv`: "xla" is the form that a TPU or
@@ -11,6 +11,9 @@ difference between the encoder and its stem), "decoder" its layers on given stat
 logits and cross entropy on given states. GFLOP are those of `ofa_jax.model.flops`, times three.
 Compile seconds are those of a program that no cache holds; memory is what the compiler plans, and
 the highest resident size of the process, which with several values of `--conv` belongs to all.
+
+With `--official` the official PyTorch model takes the same step in a process of its own, in turns
+with ours (`torch_official.py`).
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from benchmarks.peer import Peer, add_official_arguments, official_model
 from benchmarks.turns import Measured, in_turns, report
 from ofa_jax import vocab
 from ofa_jax.losses.cross_entropy import LossConfig, token_losses
@@ -42,6 +46,7 @@ from ofa_jax.model.encoder import EncoderOutput
 from ofa_jax.model.flops import forward_flops, patch_grid, resnet_flops
 from ofa_jax.model.ofa import normalize_images
 from ofa_jax.model.resnet import ResNet
+from ofa_jax.ops.host_memory import keep_freed_memory, only_cpu
 from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer
 from ofa_jax.training.programs import program_memory
 from ofa_jax.training.schedule import ScheduleConfig
@@ -239,7 +244,7 @@ def heaviest_operations(training: Training, steps: int = 2) -> list[tuple[str, f
     return [(name, spent, count[name] // steps) for name, spent in seconds.most_common()]
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace, official: Peer | None) -> dict[str, Any]:
     """Steps, parts and the product in turns; prints them."""
     work = Work(arguments.batch, arguments.image, arguments.source, arguments.target)
     plain = SIZES[arguments.size]
@@ -252,6 +257,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     steps = {f"step, conv={conv}": Measured(one.step) for conv, one in trainings.items()}
     calls = first.parts() if arguments.parts else {}
     parts = {name: Measured(call) for name, call in calls.items()}
+    if official is not None:
+        asked = official.call(what="step", inputs=dict(work._asdict()))
+        steps["step, official"] = Measured(asked)
     matrix = jnp.ones((PRODUCT_SIDE, PRODUCT_SIDE))
     product = Measured(jax.jit(lambda m=matrix: m @ m).lower().compile())
     in_turns({**steps, **parts, "product": product}, arguments.rounds)
@@ -268,6 +276,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"highest resident size of this process {peak:,.0f} MiB")
     results["peak_mib"] = peak
+    if official is not None:
+        results["official_peak_mib"] = official.highest_memory()
+        print(f"of the official process {results['official_peak_mib']:,.0f} MiB")
 
     full_speed = 2 * PRODUCT_SIDE**3 / product.median / 1e9
     flops = part_flops(first.config, work)
@@ -310,15 +321,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-parts", dest="parts", action="store_false", help="only whole steps")
     parser.add_argument("--operations", action="store_true", help="also the ten heaviest")
+    add_official_arguments(parser)
     parser.add_argument("--json", help="also write the figures to this file")
     arguments = parser.parse_args()
+    if only_cpu():
+        # As `ofa_jax.train` does.
+        keep_freed_memory()
     print(
         f"OFA {arguments.size}, {arguments.batch} images of {arguments.image} pixels, jax "
         f"{jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores "
         f"({platform.machine()}), load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
-    results = measure(arguments)
+    with official_model(arguments.official, arguments.size, arguments.image) as official:
+        results = measure(arguments, official)
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
 
