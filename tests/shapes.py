@@ -12,8 +12,16 @@ from beartype import BeartypeConf, beartype
 CHECKED = {
     "losses": (),
     "decoding": (),
-    "model": ("attention", "decoder", "encoder", "feedforward", "ofa", "positions"),
-    "training": ("ema", "optimizer", "randomness", "schedule", "scst", "state", "step"),
+    "ops": ("attention", "batch_norm", "conv"),
+    "model": (
+        *("attention", "decoder", "encoder", "feedforward", "layers", "ofa", "positions", "resnet"),
+        *("stack", "tuning"),
+        *(f"vqgan.{file}" for file in ("autoencoder", "discriminator", "networks", "quantizers")),
+    ),
+    "training": (
+        *("ema", "image_tokenizer", "optimizer", "randomness", "schedule", "scst", "state"),
+        "step",
+    ),
 }
 """Rooms, and the files of a room of which only some are about arrays."""
 _CONF = BeartypeConf(is_pep484_tower=True)

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
-Initializer = Callable[..., jax.Array]
+Initializer = Callable[..., Array]
 
 LAYER_NORM_EPS = 1e-5
 OFFICIAL_SCALE = 0.02
@@ -43,26 +44,20 @@ def partitioned(init: Initializer, names: Sequence[str | None]) -> Initializer:
 
 
 @jax.custom_vjp
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+def layer_norm(
+    x: Float[Array, "*lead d"], scale: Float[Array, "d"], bias: Float[Array, "d"]
+) -> Float32[Array, "*lead d"]:
     """Normalizes the last axis in float32, eps 1e-5 (SPEC 1.8).
 
     The backward pass is written out: it keeps the input and two numbers per row, where automatic
     differentiation keeps several arrays of the input's size in float32.
-
-    Args:
-      x: float[..., d].
-      scale: float32[d].
-      bias: float32[d].
-
-    Returns:
-      float32[..., d].
     """
     return _layer_norm_forward(x, scale, bias)[0]
 
 
 def _layer_norm_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    x: Float[Array, "*lead d"], scale: Float[Array, "d"], bias: Float[Array, "d"]
+) -> tuple[Float32[Array, "*lead d"], tuple[Array, ...]]:
     values = x.astype(jnp.float32)
     mean = jnp.mean(values, axis=-1, keepdims=True)
     # Both moments in one pass over the row; a rounding error below 0 must not reach the root.
@@ -72,8 +67,8 @@ def _layer_norm_forward(
 
 
 def _layer_norm_backward(
-    saved: tuple[jax.Array, ...], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    saved: tuple[Array, ...], gradient: Float32[Array, "*lead d"]
+) -> tuple[Float[Array, "*lead d"], Float32[Array, "d"], Float32[Array, "d"]]:
     x, mean, factor, scale = saved
     normalized = (x.astype(jnp.float32) - mean) * factor
     rows = tuple(range(x.ndim - 1))
@@ -107,8 +102,10 @@ class Dense(nn.Module):
     low_rank: tuple[int, float] | None = None
 
     @nn.compact
-    def weights(self, fan_in: int) -> tuple[jax.Array, jax.Array]:
-        """The parameters in the computation's dtype: kernel [in, features], bias [features]."""
+    def weights(
+        self, fan_in: int
+    ) -> tuple[Float[Array, "{fan_in} {self.features}"], Float[Array, "{self.features}"]]:
+        """Kernel and bias in the computation's dtype."""
         init = nn.initializers.normal(self.scale)
         kernel = self.param("kernel", partitioned(init, self.axes), (fan_in, self.features))
         bias = self.param(
@@ -130,18 +127,22 @@ class Dense(nn.Module):
             kernel = kernel + scale * (down @ up)
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float[..., in] to dtype[..., features]."""
+    def __call__(self, x: Float[Array, "*lead in"]) -> Float[Array, "*lead {self.features}"]:
+        """Maps the last axis; the result has the dtype of the computation."""
         kernel, bias = self.weights(x.shape[-1])
         return contract_last(x.astype(self.dtype), kernel) + bias
 
 
-def contract_last(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """float[..., in] times float[in, ...]: one matrix product over the axis `in`."""
+def contract_last(
+    x: Float[Array, "*lead in"], kernel: Float[Array, "in *out"]
+) -> Float[Array, "*lead *out"]:
+    """One matrix product over the axis `in`."""
     return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
 
 
-def parallel_dense(layers: Sequence[Dense], x: jax.Array) -> list[jax.Array]:
+def parallel_dense(
+    layers: Sequence[Dense], x: Float[Array, "*lead in"]
+) -> list[Float[Array, "*lead features"]]:
     """Applies several dense layers of equal shape to the same input as one matrix product.
 
     One product of [in, m, features] reads `x` once and its backward pass makes one gradient of
@@ -150,10 +151,7 @@ def parallel_dense(layers: Sequence[Dense], x: jax.Array) -> list[jax.Array]:
 
     Args:
       layers: m layers with the same `features`.
-      x: float[..., in].
-
-    Returns:
-      m arrays dtype[..., features].
+      x: what each of them maps.
     """
     weights = [layer.weights(x.shape[-1]) for layer in layers]
     kernel = jnp.stack([kernel for kernel, _ in weights], axis=1)
@@ -174,8 +172,8 @@ class LayerNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalizes float[..., d] to dtype[..., d]."""
+    def __call__(self, x: Float[Array, "*lead d"]) -> Float[Array, "*lead d"]:
+        """Normalizes; the result has `dtype`."""
         d = x.shape[-1]
         scale = self.param("scale", partitioned(nn.initializers.ones_init(), (self.axis,)), (d,))
         bias = self.param("bias", partitioned(nn.initializers.zeros_init(), (self.axis,)), (d,))
@@ -198,21 +196,21 @@ class Table(nn.Module):
     scale: float
 
     @nn.compact
-    def __call__(self) -> jax.Array:
-        """The whole table, float32[rows, features]."""
+    def __call__(self) -> Float32[Array, "{self.rows} {self.features}"]:
+        """The whole table."""
         init = partitioned(nn.initializers.normal(self.scale), self.axes)
         # Weights may be numpy arrays, which traced ids cannot index.
         return jnp.asarray(self.param("embedding", init, (self.rows, self.features)))
 
 
-def residual_scale(module: nn.Module, width: int) -> jax.Array:
-    """The parameter `w_resid` of a layer, float32[width], ones (SPEC 1.8; scale_resids only)."""
+def residual_scale(module: nn.Module, width: int) -> Float32[Array, "{width}"]:
+    """The parameter `w_resid` of a layer, ones (SPEC 1.8; scale_resids only)."""
     init = partitioned(nn.initializers.ones_init(), ("embed",))
     return module.param("residual_scale", init, (width,))
 
 
 @jax.custom_vjp
-def gelu(x: jax.Array) -> jax.Array:
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Exact (erf) gelu, computed in float32 (SPEC 1.8), in the dtype of `x`.
 
     Only `x` is kept for the backward pass. `jax.nn.gelu` would use erfc, which costs twice as
@@ -222,15 +220,19 @@ def gelu(x: jax.Array) -> jax.Array:
     return (values * _normal_cdf(values)).astype(x.dtype)
 
 
-def _normal_cdf(x: jax.Array) -> jax.Array:
+def _normal_cdf(x: Float32[Array, "*shape"]) -> Float32[Array, "*shape"]:
     return 0.5 + 0.5 * lax.erf(x * 0.5**0.5)
 
 
-def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _gelu_forward(
+    x: Float[Array, "*shape"],
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     return gelu(x), x
 
 
-def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+def _gelu_backward(
+    x: Float[Array, "*shape"], gradient: Float[Array, "*shape"]
+) -> tuple[Float[Array, "*shape"]]:
     values = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * values * values) * (2.0 * np.pi) ** -0.5
     slope = _normal_cdf(values) + values * density
@@ -240,18 +242,15 @@ def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
-def dropout(x: jax.Array, rate: float, rng: jax.Array) -> jax.Array:
+def dropout(x: Float[Array, "*shape"], rate: float, rng: PRNGKeyArray) -> Float[Array, "*shape"]:
     """Zeroes each entry with probability `rate` and divides the rest by 1 - rate.
 
     16 random bits per entry: half the cost of 32, which a CPU notices; the rate is met to 2^-16.
 
     Args:
-      x: float[...].
+      x: of any float dtype, which the result keeps.
       rate: probability in [0, 1).
-      rng: PRNG key.
-
-    Returns:
-      Array like `x`.
+      rng: for this call.
     """
     if rate <= 0.0:
         return x
@@ -260,16 +259,18 @@ def dropout(x: jax.Array, rate: float, rng: jax.Array) -> jax.Array:
     return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
 
 
-def drop_path(x: jax.Array, rate: jax.Array | float, rng: jax.Array) -> jax.Array:
+def drop_path(
+    x: Float[Array, "b *rest"], rate: Float[Array, ""] | float, rng: PRNGKeyArray
+) -> Float[Array, "b *rest"]:
     """Drops the whole branch of a sample with probability `rate` (SPEC 1.8).
 
     Args:
-      x: float[b, ...] branch output.
-      rate: probability in [0, 1), a float or a float32 scalar (scanned layers).
-      rng: PRNG key.
+      x: branch output.
+      rate: probability in [0, 1); an array in scanned layers.
+      rng: for this call.
 
     Returns:
-      Array like `x`; kept samples are divided by 1 - rate.
+      Like `x`; kept samples are divided by 1 - rate.
     """
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
     shape = (x.shape[0],) + (1,) * (x.ndim - 1)

@@ -10,11 +10,13 @@ n^2 rows is slow on every backend.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
+
+AnyArray = TypeVar("AnyArray", np.ndarray, Array)
 
 
 @functools.lru_cache(maxsize=16)
@@ -51,21 +53,21 @@ def text_bucket_matrix(
 
 
 def image_buckets(
-    query_ids: np.ndarray | Array, key_ids: np.ndarray | Array, bucket_size: int
-) -> Any:
+    query_ids: Int[AnyArray, "*#shape"], key_ids: Int[AnyArray, "*#shape"], bucket_size: int
+) -> Int[AnyArray, "*shape"]:
     """Rows of the relative image table for pairs of image position ids (SPEC 1.6).
 
     Works on numpy and on jax arrays alike.
 
     Args:
-      query_ids: int[...] position ids, 0 = the reserved id, 1 + row * bucket_size + column.
-      key_ids: int[...] broadcastable to `query_ids`.
+      query_ids: position ids, 0 = the reserved id, 1 + row * bucket_size + column.
+      key_ids: the same of keys.
       bucket_size: side of the position grid (42).
 
     Returns:
-      int[...] table rows in [0, (2 * bucket_size - 1)^2 + 3).
+      Table rows in [0, (2 * bucket_size - 1)^2 + 3).
     """
-    np_like = np if isinstance(query_ids, np.ndarray) else jnp
+    np_like: Any = np if isinstance(query_ids, np.ndarray) else jnp
     side = 2 * bucket_size - 1
     q, k = query_ids - 1, key_ids - 1
     rows = q // bucket_size - k // bucket_size + bucket_size - 1

@@ -6,11 +6,11 @@ batch normalization live in the collection `batch_stats`.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, Float
 
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.layers import drop_path, partitioned
@@ -36,8 +36,8 @@ class Conv(nn.Module):
     config: OFAConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float[b, y, x, c] to dtype[b, y / stride, x / stride, features]."""
+    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b _ _ {self.features}"]:
+        """Divides both sides by the stride; the result has the dtype of the computation."""
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         k = self.kernel_size
         kernel = self.param(
@@ -64,8 +64,8 @@ class BatchNorm(nn.Module):
     config: OFAConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Normalizes float[b, y, x, c]; statistics in float32, result in the dtype of `x`."""
+    def __call__(self, x: Float[Array, "b y x c"], train: bool) -> Float[Array, "b y x c"]:
+        """Normalizes; statistics in float32, result in the dtype of `x`."""
         cfg = self.config
         c = x.shape[-1]
         names = ("conv_out",)
@@ -113,8 +113,10 @@ class Bottleneck(nn.Module):
     config: OFAConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps float[b, y, x, c] to float[b, y / stride, x / stride, expansion * width]."""
+    def __call__(
+        self, x: Float[Array, "b y x c"], train: bool
+    ) -> Float[Array, "b _ _ {self.width*self.config.resnet.expansion}"]:
+        """Divides both sides by the stride."""
         cfg = self.config
         out = cfg.resnet.expansion * self.width
         y = Conv(self.width, 1, 1, cfg, name="conv1")(x)
@@ -137,15 +139,17 @@ class ResNet(nn.Module):
     config: OFAConfig
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "b y x 3"], train: bool = False
+    ) -> Float[Array, "b _ _ c"]:
         """Computes the feature map of the last stage.
 
         Args:
-          images: float[b, y, x, 3], normalized to [-1, 1].
+          images: normalized to [-1, 1].
           train: whether batch statistics and drop path act.
 
         Returns:
-          dtype[b, y / stride, x / stride, out_channels].
+          One place per patch; sides are divided by the stride of the whole network.
         """
         cfg = self.config
         net = cfg.resnet

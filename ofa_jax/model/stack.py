@@ -8,13 +8,14 @@ layer axis in front: it compiles in constant time, which deep models on TPU want
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Array, Float, Float32
 
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.layers import drop_path, dropout
@@ -30,42 +31,39 @@ class OwnInputs(NamedTuple):
     """What each layer has for itself beside its parameters; scanned over its leading axis.
 
     Attributes:
-      drop_rate: drop-path rate, a float or a float32 scalar (scanned layers).
+      drop_rate: drop-path rate; an array in scanned layers.
       prefix: keys and values in front of self-attention, or None.
     """
 
-    drop_rate: jax.Array | float
+    drop_rate: Float[Array, "*l"] | float
     prefix: Prefix | None = None
 
 
-def drop_path_rates(rate: float, layers: int) -> np.ndarray:
-    """float32[layers] rates that rise linearly from 0 to `rate` (SPEC 1.8)."""
+def drop_path_rates(rate: float, layers: int) -> Float32[np.ndarray, "{layers}"]:
+    """Rates that rise linearly from 0 to `rate` (SPEC 1.8)."""
     return np.linspace(0.0, rate, layers, dtype=np.float32)
 
 
 def regularized(
     layer: nn.Module,
-    y: jax.Array,
-    drop_rate: jax.Array | float,
+    y: Float[Array, "b n d"],
+    drop_rate: Float[Array, ""] | float,
     config: OFAConfig,
     *,
     max_drop_path: float,
     train: bool,
-    adapt: Callable[[jax.Array], jax.Array] | None = None,
-) -> jax.Array:
+    adapt: Callable[[Array], Array] | None = None,
+) -> Float[Array, "b n d"]:
     """What a branch goes through before it is added to its residual (SPEC 1.8, 1.9, 8.11).
 
     Args:
       layer: whose random stream "dropout" is drawn from.
-      y: dtype[b, n, d] output of the branch.
+      y: output of the branch.
       drop_rate: drop-path rate of this layer.
       config: the model's configuration.
       max_drop_path: the last layer's rate; 0 switches drop path off.
       train: whether dropout and drop path act.
       adapt: applied between the two, an adapter; or None.
-
-    Returns:
-      dtype[b, n, d].
     """
     if train and config.dropout > 0.0:
         y = dropout(y, config.dropout, layer.make_rng("dropout"))
@@ -107,25 +105,22 @@ def scanned_layer(layer: type[nn.Module], config: OFAConfig, length: int) -> typ
 
 
 def run_layers(
-    layers: list[nn.Module] | nn.Module,
-    x: jax.Array,
-    rates: np.ndarray,
+    layers: Sequence[nn.Module] | nn.Module,
+    x: Float[Array, "b n d"],
+    rates: Float32[np.ndarray, "l"],
     context: object,
     train: bool,
     prefix: Prefix | None = None,
-) -> jax.Array:
+) -> Float[Array, "b n d"]:
     """Applies a loop of layers or one scanned layer.
 
     Args:
       layers: list of modules (loop) or one scanned module.
-      x: float[b, n, d].
-      rates: float32[l] drop-path rates.
+      x: what enters the first.
+      rates: drop-path rates.
       context: pytree of arrays that all layers share.
       train: whether dropout acts.
       prefix: of all layers, with the layer axis in front, or None.
-
-    Returns:
-      float[b, n, d].
     """
     if not isinstance(layers, (list, tuple)):
         return layers(x, OwnInputs(jnp.asarray(rates), prefix), context, train)[0]

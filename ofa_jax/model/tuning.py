@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import struct
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, Float, Float32, PyTree
 
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.model.layers import OFFICIAL_SCALE, Dense, Table, dropout
@@ -71,12 +71,12 @@ class Prefix:
     """Keys and values in front of self-attention.
 
     Attributes:
-      key: float[..., m, h, k], before it a batch of 1 or b and, for all layers together, l.
-      value: the same shape.
+      key: before m a batch of 1 or b and, for all layers together, l.
+      value: of each key.
     """
 
-    key: jax.Array
-    value: jax.Array
+    key: Float[Array, "*lead m h k"]
+    value: Float[Array, "*lead m h k"]
 
     def layer(self, index: int) -> Prefix:
         """The prefix of one layer, from those of all."""
@@ -105,7 +105,7 @@ class PrefixPrompt(nn.Module):
           train: whether dropout acts.
 
         Returns:
-          dtype[l, 1 or b, m, h, k] twice. Not scaled: a key is one like any other.
+          Arrays [l, 1 or b, m, h, k]. Not scaled: a key is one like any other.
         """
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
@@ -132,8 +132,8 @@ class Adapter(nn.Module):
     config: OFAConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps dtype[..., d] to dtype[..., d]."""
+    def __call__(self, x: Float[Array, "*lead d"]) -> Float[Array, "*lead d"]:
+        """Changes what a layer gives."""
         cfg = self.config
         dtype, scale = jnp.dtype(cfg.dtype), OFFICIAL_SCALE
         dim = cfg.tuning.adapter_dim
@@ -144,31 +144,34 @@ class Adapter(nn.Module):
 
 def prepend_prefix(
     prefix: Prefix,
-    key: jax.Array,
-    value: jax.Array,
-    key_position: jax.Array | None,
-    bias: jax.Array | None,
-    key_mask: jax.Array | None,
-) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None, jax.Array | None]:
+    key: Float[Array, "b n h k"],
+    value: Float[Array, "b n h k"],
+    key_position: Float[Array, "#b n h k"] | None,
+    bias: Float[Array, "#b h t n"] | None,
+    key_mask: Bool[Array, "b n"] | None,
+) -> tuple[
+    Float[Array, "b m_n h k"],
+    Float[Array, "b m_n h k"],
+    Float[Array, "#b m_n h k"] | None,
+    Float[Array, "#b h t m_n"] | None,
+    Bool[Array, "b m_n"] | None,
+]:
     """The arguments of attention with a prefix: no position logits on it, never masked.
 
     Args:
-      prefix: float[1 or b, m, h, k].
-      key: float[b, n, h, k].
-      value: float[b, n, h, k].
-      key_position: float[1 or b, n, h, k] or None.
-      bias: float[1 or b, h, t, n] or None.
-      key_mask: bool[b, n] or None.
-
-    Returns:
-      All but the prefix, with m + n in the place of n.
+      prefix: of one layer, m long.
+      key: of the layer itself, as the others.
+      value: of each key.
+      key_position: see `ofa_jax.ops.attention`, as the following.
+      bias: added to the logits.
+      key_mask: True = keep.
     """
 
-    def joined(front: jax.Array, back: jax.Array) -> jax.Array:
+    def joined(front: Array, back: Array) -> Array:
         front = jnp.broadcast_to(front, (back.shape[0], *front.shape[1:]))
         return jnp.concatenate([front.astype(back.dtype), back], axis=1)
 
-    def padded(x: jax.Array | None, axis: int, fill: float) -> jax.Array | None:
+    def padded(x: Array | None, axis: int, fill: float) -> Array | None:
         if x is None:
             return None
         widths = [(m, 0) if i == axis else (0, 0) for i in range(x.ndim)]
@@ -185,18 +188,18 @@ def prepend_prefix(
 
 
 def prefix_weighted(
-    prefix: Prefix, query: jax.Array, logits: jax.Array, values: jax.Array
-) -> jax.Array:
+    prefix: Prefix,
+    query: Float[Array, "b g h k"],
+    logits: Float32[Array, "b g h t"],
+    values: Float[Array, "b g h t k"],
+) -> Float[Array, "b g h k"]:
     """Attention of one decoding step over a prefix and what was decoded so far.
 
     Args:
-      prefix: dtype[m, h, k].
-      query: dtype[b, g, h, k], scaled.
-      logits: float32[b, g, h, t] of the decoded tokens, masked.
-      values: dtype[b, g, h, t, k].
-
-    Returns:
-      dtype[b, g, h, k].
+      prefix: of one layer, without a batch axis.
+      query: scaled.
+      logits: of the decoded tokens, masked.
+      values: of the decoded tokens.
     """
     m = prefix.key.shape[0]
     front = jnp.einsum("bghk,mhk->bghm", query, prefix.key, preferred_element_type=jnp.float32)

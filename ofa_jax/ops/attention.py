@@ -18,6 +18,7 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, PRNGKeyArray
 
 __all__ = ["MASKED_LOGIT", "attention", "masked_logits", "materializes_logits", "position_bias"]
 
@@ -26,29 +27,29 @@ MASKED_LOGIT = -1e9
 
 
 def attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    query: Float[Array, "b t h k"],
+    key: Float[Array, "b n h k"],
+    value: Float[Array, "b n h k"],
     *,
-    query_position: jax.Array | None = None,
-    key_position: jax.Array | None = None,
-    bias: jax.Array | None = None,
-    key_mask: jax.Array | None = None,
+    query_position: Float[Array, "#b t h k"] | None = None,
+    key_position: Float[Array, "#b n h k"] | None = None,
+    bias: Float[Array, "#b h t n"] | None = None,
+    key_mask: Bool[Array, "b n"] | None = None,
     causal: bool = False,
     dropout_rate: float = 0.0,
-    dropout_rng: jax.Array | None = None,
+    dropout_rng: PRNGKeyArray | None = None,
     implementation: str = "auto",
-) -> jax.Array:
+) -> Float[Array, "b t h k"]:
     """Softmax attention over keys, softmax in float32 (SPEC 1.7).
 
     Args:
-      query: float[b, t, h, k], not yet scaled.
-      key: float[b, n, h, k].
-      value: float[b, n, h, k].
-      query_position: float[1 or b, t, h, k] position queries, not yet scaled, or None.
-      key_position: float[1 or b, n, h, k] position keys, or None.
-      bias: float[1 or b, h, t, n] added to the logits, or None.
-      key_mask: bool[b, n], True = keep, or None.
+      query: not yet scaled.
+      key: of the content.
+      value: what is averaged.
+      query_position: position queries, not yet scaled, or None.
+      key_position: position keys, or None.
+      bias: added to the logits, or None.
+      key_mask: True = keep, or None.
       causal: whether query i sees only keys 0..i; where there are n - t keys more, they stand in
         front and every query sees them.
       dropout_rate: rate on the probabilities; needs `dropout_rng` when above 0.
@@ -57,7 +58,7 @@ def attention(
         choice), "cudnn" (the same, cuDNN flash attention required), or "auto" (= "xla").
 
     Returns:
-      float[b, t, h, k] in the dtype of `query`.
+      The averages in the dtype of `query`.
 
     Raises:
       ValueError: if the implementation is unknown or only one of the positions is given.
@@ -90,25 +91,19 @@ def attention(
 
 
 def materializes_logits(implementation: str) -> bool:
-    """Whether float32[b, h, t, n] logits exist anyway, so that a bias of them costs nothing."""
+    """Whether logits [b, h, t, n] exist anyway, so that a bias of them costs nothing."""
     return implementation in ("auto", "xla")
 
 
-def masked_logits(mask: jax.Array | np.ndarray) -> jax.Array:
-    """float32[...] to add to logits: 0 where bool[...] is True (keep), -1e9 elsewhere."""
+def masked_logits(mask: Bool[Array | np.ndarray, "*shape"]) -> Float32[Array, "*shape"]:
+    """What to add to logits: 0 where the mask is True (keep), -1e9 elsewhere."""
     return jnp.where(mask, 0.0, jnp.float32(MASKED_LOGIT))
 
 
-def position_bias(query_position: jax.Array, key_position: jax.Array) -> jax.Array:
-    """Absolute position logits of one or more position assignments (SPEC 1.5).
-
-    Args:
-      query_position: float[a, t, h, k], not yet scaled.
-      key_position: float[1 or a, n, h, k].
-
-    Returns:
-      float[a, h, t, n].
-    """
+def position_bias(
+    query_position: Float[Array, "a t h k"], key_position: Float[Array, "#a n h k"]
+) -> Float[Array, "a h t n"]:
+    """Absolute position logits of one or more position assignments, not yet scaled (SPEC 1.5)."""
     scale = (2 * query_position.shape[-1]) ** -0.5
     query_position = query_position * scale
     if key_position.shape[0] == 1:
@@ -116,23 +111,23 @@ def position_bias(query_position: jax.Array, key_position: jax.Array) -> jax.Arr
     return jnp.einsum("athk,anhk->ahtn", query_position, key_position)
 
 
-def _causal_bias(t: int, n: int) -> jax.Array:
-    """float32[1, 1, t, n]: -1e9 where query i may not see key n - t + j for j > i."""
+def _causal_bias(t: int, n: int) -> Float32[Array, "1 1 t n"]:
+    """-1e9 where query i may not see key n - t + j for j > i."""
     masked = np.full((1, 1, t, n), MASKED_LOGIT, np.float32)
-    return cast(jax.Array, np.triu(masked, 1 + n - t))
+    return cast(Array, np.triu(masked, 1 + n - t))
 
 
 def _xla(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    query: Float[Array, "b t h _"],
+    key: Float[Array, "b n h _"],
+    value: Float[Array, "b n h k"],
     scale: float,
-    bias: jax.Array | None,
-    key_mask: jax.Array | None,
+    bias: Float[Array, "#b #h t n"] | None,
+    key_mask: Bool[Array, "b n"] | None,
     causal: bool,
     dropout_rate: float,
-    dropout_rng: jax.Array | None,
-) -> jax.Array:
+    dropout_rng: PRNGKeyArray | None,
+) -> Float[Array, "b t h k"]:
     logits = jnp.einsum("bthk,bnhk->bhtn", query * scale, key, preferred_element_type=jnp.float32)
     # Masks are added: their logits are so low that nothing else of them survives the softmax, and
     # unlike a select, a sum of constants costs nothing in the backward pass.
@@ -146,22 +141,22 @@ def _xla(
     probabilities = jax.nn.softmax(logits, axis=-1)
     if dropout_rate > 0.0:
         kept = jax.random.bernoulli(
-            cast(jax.Array, dropout_rng), 1.0 - dropout_rate, probabilities.shape
+            cast(Array, dropout_rng), 1.0 - dropout_rate, probabilities.shape
         )
         probabilities = jnp.where(kept, probabilities / (1.0 - dropout_rate), 0.0)
     return jnp.einsum("bhtn,bnhk->bthk", probabilities.astype(value.dtype), value)
 
 
 def _fused(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    query: Float[Array, "b t h _"],
+    key: Float[Array, "b n h _"],
+    value: Float[Array, "b n h k"],
     scale: float,
-    bias: jax.Array | None,
-    key_mask: jax.Array | None,
+    bias: Float[Array, "#b #h t n"] | None,
+    key_mask: Bool[Array, "b n"] | None,
     causal: bool,
     implementation: str,
-) -> jax.Array:
+) -> Float[Array, "b t h k"]:
     k = value.shape[-1]
     if query.shape[-1] != k:
         # Fused kernels want one head size; the zero half of the values costs little beside the

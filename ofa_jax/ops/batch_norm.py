@@ -12,30 +12,31 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float, Float32
 
 _AXES = (0, 1, 2)
 
 
 def batch_norm(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
+    x: Float[Array, "b y x c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
     *,
     eps: float,
     implementation: str = "auto",
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Float[Array, "b y x c"], Float32[Array, "c"], Float32[Array, "c"]]:
     """Normalizes each channel by its mean and variance over b, y, x, in float32.
 
     Args:
-      x: float[b, y, x, c].
-      scale: float32[c].
-      bias: float32[c].
+      x: of any float dtype.
+      scale: of each channel, float32.
+      bias: of each channel, float32.
       eps: added to the variance.
       implementation: "xla" (mean, then variance), "one_pass" (both at once), or "auto": "one_pass"
         on CPU, "xla" elsewhere.
 
     Returns:
-      The result in the dtype of `x`; mean and biased variance float32[c], without gradient.
+      The result in the dtype of `x`; mean and biased variance, without gradient.
 
     Raises:
       ValueError: if the implementation is unknown.
@@ -58,14 +59,14 @@ def batch_norm(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _one_pass(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x: Float[Array, "b y x c"], scale: Float[Array, "c"], bias: Float[Array, "c"], eps: float
+) -> tuple[Float[Array, "b y x c"], Float32[Array, "c"], Float32[Array, "c"]]:
     return _forward(x, scale, bias, eps)[0]
 
 
 def _forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float
-) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    x: Float[Array, "b y x c"], scale: Float[Array, "c"], bias: Float[Array, "c"], eps: float
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
     values = x.astype(jnp.float32)
     # E[v^2] - E[v]^2 loses the digits by which mean and deviation differ, so both are taken of the
     # distance to a value in the midst: the batch's own, which unlike a running mean is never old.
@@ -80,8 +81,8 @@ def _forward(
 
 
 def _backward(
-    eps: float, saved: tuple[jax.Array, ...], gradients: tuple[jax.Array, jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    eps: float, saved: tuple[Array, ...], gradients: tuple[Array, Array, Array]
+) -> tuple[Float[Array, "b y x c"], Float[Array, "c"], Float[Array, "c"]]:
     x, midst, offset, deviation, scale = saved
     values, gradient = x.astype(jnp.float32), gradients[0].astype(jnp.float32)
     count = x.shape[0] * x.shape[1] * x.shape[2]
@@ -95,16 +96,16 @@ def _backward(
 _one_pass.defvjp(_forward, _backward)
 
 
-def _sums(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums of two float32[b, y, x, c] over b, y, x.
+def _sums(
+    first: Float32[Array, "b y x c"], second: Float32[Array, "b y x c"]
+) -> tuple[Float32[Array, "c"], Float32[Array, "c"]]:
+    """Sums of two arrays over b, y, x.
 
     One reduction of both, which takes the values where they are made: separate sums would have
     them written first. By rows at first, so that it is spread over threads and stays in caches.
     """
 
-    def add(
-        one: tuple[jax.Array, jax.Array], other: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
+    def add(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
         return one[0] + other[0], one[1] + other[1]
 
     zero = jnp.float32(0.0)

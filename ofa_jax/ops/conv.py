@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, Float
 
 # Above this many patch elements per image the patches of larger kernels no longer stay in cache and
 # cost more memory than the native convolution saves. A kernel of one pixel needs no patches.
@@ -30,26 +31,23 @@ def symmetric_padding(kernel: int, stride: int) -> int:
 
 
 def conv2d(
-    images: jax.Array,
-    kernel: jax.Array,
+    images: Float[Array, "b y x c"],
+    kernel: Float[Array, "ky kx c o"],
     *,
     stride: int = 1,
     padding: int = 0,
     implementation: str = "auto",
-) -> jax.Array:
+) -> Float[Array, "b (y+2*{padding}-ky)//{stride}+1 (x+2*{padding}-kx)//{stride}+1 o"]:
     """Cross-correlates images with a kernel, without bias.
 
     Args:
-      images: float[b, y, x, c].
-      kernel: float[ky, kx, c, o] of the same dtype.
+      images: channels last.
+      kernel: of the same dtype.
       stride: step in pixels along both axes.
       padding: zeros added on each of the four sides, pixels.
       implementation: "xla"; "matmul" (patches times one matrix); "mixed" ("xla", but for the
         kernel's gradient, which is products of shifted images); or "auto": on CPU "matmul" for
         kernels of one pixel and for small images and "mixed" for others, "xla" elsewhere.
-
-    Returns:
-      float[b, y', x', o] with y' = (y + 2 * padding - ky) // stride + 1.
 
     Raises:
       ValueError: if the implementation is unknown.
@@ -67,16 +65,15 @@ def conv2d(
     return _conv_by_matmul(images, kernel, stride, padding)
 
 
-def max_pool(images: jax.Array, *, implementation: str = "auto") -> jax.Array:
+def max_pool(
+    images: Float[Array, "b y x c"], *, implementation: str = "auto"
+) -> Float[Array, "b (y+1)//2 (x+1)//2 c"]:
     """3x3 maximum of stride 2, padded by one pixel of -inf on each side (SPEC 1.3).
 
     Args:
-      images: float[b, y, x, c].
+      images: channels last.
       implementation: "xla", "matmul" (the maximum of shifted images, whose backward pass has no
         scatter), or "auto": "matmul" on CPU, "xla" elsewhere.
-
-    Returns:
-      float[b, ceil(y / 2), ceil(x / 2), c].
     """
     if implementation == "auto":
         implementation = "matmul" if jax.default_backend() == "cpu" else "xla"
@@ -102,7 +99,7 @@ def _choose(image_shape: tuple[int, ...], kernel_elements: int, stride: int) -> 
     return "matmul" if patch_elements <= _MAX_PATCH_ELEMENTS else "mixed"
 
 
-def _xla(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def _xla(images: Array, kernel: Array, stride: int, padding: int) -> Array:
     return lax.conv_general_dilated(
         images,
         kernel,
@@ -113,19 +110,19 @@ def _xla(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _mixed(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def _mixed(images: Array, kernel: Array, stride: int, padding: int) -> Array:
     return _xla(images, kernel, stride, padding)
 
 
 def _mixed_forward(
-    images: jax.Array, kernel: jax.Array, stride: int, padding: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    images: Array, kernel: Array, stride: int, padding: int
+) -> tuple[Array, tuple[Array, Array]]:
     return _xla(images, kernel, stride, padding), (images, kernel)
 
 
 def _mixed_backward(
-    stride: int, padding: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    stride: int, padding: int, saved: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
     images, kernel = saved
     ky, kx, c, o = kernel.shape
     [to_images] = jax.linear_transpose(lambda x: _xla(x, kernel, stride, padding), images)(gradient)
@@ -150,14 +147,14 @@ def _mixed_backward(
 _mixed.defvjp(_mixed_forward, _mixed_backward)
 
 
-def _joined(shifted: list[jax.Array]) -> jax.Array:
+def _joined(shifted: list[Float[Array, "b y x _"]]) -> Float[Array, "b*y*x _"]:
     """Channels side by side, one row per pixel."""
     return jnp.concatenate(shifted, axis=-1).reshape(-1, sum(part.shape[-1] for part in shifted))
 
 
 def _shifted(
-    images: jax.Array, kernel_shape: tuple[int, ...], stride: int, padding: int
-) -> list[jax.Array]:
+    images: Array, kernel_shape: tuple[int, ...], stride: int, padding: int
+) -> list[Float[Array, "..."]]:
     """What each pixel of a kernel is multiplied with: ky * kx arrays of the result's b, y, x."""
     ky, kx = kernel_shape[:2]
     if padding:
@@ -177,7 +174,7 @@ def _shifted(
     ]
 
 
-def _conv_by_matmul(images: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def _conv_by_matmul(images: Array, kernel: Array, stride: int, padding: int) -> Array:
     ky, kx, c, o = kernel.shape
     shifted = _shifted(images, kernel.shape, stride, padding)
     product = _joined(shifted) @ kernel.reshape(ky * kx * c, o)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray, PyTree, UInt8
 
 from ofa_jax import schema
 from ofa_jax.losses import adversarial
@@ -35,6 +35,7 @@ from ofa_jax.training.step import Batch, Metrics, TrainStep, replicated, split_m
 
 Weight = Annotated[float, Between(0, 1e6)]
 Images = Float[Array, "b y x 3"]
+Reconstruction = tuple[UInt8[Array, "b y x 3"], Int32[Array, "b gy gx"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,14 +142,14 @@ class TokenizerGradients:
       gradients: of the parameters.
       statistics: running statistics of the discriminator.
       metrics: scalars by name, and the metrics by task.
-      uses: int32[num_codes], how often each code was taken.
-      latents: float32[n, d] of all places.
+      uses: how often each code was taken.
+      latents: of all places.
     """
 
     gradients: PyTree
     statistics: PyTree
     metrics: Metrics
-    uses: Int[Array, "codes"]
+    uses: Int32[Array, "codes"]
     latents: Float[Array, "n d"]
 
 
@@ -469,11 +470,11 @@ def counted(batch: Batch) -> Float[Array, "b"]:
 
 def make_reconstruction(
     config: VQGANConfig,
-) -> Callable[[Mapping[str, PyTree], UInt8[Array, "b y x 3"]], tuple[Array, Array]]:
+) -> Callable[[Mapping[str, PyTree], UInt8[Array, "b y x 3"]], Reconstruction]:
     """The program that shows what a tokenizer keeps of images.
 
     Returns:
-      (parameters of the tokenizer, pixels) to (pixels uint8[b, y, x, 3], codes int32[b, gy, gx]).
+      (parameters of the tokenizer, pixels) to (pixels, codes).
     """
     model = VQGAN(config)
 

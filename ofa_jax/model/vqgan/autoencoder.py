@@ -7,9 +7,9 @@ around it: with less, some codes change.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
 from ofa_jax.model.vqgan.config import VQGANConfig
 from ofa_jax.model.vqgan.networks import TRAINING, Decoder, Encoder, pointwise
@@ -37,57 +37,59 @@ class VQGAN(nn.Module):
         kind = GumbelQuantizer if cfg.quantizer == "gumbel" else NearestQuantizer
         self.quantizer = kind(cfg)
 
-    def latents(self, images: jax.Array) -> jax.Array:
-        """float32[b, y, x, 3] in [-1, 1] to latents before the codebook, [b, grid_y, grid_x, e]."""
+    def latents(self, images: Float[Array, "b y x 3"]) -> Float[Array, "b gy gx d"]:
+        """Images in [-1, 1] to latents before the codebook."""
         return self.quant_conv(self.encoder(images))
 
-    def scores(self, images: jax.Array) -> jax.Array:
-        """float32[b, y, x, 3] in [-1, 1] to scores of all codes, [b, grid_y, grid_x, num_codes]."""
+    def scores(self, images: Float[Array, "b y x 3"]) -> Float[Array, "b gy gx codes"]:
+        """Images in [-1, 1] to scores of all codes."""
         return self.quantizer.scores(self.latents(images))
 
-    def encode(self, images: jax.Array, noise: jax.Array | None = None) -> jax.Array:
+    def encode(
+        self, images: Float[Array, "b y x 3"], noise: Float[Array, "b gy gx codes"] | None = None
+    ) -> Int32[Array, "b gy gx"]:
         """The codes of images.
 
         Args:
-          images: float32[b, y, x, 3] in [-1, 1] (`normalized`).
-          noise: float32[b, grid_y, grid_x, num_codes] added to the scores. Gumbel noise draws
+          images: in [-1, 1] (`normalized`).
+          noise: added to the scores. Gumbel noise draws
             codes as the official encoder does; None takes the best.
 
         Returns:
-          int32[b, grid_y, grid_x], the sides divided by `config.patch` and rounded down.
+          Codes of places; the sides are divided by `config.patch` and rounded down.
         """
         scores = self.scores(images)
         return jnp.argmax(scores if noise is None else scores + noise, axis=-1).astype(jnp.int32)
 
-    def decode(self, codes: jax.Array) -> jax.Array:
+    def decode(self, codes: Int[Array, "b gy gx"]) -> Float[Array, "b y x 3"]:
         """The images of codes.
 
         Args:
-          codes: int[b, grid_y, grid_x] in [0, num_codes).
+          codes: in [0, num_codes).
 
         Returns:
-          float32[b, y, x, 3], about [-1, 1] (`to_pixels` limits it).
+          Images, about [-1, 1] (`to_pixels` limits it).
         """
         return self.decoder(self.post_quant_conv(self.quantizer.lookup(codes)))
 
     def __call__(
         self,
-        images: jax.Array,
+        images: Float[Array, "b y x 3"],
         *,
-        noise: jax.Array | None = None,
-        temperature: float | jax.Array = 1.0,
+        noise: Float[Array, "b gy gx codes"] | None = None,
+        temperature: float | Float[Array, ""] = 1.0,
         hard: bool = True,
-    ) -> tuple[jax.Array, Quantized]:
+    ) -> tuple[Float[Array, "b _ _ 3"], Quantized]:
         """The forward pass of training.
 
         Args:
-          images: float32[b, y, x, 3] in [-1, 1].
+          images: in [-1, 1].
           noise: see the quantizers.
           temperature: see the quantizers.
           hard: see the quantizers.
 
         Returns:
-          (reconstruction float32[b, y, x, 3], latents with the codebook's loss and the codes).
+          (reconstruction, latents with the codebook's loss and the codes).
         """
         latents = self.latents(images)
         # Of these dead codes are revived.
@@ -96,11 +98,11 @@ class VQGAN(nn.Module):
         return self.decoder(self.post_quant_conv(quantized.latents)), quantized
 
 
-def normalized(pixels: jax.Array) -> jax.Array:
-    """uint8[..., 3] to float32 in [-1, 1]."""
+def normalized(pixels: UInt8[Array, "*shape"]) -> Float32[Array, "*shape"]:
+    """Pixels to numbers in [-1, 1]."""
     return pixels.astype(jnp.float32) / 255.0 * 2.0 - 1.0
 
 
-def to_pixels(images: jax.Array) -> jax.Array:
-    """float32[..., 3] to uint8: limited to [-1, 1], then truncated (VQGAN_SPEC 8)."""
+def to_pixels(images: Float[Array, "*shape"]) -> UInt8[Array, "*shape"]:
+    """Images to pixels: limited to [-1, 1], then truncated (VQGAN_SPEC 8)."""
     return ((jnp.clip(images, -1.0, 1.0) + 1.0) / 2.0 * 255.0).astype(jnp.uint8)

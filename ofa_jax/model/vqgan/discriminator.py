@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ofa_jax.model.layers import partitioned
 from ofa_jax.model.vqgan.networks import CONV_AXES, uniform_fan_in
@@ -38,8 +39,8 @@ class PatchConvolution(nn.Module):
     use_bias: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float32[b, y, x, c] to float32[b, y', x', features]."""
+    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b _ _ {self.features}"]:
+        """Filters an image."""
         shape = (_KERNEL, _KERNEL, x.shape[-1], self.features)
         init = nn.initializers.normal(0.02)
         kernel = self.param("kernel", partitioned(init, CONV_AXES), shape)
@@ -54,11 +55,11 @@ class PatchNorm(nn.Module):
     """Batch norm over the global batch; running statistics in the collection `batch_stats`."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Normalizes float32[b, y, x, c]."""
+    def __call__(self, x: Float[Array, "b y x c"], train: bool) -> Float[Array, "b y x c"]:
+        """Normalizes each channel."""
         c, axes = x.shape[-1], CONV_AXES[-1:]
 
-        def around_one(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        def around_one(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
             return 1.0 + 0.02 * jax.random.normal(key, shape)
 
         scale = self.param("scale", partitioned(around_one, axes), (c,))
@@ -88,15 +89,17 @@ class PatchDiscriminator(nn.Module):
     layers: int = 3
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "b y x 3"], *, train: bool
+    ) -> Float[Array, "b gy gx 1"]:
         """Scores.
 
         Args:
-          images: float32[b, y, x, 3] in [-1, 1].
+          images: in [-1, 1].
           train: whether to normalize by the batch, and to update the running statistics.
 
         Returns:
-          float32[b, y', x', 1]; sides of 256 pixels give 30.
+          One score per patch; sides of 256 pixels give 30.
         """
 
         def convolution(number: int, features: int, stride: int, bias: bool) -> PatchConvolution:

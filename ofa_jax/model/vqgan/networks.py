@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ofa_jax.model.layers import partitioned
 from ofa_jax.model.vqgan.config import VQGANConfig
@@ -27,7 +28,7 @@ def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     """Uniform within 1 / sqrt(fan_in) of zero, for kernels and biases (VQGAN_SPEC 3)."""
     bound = fan_in**-0.5
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    def init(key: PRNGKeyArray, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
@@ -49,8 +50,8 @@ class Convolution(nn.Module):
     padding: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float32[b, y, x, c] to float32[b, y', x', features]."""
+    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b _ _ {self.features}"]:
+        """Filters an image."""
         k, c = self.kernel_size, x.shape[-1]
         init = uniform_fan_in(k * k * c)
         kernel = self.param("kernel", partitioned(init, CONV_AXES), (k, k, c, self.features))
@@ -84,8 +85,8 @@ class ResidualBlock(nn.Module):
     groups: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float32[b, y, x, c] to float32[b, y, x, features]."""
+    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b y x {self.features}"]:
+        """Changes the channels of every place."""
         h = nn.swish(group_norm("norm1", self.groups)(x))
         h = nn.swish(group_norm("norm2", self.groups)(Convolution(self.features, name="conv1")(h)))
         h = Convolution(self.features, name="conv2")(h)
@@ -104,12 +105,12 @@ class AttentionBlock(nn.Module):
     groups: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps float32[b, y, x, c] to the same shape."""
+    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b y x c"]:
+        """Lets every place see all others."""
         b, height, width, c = x.shape
         n = group_norm("norm", self.groups)(x)
 
-        def tokens(name: str) -> jax.Array:
+        def tokens(name: str) -> Float[Array, "b _ c"]:
             return pointwise(c, name)(n).reshape(b, height * width, c)
 
         query, key, value = tokens("query"), tokens("key"), tokens("value")
@@ -118,19 +119,19 @@ class AttentionBlock(nn.Module):
         return x + pointwise(c, "output")(attended)
 
 
-def _half_size(x: jax.Array, name: str) -> jax.Array:
+def _half_size(x: Float[Array, "b y x c"], name: str) -> Float[Array, "b y//2 x//2 c"]:
     """Halves both sides; zeros are added at the bottom and the right only."""
     padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
     return Convolution(x.shape[-1], stride=2, padding=0, name=name)(padded)
 
 
-def _double_size(x: jax.Array, name: str) -> jax.Array:
+def _double_size(x: Float[Array, "b y x c"], name: str) -> Float[Array, "b 2*y 2*x c"]:
     """Doubles both sides: every pixel becomes a 2x2 square, then a convolution."""
     repeated = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
     return Convolution(x.shape[-1], name=name)(repeated)
 
 
-def _middle(x: jax.Array, groups: int) -> jax.Array:
+def _middle(x: Float[Array, "b y x c"], groups: int) -> Float[Array, "b y x c"]:
     """The blocks at the lowest resolution, always with attention."""
     x = ResidualBlock(x.shape[-1], groups, name="mid_block_1")(x)
     x = AttentionBlock(groups, name="mid_attn_1")(x)
@@ -143,15 +144,8 @@ class Encoder(nn.Module):
     config: VQGANConfig
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Computes latents.
-
-        Args:
-          images: float32[b, y, x, 3] in [-1, 1].
-
-        Returns:
-          float32[b, y / patch, x / patch, latent_channels], sides rounded down.
-        """
+    def __call__(self, images: Float[Array, "b y x 3"]) -> Float[Array, "b gy gx d"]:
+        """Latents of images in [-1, 1]; the sides are divided by `patch` and rounded down."""
         cfg, groups = self.config, self.config.norm_groups
         h = Convolution(cfg.base_channels, name="conv_in")(images)
         for level, width in enumerate(cfg.widths):
@@ -171,15 +165,8 @@ class Decoder(nn.Module):
     config: VQGANConfig
 
     @nn.compact
-    def __call__(self, latents: jax.Array) -> jax.Array:
-        """Computes images.
-
-        Args:
-          latents: float32[b, grid_y, grid_x, latent_channels].
-
-        Returns:
-          float32[b, grid_y * patch, grid_x * patch, 3]; not limited to [-1, 1].
-        """
+    def __call__(self, latents: Float[Array, "b gy gx d"]) -> Float[Array, "b y x 3"]:
+        """Images of latents, `patch` times as large and not limited to [-1, 1]."""
         cfg, groups = self.config, self.config.norm_groups
         h = _middle(Convolution(cfg.widths[-1], name="conv_in")(latents), groups)
         for level in reversed(range(len(cfg.widths))):

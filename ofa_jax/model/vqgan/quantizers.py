@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, Float, Float32, Int, Int32
 
 from ofa_jax.model.layers import partitioned
 from ofa_jax.model.vqgan.config import VQGANConfig
@@ -28,14 +29,14 @@ class Quantized(NamedTuple):
     """What a quantizer makes of latents in training.
 
     Attributes:
-      latents: float32[b, y, x, embedding_dim], of the codes; gradients reach the encoder.
-      loss: float32[], already weighted.
-      codes: int32[b, y, x].
+      latents: of the codes; gradients reach the encoder.
+      loss: already weighted.
+      codes: of each place.
     """
 
-    latents: jax.Array
-    loss: jax.Array
-    codes: jax.Array
+    latents: Float32[Array, "b y x d"]
+    loss: Float32[Array, ""]
+    codes: Int32[Array, "b y x"]
 
 
 class GumbelQuantizer(nn.Module):
@@ -50,27 +51,27 @@ class GumbelQuantizer(nn.Module):
         init = partitioned(nn.initializers.normal(1.0), CODEBOOK_AXES)
         self.codebook = self.param("codebook", init, (cfg.num_codes, cfg.embedding_dim))
 
-    def scores(self, latents: jax.Array) -> jax.Array:
-        """float32[b, y, x, embedding_dim] to logits [b, y, x, num_codes]."""
+    def scores(self, latents: Float[Array, "b y x d"]) -> Float[Array, "b y x codes"]:
+        """The logits of all codes."""
         return self.logits(latents)
 
-    def lookup(self, codes: jax.Array) -> jax.Array:
-        """int[b, y, x] codes to their entries, float32[b, y, x, embedding_dim]."""
+    def lookup(self, codes: Int[Array, "b y x"]) -> Float[Array, "b y x d"]:
+        """The entries of codes."""
         return self.codebook[codes]
 
     def __call__(
         self,
-        latents: jax.Array,
+        latents: Float[Array, "b y x d"],
         *,
-        noise: jax.Array | None = None,
-        temperature: float | jax.Array = 1.0,
+        noise: Float[Array, "b y x codes"] | None = None,
+        temperature: float | Float[Array, ""] = 1.0,
         hard: bool = True,
     ) -> Quantized:
         """Quantizes in training.
 
         Args:
-          latents: float32[b, y, x, embedding_dim].
-          noise: float32[b, y, x, num_codes] Gumbel noise; None adds none.
+          latents: of the encoder.
+          noise: Gumbel noise; None adds none.
           temperature: of the softmax through which gradients pass.
           hard: whether latents are single entries (with the gradient of the softmax) or mixtures.
 
@@ -112,28 +113,28 @@ class NearestQuantizer(nn.Module):
             (cfg.num_codes, cfg.embedding_dim),
         )
 
-    def scores(self, latents: jax.Array) -> jax.Array:
-        """float32[b, y, x, embedding_dim] to minus the squared distances [b, y, x, num_codes]."""
+    def scores(self, latents: Float[Array, "b y x d"]) -> Float[Array, "b y x codes"]:
+        """Minus the squared distances to all codes."""
         entries = self.codebook
         squares = jnp.sum(latents**2, axis=-1, keepdims=True) + jnp.sum(entries**2, axis=-1)
         return 2 * jnp.einsum("byxd,vd->byxv", latents, entries) - squares
 
-    def lookup(self, codes: jax.Array) -> jax.Array:
-        """int[b, y, x] codes to their entries, float32[b, y, x, embedding_dim]."""
+    def lookup(self, codes: Int[Array, "b y x"]) -> Float[Array, "b y x d"]:
+        """The entries of codes."""
         return self.codebook[codes]
 
     def __call__(
         self,
-        latents: jax.Array,
+        latents: Float[Array, "b y x d"],
         *,
-        noise: jax.Array | None = None,
-        temperature: float | jax.Array = 1.0,
+        noise: Float[Array, "b y x codes"] | None = None,
+        temperature: float | Float[Array, ""] = 1.0,
         hard: bool = True,
     ) -> Quantized:
         """Quantizes in training.
 
         Args:
-          latents: float32[b, y, x, embedding_dim].
+          latents: of the encoder.
           noise: must be None: distances are not drawn from.
           temperature: without meaning here.
           hard: without meaning here.
