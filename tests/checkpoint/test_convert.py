@@ -201,7 +201,7 @@ def test_tolerant_import_keeps_initial_values_and_says_so(
     tensors["extra.weight"] = np.zeros(3, np.float32)
     source = tmp_path / "lacking.pt"
     write_torch_file(source, tensors)
-    with pytest.raises(ValueError, match=r"decoder\.layers\.0\.fc1\.bias is missing"):
+    with pytest.raises(ValueError, match=r"decoder\.layers\.0\.fc1\.bias .*missing"):
         import_checkpoint(source, config=SMALL)
     lines = []
     imported = import_checkpoint(source, config=SMALL, tolerant=True, progress=lines.append)
@@ -259,7 +259,7 @@ def test_torchvision_stem(tmp_path, small_source, initialized_once):
     kernel = fresh.variables["params"]["encoder"]["resnet"]["stem"]["kernel"]
     np.testing.assert_array_equal(kernel, stem["conv1.weight"].transpose(2, 3, 1, 0))
     deeper = dataclasses.replace(SMALL.resnet, stage_blocks=(1, 2, 1))
-    with pytest.raises(ValueError, match=r"layer2\.1\.conv1\.weight of the stem is missing"):
+    with pytest.raises(ValueError, match=r"layer2\.1\.conv1\.weight .*missing"):
         import_checkpoint(None, config=dataclasses.replace(SMALL, resnet=deeper), stem=path)
     write_torch_file(path, {"conv1.weight": np.zeros((4, 3, 7, 7), np.float32)})
     with pytest.raises(ValueError, match=r"resnet\.pth: no bottleneck ResNet"):

@@ -111,7 +111,7 @@ def test_a_run_says_its_task_and_an_option_another(tmp_path, capsys):
     cfg = written(tmp_path / "c.pt", imported(), progress=lines.append)
     assert cfg["task"]["_name"] == "unify_task"
     assert "  for the official task unify_task; --task says another" in lines
-    with pytest.raises(ValueError, match=r"task must be one of caption, refcoco, .* got 'vqa'"):
+    with pytest.raises(ValueError, match=r"task .*'vqa'"):
         export_checkpoint(imported(), tmp_path / "d.pt", "fairseq", task="vqa")
 
     export_checkpoint(imported(**facts), tmp_path / "run", "orbax")

@@ -75,7 +75,7 @@ def test_the_widths_are_inferred_and_contradictions_named(tmp_path):
     del fields["decoder_ffn_dim"]
     assert config_from_huggingface(fields) == SMALL
     write_huggingface_folder(tmp_path, random_state_dict(SMALL), CONFIG)
-    with pytest.raises(ValueError, match=r"decoder_ffn_dim = 40, but the weights have 24"):
+    with pytest.raises(ValueError, match=r"decoder_ffn_dim = 40, .* 24"):
         import_checkpoint(tmp_path)
     write_fairseq_checkpoint(tmp_path / "m.pt", random_state_dict(CONFIG))
     message = r"decoder\.layers\.0\.fc1\.weight has shape \(40, 16\).*ffn_dim 24"
@@ -89,7 +89,7 @@ def test_folders_of_before_hold_one_width(tmp_path):
     (tmp_path / "model_fingerprint.json").write_text(json.dumps({"model": older}))
     check_fingerprint(tmp_path, settings)
     assert orbax_weights.read_model_config(tmp_path) == SMALL
-    with pytest.raises(RuntimeError, match=r"decoder_ffn_dim is None there and 40 here"):
+    with pytest.raises(RuntimeError, match=r"decoder_ffn_dim .*None .* 40"):
         check_fingerprint(tmp_path, {"model": dataclasses.asdict(CONFIG)})
 
 

@@ -47,7 +47,7 @@ def test_values_that_are_no_numbers_are_named(tmp_path, kind, name, value):
     else:
         record = orbax_weights.SourceRecord("initialized", "x")
         orbax_weights.write_weights(source, to_params(state_dict, config), config, record)
-    with pytest.raises(ValueError, match="1 tensors have values that are NaN or infinite") as error:
+    with pytest.raises(ValueError, match=r"1 tensors .*NaN") as error:
         import_checkpoint(source, config=config)
     assert f"{name} (1 of {state_dict[name].size} values)" in str(error.value)
     assert str(source) in str(error.value)
@@ -58,7 +58,7 @@ def test_numbers_too_large_for_float32_are_named_too(tmp_path):
     name = "encoder.layer_norm.weight"
     state_dict = {**random_state_dict(), name: np.full(16, 1e300)}
     write_fairseq_checkpoint(tmp_path / "double.pt", state_dict)
-    with pytest.raises(ValueError, match=r"encoder\.layer_norm\.weight \(16 of 16 values\)"):
+    with pytest.raises(ValueError, match=r"encoder\.layer_norm\.weight \(16 of 16"):
         import_checkpoint(tmp_path / "double.pt", config=SMALL)
 
 
@@ -81,7 +81,7 @@ def test_the_type_of_the_source_may_have_become_too_small(tmp_path):
     write_fairseq_checkpoint(tmp_path / "half.pt", random_state_dict(dtype="float16"))
     imported = import_checkpoint(tmp_path / "half.pt", config=SMALL)
     imported.variables["params"]["encoder"]["final_norm"]["scale"] *= 1e7
-    with pytest.raises(ValueError, match=r"encoder\.layer_norm\.weight has values up to"):
+    with pytest.raises(ValueError, match=r"encoder\.layer_norm\.weight .*values up to"):
         export_checkpoint(imported, tmp_path / "out.pt", "fairseq")
 
 

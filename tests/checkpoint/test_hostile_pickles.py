@@ -166,7 +166,7 @@ def test_an_attack_in_place_of_weights_is_named(tmp_path, witness):
     with zipfile.ZipFile(path, "w") as archive:
         attack = call(as_global("os.system"), text(f"touch {witness}"))
         archive.writestr("attack/data.pkl", b"\x80\x02}" + text("model") + attack + b"s.")
-    with pytest.raises(CheckpointFileError, match=r"'model' is an object of os\.system.*was run"):
+    with pytest.raises(CheckpointFileError, match=r"'model' .*os\.system"):
         read_torch_checkpoint(path)
 
 
@@ -241,7 +241,5 @@ def test_a_pickle_makes_no_more_objects_than_its_size_allows(part):
 
     # A list is taken out again; the largest file of answers is refused before it is unpickled.
     assert len(load_restricted(pickled(1000))) == 1000 // len(part)
-    with pytest.raises(
-        UnsafePickleError, match=r"makes objects of [\d,]+; at most [\d,]+ are read"
-    ):
+    with pytest.raises(UnsafePickleError, match=r"objects .*[\d,]+; at most [\d,]+"):
         load_restricted(pickled(1 << 22))

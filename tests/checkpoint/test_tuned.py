@@ -70,7 +70,7 @@ def test_official_names_hold_every_tuned_part():
 
 
 def test_huggingface_folders_have_no_tuned_parts():
-    with pytest.raises(ValueError, match="no place for prefixes, adapters or LoRA"):
+    with pytest.raises(ValueError, match="prefixes, adapters or LoRA"):
         config_to_huggingface(make_config(tuning=ALL))
 
 
@@ -82,7 +82,7 @@ def test_settings_are_read_back_and_older_folders_fit(tmp_path):
     del old["tuning"]
     write_fingerprint(tmp_path, {"model": old})
     check_fingerprint(tmp_path, {"model": dataclasses.asdict(CONFIG)})
-    with pytest.raises(RuntimeError, match=r"model.tuning.adapter_dim is 0 there and 2 here"):
+    with pytest.raises(RuntimeError, match=r"model.tuning.adapter_dim .*0 .* 2"):
         check_fingerprint(tmp_path, {"model": dataclasses.asdict(config)})
 
 
@@ -156,9 +156,7 @@ def test_moved_statistics_are_saved(tmp_path):
     path = tmp_path / "tuned.safetensors"
     tuned.write_tuned(path, make_variables(), CONFIG, frozen=[frozen_except("bitfit")], base="")
     assert any(name.startswith("batch_stats/") for name in safetensors.numpy.load_file(path))
-    with pytest.raises(
-        CheckpointFileError, match=r"a model without a checkpoint; give it as .*@BASE"
-    ):
+    with pytest.raises(CheckpointFileError, match=r"without a checkpoint; .*@BASE"):
         import_checkpoint(path)
 
 
@@ -167,13 +165,11 @@ def test_another_base_model_is_refused(base, tmp_path):
     path = tmp_path / "tuned.safetensors"
     frozen = [frozen_except("adapter")]
     tuned.write_tuned(path, tuned_variables(config), config, frozen=frozen, base="gone.pt")
-    with pytest.raises(
-        CheckpointFileError, match=r"trained on gone.pt, which is not here; .*@BASE"
-    ):
+    with pytest.raises(CheckpointFileError, match=r"gone.pt, .*not here; .*@BASE"):
         import_checkpoint(path)
     other = tmp_path / "other"
     write_weights(other, make_variables(seed=9), CONFIG, SourceRecord("initialized", "other"))
-    with pytest.raises(CheckpointMismatchError, match=r"this size .gone.pt. with other weights"):
+    with pytest.raises(CheckpointMismatchError, match=r"gone.pt. .*other weights"):
         import_checkpoint(f"{path}@{other}")
     wide = make_config(width=30)
     with pytest.raises(CheckpointMismatchError, match="width is 24 there, 30 here"):

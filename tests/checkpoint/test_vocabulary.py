@@ -116,9 +116,9 @@ def test_what_the_checkpoint_names_fits_and_is_written_down(tmp_path):
 def test_places_without_a_vocabulary_are_named(tmp_path, capsys):
     weights = write_weights(tmp_path / "weights", LAYOUT.size)
     write_text(tmp_path / "words", layout=LAYOUT)
-    with pytest.raises(FileNotFoundError, match="no vocabulary files beside the weights"):
+    with pytest.raises(FileNotFoundError, match="no vocabulary files beside"):
         load(weights)
-    with pytest.raises(FileNotFoundError, match=r"wrds: no such file or folder; there is .*words"):
+    with pytest.raises(FileNotFoundError, match=r"wrds: .*there is .*words"):
         load(weights, vocabulary=tmp_path / "wrds")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no vocabulary in .*empty"):
@@ -143,7 +143,7 @@ def test_released_english_files_find_their_vocabulary_on_the_hub(tmp_path, monke
         return gpt2_dir()
 
     monkeypatch.setattr("ofa_jax.checkpoint.vocabulary.fetch_repository", fetch)
-    with pytest.raises(FileNotFoundError, match=r"beside the weights; .*neither in the cache nor"):
+    with pytest.raises(FileNotFoundError, match=r"beside the weights; .*cache"):
         open_vocabulary(import_checkpoint(weights))
     tokenizer, imported = open_vocabulary(import_checkpoint(weights))
     assert tokenizer.layout == ENGLISH
@@ -175,7 +175,7 @@ def test_a_run_is_not_started_from_weights_of_another_vocabulary(tmp_path):
     model = sized(ENGLISH.size, num_codes=8192)
     engine = Engine(model, *[None] * (len(dataclasses.fields(Engine)) - 1))
     for source, there in ((chinese, "30,325"), (tmp_path / "ours", f"{LAYOUT.size}")):
-        with pytest.raises(ValueError, match=f"a vocabulary of {there} ids, .* one of 59,457"):
+        with pytest.raises(ValueError, match=f"vocabulary .*{there} .* 59,457"):
             engine.imported(str(source), TrainState(0, {}, {}, {}, None))
 
 

@@ -80,7 +80,7 @@ def test_hosts_that_cannot_be_reached(monkeypatch):
         raise RuntimeError("DEADLINE_EXCEEDED")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
-    with pytest.raises(ValueError, match=r"plain variables. cannot be reached: DEADLINE_EXCEEDED"):
+    with pytest.raises(ValueError, match=r"plain variables.*DEADLINE_EXCEEDED"):
         initialize_distributed(PLAIN)
 
 

@@ -58,7 +58,7 @@ def test_wandb_gets_the_same_numbers_and_goes_on_after_a_restart(tmp_path, monke
 
 def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"wandb_project is set, but the package wandb is not ins"):
+    with pytest.raises(ValueError, match=r"wandb_project .*not installed"):
         run_log.RunLog(tmp_path, 0, LogConfig(wandb_project="ofa"))
 
 
@@ -152,7 +152,7 @@ def test_efficiency_comes_from_a_measured_table_where_one_exists(tmp_path):
     assert found() == (0.41, True)
     assert found("--efficiency=0.3") == (0.3, False)
     assert found("--chip=h100") == (0.5, False)
-    with pytest.raises(ValueError, match=r"v4 must have a share in \(0, 1\], got 3"):
+    with pytest.raises(ValueError, match=r"v4 .*\(0, 1\], got 3"):
         found("--chip=v4")
 
 

@@ -212,7 +212,7 @@ def test_nan_logits_are_never_chosen():
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(ValueError, match="beam must be a whole number from 1 to 1,024"):
+    with pytest.raises(ValueError, match=r"beam .* 1 to 1,024"):
         BeamConfig(beam=0)
     with pytest.raises(ValueError, match="temperature"):
         BeamConfig(temperature=0.0)

@@ -46,7 +46,7 @@ def test_guidance_by_the_prompt_itself_changes_nothing():
     moved = generate(model, variables, batch, strong, unconditional=other, rng=key)
     assert not np.allclose(plain.log_probabilities, moved.log_probabilities)
     assert _generate._cache_size() == programs, "other prompts are the same program"
-    with pytest.raises(ValueError, match="guidance needs the encoder tokens of empty prompts"):
+    with pytest.raises(ValueError, match=r"guidance .*empty prompts"):
         generate(model, variables, batch, strong, rng=key)
 
 

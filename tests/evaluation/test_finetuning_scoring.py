@@ -64,7 +64,7 @@ def test_a_missing_java_is_named_before_anything_is_predicted(monkeypatch):
     pytest.importorskip("pycocoevalcap", reason="needs the extra 'eval'")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     for scorer in ("server_caption", "server_caption_with_spice"):
-        with pytest.raises(ValueError, match="the caption server runs a Java program"):
+        with pytest.raises(ValueError, match=r"caption server .*Java"):
             scorers.check(task_of(scorer))
 
 

@@ -107,5 +107,5 @@ def test_a_grid_that_the_model_does_not_write_is_named():
     task = lookup("scenes_text_to_image")[0][0]
     tasks = TaskSet((task,), (1.0,), (), LENGTHS, task.tokenizer())
     check_code_grids(dataclasses.replace(config, code_image_size=32), tasks)
-    with pytest.raises(ValueError, match=r"64 codes, the model writes 16: set .* = 32 "):
+    with pytest.raises(ValueError, match=r"64 codes, .* 16: .* = 32 "):
         check_code_grids(config, tasks)

@@ -157,14 +157,14 @@ def test_without_a_scorer_an_answer_equals_its_target():
 )
 def test_what_is_no_score_is_refused(returned):
     task = make_task("bad", " a -> [TEXT:caption]", scorer=lambda targets, predictions: returned)
-    with pytest.raises(ValueError, match="task 'bad': its metric function must return"):
+    with pytest.raises(ValueError, match=r"task 'bad': .*metric function"):
         scorers.score(task, ["a", "b"], [{"caption": "a"}] * 2)
 
 
 def test_unknown_names_are_refused_before_anything_is_predicted():
-    with pytest.raises(ValueError, match="task 'lost': no scorer 'bleurt'; known: exact_match"):
+    with pytest.raises(ValueError, match=r"task 'lost': .*scorer 'bleurt'; .*exact_match"):
         scorers.check(make_task("lost", scorer="bleurt"))
-    with pytest.raises(ValueError, match="task 'lost': no submission format 'xml'"):
+    with pytest.raises(ValueError, match=r"task 'lost': .*format 'xml'"):
         scorers.check(make_task("lost", answering=Answering(submission="xml")))
 
 

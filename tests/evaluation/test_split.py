@@ -136,7 +136,7 @@ def test_predictions_are_a_function_of_the_seed():
 
 
 def test_a_split_without_examples_is_named():
-    with pytest.raises(ValueError, match="task 'scenes_vqa' has no examples in split 'validation'"):
+    with pytest.raises(ValueError, match=r"'scenes_vqa' .*no examples .*'validation'"):
         predict("vqa", oracle, count=0)
     with pytest.raises(ValueError, match="unknown split 'evening'"):
         predict("vqa", oracle, split="evening")

@@ -68,5 +68,5 @@ def test_glue_writes_the_classes_of_the_server(given, written, tmp_path):
 
 
 def test_an_unknown_format(tmp_path):
-    with pytest.raises(ValueError, match="no submission format 'xml'; known: caption, vqa"):
+    with pytest.raises(ValueError, match=r"format 'xml'; .*caption, vqa"):
         write_submission(tmp_path / "a", "xml", [])

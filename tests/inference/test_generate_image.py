@@ -142,14 +142,14 @@ def test_what_cannot_be_is_one_line(predictor):
     with pytest.raises(ValueError, match="the text is empty"):
         predictor.generate_image("  ")
     many = PatchCodebook(np.zeros((300, 4, 4, 3)))
-    with pytest.raises(ValueError, match="has 300 codes and the model 128: they do not"):
+    with pytest.raises(ValueError, match=r"300 codes .*model 128"):
         predictor.generate_image(CAPTION, image_tokenizer=many)
     parts = predictor.config, predictor._variables, predictor.tokenizer
     alone = OFAPredictor(*parts, cards=[card("text_to_image", empty_prompts=0.0)])
     with pytest.raises(ValueError, match="no image tokenizer beside it"):
         alone.generate_image(CAPTION)
     for guidance in (0.5, 2.0):
-        with pytest.raises(ValueError, match=f"guidance must be 1, got {guidance:g}: this model"):
+        with pytest.raises(ValueError, match=f"guidance .*1, got {guidance:g}"):
             alone.generate_image(
                 CAPTION,
                 image_tokenizer=scenes_codebook("tiny"),

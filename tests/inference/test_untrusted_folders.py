@@ -97,7 +97,7 @@ IMPORTING = {
 @pytest.mark.parametrize("change", IMPORTING)
 def test_a_card_names_no_code(planted, change):
     (planted / "config.json").write_text(json.dumps({"tasks": [CARD | IMPORTING[change]]}))
-    with pytest.raises(ValueError, match=r"config\.json does not describe the tasks of a run"):
+    with pytest.raises(ValueError, match=r"config\.json .*not describe"):
         trained_cards(str(planted))
 
 
@@ -155,7 +155,7 @@ def test_lengths_follow_from_what_a_file_says_of_its_task(tmp_path):
     )
     given = {"inputs": 8, "targets": 4}
     assert found(given, image_size=48) == given | {"image": 48}
-    with pytest.raises(ValueError, match="does not say image, so give the lengths"):
+    with pytest.raises(ValueError, match=r"not say image, .*lengths"):
         found(given)
-    with pytest.raises(ValueError, match="task_feature_lengths are inputs, targets, image, not p"):
+    with pytest.raises(ValueError, match=r"task_feature_lengths .*inputs, targets, image, not p"):
         found({"patches": 3}, **facts)

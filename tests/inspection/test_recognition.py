@@ -105,7 +105,7 @@ def test_prepared_folders(tmp_path):
     opened = open_data(str(tmp_path / "a"))
     assert (opened.name, opened.splits, len(opened.records)) == ("a", ("train",), 1)
     assert dict(opened.facts)["manifest"].startswith("none")
-    with pytest.raises(ValueError, match="holds no shards of split 'test', only train"):
+    with pytest.raises(ValueError, match=r"no shards .*'test', only train"):
         open_data(str(tmp_path / "a"), split="test")
 
 
@@ -116,9 +116,9 @@ def test_explicit_formats_and_layouts(tmp_path):
     (tmp_path / "lines").write_text("one\ntwo\n")
     opened = open_data(str(tmp_path / "lines"), format_name="text", arguments={"form": "txt"})
     assert [opened.records[number]["text"] for number in (0, 1)] == ["one", "two"]
-    with pytest.raises(ValueError, match="unknown format 'texts'; did you mean text"):
+    with pytest.raises(ValueError, match=r"format 'texts'; .*text"):
         open_data(str(tmp_path / "lines"), format_name="texts")
-    with pytest.raises(ValueError, match="nowhere does not exist; PATH is a file or folder of"):
+    with pytest.raises(ValueError, match=r"nowhere .*not exist; PATH"):
         open_data(str(tmp_path / "nowhere"))
 
 

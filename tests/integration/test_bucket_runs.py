@@ -182,7 +182,7 @@ def test_a_run_is_read_from_the_bucket(killed_and_restarted, alone):
         np.testing.assert_allclose(one, other, atol=1e-6)
     step = import_checkpoint(f"{killed_and_restarted}/checkpoint_6/")
     assert step.config == here.config
-    with pytest.raises(FileNotFoundError, match="gs://bucket/runs/none: no such file or folder"):
+    with pytest.raises(FileNotFoundError, match="gs://bucket/runs/none: no such"):
         import_checkpoint("gs://bucket/runs/none")
 
 

@@ -118,7 +118,7 @@ def test_a_run_says_how_its_model_is_asked(tmp_path, model):
         assert text.strip() == 'can image and text1 " a dog " imply text2 " an animal "?'
     assert trained_cards(str(tmp_path / "other" / "deep")) == ()
     (tmp_path / "config.json").write_text('{"tasks": [{"name": "x"}]}')
-    with pytest.raises(ValueError, match=r"config.json does not describe the tasks"):
+    with pytest.raises(ValueError, match=r"config\.json .*not describe"):
         trained_cards(str(tmp_path))
     (tmp_path / "metrics.json").write_text('{"run": {"best_step": 4}}')
     (tmp_path / "checkpoint_8" / "state").mkdir(parents=True)

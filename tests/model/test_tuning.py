@@ -193,5 +193,5 @@ def test_bad_settings_are_named(fields, message):
 
 
 def test_unknown_methods_are_named():
-    with pytest.raises(ValueError, match="methods must be some of prefix, adapter"):
+    with pytest.raises(ValueError, match=r"methods .*prefix, adapter"):
         frozen_except("houlsby")

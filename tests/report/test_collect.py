@@ -51,7 +51,7 @@ def test_broken_line_is_named(tmp_path):
     with pytest.raises(RecordError, match=r"metrics\.jsonl, line 2: not JSON"):
         collect(tmp_path)
     _write(tmp_path, "metrics.jsonl", '{"step": 1}\n[1]\n')
-    with pytest.raises(RecordError, match=r"metrics\.jsonl, line 2: must be a JSON object"):
+    with pytest.raises(RecordError, match=r"metrics\.jsonl, line 2: .*JSON object"):
         collect(tmp_path)
 
 
@@ -67,10 +67,10 @@ def test_broken_metrics_are_named(tmp_path):
     with pytest.raises(RecordError, match=r"metrics\.json, line 3: not JSON"):
         collect(tmp_path)
     _write(tmp_path, "metrics.json", '{"tasks": {"vqa": 3}}')
-    with pytest.raises(RecordError, match=r"tasks\.vqa must be an object, not 3"):
+    with pytest.raises(RecordError, match=r"tasks\.vqa .*an object, not 3"):
         collect(tmp_path)
     _write(tmp_path, "metrics.json", '{"splits": {"test": {"vqa": {"n": "many"}}}}')
-    with pytest.raises(RecordError, match=r"splits\.test\.vqa\.n must be a number"):
+    with pytest.raises(RecordError, match=r"splits\.test\.vqa\.n .*number"):
         collect(tmp_path)
 
 

@@ -31,7 +31,7 @@ def test_syntaxes():
 
 
 def test_rows_must_fit_the_columns():
-    with pytest.raises(ValueError, match="row 0 has 1 cells, the table has 2 columns"):
+    with pytest.raises(ValueError, match=r"row 0 .*1 cells, .* 2 columns"):
         tables.Table(("a", "b"), ((tables.Cell("x"),),))
 
 

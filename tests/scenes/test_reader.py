@@ -91,9 +91,9 @@ def test_objects_that_touch_are_told_apart_by_color():
 
 
 def test_images_of_no_world_are_refused():
-    with pytest.raises(ValueError, match=r"images of 48x40 pixels; known: 32x32 \(tiny\)"):
+    with pytest.raises(ValueError, match=r"48x40 .*32x32 \(tiny\)"):
         read(np.zeros((40, 48, 3), np.uint8))
-    with pytest.raises(ValueError, match="'small' have 64x64 pixels, got 32x32"):
+    with pytest.raises(ValueError, match=r"'small' .*64x64 .*32x32"):
         read(np.zeros((32, 32, 3), np.uint8), "small")
     with pytest.raises(ValueError, match=r"uint8\[y, x, 3\], got float32\[32, 32\]"):
         read(np.zeros((32, 32), np.float32))

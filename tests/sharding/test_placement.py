@@ -61,7 +61,7 @@ def test_dimensions_that_do_not_divide_stay_whole():
 
 
 def test_unknown_rules_name_the_tables():
-    with pytest.raises(ValueError, match="'zero' are none of data_parallel, fsdp"):
+    with pytest.raises(ValueError, match=r"'zero' .*data_parallel, fsdp"):
         rules_by_name("zero")
 
 
@@ -114,7 +114,7 @@ def test_every_large_parameter_of_the_model_is_split():
 
 def test_batch_sizes():
     check_batch_size(32, MESH, 2)
-    with pytest.raises(ValueError, match=r"batch of 20 .* 8 .* 1 microbatches = 8.*16 or 24"):
+    with pytest.raises(ValueError, match=r"20 .* 8 .* 1 microbatches = 8.*16 or 24"):
         check_batch_size(20, MESH)
     with pytest.raises(ValueError, match="nearest is 32"):
         check_batch_size(8, MESH, 4)
@@ -123,7 +123,7 @@ def test_batch_sizes():
 def test_axis_sizes():
     check_axis_sizes({"heads": 12, "mlp": 3072}, MESH, RULES["tensor_parallel"])
     check_axis_sizes({"heads": 3}, MESH, RULES["fsdp"])
-    with pytest.raises(ValueError, match="heads = 3, which does not divide over the 2"):
+    with pytest.raises(ValueError, match=r"heads = 3, .* 2"):
         check_axis_sizes({"heads": 3}, MESH, RULES["tensor_parallel"])
 
 

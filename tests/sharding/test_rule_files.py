@@ -57,7 +57,7 @@ def test_rules_of_ones_own_go_first():
     assert own[:2] == (("conv_in", "model"), ("heads", None))
     assert ("heads", "model") not in own
     assert build_rules("fsdp") == (*RULES["fsdp"], ("lookup_batch", ("replica",)))
-    with pytest.raises(ValueError, match="'embed' is put on 'dta', which is none of the mesh axes"):
+    with pytest.raises(ValueError, match=r"'embed' .*'dta'"):
         build_rules("fsdp", [("embed", "dta")])
     with pytest.raises(ValueError, match="'embed' is no pair such as"):
         build_rules("fsdp", ["embed"])

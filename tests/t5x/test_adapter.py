@@ -95,13 +95,13 @@ def test_seqio_rows_equal_those_of_the_native_input():
 
 
 def test_packing_is_refused():
-    with pytest.raises(ValueError, match=r"utils\.DatasetConfig\.pack: images cannot be packed"):
+    with pytest.raises(ValueError, match=r"utils\.DatasetConfig\.pack: .*images"):
         OFAFeatureConverter(pack=True)
 
 
 def test_data_of_others_is_refused_in_one_line():
     features = dict.fromkeys(("inputs", "targets"), tf.constant([4, 2]))
-    with pytest.raises(ValueError, match=r"tasks of others are mixed by .*add_mixture") as error:
+    with pytest.raises(ValueError, match=r"add_mixture") as error:
         OFAFeatureConverter()(tf.data.Dataset.from_tensors(features), LENGTHS)
     assert "\n" not in str(error.value)
 
@@ -229,10 +229,10 @@ def test_what_t5x_has_no_place_for_is_refused():
         models.OFAModel(**settings, trainer=TrainerConfig(ema=EMAConfig(0.99)))
     with pytest.raises(
         ValueError,
-        match="samples outside of the compiled step",
+        match=r"samples .*compiled step",
     ):
         models.OFAModel(**settings, trainer=TrainerConfig(scst=SCSTConfig()))
-    with pytest.raises(ValueError, match="mixture_or_task_name: no task or mixture named 'scene"):
+    with pytest.raises(ValueError, match=r"mixture_or_task_name: .*'scene"):
         models.OFAModel(model=models.OFA(), dataset=dataset_config(mixture_or_task_name="scene"))
 
 

@@ -119,7 +119,7 @@ def test_questions_are_the_official_rows(folders):
 def test_an_answer_outside_of_the_set_is_named(folders):
     (folders / "trainval_ans2label.pkl").write_bytes(pickle.dumps({"yes": 0}, protocol=2))
     record = {"image": picture(), "question": "q", "answers": ["maybe"], "answer_conf": [1.0]}
-    with pytest.raises(InstructionError, match="answer 'maybe' is not one of the 1 answers"):
+    with pytest.raises(InstructionError, match=r"'maybe' .*1 answers"):
         features_of("vqa", record)
     assert features_of("vqa", record, train=False)["targets"].size
 
@@ -144,7 +144,7 @@ def test_a_pickle_that_runs_code_is_refused(folders):
             return (print, ("run",))
 
     (folders / "trainval_ans2label.pkl").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(ValueError, match="is no list of answers: refuses to load"):
+    with pytest.raises(ValueError, match="list of answers: refuses"):
         lookup("vqa")[0][0].candidate_ids()
 
 
@@ -333,5 +333,5 @@ def test_unlabeled_rows_can_be_evaluated():
 
 def test_an_unknown_class_is_named():
     record = {"sentence1": "a", "sentence2": "b", "label": "perhaps"}
-    with pytest.raises(InstructionError, match="has the label 'perhaps'; known: not_entailment"):
+    with pytest.raises(InstructionError, match=r"label 'perhaps'; .*not_entailment"):
         features_of("glue_rte", record)

@@ -245,5 +245,5 @@ def test_rates_of_data_sets_and_families():
     assert questions["gqa_vqa"] / questions["vqav2_vqa"] == pytest.approx(0.94 / 0.44)
     both = changed(vqa=3.0, gqa_vqa=7.0)
     assert both["gqa_vqa"] == 7.0
-    with pytest.raises(ValueError, match="has no task 'cc12'; did you mean cc12m"):
+    with pytest.raises(ValueError, match=r"task 'cc12'; .*cc12m"):
         changed(cc12=0)

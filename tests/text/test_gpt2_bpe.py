@@ -138,7 +138,7 @@ def test_plain_gpt2_files_are_refused(tokenizer, tmp_path):
     source = tokenizer.text_tokenizer.directory
     (tmp_path / "vocab.json").write_bytes((source / "encoder.json").read_bytes())
     (tmp_path / "merges.txt").write_bytes((source / "vocab.bpe").read_bytes())
-    with pytest.raises(ValueError, match=r"plain GPT-2 files need the dict\.txt"):
+    with pytest.raises(ValueError, match=r"GPT-2 .*dict\.txt"):
         GPT2BPE(tmp_path).encode("a")
 
 

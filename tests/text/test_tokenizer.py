@@ -42,7 +42,7 @@ def test_other_angle_brackets_are_plain_text():
 
 
 def test_whole_tokens_that_do_not_exist_are_refused():
-    with pytest.raises(ValueError, match=r"<bin_1000> does not exist.*<bin_999>"):
+    with pytest.raises(ValueError, match=r"<bin_1000> .*<bin_999>"):
         TOKENIZER.encode(" a <bin_1000>")
     with pytest.raises(ValueError, match="<code_64> does not exist"):
         TOKENIZER.encode("<code_64>")

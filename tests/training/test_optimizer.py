@@ -163,7 +163,7 @@ def test_config_errors(settings, message):
 
 def test_expression_without_a_match_is_an_error():
     config = OptimizerConfig(CONSTANT, frozen=("resnet",))
-    with pytest.raises(ValueError, match=r"'resnet' matches no parameter.*decoder/kernel"):
+    with pytest.raises(ValueError, match=r"'resnet' .*decoder/kernel"):
         check_patterns(make_params(), config)
     check_patterns(make_params(), OptimizerConfig(CONSTANT, frozen=("norm",)))
 

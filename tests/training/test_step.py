@@ -255,7 +255,7 @@ def test_average_starts_from_weights_that_have_none():
 
 
 def test_errors_name_the_numbers():
-    with pytest.raises(ValueError, match="num_microbatches must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"num_microbatches .*1, got 0"):
         setup(num_microbatches=0)
     state, step = setup(num_microbatches=3)
     with pytest.raises(ValueError, match="8 examples does not divide into 3"):

@@ -145,7 +145,7 @@ def test_rates_hold_exactly_over_a_long_window():
 
 
 def test_bad_pipelines_are_refused():
-    with pytest.raises(ValueError, match="batch_size = 8 does not divide over 3 hosts"):
+    with pytest.raises(ValueError, match=r"batch_size = 8 .* 3 hosts"):
         pipeline(num_hosts=3)
     with pytest.raises(ValueError, match="positive rate"):
         pipeline(rates=(1.0, 0.0, 1.0))
@@ -222,7 +222,7 @@ def test_wordings_are_drawn_in_training_and_fixed_in_evaluation():
 
 
 def test_wordings_of_different_modalities_are_refused():
-    with pytest.raises(ValueError, match=r"task 'mixed': all wordings must ask for one modality"):
+    with pytest.raises(ValueError, match=r"task 'mixed': .*one modality"):
         make_task("mixed", [instructions.CAPTIONING, instructions.VISUAL_GROUNDING])
     with pytest.raises(ValueError, match="task 'none' has no instruction"):
         make_task("none", [])

@@ -188,7 +188,7 @@ def test_a_task_that_is_mostly_bad_stops_the_run():
     mixture = broken_only().__class__(
         tasks=(wrong,), rates=(1.0,), lengths=LENGTHS, batch_size=16, on_bad_record="skip"
     )
-    with pytest.raises(ValueError, match=r"64 of the first 64 records of task 'wrong' cannot"):
+    with pytest.raises(ValueError, match=r"64 .*first 64 .*'wrong'"):
         take(mixture, 10)
     assert "no field 'question'" in mixture.skipped.reasons["wrong"][0]
 

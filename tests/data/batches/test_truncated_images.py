@@ -86,7 +86,7 @@ def test_training_decodes_them_by_setting_and_counts_them(caplog):
     assert decoding.skipped.truncated == {"captions": 2}
     assert decoding.skipped.total == 0
     assert "task 'captions', record 5: its image is cut off" in caplog.text
-    with pytest.raises(ValueError, match="truncated_images must be one of drop, decode, got 'ke"):
+    with pytest.raises(ValueError, match=r"truncated_images .*'ke"):
         mixture(truncated_images="keep")
 
 

@@ -490,7 +490,7 @@ def test_random_damage_never_gives_another_error():
 
 
 def test_huge_images_are_refused_before_decoding():
-    with pytest.raises(BadImageError, match="30 x 20 pixels is larger than the limit of 599"):
+    with pytest.raises(BadImageError, match=r"30 x 20 .* limit of 599"):
         decode_image(encoded(noise()), max_pixels=599)
     # A header that promises 60,000 x 60,000 pixels.
     bomb = bytearray(encoded(noise()))

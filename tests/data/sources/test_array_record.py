@@ -86,7 +86,7 @@ def test_the_encoding_does_not_change():
     ],
 )
 def test_values_that_cannot_be_stored_are_named(value, message):
-    with pytest.raises(RecordError, match=f"field 'mine' cannot be stored: .*({message})"):
+    with pytest.raises(RecordError, match=f"field 'mine' .*({message})"):
         encode_example({"mine": value})
 
 
@@ -95,7 +95,7 @@ def test_damaged_records_are_refused():
     for damaged in (record[:-3], record[:5], record + b"x", record[:4] + b"\xc0"):
         with pytest.raises(RecordError, match="the record is damaged"):
             decode_example(damaged)
-    with pytest.raises(RecordError, match=r"format version 02, this program reads 01"):
+    with pytest.raises(RecordError, match=r"version 02, .* 01"):
         decode_example(b"OFA\x02" + record[4:])
     with pytest.raises(RecordError, match=r"not written by ofa_jax.prepare"):
         decode_example(b"\x80\x04K")
@@ -117,7 +117,7 @@ def test_shards_read_in_any_order(tmp_path):
     assert [again[n]["image_id"] for n in range(8)] == identifiers
     assert records.place(3) == (str(tmp_path / shard_name("train", 2, 3)), 0)
     for index in (8, -1):
-        with pytest.raises(IndexError, match=f"index {index} is out of range for 8 records"):
+        with pytest.raises(IndexError, match=f"index {index} .* 8 records"):
             records[index]
 
 
@@ -127,7 +127,7 @@ def test_types_are_chosen(tmp_path):
     write_shard(tmp_path / shard_name("train", 0, 1), examples)
     records = PreparedSource(str(tmp_path), ("caption",)).open("train")
     assert [records[n]["image_id"] for n in range(len(records))] == ["1", "3"]
-    with pytest.raises(ValueError, match="unknown type of example 'captions'; did you mean"):
+    with pytest.raises(ValueError, match="type of example 'captions'"):
         PreparedSource("x", ("captions",))
 
 
@@ -181,22 +181,22 @@ def test_missing_and_damaged_shards_are_named(tmp_path):
     with pytest.raises(ValueError, match="prepared does not exist"):
         folder.open("train")
     (tmp_path / "prepared").mkdir()
-    with pytest.raises(ValueError, match="no shards of split 'train', nor of any other"):
+    with pytest.raises(ValueError, match=r"no shards .*'train', nor"):
         folder.open("train")
     for index in (0, 2, 4):
         write_shard(tmp_path / "prepared" / shard_name("train", index, 5), numbered(1))
-    with pytest.raises(ValueError, match=r"lacks train-00001-of-00005.array_record and 1 more"):
+    with pytest.raises(ValueError, match=r"lacks train-00001-of-00005.array_record .*1 more"):
         folder.open("train")
     for index in (1, 3):
         write_shard(tmp_path / "prepared" / shard_name("train", index, 5), numbered(1))
-    with pytest.raises(ValueError, match="no shards of split 'test', only train"):
+    with pytest.raises(ValueError, match=r"no shards .*'test', only train"):
         folder.open("test")
     shard = tmp_path / "prepared" / shard_name("train", 3, 5)
     shard.write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(RecordError, match=r"train-00003-of-00005.array_record is cut off or not"):
+    with pytest.raises(RecordError, match=r"train-00003-of-00005.array_record .*cut off"):
         folder.open("train")
     write_shard(tmp_path / "prepared" / shard_name("train", 0, 1), numbered(1))
-    with pytest.raises(ValueError, match="mixes shards of split 'train' that were cut in 1 and 5"):
+    with pytest.raises(ValueError, match=r"mixes .*'train' .* 1 and 5"):
         folder.open("train")
 
 
@@ -212,7 +212,7 @@ def test_damaged_records_name_shard_and_position(tmp_path):
 
 def test_names_of_shards():
     assert shard_name("train", 3, 16) == "train-00003-of-00016.array_record"
-    with pytest.raises(ValueError, match=r"shard 3 of 3: the index must be in 0 \.\. 2"):
+    with pytest.raises(ValueError, match=r"shard 3 of 3: .*0 \.\. 2"):
         shard_name("train", 3, 3)
     with pytest.raises(ValueError, match="the split 'a/b' has characters"):
         shard_name("a/b", 0, 1)
@@ -226,6 +226,6 @@ def test_a_flipped_bit_is_found_and_costs_one_record(tmp_path):
     data[data.index(b"C" * 100) + 50] ^= 1
     path.write_bytes(data)
     records = PreparedSource(str(tmp_path)).open("train")
-    with pytest.raises(RecordError, match=r"array_record, record 2: cannot be read: Corrupted"):
+    with pytest.raises(RecordError, match=r"array_record, record 2: .*Corrupted"):
         records[2]
     assert [records[n]["image"][:1] for n in (0, 1, 3)] == [b"A", b"B", b"D"]

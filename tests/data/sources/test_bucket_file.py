@@ -251,7 +251,7 @@ def test_an_answer_without_end_of_faults_is_one_line(server, monkeypatch):
     records = PreparedSource(ADDRESS).open("train")
     monkeypatch.setattr(bucket_file, "_PATIENCE", 0.5)
     server.fault = lambda *place: "short"
-    with pytest.raises(bucket_file.BucketError, match=r"^gs://\S+: cannot be read \(.*came of"):
+    with pytest.raises(bucket_file.BucketError, match=r"^gs://\S+: .*came of"):
         records.record(0)
 
 
@@ -275,10 +275,10 @@ def test_no_permission_and_no_driver(server, monkeypatch):
         raise ProtocolError(403)
 
     monkeypatch.setattr(server.storage, "list", forbidden)
-    with pytest.raises(ValueError, match=r"^DATA_DIR gs://bucket: no permission to read"):
+    with pytest.raises(ValueError, match=r"^DATA_DIR gs://bucket: .*permission"):
         PreparedSource(ADDRESS).open("train")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="needs the package gcsfs: pip install"):
+    with pytest.raises(ValueError, match="gcsfs: pip install"):
         PreparedSource(ADDRESS).open("train")
 
 
@@ -316,7 +316,7 @@ def test_inspection_opens_it(server, monkeypatch):
     assert (opened.name, opened.split, len(opened.records)) == ("set", "train", RECORDS)
     assert ("shards", str(SHARDS)) in opened.facts
     assert matching_steps._lines("{DATA_DIR}/negative_sample", "object.txt") == ("dog", "cat")
-    with pytest.raises(ValueError, match=r"^gs://bucket/data/+none does not exist; it should"):
+    with pytest.raises(ValueError, match=r"^gs://bucket/data/+none .*not exist"):
         open_data("{DATA_DIR}/none")
 
 

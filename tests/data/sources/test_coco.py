@@ -58,7 +58,7 @@ def test_karpathy_splits(tmp_path, images):
     assert source.splits() == ("test", "train", "validation")
     alone = KarpathyCaptions(annotations=path, images=images, with_restval=False)
     assert [one["image"] for one in examples_of(alone)] == [first.image]
-    with pytest.raises(SourceError, match="no split 'testA', only restval, test, train, valid"):
+    with pytest.raises(SourceError, match="split 'testA', only restval, test, train, valid"):
         source.open("testA")
 
     # Flickr30k: no folders, no COCO number.

@@ -47,7 +47,7 @@ def test_images_in_folders_of_classes(tmp_path):
     fewer = tmp_path / "fewer.txt"
     fewer.write_text("n1 goldfish\n")
     records = ImageFolder(images=images, kind="classification", label_names=str(fewer))
-    with pytest.raises(SourceError, match=r"train/n0/102\.jpg: the class 'n0' is not in .*fewer"):
+    with pytest.raises(SourceError, match=r"train/n0/102\.jpg: .*class 'n0'"):
         records.open("train")[0]
 
 
@@ -60,7 +60,7 @@ def test_images_with_captions(tmp_path):
     one = annotated()[0]
     texts = {"captions": [one.captions[0]], "caption": one.captions[0]}
     same(records[0], {"image": one.image, "image_id": "101", "type": "caption"} | texts)
-    with pytest.raises(SourceError, match=r"102\.jpg: 'utf-8' codec can't decode"):
+    with pytest.raises(SourceError, match=r"102\.jpg: 'utf-8'"):
         records[1]
     with pytest.raises(SourceError, match=r"104\.jpg: .*No such file.*104\.txt"):
         records[3]
@@ -77,9 +77,9 @@ def test_equal_names_in_two_folders(tmp_path):
 
 def test_mistakes_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="ImageFolder: there are no examples of split 'train'"):
+    with pytest.raises(SourceError, match=r"ImageFolder: .*split 'train'"):
         ImageFolder(images=str(tmp_path / "empty")).open("train")
-    with pytest.raises(ValueError, match="unknown kind of image 'captions'; did you mean capt"):
+    with pytest.raises(ValueError, match=r"image 'captions'; .*caption"):
         ImageFolder(images="x", kind="captions")
 
 

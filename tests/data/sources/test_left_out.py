@@ -373,7 +373,7 @@ def test_images_stay_with_their_boxes(tmp_path):
 
 def test_nothing_but_bad_items_is_an_error(tmp_path):
     case = Case(COCO, coco(box(None), box([])), {}, "", [])
-    with pytest.raises(SourceError, match="no examples of split 'train'; left out: no_box 2"):
+    with pytest.raises(SourceError, match=r"split 'train'; .*no_box 2"):
         source(tmp_path, case).open("train")
 
 

@@ -22,7 +22,7 @@ def test_spans_of_lines(tmp_path, monkeypatch, chunk):
     assert found == [b"one", b"two", b"three words", b"last"]
     assert [lines.line(str(path), n) for n in range(4)] == found
     assert [lines.number(str(path), text.index(one)) for one in found] == [1, 4, 5, 7]
-    with pytest.raises(IndexError, match="index 4 is out of range for 4 records"):
+    with pytest.raises(IndexError, match=r"index 4 .* 4 records"):
         lines.line(str(path), 4)
 
 
@@ -127,15 +127,15 @@ def test_paths_of_splits(tmp_path, monkeypatch):
     folders = split_paths.folders("{TEST_DIR}/pictures_{split}", "train", "pictures")
     assert folders == (str(tmp_path / "pictures_train"),)
 
-    with pytest.raises(ValueError, match="no test file is declared, only train, validation"):
+    with pytest.raises(ValueError, match=r"no test file .*train, validation"):
         split_paths.file(pairs, "test", "texts")
-    with pytest.raises(ValueError, match=r"a\.txt does not exist; it should hold texts"):
+    with pytest.raises(ValueError, match=r"a\.txt .*not exist; .*texts"):
         split_paths.file(pairs, "train", "texts")
     with pytest.raises(ValueError, match="tars must be one file, not 2"):
         split_paths.file("{TEST_DIR}/*.tar", "train", "tars")
-    with pytest.raises(ValueError, match=r"pictures_val is not a folder; it should hold pict"):
+    with pytest.raises(ValueError, match=r"pictures_val .*; .* pict"):
         split_paths.folders("{TEST_DIR}/pictures_{split}", "val", "pictures")
-    with pytest.raises(ValueError, match=r"'b\.txt' is not SPLIT=PATH as the others are"):
+    with pytest.raises(ValueError, match=r"'b\.txt' .*SPLIT=PATH"):
         split_paths.parse("train=a.txt b.txt")
     with pytest.raises(ValueError, match="names a split twice"):
         split_paths.parse("train=a.txt train=b.txt")

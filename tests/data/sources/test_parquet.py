@@ -74,7 +74,7 @@ def test_classes_by_name(tmp_path):
     columns = (("image", "image.bytes"), ("label", "label"))
     records = ParquetSource(path, columns, (("type", "classification"),)).open("train")
     assert [records[index]["label"] for index in range(3)] == names
-    with pytest.raises(SourceError, match=r"a\.parquet, row 3: there is no class 3, only 3"):
+    with pytest.raises(SourceError, match=r"a\.parquet, row 3: .*class 3, only 3"):
         records[3]
     path = write(tmp_path / "b.parquet", rows)
     found = examples_of(ParquetSource(path, columns, (("type", "classification"),)))
@@ -92,16 +92,16 @@ def test_mistakes_are_named(tmp_path):
         with pytest.raises(SourceError, match=message):
             ParquetSource(path, columns, CONSTANTS).open("train")[0]
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
-    with pytest.raises(SourceError, match=r"cut\.parquet is cut off or not a parquet file"):
+    with pytest.raises(SourceError, match=r"cut\.parquet .*cut off"):
         ParquetSource(str(tmp_path / "cut.parquet"), CAPTIONS, CONSTANTS).open("train")
 
 
 def test_declarations_are_checked():
     with pytest.raises(ValueError, match="unknown field 'caption_text'"):
         ParquetSource("x", (("caption_text", "a"),), CONSTANTS)
-    with pytest.raises(ValueError, match="the constant 'boxes' is not a text field"):
+    with pytest.raises(ValueError, match=r"constant 'boxes' .*text field"):
         ParquetSource("x", (), (("boxes", "a"), *CONSTANTS))
-    with pytest.raises(ValueError, match="the constants say no type of example"):
+    with pytest.raises(ValueError, match=r"constants .*no type"):
         ParquetSource("x", CAPTIONS, ())
     with pytest.raises(ValueError, match="unknown form of boxes 'yxyx'"):
         ParquetSource("x", CAPTIONS, CONSTANTS, "yxyx")
@@ -142,7 +142,7 @@ def test_parts_of_structures_and_of_lists(tmp_path, kind, brackets):
     np.testing.assert_array_equal(found["boxes"], np.float32([one.box, [0, 0, 5, 6]]))
     assert found["image"] == one.image
     records = ParquetSource(path, (("labels", "objects.name"),), CONSTANTS).open("train")
-    with pytest.raises(SourceError, match="column 'objects' has no part 'name', only bbox, categ"):
+    with pytest.raises(SourceError, match=r"column 'objects' .*'name', only bbox, categ"):
         records[0]
 
 
@@ -155,9 +155,7 @@ def test_answers_of_structures(tmp_path):
     [found] = examples_of(ParquetSource(path, (*base, ("answers", "answers[].answer")), constants))
     assert (found["answers"], found["answer_conf"]) == (["yes", "no"], [1.0, 0.6])
     records = ParquetSource(path, (*base, ("answers", "answers")), constants).open("train")
-    with pytest.raises(
-        SourceError, match="is an object, not a text; its parts are answer, answer_"
-    ):
+    with pytest.raises(SourceError, match=r"an object, not a text; .*answer, answer_"):
         records[0]
 
 
@@ -206,7 +204,7 @@ def test_one_box_and_its_expression(tmp_path):
     assert records[0]["refexp_box_index"] == [0]
     assert records[0]["region_captions"] == ["the bus"]
     assert "boxes" not in records[1]
-    with pytest.raises(SourceError, match="column 'box' holds a box without numbers"):
+    with pytest.raises(SourceError, match=r"column 'box' .*without numbers"):
         records[2]
     halves = [row(one, box=(0.25, 0.5, 0.75, 1.0), words="the bus")]
     path = write(tmp_path / "b.parquet", halves)

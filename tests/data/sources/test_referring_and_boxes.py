@@ -65,7 +65,7 @@ def test_refcoco(tmp_path, name, protocol):
         "type": "visual_grounding",
     }
     same(examples_of(source, "val")[1], expected)
-    with pytest.raises(SourceError, match="has no split 'testA', only train, val"):
+    with pytest.raises(SourceError, match="split 'testA', only train, val"):
         source.open("testA")
 
 
@@ -255,7 +255,7 @@ def test_compressed_tables_are_named(tmp_path, name):
     files = open_images_files(tmp_path)
     path = tmp_path / f"{name}.csv"
     path.write_bytes(gzip.compress(path.read_bytes()))
-    with pytest.raises(SourceError, match=rf"{name}\.csv is compressed \(gzip\)"):
+    with pytest.raises(SourceError, match=rf"{name}\.csv .*gzip"):
         OpenImagesBoxes(**files).open("train")
 
 
@@ -263,11 +263,11 @@ def test_damaged_headers_and_images_are_named(tmp_path):
     files = open_images_files(tmp_path)
     (tmp_path / "images" / "102.jpg").write_bytes(b"no image")
     records = OpenImagesBoxes(**files).open("train")
-    with pytest.raises(SourceError, match=r"image 102: cannot decode an image of 8 bytes"):
+    with pytest.raises(SourceError, match=r"image 102: cannot decode .*8 bytes"):
         records[1]
     other = tmp_path / "other.csv"
     other.write_text("ImageID,LabelName\n1,2\n")
-    with pytest.raises(SourceError, match=r"other\.csv, line 1: the header lacks XMax, XMin, Y"):
+    with pytest.raises(SourceError, match=r"other\.csv, line 1: .*lacks XMax, XMin, Y"):
         OpenImagesBoxes(**files | {"boxes": str(other)}).open("train")
-    with pytest.raises(SourceError, match=r"boxes\.csv, line 1: 13 cells, not a class and its"):
+    with pytest.raises(SourceError, match=r"boxes\.csv, line 1: 13 cells"):
         OpenImagesBoxes(**files | {"classes": files["boxes"]}).open("train")

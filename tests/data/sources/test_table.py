@@ -172,9 +172,9 @@ def test_images_lie_elsewhere(folder, tmp_path_factory):
 
 def test_mistakes_name_what_would_be_right(folder):
     path = write(folder / "t.csv", [{"foto": "a.png", "caption": "one"}])
-    with pytest.raises(SourceError, match=r"columns foto, caption, none .* --image=COLUMN"):
+    with pytest.raises(SourceError, match=r"foto, caption, none .* --image=COLUMN"):
         opened(path)
-    with pytest.raises(SourceError, match="no column 'captin'; did you mean caption"):
+    with pytest.raises(SourceError, match=r"column 'captin'; .*caption"):
         opened(path, image="foto", caption="captin")
     assert source("table", {"paths": path, "image": "foto"}).open("train")[0]["caption"] == "one"
 

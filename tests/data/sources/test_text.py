@@ -58,9 +58,7 @@ def test_other_keys_and_mistakes(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(objects("content"))
     assert examples_of(TextSource(str(path), key="content"))[1]["text"] == TEXTS[1]
-    with pytest.raises(
-        SourceError, match=r"a\.jsonl, text 3: .*no object with a text under 'text'"
-    ):
+    with pytest.raises(SourceError, match=r"a\.jsonl, text 3: .*under 'text'"):
         TextSource(str(path)).open("train")[2]
     path = tmp_path / "b.jsonl"
     path.write_bytes(b'{"text": "a"}\n{"text": \n\xff\n')
@@ -69,7 +67,7 @@ def test_other_keys_and_mistakes(tmp_path):
         records[1]
     with pytest.raises(SourceError, match=r"b\.jsonl, text 3: 'utf-8' codec"):
         records[2]
-    with pytest.raises(ValueError, match="unknown form of text 'json'; did you mean jsonl"):
+    with pytest.raises(ValueError, match=r"form of text 'json'; .*jsonl"):
         TextSource("x", form="json")
 
 
@@ -89,7 +87,7 @@ def test_an_array_is_named_at_once(tmp_path, indent, suffix):
             json.dumps([{"text": "a"}, {"text": "b"}], indent=indent).encode() + b"\n", suffix
         )
     )
-    with pytest.raises(SourceError, match="is one JSON array, not an object per line; jq -c"):
+    with pytest.raises(SourceError, match=r"one JSON array, .*jq -c"):
         TextSource(str(path)).open("train")
 
 

@@ -88,7 +88,7 @@ def test_schemas_of_tfds(tfds, tmp_path, monkeypatch, name, fields):
         found = TfdsSource(name, str(tmp_path)).open("train")
         assert len(found) == 2
         example = found[1]
-        with pytest.raises(IndexError, match="index 2 is out of range for 2 records"):
+        with pytest.raises(IndexError, match=r"index 2 .* 2 records"):
             found[2]
     check_example(example, name)
     assert example["dataset"] == name
@@ -138,11 +138,9 @@ def test_stored_data(stored, monkeypatch, form):
     names = stored / "fewer.txt"
     names.write_text("n01 tench\n")
     records = source("classification", label_names=str(names)).open("train")
-    with pytest.raises(SourceError, match=r"photographs, train, example 0: the class 'n02' is not"):
+    with pytest.raises(SourceError, match=r"photographs, train, example 0: .*class 'n02'"):
         records[0]
-    with pytest.raises(
-        SourceError, match="there is no feature 'document'; kind 'summary' does not"
-    ):
+    with pytest.raises(SourceError, match=r"no feature 'document'; .*'summary'"):
         source("summary").open("train")[0]
     with pytest.raises(SourceError, match="has no split 'test'"):
         source("caption").open("test")
@@ -176,11 +174,9 @@ def test_what_is_not_there_is_named(tfds, tmp_path):
 
 
 def test_declarations_are_checked():
-    with pytest.raises(
-        ValueError, match="how examples of 'mnist' are to be read is not known; giv"
-    ):
+    with pytest.raises(ValueError, match=r"'mnist' .*not known; giv"):
         TfdsSource("mnist")
-    with pytest.raises(ValueError, match="unknown kind 'captions'; did you mean caption"):
+    with pytest.raises(ValueError, match=r"kind 'captions'; .*caption"):
         TfdsSource("mnist", kind="captions")
     assert TfdsSource("mnist", kind="image").reader() == "image"
     assert TfdsSource("glue/mnli:2.0.0").reader() == "sentences"

@@ -176,45 +176,43 @@ def test_rows_whose_type_is_unknown_are_not_dropped_silently(tmp_path, types):
     bad = "1\tQUJD\tc\t\t\t\tcc12m\n2\tQUJD\tc\t\t\t\tmade\tcaption\tmore\n"
     records = written(tmp_path, good + bad, "vision_language", *types)
     assert len(records) == (2 if "qa" in types else 3)
-    with pytest.raises(TsvFormatError, match="line 3: 9 columns, layout 'vision_language' has 8"):
+    with pytest.raises(TsvFormatError, match=r"line 3: 9 .*'vision_language' has 8"):
         records[len(records) - 1]
-    with pytest.raises(TsvFormatError, match="line 2: 7 columns, layout 'vision_language' has 8"):
+    with pytest.raises(TsvFormatError, match=r"line 2: 7 .*'vision_language' has 8"):
         records[len(records) - 2]
     (tmp_path / "other").mkdir()
     row = "1\tQUJD\tc\t\t\t\t\tcc12m\n"
     records = written(tmp_path / "other", good + row, "vision_language", *types)
-    with pytest.raises(TsvFormatError, match="line 2: the last column is 'cc12m', not one of cap"):
+    with pytest.raises(TsvFormatError, match=r"line 2: .*column is 'cc12m'"):
         records[len(records) - 1]
 
 
 def test_missing_and_empty_files_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere\.tsv does not exist; it should hold text rows"):
+    with pytest.raises(ValueError, match=r"nowhere\.tsv .*not exist; .*text rows"):
         source(tmp_path / "nowhere.tsv", "text").open("train")
     with pytest.raises(TsvFormatError, match=r"examples\.tsv is empty"):
         len(written(tmp_path, b"", "text"))
 
 
 def test_declarations_are_checked():
-    with pytest.raises(ValueError, match="unknown TSV layout 'txt'; did you mean text"):
+    with pytest.raises(ValueError, match=r"layout 'txt'; .*text"):
         source("x", "txt")
-    with pytest.raises(ValueError, match=r"unknown types \['vqa'\]; known: caption, qa"):
+    with pytest.raises(ValueError, match=r"types \['vqa'\]; .*caption, qa"):
         source("x", "vision_language", "vqa")
-    with pytest.raises(ValueError, match="layout 'text' has no column of types"):
+    with pytest.raises(ValueError, match=r"'text' .*column of types"):
         source("x", "text", "caption")
-    with pytest.raises(ValueError, match="type must be caption, qa or visual_grounding, got 'vqa'"):
+    with pytest.raises(ValueError, match=r"type .*'vqa'"):
         tsv_writer.vision_language_row(CAPTION | {"type": "vqa"})
 
 
 def test_rows_that_cannot_be_written_name_what_is_missing():
-    with pytest.raises(
-        ValueError, match="layout 'vision_language' needs the field 'question'; the"
-    ):
+    with pytest.raises(ValueError, match=r"'vision_language' .*'question'; the"):
         tsv_writer.vision_language_row(CAPTION | {"type": "qa"})
-    with pytest.raises(ValueError, match="'vqa' needs the field 'image'; the example has image_id"):
+    with pytest.raises(ValueError, match=r"'vqa' .*'image'; .*image_id"):
         tsv_writer.row("vqa", {key: QUESTION[key] for key in ("image_id", "question")})
-    with pytest.raises(ValueError, match="there are 2 answers and 1 answer_conf"):
+    with pytest.raises(ValueError, match=r"2 answers .*1 answer_conf"):
         tsv_writer.row("vqa", QUESTION | {"answer_conf": [1.0]})
-    with pytest.raises(ValueError, match="rte has the classes not_entailment, entailment, not 'ye"):
+    with pytest.raises(ValueError, match=r"rte .*entailment, not 'ye"):
         tsv_writer.row("rte", {"image_id": "1", "sentence1": "a", "sentence2": "b", "label": "yes"})
 
 
@@ -225,13 +223,13 @@ def test_splits_and_folders(tmp_path, monkeypatch):
     both = TsvSource(
         (("train", "{TEST_DIR}/train.tsv"), ("validation", "{TEST_DIR}/held_out.tsv")), "text"
     )
-    with pytest.raises(ValueError, match=r"no folder is set for TEST_DIR; .*OFA_TEST_DIR"):
+    with pytest.raises(ValueError, match=r"TEST_DIR; .*OFA_TEST_DIR"):
         both.open("train")
     monkeypatch.setenv("OFA_TEST_DIR", "elsewhere")  # so that it is restored afterwards
     locations.assign("TEST_DIR", str(tmp_path))
     assert both.open("validation")[0]["text"] == "held out"
     assert both.open("train")[0]["text"] == "train"
-    with pytest.raises(ValueError, match="no test file is declared, only train, validation"):
+    with pytest.raises(ValueError, match=r"no test file .*train, validation"):
         both.open("test")
     again = pickle.loads(pickle.dumps(both.open("validation")))
     assert again[0]["text"] == "held out"

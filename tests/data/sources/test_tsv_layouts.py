@@ -172,7 +172,7 @@ def test_numbers_of_classes_follow_the_official_files():
     assert glue_label("mnli", "0") == "neutral"
     assert glue_label("mnli", "1") == glue_label("rte", "entailment") == "entailment"
     assert glue_label("sst2", "0") == "negative"
-    with pytest.raises(ValueError, match=r"'3' of mnli is not one of 0 \(neutral\), 1"):
+    with pytest.raises(ValueError, match=r"'3' of mnli .*0 \(neutral\), 1"):
         glue_label("mnli", "3")
 
 
@@ -184,7 +184,7 @@ def test_other_columns(tmp_path):
     tsv_writer.write(path, [tsv_writer.row("vqa", expected, columns)])
     [found] = examples_of(TsvSource(str(path), "vqa", columns=columns))
     same(found, expected)
-    with pytest.raises(ValueError, match="unknown column 'img'; did you mean image"):
+    with pytest.raises(ValueError, match=r"column 'img'; .*image"):
         TsvSource("x", "vqa", columns=("img", "question"))
     with pytest.raises(ValueError, match="the columns question are missing"):
         TsvSource("x", "vqa", columns=("image", "_"))

@@ -78,7 +78,7 @@ def test_what_is_false(value):
 
 
 def test_what_is_neither():
-    with pytest.raises(SourceError, match="iscrowd is 'perhaps', neither true nor false"):
+    with pytest.raises(SourceError, match=r"iscrowd .*'perhaps'"):
         flag("perhaps", "iscrowd")
 
 

@@ -53,7 +53,7 @@ def test_images_alone_and_with_classes(tmp_path):
     same(found, {"image": first.image, "image_id": "n01440764_18", "type": "image"})
     [found] = examples_of(WebdatasetSource(path, kind="classification"))
     assert (found["label"], found["type"]) == ("n01440764", "classification")
-    with pytest.raises(SourceError, match="no caption beside the image, only jpeg"):
+    with pytest.raises(SourceError, match=r"no caption .*only jpeg"):
         WebdatasetSource(path).open("train")[0]
     path = write_tar(tmp_path / "b.tar", sample(second, cls="7\n"))
     [found] = examples_of(WebdatasetSource(path, kind="classification"))
@@ -70,15 +70,15 @@ def test_damaged_tars_are_named(tmp_path):
         with pytest.raises(SourceError, match=rf"cut{number}\.tar(, sample .*: the tar)? is cut"):
             WebdatasetSource(f"{whole},{path}").open("train")
     path = write_tar(tmp_path / "c.tar", files, "w:gz")
-    with pytest.raises(SourceError, match=r"c\.tar is cut off or not an uncompressed tar"):
+    with pytest.raises(SourceError, match=r"c\.tar .*uncompressed"):
         WebdatasetSource(path).open("train")
     path = write_tar(tmp_path / "texts.tar", {"a.txt": b"a"})
-    with pytest.raises(SourceError, match=r"texts\.tar: no sample with an image"):
+    with pytest.raises(SourceError, match=r"texts\.tar: .*no sample"):
         WebdatasetSource(path).open("train")
     path = write_tar(tmp_path / "text.tar", files | {"000000102.txt": b"\xff"})
-    with pytest.raises(SourceError, match=r"text\.tar, sample 000000102: 'utf-8' codec"):
+    with pytest.raises(SourceError, match=r"text\.tar, sample 000000102: 'utf-8'"):
         WebdatasetSource(path).open("train")[1]
-    with pytest.raises(ValueError, match="unknown kind of sample 'captions'; did you mean capt"):
+    with pytest.raises(ValueError, match=r"sample 'captions'; .*caption"):
         WebdatasetSource(whole, kind="captions")
 
 
@@ -116,7 +116,7 @@ def test_names_with_dots(tmp_path, names, expected, left_out):
     assert len(records) == len(expected)
     for index, (key, caption) in enumerate(expected.items()):
         if caption is None:
-            with pytest.raises(SourceError, match=f"sample {key}: there is no caption beside"):
+            with pytest.raises(SourceError, match=f"sample {key}: .*caption"):
                 records[index]
         else:
             assert (records[index]["image_id"], records[index]["caption"]) == (key, caption)
@@ -164,6 +164,6 @@ def test_captions_that_say_nothing(tmp_path):
     files = {"a.jpg": first.image, "a.json": b'{"caption": null}'}
     files |= {"b.jpg": second.image, "b.txt": "\ufeffa bus".encode()}
     records = WebdatasetSource(write_tar(tmp_path / "a.tar", files)).open("train")
-    with pytest.raises(SourceError, match="'caption' of its JSON file is missing"):
+    with pytest.raises(SourceError, match=r"'caption' .*JSON file .*missing"):
         records[0]
     assert records[1]["caption"] == "a bus"

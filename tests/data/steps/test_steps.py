@@ -171,12 +171,10 @@ def test_boxes_that_are_none_are_refused():
     for box in ([0, 0, 9, 6], [-1, 0, 10, 7], [3, 3, 4, 4]):
         assert check(example | {"boxes": [box]}, rng)["boxes"] == [box]
     for box in ([5, 0, 5, 6], [4, 0, 2, 6], [0, 0, 30, 6], [0, 0, 9, np.nan], [-5, 0, 9, 6]):
-        with pytest.raises(InstructionError, match=r"'photo' is not a box .* its 9x6 image"):
+        with pytest.raises(InstructionError, match=r"'photo' .*not a box .*9x6"):
             check(example | {"boxes": [box]}, rng)
     for box in ([0.1, 0.2, 0.6, 0.6], [0, 0, 1, 1], [-0.1, 0.2, 0.9, 1]):
-        with pytest.raises(
-            InstructionError, match="'photo' lie within the first pixel, such as fr"
-        ):
+        with pytest.raises(InstructionError, match=r"'photo' .*first pixel"):
             check(example | {"boxes": [box]}, rng)
     assert check(example | {"boxes": [[0, 0, 1, 1], [2, 2, 4, 4]]}, rng)
 
@@ -219,7 +217,7 @@ def test_answers_are_replaced_half_of_the_time(folder):
 
 def test_missing_negatives_are_named(tmp_path):
     step = matching_steps.MatchCaption(str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"nowhere/all_captions\.txt does not exist"):
+    with pytest.raises(ValueError, match=r"nowhere/all_captions\.txt .*not exist"):
         draws(step, {"caption": "a dog", "objects": []}, count=8)
 
 

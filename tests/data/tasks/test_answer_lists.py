@@ -102,7 +102,7 @@ def test_what_is_no_list_is_named(tmp_path, name):
     content, message = BAD[name]
     path = write(tmp_path, name, content)
     for read in (read_answers, allowed_answers):
-        with pytest.raises(ValueError, match=rf"{name} is no list of answers: .*{message}"):
+        with pytest.raises(ValueError, match=rf"{name} .*list of answers: .*{message}"):
             read(path)
 
 
@@ -111,7 +111,7 @@ def test_missing_and_huge_files_are_named(tmp_path):
         allowed_answers(str(tmp_path / "gone.txt"))
     with (tmp_path / "huge.pkl").open("wb") as file:
         file.truncate(2**27)
-    with pytest.raises(ValueError, match=r"huge\.pkl has 134217728 bytes, too many"):
+    with pytest.raises(ValueError, match=r"huge\.pkl .*134217728 bytes"):
         read_answers(str(tmp_path / "huge.pkl"))
 
 
@@ -138,9 +138,9 @@ def test_answers_that_a_vocabulary_cannot_tell_apart():
 
     ids = answer_ids(("yes", "no"), tokenizer, " ", 9)
     assert ids == tuple(tuple(tokenizer.encode_text(f" {word}")) for word in ("yes", "no"))
-    with pytest.raises(ValueError, match="answers 'no' and 'No' are the same to the vocabulary"):
+    with pytest.raises(ValueError, match=r"'no' and 'No' .*vocabulary"):
         answer_ids(("no", "No"), LowerCasing(), " ", None)
-    with pytest.raises(ValueError, match=r"answer 'nobody' has \d tokens, the target holds 3"):
+    with pytest.raises(ValueError, match=r"'nobody' .*\d tokens, .* 3"):
         answer_ids(("no", "nobody"), tokenizer, " ", 3)
 
 

@@ -184,7 +184,7 @@ def test_rates_of_zero_are_dropped_and_all_zero_is_an_error():
     assert [(task.name, rate) for task, rate in lookup("scenes_some_zero")] == [
         ("scenes_detection", 2.0)
     ]
-    with pytest.raises(ValueError, match="mixture 'scenes_all_zero': every rate is zero") as error:
+    with pytest.raises(ValueError, match=r"'scenes_all_zero': .*zero") as error:
         lookup("scenes_all_zero")
     assert "scenes_detection, scenes_vqa" in str(error.value)
 
