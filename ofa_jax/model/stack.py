@@ -122,7 +122,7 @@ def run_layers(
       train: whether dropout acts.
       prefix: of all layers, with the layer axis in front, or None.
     """
-    if not isinstance(layers, (list, tuple)):
+    if not isinstance(layers, Sequence):
         return layers(x, OwnInputs(jnp.asarray(rates), prefix), context, train)[0]
     for i, (layer, rate) in enumerate(zip(layers, rates, strict=True)):
         own = OwnInputs(float(rate), None if prefix is None else prefix.layer(i))
