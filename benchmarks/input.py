@@ -111,7 +111,7 @@ def write_data(folder: pathlib.Path, files: list[bytes]) -> None:
 
 def pretraining_tasks(folder: pathlib.Path) -> dict[str, OFATask]:
     """The tasks of pretraining by kind, prepared exactly as `tasks.families` declares."""
-    from tasks.families import KINDS
+    from tasks.families import FAMILIES
 
     return {
         name: OFATask(
@@ -123,7 +123,7 @@ def pretraining_tasks(folder: pathlib.Path) -> dict[str, OFATask]:
             prepare=kind.prepare,
             loss_weight=kind.loss_weight,
         )
-        for name, kind in KINDS.items()
+        for name, kind in FAMILIES.items()
         if name != "image_infilling"  # needs image codes, and has no augmentation
     }
 

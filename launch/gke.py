@@ -21,25 +21,25 @@ from tpu_types import TpuType, tpu_type
 _GRACE = 300
 
 
-def manifest(options: argparse.Namespace, kind: TpuType, command: tuple[str, ...]) -> str:
+def manifest(options: argparse.Namespace, slice_type: TpuType, command: tuple[str, ...]) -> str:
     """The JobSet as YAML.
 
     Every value is written as JSON, which is YAML: no text can be taken for something else.
 
     Args:
       options: the launcher's arguments.
-      kind: kind of slice.
+      slice_type: of each slice.
       command: what each pod runs.
     """
     annotations = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
     labels = {"kueue.x-k8s.io/queue-name": options.queue} if options.queue else {}
     selector = {
-        "cloud.google.com/gke-tpu-accelerator": kind.generation.gke,
-        "cloud.google.com/gke-tpu-topology": kind.topology,
+        "cloud.google.com/gke-tpu-accelerator": slice_type.generation.gke,
+        "cloud.google.com/gke-tpu-topology": slice_type.topology,
     }
     if options.spot:
         selector["cloud.google.com/gke-spot"] = "true"
-    chips = {"google.com/tpu": kind.chips_per_host}
+    chips = {"google.com/tpu": slice_type.chips_per_host}
     container: dict = {
         "name": "train",
         "image": options.image,
@@ -84,8 +84,8 @@ def manifest(options: argparse.Namespace, kind: TpuType, command: tuple[str, ...
         ]
     }
     job = {
-        "parallelism": kind.hosts,
-        "completions": kind.hosts,
+        "parallelism": slice_type.hosts,
+        "completions": slice_type.hosts,
         "completionMode": "Indexed",
         "backoffLimit": 0,
         "podFailurePolicy": final,
@@ -139,13 +139,13 @@ def _yaml(value: object, indent: str = "") -> list[str]:
 
 
 def xpk_command(
-    options: argparse.Namespace, kind: TpuType, command: tuple[str, ...]
+    options: argparse.Namespace, slice_type: TpuType, command: tuple[str, ...]
 ) -> commands.Command:
     """The xpk command that makes the same job.
 
     Args:
       options: the launcher's arguments.
-      kind: kind of slice.
+      slice_type: of each slice.
       command: what each pod runs.
     """
     words = [
@@ -154,7 +154,7 @@ def xpk_command(
         "create",
         f"--cluster={options.cluster}",
         f"--workload={options.name}",
-        f"--tpu-type={kind.name}",
+        f"--tpu-type={slice_type.name}",
         f"--num-slices={options.num_slices}",
         f"--docker-image={options.image}",
         f"--max-restarts={options.max_restarts}",
@@ -191,13 +191,13 @@ def launch(own: list[str], gin: list[str]) -> int:
     xpk.add_argument("--project", default="")
     xpk.add_argument("--priority", default="medium")
     options = parser.parse_args(own)
-    kind = tpu_type(options.tpu_type)
+    slice_type = tpu_type(options.tpu_type)
     commands.check_name(options.name)
     commands.check_bucket(options.bucket)
     commands.check_positive(options, "num_slices")
     commands.check_positive(options, "max_restarts", least=0)
     commands.check_gin(
-        gin, kind.chips * options.num_slices, engine=options.engine, shared_folder=True
+        gin, slice_type.chips * options.num_slices, engine=options.engine, shared_folder=True
     )
     words = commands.training_words(gin, options.python, options.engine)
     command = commands.restarted_words(words, 0, options.python)
@@ -209,12 +209,12 @@ def launch(own: list[str], gin: list[str]) -> int:
                 "with --xpk the cluster decides on buckets (xpk storage attach), queue, spot and "
                 "service account: leave out --bucket, --queue, --spot, --service_account"
             )
-        steps: list[commands.Step] = [xpk_command(options, kind, command)]
+        steps: list[commands.Step] = [xpk_command(options, slice_type, command)]
         program, advice = "xpk", "pip install xpk"
     else:
         path = commands.SCRIPTS / f"{options.name}.yaml"
         steps = [
-            commands.File(path, manifest(options, kind, command)),
+            commands.File(path, manifest(options, slice_type, command)),
             # What is left of an earlier start, finished or not, would stand in the way.
             commands.Command(("kubectl", "delete", f"--filename={path}", "--ignore-not-found")),
             commands.Command(("kubectl", "apply", f"--filename={path}")),

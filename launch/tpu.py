@@ -118,7 +118,7 @@ def train_script(gin: list[str], tpu: TpuType, slices: int, max_restarts: int, e
 
     Args:
       gin: arguments of training.
-      tpu: kind of slice.
+      tpu: type of slice.
       slices: how many.
       max_restarts: on the hosts, for a host that was lost for a moment.
       engine: that trains.
@@ -161,10 +161,10 @@ class Tpu:
       nodes: names of its slices.
     """
 
-    def __init__(self, options: argparse.Namespace, kind: TpuType) -> None:
+    def __init__(self, options: argparse.Namespace, slice_type: TpuType) -> None:
         """Remembers the launcher's arguments."""
         self._options = options
-        self._kind = kind
+        self._slice_type = slice_type
         name, slices = options.name, options.num_slices
         self.nodes = [name] if slices == 1 else [f"{name}-{index}" for index in range(slices)]
 
@@ -190,8 +190,8 @@ class Tpu:
             )
         software = "version" if options.direct else "runtime-version"
         words += [
-            f"--accelerator-type={self._kind.name}",
-            f"--{software}={options.runtime_version or self._kind.generation.runtime}",
+            f"--accelerator-type={self._slice_type.name}",
+            f"--{software}={options.runtime_version or self._slice_type.generation.runtime}",
         ]
         words += [f"--{name}" for name in ("spot", "reserved") if getattr(options, name)]
         for name in ("network", "service_account"):
@@ -270,7 +270,7 @@ def launch(own: list[str], gin: list[str]) -> int:
     parser.add_argument("--max_restarts", type=int, default=20)
     parser.add_argument("--keep", action="store_true", help="do not delete the TPU at the end")
     options = parser.parse_args(own)
-    kind = tpu_type(options.tpu_type)
+    slice_type = tpu_type(options.tpu_type)
     commands.check_name(options.name)
     commands.check_bucket(options.bucket)
     commands.check_positive(options, "num_slices")
@@ -281,13 +281,13 @@ def launch(own: list[str], gin: list[str]) -> int:
     if options.direct and options.num_slices > 1:
         raise commands.LaunchError("several slices need a queued resource: leave out --direct")
     commands.check_gin(
-        gin, kind.chips * options.num_slices, engine=options.engine, shared_folder=True
+        gin, slice_type.chips * options.num_slices, engine=options.engine, shared_folder=True
     )
-    tpu = Tpu(options, kind)
+    tpu = Tpu(options, slice_type)
     files = {
         "setup.sh": setup_script(options.bucket, options.engine),
         "train.sh": train_script(
-            gin, kind, options.num_slices, options.max_restarts, options.engine
+            gin, slice_type, options.num_slices, options.max_restarts, options.engine
         ),
     }
     folder = commands.SCRIPTS / options.name

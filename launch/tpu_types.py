@@ -57,7 +57,7 @@ GENERATIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class TpuType:
-    """One kind of slice.
+    """One type of slice.
 
     Attributes:
       name: for example "v5litepod-256".

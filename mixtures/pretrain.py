@@ -17,30 +17,30 @@ from ofa_jax.data.tasks.registration import add_mixture
 from .rates import CAPTION_SAMPLES, FAMILIES, QUESTION_SAMPLES, official_rates, without
 
 
-def _rates_of_kinds(rates: Mapping[str, float]) -> dict[str, float]:
-    """Rates by kind of task; matching is divided between captions and questions as rows are."""
-    by_kind = dict(rates)
-    matching = by_kind.pop("image_text_matching", None)
+def _rates_of_families(rates: Mapping[str, float]) -> dict[str, float]:
+    """Rates by family of task; matching is divided between captions and questions as rows are."""
+    by_family = dict(rates)
+    matching = by_family.pop("image_text_matching", None)
     if matching is not None:
         share = CAPTION_SAMPLES / (CAPTION_SAMPLES + QUESTION_SAMPLES)
-        by_kind["image_text_matching"] = matching * share
-        by_kind["answer_matching"] = matching * (1 - share)
-    return by_kind
+        by_family["image_text_matching"] = matching * share
+        by_family["answer_matching"] = matching * (1 - share)
+    return by_family
 
 
 def rates_of_files(rates: Mapping[str, float]) -> dict[str, float]:
     """Rates of the tasks over the official TSV files, from rates of families."""
-    return {f"ofa_{kind}": rate for kind, rate in _rates_of_kinds(rates).items()}
+    return {f"ofa_{family}": rate for family, rate in _rates_of_families(rates).items()}
 
 
 def rates_of_slots(rates: Mapping[str, float]) -> dict[str, float]:
     """Rates of the tasks over prepared data, from rates of families."""
     by_task = {}
-    for kind, rate in _rates_of_kinds(rates).items():
-        samples = {slot.name: slot.samples[kind] for slot in SLOTS if kind in slot.samples}
+    for family, rate in _rates_of_families(rates).items():
+        samples = {slot.name: slot.samples[family] for slot in SLOTS if family in slot.samples}
         total = sum(samples.values())
         for name, count in samples.items():
-            by_task[f"{name}_{kind}"] = rate * count / total
+            by_task[f"{name}_{family}"] = rate * count / total
     return by_task
 
 

@@ -43,7 +43,7 @@ for _prefix in ("scenes", "scenes_small", "scenes_base"):
     add_mixture(f"{_prefix}_images", of_tasks(IMAGES_RATES, _prefix))
     add_mixture(
         f"{_prefix}_image_prompts",
-        {f"{_prefix}_text_to_image_{kind}": 1.0 for kind in scenes_images.KINDS},
+        {f"{_prefix}_text_to_image_{variant}": 1.0 for variant in scenes_images.VARIANTS},
     )
     add_mixture(f"{_prefix}_pretrain", of_tasks(official_rates(), _prefix))
     for _family in FAMILIES:

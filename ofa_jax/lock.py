@@ -102,10 +102,10 @@ class LocalFile:
             return False
 
 
-def _flock(file: int, kind: int) -> None:
+def _flock(file: int, operation: int) -> None:
     # Where a network file system has no locks, two may start in the same instant.
     with contextlib.suppress(OSError):
-        fcntl.flock(file, kind)
+        fcntl.flock(file, operation)
 
 
 class FolderLock:

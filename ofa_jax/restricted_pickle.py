@@ -146,14 +146,14 @@ class _NumberType:
         self.order = state[1] if state[1] in ("<", ">") else "="
 
 
-def _number(kind: _NumberType, data: bytes | str) -> Any:
+def _number(scalar: _NumberType, data: bytes | str) -> Any:
     """One number or string of numpy, as Python's own."""
-    if not re.fullmatch(r"[biuf][1248]|[SU][0-9]{1,4}", kind.name):
-        raise UnsafePickleError(f"the pickle holds a number of the numpy type {kind.name!r}")
+    if not re.fullmatch(r"[biuf][1248]|[SU][0-9]{1,4}", scalar.name):
+        raise UnsafePickleError(f"the pickle holds a number of the numpy type {scalar.name!r}")
     data = data.encode("latin1") if isinstance(data, str) else data
-    dtype = np.dtype(kind.order + kind.name)
+    dtype = np.dtype(scalar.order + scalar.name)
     if len(data) != dtype.itemsize:
-        raise UnsafePickleError(f"the pickle holds {len(data)} bytes for a numpy {kind.name}")
+        raise UnsafePickleError(f"the pickle holds {len(data)} bytes for a numpy {scalar.name}")
     return np.frombuffer(data, dtype)[0].item()
 
 

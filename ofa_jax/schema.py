@@ -141,7 +141,7 @@ def read_json(
     path: Any,
     error: Callable[[str], Exception] = SchemaError,
     *,
-    kind: type = object,
+    expected: type = object,
     largest: int = LARGEST_JSON,
 ) -> Any:
     """Reads a JSON file; see `parse_json`.
@@ -149,7 +149,7 @@ def read_json(
     Args:
       path: the file, of any path type that has `stat` and `read_bytes`.
       error: makes the exception from a message.
-      kind: what the file must hold: dict, list, or object for anything.
+      expected: what the file must hold: dict, list, or object for anything.
       largest: bytes of the largest file that is read.
 
     Raises:
@@ -160,8 +160,8 @@ def read_json(
     if (size := path.stat().st_size) > largest:
         raise error(f"{path}: has {size:,} bytes; at most {largest:,} are read")
     value = parse_json(path.read_bytes(), path, error)
-    if not isinstance(value, kind):
-        wanted = {dict: "an object", list: "a list"}.get(kind, kind.__name__)
+    if not isinstance(value, expected):
+        wanted = {dict: "an object", list: "a list"}.get(expected, expected.__name__)
         raise error(f"{path}: expected JSON with {wanted}, found {type(value).__name__}")
     return value
 
@@ -302,8 +302,8 @@ def _is_of(value: Any, hint: Any) -> bool:
     if origin in (Sequence, tuple):
         right = isinstance(value, list | tuple)
         return right and (origin is Sequence or parts[-1] is ... or len(value) == len(parts))
-    kind = origin or hint
-    return not isinstance(kind, type) or isinstance(value, kind)
+    runtime_type = origin or hint
+    return not isinstance(runtime_type, type) or isinstance(value, runtime_type)
 
 
 def _within(value: Any, bounds: Between) -> bool:

@@ -35,8 +35,8 @@ VOCABULARY = functools.partial(official_tokenizer, "{VOCAB_DIR}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
-    """What tasks of one kind share, whatever data they read.
+class Family:
+    """What tasks of one family share, whatever data they read.
 
     Attributes:
       family: name under which results are reported.
@@ -55,10 +55,10 @@ class Kind:
     loss_weight: float = 1.0
 
 
-# The last word of a task's name -> its kind. Image-text matching has two: over captions and over
+# The last word of a task's name -> its family. Image-text matching has two: over captions and over
 # questions with answers.
-KINDS = {
-    "visual_grounding": Kind(
+FAMILIES = {
+    "visual_grounding": Family(
         family="visual_grounding",
         instruction=instructions.VISUAL_GROUNDING,
         prepare=(
@@ -79,7 +79,7 @@ KINDS = {
         ),
         scorer="region",
     ),
-    "grounded_captioning": Kind(
+    "grounded_captioning": Family(
         family="grounded_captioning",
         instruction=instructions.GROUNDED_CAPTIONING,
         prepare=(
@@ -100,14 +100,14 @@ KINDS = {
         ),
         scorer="description",
     ),
-    "vqa": Kind(
+    "vqa": Family(
         family="vqa",
         instruction=instructions.VQA,
         prepare=(DecodeImage(), AugmentForText(), LikeliestAnswer(), clean_question()),
         eval_prepare=(DecodeImage(), StretchToSquare(), LikeliestAnswer(), clean_question()),
         scorer="answer",
     ),
-    "image_text_matching": Kind(
+    "image_text_matching": Family(
         family="image_text_matching",
         instruction=instructions.IMAGE_TEXT_MATCHING,
         prepare=(
@@ -126,7 +126,7 @@ KINDS = {
         ),
         scorer="answer",
     ),
-    "answer_matching": Kind(
+    "answer_matching": Family(
         family="image_text_matching",
         instruction=instructions.ANSWER_MATCHING,
         prepare=(
@@ -145,7 +145,7 @@ KINDS = {
         ),
         scorer="answer",
     ),
-    "captioning": Kind(
+    "captioning": Family(
         family="captioning",
         instruction=instructions.CAPTIONING,
         prepare=(
@@ -163,7 +163,7 @@ KINDS = {
         ),
         scorer="reference_caption",
     ),
-    "detection": Kind(
+    "detection": Family(
         family="detection",
         instruction=instructions.DETECTION,
         prepare=(DecodeImage(), CheckBoxes(), JitterScene()),
@@ -171,7 +171,7 @@ KINDS = {
         scorer="objects",
         loss_weight=2.0,
     ),
-    "image_infilling": Kind(
+    "image_infilling": Family(
         family="image_infilling",
         instruction=instructions.IMAGE_INFILLING,
         prepare=(DecodeImage(), StretchToSquare()),
@@ -179,7 +179,7 @@ KINDS = {
         scorer="codes",
         loss_weight=2.0,
     ),
-    "text_infilling": Kind(
+    "text_infilling": Family(
         family="text_infilling",
         instruction=instructions.TEXT_INFILLING,
         prepare=(LowerCase(),),
@@ -190,27 +190,27 @@ KINDS = {
 }
 
 
-def add_kind(
+def add_of_family(
     name: str,
-    kind: str,
+    family: str,
     source: Source,
     *,
     first_steps: Sequence[Step] = (),
     splits: Sequence[str] = ("train", "validation"),
 ) -> OFATask:
-    """Registers a task of one kind over a source.
+    """Registers a task of one family over a source.
 
     Args:
       name: registered name.
-      kind: key of `KINDS`.
+      family: key of `FAMILIES`.
       source: where the examples come from.
-      first_steps: run before the kind's own steps.
+      first_steps: run before the family's own steps.
       splits: splits that the source may have.
 
     Returns:
       The task.
     """
-    shared = KINDS[kind]
+    shared = FAMILIES[family]
     evaluated = shared.eval_prepare
     return add_task(
         name,

@@ -22,9 +22,9 @@ from .finetuning import SQUARE_IMAGE, SQUARE_IMAGE_WITH_BOXES, add
 SPLITS = ("train", "validation", "test")
 
 
-def prepared(kind: str) -> PreparedSource:
+def prepared(example_type: str) -> PreparedSource:
     """The examples of one type in the prepared folder `DATA_DIR`."""
-    return PreparedSource("{DATA_DIR}", (kind,))
+    return PreparedSource("{DATA_DIR}", (example_type,))
 
 
 add(

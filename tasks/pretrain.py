@@ -33,5 +33,5 @@ SOURCES = {
     "text_infilling": _source("text_examples.tsv", "text"),
 }
 
-for _kind, _records in SOURCES.items():
-    families.add_kind(f"ofa_{_kind}", _kind, _records, splits=SPLITS)
+for _family, _records in SOURCES.items():
+    families.add_of_family(f"ofa_{_family}", _family, _records, splits=SPLITS)

@@ -1,8 +1,8 @@
 """The pretraining tasks over prepared data: one slot per data set of the OFA paper (SPEC 4.2).
 
-A slot is a folder `{DATA_DIR}/<slot>/` that `python -m ofa_jax.prepare` fills; its record here says
-what belongs into it and where a person gets it. Each slot gives the tasks `<slot>_<kind>`, such as
-`cc12m_captioning`. docs/data.md has the commands.
+A slot is a directory `{DATA_DIR}/<slot>/` that `python -m ofa_jax.prepare` fills; its record here
+says what belongs into it and where a person gets it. Each slot gives the tasks `<slot>_<family>`,
+such as `cc12m_captioning`. docs/data.md has the commands.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DataSlot:
     Attributes:
       name: folder below `DATA_DIR`, and the beginning of the names of its tasks.
       title: as people call it.
-      samples: kind of task (key of `tasks.families.KINDS`) to its samples in millions. They divide
+      samples: family (key of `tasks.families.FAMILIES`) to its samples in millions. They divide
         a family's rate among its slots and are published sizes, rounded; where SPEC 4.2 has a sum
         and the others are known, what remains.
       format: of `ofa_jax.prepare`, for what people usually have on disk.
@@ -53,7 +53,7 @@ class DataSlot:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the registered tasks."""
-        return tuple(f"{self.name}_{kind}" for kind in self.samples)
+        return tuple(f"{self.name}_{family}" for family in self.samples)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -72,16 +72,16 @@ class DataSlot:
             f"--out=data/{self.name}",
         )
 
-    def first_steps(self, kind: str) -> tuple[Step, ...]:
-        """Steps that bring a record into the form that a kind's chain reads."""
+    def first_steps(self, family: str) -> tuple[Step, ...]:
+        """Steps that bring a record into the form that the chain of a family reads."""
         named = (NameDataset(self.name),)
-        if kind in CAPTIONS and self.captions_from != "captions":
+        if family in CAPTIONS and self.captions_from != "captions":
             return (*named, CaptionsFrom(self.captions_from))
-        return (*named, PlainAnswers()) if kind in ANSWERS else named
+        return (*named, PlainAnswers()) if family in ANSWERS else named
 
 
-def _each(kinds: tuple[str, ...], samples: float) -> dict[str, float]:
-    return dict.fromkeys(kinds, samples)
+def _each(names: tuple[str, ...], samples: float) -> dict[str, float]:
+    return dict.fromkeys(names, samples)
 
 
 _VISUAL_GENOME_IMAGES = "raw/visual_genome/VG_100K,raw/visual_genome/VG_100K_2"
@@ -292,10 +292,10 @@ SLOTS = (
 )
 
 for _slot in SLOTS:
-    for _kind in _slot.samples:
-        families.add_kind(
-            f"{_slot.name}_{_kind}",
-            _kind,
+    for _family in _slot.samples:
+        families.add_of_family(
+            f"{_slot.name}_{_family}",
+            _family,
             PreparedSource(f"{{DATA_DIR}}/{_slot.name}"),
-            first_steps=_slot.first_steps(_kind),
+            first_steps=_slot.first_steps(_family),
         )

@@ -31,7 +31,7 @@ WORLDS: dict[str, dict[str, Any]] = {
     "single": {"object_counts": (1,), "caption_forms": ("single",)},
     "relation": {"object_counts": (2,), "caption_forms": ("relation",)},
 }
-KINDS = ("single", "single_ranked", "relation", "relation_ranked")
+VARIANTS = ("single", "single_ranked", "relation", "relation_ranked")
 DECODING = {"top_p": 0.6, "guidance": 2.0}
 CANDIDATES = 8
 
@@ -44,11 +44,11 @@ def add_image_tasks(prefix: str, name: str) -> None:
         decoding={**DECODING, "samples": CANDIDATES},
         ranking=instructions.IMAGE_TEXT_MATCHING,
     )
-    kinds: dict[str, tuple[dict[str, Any], Answering]] = {"": (TRAINED, first)}
-    for kind in KINDS:
-        world = WORLDS[kind.removesuffix("_ranked")]
-        kinds[f"_{kind}"] = (world, ranked if kind.endswith("_ranked") else first)
-    for ending, (world, answering) in kinds.items():
+    variants: dict[str, tuple[dict[str, Any], Answering]] = {"": (TRAINED, first)}
+    for variant in VARIANTS:
+        world = WORLDS[variant.removesuffix("_ranked")]
+        variants[f"_{variant}"] = (world, ranked if variant.endswith("_ranked") else first)
+    for ending, (world, answering) in variants.items():
         add_task(
             f"{prefix}_text_to_image{ending}",
             instructions.TEXT_TO_IMAGE,

@@ -81,7 +81,7 @@ class Run:
         """
         path = self.folder / SETTINGS_FILE
         if path.is_file():
-            before = read_json(path, kind=list)
+            before = read_json(path, expected=list)
             if before != list(self.settings):
                 changed = [word for word in self.settings if word not in before] or [
                     word for word in before if word not in self.settings
@@ -92,7 +92,7 @@ class Run:
                 )
         metrics = self.results / "metrics.json"
         if metrics.is_file():
-            facts = read_json(metrics, kind=dict).get("run")
+            facts = read_json(metrics, expected=dict).get("run")
             done = {"steps": self.steps, "seed": self.seed}
             if isinstance(facts, dict) and facts.items() >= done.items():
                 return "finished"

@@ -26,7 +26,7 @@ def variable_shapes(config: OFAConfig) -> dict[Path, Shape]:
     orders = {"dense": (1, 0), "conv": (2, 3, 1, 0)}
     found = {
         entry.path: tuple(
-            entry.shape[axis] for axis in orders.get(entry.kind, range(len(entry.shape)))
+            entry.shape[axis] for axis in orders.get(entry.conversion, range(len(entry.shape)))
         )
         for entry in entries(config)
     }

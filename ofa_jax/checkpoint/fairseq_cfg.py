@@ -21,7 +21,7 @@ from ofa_jax.vocab import CHINESE
 
 # Arguments of the official training scripts (SPEC 6.5, 8): those of every task, where whoever
 # evaluates gives the paths; those of each task; what the model reads beside `_shape` and rates.
-_OFFICIAL = read_json(pathlib.Path(__file__).with_name("official_arguments.json"), kind=dict)
+_OFFICIAL = read_json(pathlib.Path(__file__).with_name("official_arguments.json"), expected=dict)
 OFFICIAL_TASKS: Mapping[str, Mapping[str, Any]] = _OFFICIAL["tasks"]
 # Family of a task of ours -> official task. Families that only pretraining has are not here.
 _FAMILIES = {

@@ -70,7 +70,7 @@ def check_fingerprint(directory: AnyPath, config: Mapping[str, Any]) -> None:
         return
     remedy = "where the checkpoints beside it are of this model, delete it, and it is written again"
     saved = flatten_settings(
-        schema.read_json(path, lambda say: CheckpointError(f"{say}; {remedy}"), kind=dict)
+        schema.read_json(path, lambda say: CheckpointError(f"{say}; {remedy}"), expected=dict)
     )
     wanted = flatten_settings(config)
     for name, default in _LATER_SETTINGS.items():

@@ -150,7 +150,7 @@ def _read_weights(folder: pathlib.Path) -> StateDict:
         )
     if found.suffix != ".json":
         return StateDict(_read_one(found))
-    content = schema.read_json(found, CheckpointFileError, kind=dict)
+    content = schema.read_json(found, CheckpointFileError, expected=dict)
     index = schema.build(_Index, content, found, CheckpointFileError, unknown="ignore").weight_map
     tensors: dict[str, Any] = {}
     for shard in sorted(set(index.values())):
@@ -206,7 +206,7 @@ def read_huggingface_folder(folder: str | os.PathLike) -> HuggingFaceCheckpoint:
     task = TaskFacts()
     if (folder / CONFIG_FILE).is_file():
         path = folder / CONFIG_FILE
-        fields = schema.read_json(path, CheckpointFileError, kind=dict)
+        fields = schema.read_json(path, CheckpointFileError, expected=dict)
         task = task_from_huggingface(fields, path)
         config = config_from_huggingface(fields, path)
         seen = config_from_state_dict(state_dict.shapes(), fields)

@@ -41,16 +41,16 @@ class Entry:
       official: name in the PyTorch state dict.
       path: path in our variables in layout "loop", collection first.
       shape: in the state dict.
-      kind: "same", "dense" (transposed), "conv" (OIHW to HWIO) or "tokens" (embedding rows).
+      conversion: "same", "dense" (transposed), "conv" (OIHW to HWIO) or "tokens" (embedding rows).
     """
 
     official: str
     path: Path
     shape: tuple[int, ...]
-    kind: str = "same"
+    conversion: str = "same"
 
 
-# Kind of module -> its tensors: official name, our collection and name, kind of entry. The first
+# Module -> its tensors: official name, our collection and name, conversion. The first
 # has the shape of the module's row below, all others have its first axis.
 _MODULES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "value": (("", "params", "", "same"),),
@@ -65,7 +65,7 @@ _MODULES["batch_norm"] = (
     (".running_var", "batch_stats", "var", "same"),
 )
 
-# The modules of a stack (SPEC 2.2): kind, official name, our place, official shape in the letters
+# The modules of a stack (SPEC 2.2): module, official name, our place, official shape in the letters
 # of `_sizes`. First those of both stacks, then those of one.
 _STACK = """
 table embed_positions positions/text_table text_rows d
@@ -149,8 +149,8 @@ def entries(config: OFAConfig) -> list[Entry]:
     return [tokens, *_stack("encoder", config), *_stack("decoder", config), *_resnet(config)]
 
 
-def _module(kind: str, official: str, path: Path, shape: tuple[int, ...]) -> Iterator[Entry]:
-    for number, (theirs, collection, ours, transformed) in enumerate(_MODULES[kind]):
+def _module(module: str, official: str, path: Path, shape: tuple[int, ...]) -> Iterator[Entry]:
+    for number, (theirs, collection, ours, transformed) in enumerate(_MODULES[module]):
         place = (collection, *path, ours) if ours else (collection, *path)
         yield Entry(official + theirs, place, shape[:1] if number else shape, transformed)
 
@@ -190,10 +190,10 @@ def _stack(stack: str, config: OFAConfig) -> Iterator[Entry]:
         if tuning.prefix_hidden:
             rows += _PREFIX_PROJECTION.format(stack=stack)
     for row in filter(None, rows.split("\n")):
-        kind, name, ours, *letters = row.split()
+        module, name, ours, *letters = row.split()
         official, path = f"{stack}.{name}", (stack, *ours.split("/"))
         shape = tuple(sizes.get(letter, 2) for letter in letters)
-        yield from _module(kind, official, path, shape)
+        yield from _module(module, official, path, shape)
         # LoRA; the official code has none, so names follow PEFT.
         if path[1].startswith("layers_") and (low_rank := tuning.low_rank(path[-1])):
             (out, into), rank = shape, low_rank[0]
@@ -293,7 +293,7 @@ def to_params(
     for entry in entries(config):
         if entry.official in state_dict:
             array = np.asarray(state_dict[entry.official]).astype(np.float32)
-            array = np.ascontiguousarray(_IMPORT[entry.kind](array, config))
+            array = np.ascontiguousarray(_IMPORT[entry.conversion](array, config))
             expected = fallback.get(entry.path)
             if expected is not None and expected.shape != array.shape:
                 raise ValueError(
@@ -327,7 +327,7 @@ def to_state_dict(variables: Mapping[str, Any], config: OFAConfig) -> dict[str, 
         if entry.path not in flat:
             raise KeyError(f"variable {'/'.join(entry.path)} is missing")
         array = np.asarray(flat[entry.path], np.float32)
-        result[entry.official] = np.ascontiguousarray(_EXPORT[entry.kind](array, config))
+        result[entry.official] = np.ascontiguousarray(_EXPORT[entry.conversion](array, config))
     for name in TIED_COPIES:
         result[name] = result[TOKEN_EMBEDDING]
     result.update(_buffers(config, result))

@@ -114,7 +114,7 @@ class _SavedRecord:
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    return schema.read_json(path, CheckpointFileError, kind=dict)
+    return schema.read_json(path, CheckpointFileError, expected=dict)
 
 
 def write_model_config(folder: str | os.PathLike, config: OFAConfig) -> None:

@@ -69,10 +69,10 @@ class TaskFacts:
           **known: fields that stand elsewhere in the file.
         """
 
-        def value(name: str, kind: type) -> Any:
+        def value(name: str, expected: type) -> Any:
             found = arguments.get(name)
             # True is an int, but no size.
-            return found if type(found) is kind else None
+            return found if type(found) is expected else None
 
         name = arguments.get("task_name")
         imagenet = arguments.get("imagenet_default_mean_and_std") is True and name != PRETRAINING

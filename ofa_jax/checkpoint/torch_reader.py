@@ -133,9 +133,9 @@ def read_torch_checkpoint(path: str | os.PathLike, *, ema: bool | None = False) 
     path = pathlib.Path(path)
     root = read_torch_file(path)
     if not isinstance(root, Mapping):
-        kind = root.path if isinstance(root, Inert) else type(root).__name__
+        content = root.path if isinstance(root, Inert) else type(root).__name__
         raise CheckpointFileError(
-            f"{path}: holds a {kind}, not a state dict (was a whole model object saved?)"
+            f"{path}: holds a {content}, not a state dict (was a whole model object saved?)"
         )
     wrapped = next((k for k in _NESTS if k in root), None)
     if wrapped and isinstance(root[wrapped], Inert):

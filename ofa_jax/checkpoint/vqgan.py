@@ -141,8 +141,8 @@ def config_from_shapes(shapes: Shapes, norm_groups: int = NORM_GROUPS) -> VQGANC
     widths = [shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels)]
     if not widths or any(width % base for width in widths):
         raise ValueError(f"levels of {widths} channels are no multiples of the first {base}")
-    kinds = [kind for kind, name in _CODEBOOKS.items() if f"quantize.{name}" in shapes]
-    codebook = shape(f"quantize.{_CODEBOOKS[kinds[0] if kinds else 'gumbel']}")
+    quantizers = [own for own, name in _CODEBOOKS.items() if f"quantize.{name}" in shapes]
+    codebook = shape(f"quantize.{_CODEBOOKS[quantizers[0] if quantizers else 'gumbel']}")
     return VQGANConfig(
         base_channels=base,
         channel_multipliers=tuple(width // base for width in widths),
@@ -152,7 +152,7 @@ def config_from_shapes(shapes: Shapes, norm_groups: int = NORM_GROUPS) -> VQGANC
         embedding_dim=codebook[1],
         num_codes=codebook[0],
         norm_groups=norm_groups,
-        quantizer=kinds[0] if kinds else "gumbel",
+        quantizer=quantizers[0] if quantizers else "gumbel",
     )
 
 
@@ -199,8 +199,8 @@ def to_state_dict(params: Mapping[str, Any], config: VQGANConfig) -> dict[str, n
 
 def _discriminator_name(path: tuple[str, ...]) -> str:
     """("conv_1", "kernel") to "main.2.weight": convolutions, norms and activations are counted."""
-    kind, _, number = path[0].partition("_")
-    place = 3 * int(number) - (kind == "conv" and number != "0")
+    layer, _, number = path[0].partition("_")
+    place = 3 * int(number) - (layer == "conv" and number != "0")
     parts = {"mean": "running_mean", "var": "running_var", "bias": "bias"}
     return f"main.{place}.{parts.get(path[1], 'weight')}"
 

@@ -61,15 +61,15 @@ def add_settings(add: Callable[..., object], settings: type) -> None:
     """
     about, types = schema.meanings(settings), typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
-        kind = types[field.name]
+        hint = types[field.name]
         text = f"{about[field.name]} Default: {field.default or 'none'}.".replace("%", "%%")
         how: dict[str, object] = {"default": field.default, "help": text}
-        if kind is bool:
+        if hint is bool:
             how["action"] = "store_true"
-        elif typing.get_origin(kind) is typing.Literal:
-            how["choices"] = typing.get_args(kind)
+        elif typing.get_origin(hint) is typing.Literal:
+            how["choices"] = typing.get_args(hint)
         else:
-            how["type"] = _READERS[next(iter(typing.get_args(kind)), kind)]
+            how["type"] = _READERS[next(iter(typing.get_args(hint)), hint)]
         add(f"--{field.name}", **how)
 
 
@@ -127,8 +127,8 @@ def _message(error: BaseException) -> str:
 def _without_gin(error: BaseException) -> BaseException:
     """The exception that gin wrapped into one of the same name, which has lost its cause."""
     while (inner := error.__context__) is not None:
-        kind, wrapped = type(error), type(inner)
-        if kind.__bases__ != (wrapped,) or kind.__qualname__ != wrapped.__qualname__:
+        raised, wrapped = type(error), type(inner)
+        if raised.__bases__ != (wrapped,) or raised.__qualname__ != wrapped.__qualname__:
             break
         error = inner
     return error

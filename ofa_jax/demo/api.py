@@ -35,8 +35,8 @@ _STATUSES: Mapping[type[Exception], int] = {
 
 def message_of(error: Exception) -> tuple[int, str]:
     """The HTTP status and the one line for what went wrong; a bug goes to the log."""
-    for kind, status in _STATUSES.items():
-        if isinstance(error, kind):
+    for error_type, status in _STATUSES.items():
+        if isinstance(error, error_type):
             return status, " ".join(str(error).split())
     logger.error("a question failed", exc_info=error)
     return 500, "the demo failed at this question; its log says why"
@@ -61,15 +61,15 @@ def read_asked(form: Mapping[str, str], model: DemoModel) -> tuple[Asked, float 
     if task:
         schema.require_known("task", task, model.cards)
     fields = [name for name in model.cards[task].fields if name != "region"] if task else []
-    kinds = typing.get_type_hints(AnswerSettings)
-    known = [*_OWN_NAMES, *kinds, *fields]
+    types = typing.get_type_hints(AnswerSettings)
+    known = [*_OWN_NAMES, *types, *fields]
     for name in given:
         schema.require_known("field", name, known)
     if bool(task) == ("instruction" in given):
         raise ValueError("give either a task or an instruction; GET /api/tasks lists the tasks")
     settings: dict[str, Any] = {
-        name: text if kind not in (int, float) else _number(name, text, kind)
-        for name, kind in kinds.items()
+        name: text if number_type not in (int, float) else _number(name, text, number_type)
+        for name, number_type in types.items()
         if (text := given.get(name)) is not None
     }
     below = given.get("uncertain_below")
@@ -175,11 +175,11 @@ class BodyLimit:
         return await self._app(scope, receive, send)
 
 
-def _number(name: str, text: str, kind: type) -> Any:
+def _number(name: str, text: str, number_type: type) -> Any:
     try:
-        return kind(text)
+        return number_type(text)
     except ValueError:
-        what = "a whole number" if kind is int else "a number"
+        what = "a whole number" if number_type is int else "a number"
         raise ValueError(f"{name} must be {what}, got {schema.shown(text)}") from None
 
 

@@ -317,14 +317,14 @@ def _decoding(card: TaskCard | str, settings: AnswerSettings) -> BeamConfig | Sa
         given = {"max_len_b": card.lengths["targets"] - 1, **card.answering.decoding}
     else:
         given = dict(FREE_DECODING)
-    kind: type[BeamConfig] | type[SamplingConfig] = BeamConfig
+    config_class: type[BeamConfig] | type[SamplingConfig] = BeamConfig
     given["beam"] = settings.beams
     if settings.method == "sampling":
-        kind = SamplingConfig
+        config_class = SamplingConfig
         given |= {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p")}
         given["samples"] = settings.best
-    names = inspect.signature(kind).parameters
-    return kind(**{name: value for name, value in given.items() if name in names})
+    names = inspect.signature(config_class).parameters
+    return config_class(**{name: value for name, value in given.items() if name in names})
 
 
 def _official_cards(predictor: OFAPredictor) -> tuple[TaskCard, ...]:

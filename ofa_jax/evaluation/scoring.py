@@ -158,10 +158,10 @@ def answer_by_kind(predictions: Sequence[str], examples: Sequence[Example]) -> R
         groups[example.get("question_kind", "all")].append(index)
     correct = 0.0
     metrics = dict(result.metrics)
-    for kind, indices in sorted(groups.items()):
+    for group, indices in sorted(groups.items()):
         answers = [examples[index]["answer"] for index in indices]
         correct += classification.majority_baseline(answers)[1] * len(indices)
-        metrics[f"accuracy_{kind}"] = float(np.mean([result.scores[index] for index in indices]))
+        metrics[f"accuracy_{group}"] = float(np.mean([result.scores[index] for index in indices]))
     return dataclasses.replace(result, metrics=metrics, baseline=correct / len(examples))
 
 
@@ -172,29 +172,29 @@ def region_answer(predictions: Sequence[str], examples: Sequence[Example]) -> Re
     `needs_region` counts only the others. Of scenes two more baselines are told: the attribute of
     an object of the image that is drawn by lot, and the most frequent answer of each kind.
     """
-    by_kind = answer_by_kind(predictions, examples)
+    judged = answer_by_kind(predictions, examples)
     chance = [1.0 / len(example["candidates"]) for example in examples]
     possible = [guess in example["candidates"] for guess, example in zip(predictions, examples)]
     needed = np.array([bool(example.get("needs_region", True)) for example in examples])
-    metrics = {**by_kind.metrics, "possible_answers": float(np.mean(possible))}
+    metrics = {**judged.metrics, "possible_answers": float(np.mean(possible))}
     metrics.pop("accuracy_all", None)
-    told: dict[str, Sequence[float]] = {"accuracy": by_kind.scores}
+    told: dict[str, Sequence[float]] = {"accuracy": judged.scores}
     if all("scene" in example for example in examples):
         told["any_object"] = [_any_object(example) for example in examples]
         metrics["any_object"] = float(np.mean(told["any_object"]))
-        metrics["most_frequent_answer"] = float(by_kind.baseline or 0.0)
+        metrics["most_frequent_answer"] = float(judged.baseline or 0.0)
     if needed.any():
         metrics |= {
             f"{name}_needs_region": float(np.mean(np.asarray(values)[needed]))
             for name, values in told.items()
         }
-    return dataclasses.replace(by_kind, metrics=metrics, baseline=float(np.mean(chance)))
+    return dataclasses.replace(judged, metrics=metrics, baseline=float(np.mean(chance)))
 
 
 def _any_object(example: Example) -> float:
     """How often the answer is right for an object of the scene that is drawn by lot."""
-    kind, things = example["question_kind"], example["scene"]["objects"]
-    return float(np.mean([thing[kind] == example["answer"] for thing in things]))
+    question_type, things = example["question_kind"], example["scene"]["objects"]
+    return float(np.mean([thing[question_type] == example["answer"] for thing in things]))
 
 
 def description(predictions: Sequence[str], examples: Sequence[Example]) -> Result:

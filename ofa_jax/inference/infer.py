@@ -350,8 +350,8 @@ def _settings(
     if not (free or decoding or sampling):
         return None
     defaults: dict[str, Any] = {"max_len_b": FREE_DECODING["max_len_b"]}
-    kind = SamplingConfig if sampling else BeamConfig
-    known = [field.name for field in dataclasses.fields(kind)]
+    config_class = SamplingConfig if sampling else BeamConfig
+    known = [field.name for field in dataclasses.fields(config_class)]
     for name in decoding or {}:
         if name not in known:
             own = _ELSEWHERE.get(name)
@@ -359,7 +359,7 @@ def _settings(
             raise ValueError(f"decoding has no setting {name!r}{hint}")
     if free and not sampling:
         defaults = dict(FREE_DECODING)
-    return kind(**(defaults | dict(decoding or {})))
+    return config_class(**(defaults | dict(decoding or {})))
 
 
 def _words(answers: str | Sequence[str]) -> tuple[str, ...]:

@@ -27,11 +27,11 @@ _PRETRAINING = {
 }
 
 
-def advice(opened: OpenedData, kinds: Mapping[str, int]) -> list[str]:
+def advice(opened: OpenedData, types: Mapping[str, int]) -> list[str]:
     """Lines about the tasks of a data set, and the commands that train and evaluate on it.
 
     Args:
-      kinds: type of example to number.
+      types: type of example to number.
 
     Returns:
       Lines; none for the embedded world, whose runs are the quickstart's.
@@ -39,13 +39,13 @@ def advice(opened: OpenedData, kinds: Mapping[str, int]) -> list[str]:
     if opened.scenes_preset:
         return []
     lines = ["", "tasks that these data can feed"]
-    for kind, count in kinds.items():
-        tasks = [f"fine-tuning {_FINETUNING[kind]}"] if kind in _FINETUNING else []
-        if kind in _PRETRAINING:
-            tasks.append(f"pretraining {_PRETRAINING[kind]}")
+    for example_type, count in types.items():
+        tasks = [f"fine-tuning {_FINETUNING[example_type]}"] if example_type in _FINETUNING else []
+        if example_type in _PRETRAINING:
+            tasks.append(f"pretraining {_PRETRAINING[example_type]}")
         words = "; ".join(tasks) or "the official task of that file, see docs/finetuning.md"
-        lines.append(f"  {kind} {count:,}: {words}")
-    best = max((k for k in kinds if k in _FINETUNING), key=lambda k: kinds[k], default=None)
+        lines.append(f"  {example_type} {count:,}: {words}")
+    best = max((k for k in types if k in _FINETUNING), key=lambda k: types[k], default=None)
     if best is None:
         return lines
     task = _FINETUNING[best]

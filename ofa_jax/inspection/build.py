@@ -185,7 +185,7 @@ def _write(
     groups = [charts.image_group(found), charts.text_group(found)]
     title = f"{opened.name}, split {opened.split} ({opened.format})"
     text = summary.text_of(title, found, opened.facts, shown)
-    text = "\n".join([text, *advice(opened, found.kinds)])
+    text = "\n".join([text, *advice(opened, found.types)])
     if notice:
         text += f"\n\n{notice}"
     page = folder / "index.html"

@@ -196,8 +196,8 @@ def _manifest_facts(entry: Mapping) -> list[tuple[str, str]]:
         facts.append(
             ("on disk", f"{size / 1e9:,.2f} GB" if size > 1e9 else f"{size / 1e6:,.1f} MB")
         )
-    if kinds := entry.get("kinds"):
-        facts.append(("all kinds", ", ".join(f"{name} {n:,}" for name, n in kinds.items())))
+    if types := entry.get("kinds"):
+        facts.append(("all kinds", ", ".join(f"{name} {n:,}" for name, n in types.items())))
     dropped = {reason: one["count"] for reason, one in entry.get("dropped", {}).items()}
     if dropped:
         words = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())

@@ -42,7 +42,7 @@ def _headlines(opened: OpenedData, found: Survey) -> list[tuple[str, str]]:
     """(number, words) of what to know first."""
     read = len(found.sampled)
     tiles = [(f"{found.total:,}", f"records of split {opened.split}")]
-    tiles += [(share(count, read), f"of type {kind}") for kind, count in found.kinds.most_common(3)]
+    tiles += [(share(count, read), f"of type {name}") for name, count in found.types.most_common(3)]
     if found.widths:
         size = f"{np.median(found.widths):.0f} × {np.median(found.heights):.0f}"
         tiles.append((size, "pixels, median image"))
@@ -58,7 +58,7 @@ def _fields(found: Survey) -> list[tuple[str, ...]]:
         (
             one.name,
             share(one.present, read),
-            ", ".join(kind for kind, _ in one.kinds.most_common() if kind != "empty") or "empty",
+            ", ".join(name for name, _ in one.types.most_common() if name != "empty") or "empty",
             entries(one),
             one.example,
             one.meaning,
@@ -83,7 +83,7 @@ def _small(image: Image.Image) -> Image.Image:
 
 def _under(one: Tile) -> str:
     size = f"{one.size[0]} × {one.size[1]}" if one.size else ""
-    notes = [one.kind, size, f"{one.hidden_boxes} more boxes" if one.hidden_boxes else ""]
+    notes = [one.example_type, size, f"{one.hidden_boxes} more boxes" if one.hidden_boxes else ""]
     return " · ".join(note for note in notes if note)
 
 

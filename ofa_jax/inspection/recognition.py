@@ -115,8 +115,9 @@ def _image_folder(path: pathlib.Path) -> Recognized | None:
     """Images in a folder or below it; with captions where a `.txt` has the name of an image."""
     for folder in _image_folders_below(path):
         first = next(entry for entry in _entries(folder) if is_image_file(entry))
-        kind = "caption" if first.with_name(f"{stem_of(first.name)}.txt").is_file() else "image"
-        return Recognized("image_folder", {"images": str(path), "kind": kind})
+        text = first.with_name(f"{stem_of(first.name)}.txt")
+        example_type = "caption" if text.is_file() else "image"
+        return Recognized("image_folder", {"images": str(path), "kind": example_type})
     return None
 
 
@@ -192,8 +193,8 @@ def _parquet(path: pathlib.Path, paths: str) -> Recognized:
             pairs += "[].answer"
     else:
         pairs = f"image={picture},captions={words}" if picture else f"text={words}"
-    kind = "qa" if question else "caption" if picture else "text"
-    constants = f"type={kind}"
+    example_type = "qa" if question else "caption" if picture else "text"
+    constants = f"type={example_type}"
     return Recognized("parquet", {"paths": paths, "columns": pairs, "constants": constants})
 
 

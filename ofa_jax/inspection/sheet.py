@@ -46,7 +46,7 @@ class Tile:
     Attributes:
       record: its number.
       image_id: its identifier.
-      kind: its `type`.
+      example_type: its `type`.
       picture: RGB with boxes drawn; None where there is none or it cannot be decoded.
       trouble: why an image is missing, or "".
       words: lines about it.
@@ -56,7 +56,7 @@ class Tile:
 
     record: int
     image_id: str
-    kind: str
+    example_type: str
     picture: Image.Image | None
     trouble: str
     words: tuple[Words, ...]
@@ -137,7 +137,7 @@ def tile(record: int, example: Example) -> Tile:
     return Tile(
         record=record,
         image_id=str(example.get("image_id", "")),
-        kind=str(example.get("type", "")),
+        example_type=str(example.get("type", "")),
         picture=picture,
         trouble=trouble,
         words=words_of(example),
@@ -219,7 +219,7 @@ def _draw_head(draw: ImageDraw.ImageDraw, x: int, y: int, one: Tile) -> None:
     draw.text((x, y), number, fill=_ACCENT, font=font(13))
     start = x + round(font(13).getlength(number)) + 8
     room = _TILE_WIDTH - (start - x)
-    title = _shortened(f"{one.image_id}  {one.kind}", 60)
+    title = _shortened(f"{one.image_id}  {one.example_type}", 60)
     while title and font(13, False).getlength(title) > room:
         title = title[:-2].rstrip() + "…" if len(title) > 2 else ""
     draw.text((start, y), title, fill=_MUTED, font=font(13, False))

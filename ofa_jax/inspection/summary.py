@@ -75,8 +75,8 @@ def text_of(
     seen = "all of them" if found.complete else f"{read:,} evenly spread ones"
     lines = [title, "", f"records      {found.total:,}, looked at {seen}"]
     lines += [f"{name:<12} {value}" for name, value in facts]
-    if found.kinds:
-        lines.append(f"{'kinds':<12} {counts(found.kinds.most_common())}")
+    if found.types:
+        lines.append(f"{'kinds':<12} {counts(found.types.most_common())}")
     if found.data_sets:
         lines.append(f"{'data sets':<12} {counts(found.data_sets.most_common(8))}")
     if found.widths:
@@ -95,7 +95,7 @@ def text_of(
         (
             one.name,
             share(one.present, read),
-            ", ".join(kind for kind, _ in one.kinds.most_common() if kind != "empty"),
+            ", ".join(name for name, _ in one.types.most_common() if name != "empty"),
             entries(one),
             one.example,
         )

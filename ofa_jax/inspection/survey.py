@@ -57,7 +57,7 @@ class FieldSummary:
       name: of the field.
       meaning: from the schema; "" for a field that the schema does not know.
       present: records in which it is there and not empty.
-      kinds: what its values are, in words, with counts.
+      types: what its values are, in words, with counts.
       entries: number of entries of each non-empty list or array.
       example: the first value, shortened.
     """
@@ -65,7 +65,7 @@ class FieldSummary:
     name: str
     meaning: str
     present: int = 0
-    kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    types: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     entries: list[int] = dataclasses.field(default_factory=list)
     example: str = ""
 
@@ -93,7 +93,7 @@ class Survey:
       total: records of the split.
       sampled: numbers of the records that were looked at.
       fields: by name, in the order of the schema.
-      kinds: records by `type`.
+      types: records by `type`.
       data_sets: records by `dataset`.
       words: field to the number of words of each of its texts.
       frequent: field to its values with their counts.
@@ -110,7 +110,7 @@ class Survey:
     total: int
     sampled: np.ndarray
     fields: dict[str, FieldSummary] = dataclasses.field(default_factory=dict)
-    kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    types: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     data_sets: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     words: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     frequent: dict[str, collections.Counter[str]] = dataclasses.field(default_factory=dict)
@@ -222,7 +222,7 @@ def _check(
 
 def _add_example(found: Survey, number: int, example: Example) -> None:
     where = _name(number, example)
-    found.kinds[str(example.get("type", "none"))] += 1
+    found.types[str(example.get("type", "none"))] += 1
     if example.get("dataset"):
         found.data_sets[str(example["dataset"])] += 1
     for name, value in example.items():
@@ -239,10 +239,10 @@ def _add_field(found: Survey, name: str, value: Any) -> None:
     meaning = schema.FIELDS[name].meaning if name in schema.FIELDS else ""
     field = found.fields.setdefault(name, FieldSummary(name, meaning))
     if _is_empty(value):
-        field.kinds["empty"] += 1
+        field.types["empty"] += 1
         return
     field.present += 1
-    field.kinds[kind_of(value)] += 1
+    field.types[type_in_words(value)] += 1
     if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim < 3):
         field.entries.append(len(value))
     if not field.example:
@@ -270,21 +270,21 @@ def _add_image(found: Survey, where: str, image: Any) -> tuple[int, int] | None:
     if image is None or _is_empty(image):
         return None
     if isinstance(image, np.ndarray):
-        size, kind = (image.shape[1], image.shape[0]), "pixels"
+        size, form = (image.shape[1], image.shape[0]), "pixels"
     else:
         try:
             header = read_header(image)
         except BadImageError as error:
             found.add_fault("unreadable image", f"{where}: {error}")
             return None
-        size, kind = header.size, header.form
+        size, form = header.size, header.form
         if is_cut_off(image):
             found.add_fault("image file is cut off", f"{where}: {len(image):,} bytes")
         found.turned += header.orientation != 1
         found.image_bytes.append(len(image))
     found.widths.append(size[0])
     found.heights.append(size[1])
-    found.formats[kind] += 1
+    found.formats[form] += 1
     return size
 
 
@@ -321,7 +321,7 @@ def _add_boxes(found: Survey, where: str, boxes: Any, size: tuple[int, int] | No
     found.box_sides.extend(np.sqrt(np.clip(shares, 0, 1)).tolist())
 
 
-def kind_of(value: object) -> str:
+def type_in_words(value: object) -> str:
     """What a value is, in words: "text", "list of text", "float32 array"."""
     if isinstance(value, bytes):
         return "bytes"
@@ -331,7 +331,7 @@ def kind_of(value: object) -> str:
         shape = ", ".join(["n", *map(str, value.shape[1:])]) if value.ndim < 3 else "y, x, 3"
         return f"{value.dtype}[{shape}]"
     if isinstance(value, list | tuple):
-        return f"list of {kind_of(value[0])}"
+        return f"list of {type_in_words(value[0])}"
     if isinstance(value, Mapping):
         return "fields"
     return type(value).__name__

@@ -33,7 +33,7 @@ def weighted_mean(
 def discriminator_loss(
     real: Float[Array, "b y x 1"],
     fake: Float[Array, "b y x 1"],
-    kind: str,
+    variant: str,
     weights: Float[Array, "b"] | None = None,
 ) -> Float[Array, ""]:
     """What the discriminator minimizes.
@@ -41,10 +41,10 @@ def discriminator_loss(
     Args:
       real: scores of originals.
       fake: scores of reconstructions.
-      kind: "hinge" or "vanilla" (cross entropy).
+      variant: "hinge" or "vanilla" (cross entropy).
       weights: 1 for examples that count, else 0.
     """
-    if kind == "hinge":
+    if variant == "hinge":
         parts = jax.nn.relu(1.0 - real), jax.nn.relu(1.0 + fake)
     else:
         parts = jax.nn.softplus(-real), jax.nn.softplus(fake)

@@ -40,11 +40,11 @@ def match_objects(
     Raises:
       ValueError: where an object lacks "box" or "label", or a box has not 4 numbers.
     """
-    for kind, objects in (("predicted", predicted), ("true", true)):
+    for origin, objects in (("predicted", predicted), ("true", true)):
         for index, item in enumerate(objects):
             if "box" not in item or "label" not in item:
                 raise ValueError(
-                    f'{kind} object {index} needs "box" and "label", has {sorted(item)}'
+                    f'{origin} object {index} needs "box" and "label", has {sorted(item)}'
                 )
     if not predicted or not true:
         return []

@@ -95,4 +95,4 @@ def rouge(predicted: Sequence[str], references: Sequence[str]) -> dict[str, np.n
     module = require_package("rouge_score.rouge_scorer", score="ROUGE")
     scorer = module.RougeScorer(list(ROUGE), use_stemmer=True)
     rows = [scorer.score(target, guess) for guess, target in zip(predicted, references)]
-    return {kind: np.array([row[kind].fmeasure for row in rows]) for kind in ROUGE}
+    return {rouge: np.array([row[rouge].fmeasure for row in rows]) for rouge in ROUGE}

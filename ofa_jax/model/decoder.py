@@ -1,7 +1,7 @@
 """The decoder: embedded targets to states, all at once or token by token (SPEC 1.9).
 
-A target is text (with boxes) or image codes. The two kinds differ in the embedding norm, in the
-absolute positions and in the relative table; both versions are computed for the kinds that the
+A target is text (with boxes) or image codes. The two modalities differ in the embedding norm, in
+the absolute positions and in the relative table; both versions are computed for those that the
 batch may hold, without a batch axis, and each sample selects its own.
 """
 
@@ -36,22 +36,22 @@ from ofa_jax.ops.attention import MASKED_LOGIT, position_bias
 Cache = dict[str, Any]
 
 
-def select_kind(
-    kinds: Float[Array, "kinds *rest"], code_masks: Bool[Array, "b"] | None
+def select_modality(
+    by_modality: Float[Array, "modalities *rest"], code_masks: Bool[Array, "b"] | None
 ) -> Float[Array, "_ *rest"]:
-    """Gives each sample the version of its kind.
+    """Gives each sample the version of its modality.
 
     Args:
-      kinds: of text, or of text and codes.
+      by_modality: of text, or of text and codes.
       code_masks: True = image codes; None where all samples are text.
 
     Returns:
       One for all samples where `code_masks` is None, else one each.
     """
     if code_masks is None:
-        return kinds[:1]
-    mask = code_masks.reshape(-1, *(1,) * (kinds.ndim - 1))
-    return jnp.where(mask, kinds[1], kinds[0])
+        return by_modality[:1]
+    mask = code_masks.reshape(-1, *(1,) * (by_modality.ndim - 1))
+    return jnp.where(mask, by_modality[1], by_modality[0])
 
 
 class DecoderContext(NamedTuple):
@@ -61,7 +61,7 @@ class DecoderContext(NamedTuple):
       states: of the encoder.
       mask: True = keep.
       code_masks: None where all targets are text.
-      self_bias: absolute bias per kind.
+      self_bias: absolute bias per modality.
       cross_bias: absolute bias into the encoder, or None where the implementation rather
         concatenates position queries and keys.
       cross_query: position queries into the encoder, or None.
@@ -71,7 +71,7 @@ class DecoderContext(NamedTuple):
     states: Float[Array, "b n d"]
     mask: Bool[Array, "b n"]
     code_masks: Bool[Array, "b"] | None
-    self_bias: Float[Array, "kinds h t t"]
+    self_bias: Float[Array, "modalities h t t"]
     cross_bias: Float[Array, "#b h t n"] | None
     cross_query: Float[Array, "#b t h k"] | None
     cross_key: Float[Array, "#b n h k"] | None
@@ -221,16 +221,16 @@ class DecoderLayer(nn.Module):
     def _self_bias(self, length: int, context: DecoderContext) -> Array:
         cfg = self.config
         text_table, image_table = self.relative()
-        kinds = position_ops.text_relative_bias(
+        by_modality = position_ops.text_relative_bias(
             text_table, length, cfg.token_bucket_size, cfg.token_bucket_range
         )[None]
         if context.code_masks is not None:
             codes = position_ops.code_relative_bias(
                 image_table, cfg.code_window, length, cfg.image_bucket_size
             )
-            kinds = jnp.concatenate([kinds, codes[None]])
-        kinds = kinds.astype(context.self_bias.dtype) + context.self_bias
-        return select_kind(kinds, context.code_masks)
+            by_modality = jnp.concatenate([by_modality, codes[None]])
+        by_modality = by_modality.astype(context.self_bias.dtype) + context.self_bias
+        return select_modality(by_modality, context.code_masks)
 
     def _relative_row(
         self, position: Int[Array, ""] | int, rows: StepRows
@@ -245,8 +245,8 @@ class DecoderLayer(nn.Module):
             position_ops.code_position_ids(cfg.code_window, cfg.image_bucket_size, length)
         )
         image_index = position_ops.image_buckets(ids[position], ids, cfg.image_bucket_size)
-        kinds = jnp.stack([text_table[index].T, image_table[image_index].T])
-        return select_kind(kinds, rows.code_masks)
+        by_modality = jnp.stack([text_table[index].T, image_table[image_index].T])
+        return select_modality(by_modality, rows.code_masks)
 
 
 class StepRows(NamedTuple):
@@ -271,7 +271,7 @@ def _weighted(logits: Array, values: Array, equation: str) -> Array:
 
 
 class DecoderPositions(nn.Module):
-    """Absolute positions of both kinds of targets and their projections (SPEC 1.9)."""
+    """Absolute positions of both modalities of targets and their projections (SPEC 1.9)."""
 
     config: OFAConfig
 
@@ -289,15 +289,15 @@ class DecoderPositions(nn.Module):
         self.cross_query = head_projection(cfg)
         self.cross_key = head_projection(cfg)
 
-    def __call__(self, length: int, codes: bool) -> dict[str, Float[Array, "kinds t h k"]]:
+    def __call__(self, length: int, codes: bool) -> dict[str, Float[Array, "modalities t h k"]]:
         """Unscaled position queries and keys of the decoder input.
 
         Args:
           length: decoder input length t.
-          codes: whether the kind image codes is wanted beside text.
+          codes: whether image codes are wanted beside text.
 
         Returns:
-          "self_query", "self_key", "cross_query"; two kinds with codes.
+          "self_query", "self_key", "cross_query"; two modalities with codes.
 
         Raises:
           ValueError: if the target is longer than the position table.
@@ -369,10 +369,10 @@ class Decoder(nn.Module):
         cross_bias, cross_query = None, projected["cross_query"]
         cross_key = self.positions.encoder_keys(encoder_output.positions)
         if cross_key.shape[0] == 1 and attention_ops.materializes_logits(cfg.attention):
-            cross_bias = select_kind(position_bias(cross_query, cross_key), code_masks)
+            cross_bias = select_modality(position_bias(cross_query, cross_key), code_masks)
             cross_query, cross_key = None, None
         else:
-            cross_query = select_kind(cross_query, code_masks)
+            cross_query = select_modality(cross_query, code_masks)
         context = DecoderContext(
             states=encoder_output.states,
             mask=encoder_output.mask,
@@ -452,15 +452,15 @@ class Decoder(nn.Module):
             row = lax.dynamic_index_in_dim(projected[name], position, 1, keepdims=False)
             return row.astype(jnp.float32) * scale
 
-        own_kinds = jnp.einsum("ahk,athk->aht", query("self_query"), projected["self_key"])
-        cross_query = select_kind(query("cross_query"), code_masks)
+        own_by_modality = jnp.einsum("ahk,athk->aht", query("self_query"), projected["self_key"])
+        cross_query = select_modality(query("cross_query"), code_masks)
         cross_key = projected["cross_key"]
         if cross_key.shape[0] == 1:
             cross_row = jnp.einsum("bhk,nhk->bhn", cross_query, cross_key[0])
         else:
             cross_row = jnp.einsum("bhk,bnhk->bhn", cross_query, cross_key)
         rows = StepRows(
-            own=select_kind(own_kinds, code_masks),
+            own=select_modality(own_by_modality, code_masks),
             cross=cross_row,
             mask=cross["mask"],
             code_masks=code_masks,

@@ -17,14 +17,14 @@ from PIL import Image
 from ofa_jax.metrics.verdict import Verdict
 from ofa_jax.report.collect import ANSWERS, RunRecord, TaskScores
 from ofa_jax.report.examples import (
+    Family,
     Judgement,
-    Kind,
     Prediction,
     choose_rows,
     is_pictured,
     judge,
     region_box,
-    task_kind,
+    task_family,
 )
 from ofa_jax.report.images import DrawnBox, draw_boxes, enlarge, load_image
 
@@ -33,25 +33,25 @@ _BIN = re.compile(r"<bin_(\d{1,6})>")
 _BINS_IN_TEXT = re.compile(r"(?:<bin_\d+>\s*)+")
 _CODES = re.compile(r"(?:&lt;code_(\d+)&gt;\s*)+")
 _GRIDS = {
-    Kind.IMAGE_INFILLING: "wide",
-    Kind.IMAGE_GENERATION: "text",
-    Kind.RECONSTRUCTION: "text",
-    Kind.TEXT_INFILLING: "text",
-    Kind.CAPTIONING: "side",
+    Family.IMAGE_INFILLING: "wide",
+    Family.IMAGE_GENERATION: "text",
+    Family.RECONSTRUCTION: "text",
+    Family.TEXT_INFILLING: "text",
+    Family.CAPTIONING: "side",
 }
 # Fields of a row that name images made of codes, with their captions.
 _CODE_IMAGES = {
-    Kind.IMAGE_INFILLING: (
+    Family.IMAGE_INFILLING: (
         ("image", "Original"),
         ("masked_image", "Input"),
         ("infilled_image", "Prediction"),
         ("target_image", "Codebook ceiling"),
     ),
-    Kind.IMAGE_GENERATION: (
+    Family.IMAGE_GENERATION: (
         ("generated_image", "Generated"),
         ("target_image", "Real, through the codebook"),
     ),
-    Kind.RECONSTRUCTION: (("image", "Original"), ("reconstructed_image", "Reconstruction")),
+    Family.RECONSTRUCTION: (("image", "Original"), ("reconstructed_image", "Reconstruction")),
 }
 
 
@@ -107,16 +107,16 @@ def _sides(box: Sequence[float]) -> str:
     return ", ".join(f"{name} {value:.1f}" for name, value in zip(names, box)) + " px"
 
 
-def _seen(kind: Kind, row: Prediction) -> str:
+def _seen(family: Family, row: Prediction) -> str:
     """What the image of an example shows, for readers who cannot see it."""
     parts = [_BINS_IN_TEXT.sub("", str(row.get("input_text") or "")).strip()]
     for name, fields in (("predicted", "predicted"), ("true", "true")):
         if objects := row.get(f"{fields}_objects"):
             parts.append(f"{name}: {', '.join(str(one['label']) for one in objects)}")
         elif box := row.get(f"{fields}_box"):
-            name = "region" if kind is Kind.REGION else f"{name} box"
+            name = "region" if family is Family.REGION else f"{name} box"
             parts.append(f"{name} {_sides(box)}")
-    if kind not in (Kind.GROUNDING, Kind.DETECTION, *_CODE_IMAGES):
+    if family not in (Family.GROUNDING, Family.DETECTION, *_CODE_IMAGES):
         answer = str(row.get("prediction_text", "")).strip()
         parts.append(f"answered: {answer or 'nothing'}")
     return "; ".join(part for part in parts if part)
@@ -149,18 +149,18 @@ def drawn_boxes(row: Prediction) -> list[DrawnBox]:
     return drawn
 
 
-def _legend(kind: Kind, rows: Sequence[Prediction]) -> list[str]:
+def _legend(family: Family, rows: Sequence[Prediction]) -> list[str]:
     """What the lines on the images, or the marks in the texts, stand for: keys of `cards.html`."""
-    if kind is Kind.TEXT_INFILLING:
+    if family is Family.TEXT_INFILLING:
         return ["words"]
-    if kind is Kind.REGION:
+    if family is Family.REGION:
         return ["region"]
     boxes = {box.predicted for row in rows for box in drawn_boxes(row)}
     return ["true"] * (False in boxes) + ["predicted"] * (True in boxes)
 
 
 def pictures_of(
-    record: RunRecord, kind: Kind, row: Prediction
+    record: RunRecord, family: Family, row: Prediction
 ) -> list[tuple[str, Image.Image | None]]:
     """The images of an example, drawn on.
 
@@ -168,11 +168,11 @@ def pictures_of(
       (caption, image or None where its file is missing); four for image infilling, one or two
       for image generation, one for other tasks with an image, none for text.
     """
-    if kind in _CODE_IMAGES:
+    if family in _CODE_IMAGES:
         pictures = []
-        for key, caption in _CODE_IMAGES[kind]:
+        for key, caption in _CODE_IMAGES[family]:
             path = row.get(key)
-            if not path and kind is Kind.IMAGE_GENERATION:
+            if not path and family is Family.IMAGE_GENERATION:
                 continue  # a caption without a real image
             image = load_image(record.path / str(path)) if path else None
             pictures.append((caption, enlarge(image, 256) if image else None))
@@ -189,31 +189,31 @@ def _object_list(objects: Sequence[dict] | None) -> Markup:
     return text_html(", ".join(str(item["label"]) for item in objects or ()))
 
 
-def _lines(kind: Kind, row: Prediction) -> list[tuple[str, Markup | str]]:
+def _lines(family: Family, row: Prediction) -> list[tuple[str, Markup | str]]:
     """(name, text or HTML) of the lines below an image."""
     lines: list[tuple[str, Markup | str]] = []
     predicted, target = str(row.get("prediction_text", "")), str(row.get("target_text", ""))
     references = [str(r) for r in row.get("references") or []]
     muted = Markup('<span class="muted">{}</span>')
-    if kind in (Kind.GROUNDING, Kind.DETECTION):
+    if family in (Family.GROUNDING, Family.DETECTION):
         said = _object_list(row.get("predicted_objects")) or _box_text(row.get("predicted_box"))
         if not said:  # what the model said instead
             words = text_html(predicted)
-            nothing = "no box" if kind is Kind.GROUNDING else "nothing"
+            nothing = "no box" if family is Family.GROUNDING else "nothing"
             said = Markup("<q>{}</q>").format(words) if words else muted.format(nothing)
         lines.append(("Predicted", said))
         if row.get("true_box") is not None:  # free instructions have no truth
             lines.append(("True", _box_text(row["true_box"])))
         if row.get("true_objects") is not None:
             lines.append(("True", _object_list(row["true_objects"]) or "nothing"))
-    elif kind is Kind.TEXT_INFILLING:
+    elif family is Family.TEXT_INFILLING:
         said, wanted = difference_html(predicted, target)
         lines += [("Predicted", said or "—"), ("Target", wanted)]
-    elif kind not in _CODE_IMAGES:
+    elif family not in _CODE_IMAGES:
         said = Markup('<b class="said">{}</b>').format(text_html(predicted) or "—")
         lines.append(("Predicted", said))
         others = [r for r in dict.fromkeys(references) if r != target]
-        if kind is Kind.CAPTIONING and references:
+        if family is Family.CAPTIONING and references:
             lines.append(("References", _list(map(text_html, references[:5]))))
         elif target or others:
             also = Markup(" ") + muted.format(f"(also {', '.join(others[:5])})")
@@ -327,11 +327,11 @@ def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: i
     """What the page shows of a task, with at most `limit` examples."""
     rows = record.predictions.get(task, ())
     scores = record.tasks.get(task)
-    section = TaskSection(task, title, anchor, record.kind != ANSWERS, scores, len(rows))
+    section = TaskSection(task, title, anchor, record.stage != ANSWERS, scores, len(rows))
     if not rows:
         return section
-    kind = task_kind(task, rows)
-    judgements = [judge(kind, row) for row in rows]
+    family = task_family(task, rows)
+    judgements = [judge(family, row) for row in rows]
     verdicts = [judgement.verdict for judgement in judgements]
     chosen = choose_rows(rows, limit)
     shown = [rows[i] for i in chosen]
@@ -347,29 +347,29 @@ def task_section(record: RunRecord, task: str, title: str, anchor: str, limit: i
     pictured = any(map(is_pictured, shown))
     cards = []
     for row, judgement in ((rows[i], judgements[i]) for i in chosen):
-        pictures = pictures_of(record, kind, row)
+        pictures = pictures_of(record, family, row)
         cards.append(
             Card(
-                _seen(kind, row),
+                _seen(family, row),
                 judgement,
                 pictures,
                 pictured and not pictures,
                 "" if common else text_html(row.get("input_text") or ""),
-                _lines(kind, row),
+                _lines(family, row),
             )
         )
     return dataclasses.replace(
         section,
         counts=[(v, word, n) for v, word in _COUNTED if (n := verdicts.count(v))],
-        note=f"{kind.value.capitalize()}. {len(chosen)} of {len(rows):,} shown{how}.",
+        note=f"{family.value.capitalize()}. {len(chosen)} of {len(rows):,} shown{how}.",
         choices=buttons,
         none_shown=none_shown,
         asked=text_html(prompts.pop()) if common else "",
-        legend=_legend(kind, shown),
+        legend=_legend(family, shown),
         bins=max(
             (int(one) for row in rows for one in _BIN.findall(str(row.get("input_text") or ""))),
             default=0,
         ),
-        grid=_GRIDS.get(kind, ""),
+        grid=_GRIDS.get(family, ""),
         cards=cards,
     )

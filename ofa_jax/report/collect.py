@@ -106,7 +106,7 @@ class RunRecord:
         return str(self.info.get("name") or self.path.resolve().name)
 
     @property
-    def kind(self) -> str:
+    def stage(self) -> str:
         """TRAINING, EVALUATION (of a checkpoint), or ANSWERS (to a free instruction)."""
         return str(self.info.get("kind", TRAINING))
 
@@ -344,10 +344,10 @@ def collect(run_dir: str | pathlib.Path) -> RunRecord:
         if task.primary is None:
             notices.append(f"metrics.json: task {name} has no score.")
     info = _mapping(scores_path, "run", scores.get("run"))
-    kind = info.get("kind", TRAINING)
-    if scores and not tasks and kind != ANSWERS:
+    stage = info.get("kind", TRAINING)
+    if scores and not tasks and stage != ANSWERS:
         notices.append('metrics.json has no "tasks": no final scores.')
-    if scores and not splits and kind == TRAINING:
+    if scores and not splits and stage == TRAINING:
         notices.append('metrics.json has no "splits": no comparison of splits.')
 
     history: tuple[dict, ...] = ()
@@ -357,7 +357,7 @@ def collect(run_dir: str | pathlib.Path) -> RunRecord:
         history = _sorted_history(history_path, rows)
         if notice:
             notices.append(notice)
-    if not history and kind == TRAINING:
+    if not history and stage == TRAINING:
         notices.append("metrics.jsonl is missing or empty: no curves.")
 
     predictions = _predictions(run_dir, notices)
@@ -371,7 +371,7 @@ def collect(run_dir: str | pathlib.Path) -> RunRecord:
 
     config_path = run_dir / "config.gin"
     config_text = _read_text(config_path) if config_path.is_file() else None
-    if config_text is None and kind == TRAINING:
+    if config_text is None and stage == TRAINING:
         notices.append("config.gin is missing: the resolved configuration is not shown.")
     settings_path = run_dir / "config.json"
     settings = read_json(settings_path).get("settings") if settings_path.is_file() else None

@@ -16,7 +16,7 @@ from PIL import Image
 from ofa_jax.metrics.verdict import Verdict
 from ofa_jax.report import cards
 from ofa_jax.report.collect import RunRecord
-from ofa_jax.report.examples import Kind, Prediction, task_kind, verdict_of
+from ofa_jax.report.examples import Family, Prediction, task_family, verdict_of
 
 SPLIT = "compositions"
 
@@ -110,10 +110,10 @@ def _pair(label: str) -> Pair | None:
     return (words[-2], words[-1]) if len(words) > 1 else None
 
 
-def _named(kind: Kind, rows: Iterable[Prediction]) -> Iterator[tuple[Pair, bool]]:
+def _named(family: Family, rows: Iterable[Prediction]) -> Iterator[tuple[Pair, bool]]:
     """Every object that should have been named, and whether it was."""
     for row in rows:
-        if kind is Kind.DETECTION:
+        if family is Family.DETECTION:
             found = row.get("found") or ()
             labels = [str(one["label"]) for one in row.get("true_objects") or ()]
             named = [(label, index in found) for index, label in enumerate(labels)]
@@ -124,21 +124,21 @@ def _named(kind: Kind, rows: Iterable[Prediction]) -> Iterator[tuple[Pair, bool]
                 yield pair, right
 
 
-def matrix(title: str, kind: Kind, main: Sequence[Prediction], split: Sequence[Prediction]):
+def matrix(title: str, family: Family, main: Sequence[Prediction], split: Sequence[Prediction]):
     """How often objects of each pair are named right, in both splits together.
 
     A pair that the split has and the main one has not is held out.
 
     Args:
       title: of the task.
-      kind: detection, or a description of a region.
+      family: detection, or a description of a region.
       main: rows of the main split.
       split: rows of the split with unseen pairs.
 
     Returns:
       A `Matrix`, or None where labels are no pairs or no pair is held out.
     """
-    usual, unseen = list(_named(kind, main)), list(_named(kind, split))
+    usual, unseen = list(_named(family, main)), list(_named(family, split))
     held_out = {pair for pair, _ in unseen} - {pair for pair, _ in usual}
     if not usual or not held_out:
         return None
@@ -156,9 +156,9 @@ def matrix(title: str, kind: Kind, main: Sequence[Prediction], split: Sequence[P
     )
 
 
-def _said(record: RunRecord, kind: Kind, row: Prediction) -> Said:
+def _said(record: RunRecord, family: Family, row: Prediction) -> Said:
     predicted = str(row.get("prediction_text", ""))
-    if kind is Kind.DETECTION:
+    if family is Family.DETECTION:
         predicted, target = (
             ", ".join(sorted(str(one["label"]) for one in row.get(field) or ()))
             for field in ("predicted_objects", "true_objects")
@@ -168,9 +168,9 @@ def _said(record: RunRecord, kind: Kind, row: Prediction) -> Said:
         references = [str(one) for one in row.get("references") or [row.get("target_text", "")]]
         target = max(references, key=lambda text: cards.likeness(predicted, text))
     said, there = cards.difference_html(predicted, target)
-    if verdict_of(row) is Verdict.RIGHT and kind is not Kind.DETECTION:
+    if verdict_of(row) is Verdict.RIGHT and family is not Family.DETECTION:
         said, there = cards.text_html(predicted), cards.text_html(target)
-    pictures = cards.pictures_of(record, kind, row)
+    pictures = cards.pictures_of(record, family, row)
     return Said(
         f"example {row.get('example_id', '')}",
         verdict_of(row),
@@ -196,14 +196,14 @@ def composition(
     inner = dataclasses.replace(record, path=record.path / "splits" / SPLIT)
     matrices, examples = [], {}
     for name, rows in rows_of.items():
-        kind = task_kind(name, rows)
-        if kind not in (Kind.DETECTION, Kind.REGION, Kind.CAPTIONING):
+        family = task_family(name, rows)
+        if family not in (Family.DETECTION, Family.REGION, Family.CAPTIONING):
             continue
         title = titles.get(name, name)
-        if kind is not Kind.CAPTIONING:
-            found = matrix(title, kind, record.predictions.get(name, ()), rows)
+        if family is not Family.CAPTIONING:
+            found = matrix(title, family, record.predictions.get(name, ()), rows)
             matrices += [found] if found else []
         shown = [row for row in rows if row.get("image")]
         shown.sort(key=lambda row: verdict_of(row) is Verdict.RIGHT)
-        examples[title] = [_said(inner, kind, row) for row in shown[:limit]]
+        examples[title] = [_said(inner, family, row) for row in shown[:limit]]
     return Composition(matrices, examples) if matrices else None

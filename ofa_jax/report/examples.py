@@ -2,7 +2,7 @@
 
 Works on the rows of predictions/<task>.jsonl. Whether a prediction is right was decided by the
 task's scorer and stands in its row ("verdict"); rows without one are shown without judgement. The
-kind is read from the fields that the rows have, so a new task needs no entry here.
+family is read from the fields that the rows have, so a new task needs no entry here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ofa_jax.metrics.verdict import Verdict
 Prediction = Mapping[str, Any]
 
 
-class Kind(enum.Enum):
+class Family(enum.Enum):
     """How an example is drawn and described."""
 
     GROUNDING = "a box is predicted"
@@ -69,15 +69,15 @@ def region_box(row: Prediction) -> Sequence[float] | None:
     return row.get("region_box") or row.get("true_box")
 
 
-def task_kind(name: str, rows: Sequence[Prediction]) -> Kind:
-    """Reads the kind of a task from the fields of its predictions.
+def task_family(name: str, rows: Sequence[Prediction]) -> Family:
+    """Reads the family of a task from the fields of its predictions.
 
     Args:
-      name: task name; decides only between kinds that have the same fields.
+      name: task name; decides only between families that have the same fields.
       rows: the task's predictions.
 
     Returns:
-      The kind.
+      The family.
     """
 
     def has(*keys: str) -> bool:
@@ -85,57 +85,57 @@ def task_kind(name: str, rows: Sequence[Prediction]) -> Kind:
 
     lower = name.lower()
     if has("infilled_image", "masked_image"):
-        return Kind.IMAGE_INFILLING
+        return Family.IMAGE_INFILLING
     if has("reconstructed_image"):
-        return Kind.RECONSTRUCTION
+        return Family.RECONSTRUCTION
     if has("generated_image"):
-        return Kind.IMAGE_GENERATION
+        return Family.IMAGE_GENERATION
     if has("predicted_objects", "true_objects"):
-        return Kind.DETECTION
+        return Family.DETECTION
     if has("predicted_box", "true_box", "region_box"):
         if has("predicted_box"):
-            return Kind.GROUNDING
+            return Family.GROUNDING
         # Rows that never name a predicted box were given one. Where all of them are null, either
         # the model never wrote a box or the writer fills in every field: the name decides.
         answers_in_text = "caption" in lower or "vqa" in lower or "question" in lower
         boxes_wanted = any("predicted_box" in row for row in rows) and not has("region_box")
-        return Kind.GROUNDING if boxes_wanted and not answers_in_text else Kind.REGION
+        return Family.GROUNDING if boxes_wanted and not answers_in_text else Family.REGION
     if any("<mask>" in str(row.get("input_text", "")) for row in rows):
-        return Kind.TEXT_INFILLING
-    return Kind.CAPTIONING if "caption" in lower else Kind.ANSWER
+        return Family.TEXT_INFILLING
+    return Family.CAPTIONING if "caption" in lower else Family.ANSWER
 
 
-def judge(kind: Kind, row: Prediction) -> Judgement:
+def judge(family: Family, row: Prediction) -> Judgement:
     """Puts the verdict of a row, which its scorer decided, into words.
 
     Returns:
       The judgement; without verdict, word and measure where the row has none.
     """
     verdict = verdict_of(row)
-    if verdict is Verdict.WRONG and kind is Kind.GROUNDING and row.get("predicted_box") is None:
+    if verdict is Verdict.WRONG and family is Family.GROUNDING and row.get("predicted_box") is None:
         return Judgement(verdict, "No box", "answer is not a box")
-    words = _WORDS | _CAPTION_WORDS if kind is Kind.CAPTIONING else _WORDS
-    if kind is Kind.IMAGE_GENERATION and verdict is not Verdict.NONE:
+    words = _WORDS | _CAPTION_WORDS if family is Family.CAPTIONING else _WORDS
+    if family is Family.IMAGE_GENERATION and verdict is not Verdict.NONE:
         read = str(row.get("prediction_text", ""))
         return Judgement(
             verdict, (_WORDS | _PICTURE_WORDS)[verdict], f"read as {read or 'nothing'}"
         )
-    return Judgement(verdict, words[verdict], _measure(kind, row, verdict))
+    return Judgement(verdict, words[verdict], _measure(family, row, verdict))
 
 
-def _measure(kind: Kind, row: Prediction, verdict: Verdict) -> str:
+def _measure(family: Family, row: Prediction, verdict: Verdict) -> str:
     found, score = row.get("found"), score_of(row)
-    if kind is Kind.DETECTION and found is not None:
+    if family is Family.DETECTION and found is not None:
         extra = len(row.get("predicted_objects") or ()) - len(found)
         text = f"{len(found)}/{len(row.get('true_objects') or ())} found"
         return f"{text} · {extra} extra" if extra else text
     if math.isnan(score):
         return ""
-    if kind is Kind.GROUNDING:
+    if family is Family.GROUNDING:
         return f"IoU {score:.2f}"
-    if kind is Kind.RECONSTRUCTION:
+    if family is Family.RECONSTRUCTION:
         return f"PSNR {score:.1f} dB"
-    if kind in (Kind.IMAGE_INFILLING, Kind.IMAGE_GENERATION):
+    if family in (Family.IMAGE_INFILLING, Family.IMAGE_GENERATION):
         return f"{100 * score:.0f}% of codes equal"
     return f"score {score:.2f}" if verdict in (Verdict.PARTLY, Verdict.NONE) else ""
 
@@ -172,8 +172,8 @@ def choose(verdicts: Sequence[Verdict], scores: Sequence[float], limit: int) -> 
       Indices, in order of display.
     """
     groups = [
-        [i for i, verdict in enumerate(verdicts) if verdict is kind]
-        for kind in (Verdict.RIGHT, Verdict.WRONG, Verdict.PARTLY)
+        [i for i, verdict in enumerate(verdicts) if verdict is wanted]
+        for wanted in (Verdict.RIGHT, Verdict.WRONG, Verdict.PARTLY)
     ]
     turns = itertools.chain.from_iterable(itertools.zip_longest(*groups))
     judged = [i for i in turns if i is not None][:limit]

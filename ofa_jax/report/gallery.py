@@ -14,7 +14,7 @@ from ofa_jax.metrics.verdict import Verdict
 from ofa_jax.report import labels
 from ofa_jax.report.cards import pictures_of
 from ofa_jax.report.collect import RunRecord
-from ofa_jax.report.examples import Kind, Prediction, choose_rows, is_pictured, judge, task_kind
+from ofa_jax.report.examples import Family, Prediction, choose_rows, is_pictured, judge, task_family
 from ofa_jax.report.images import font
 
 _TILE = 216
@@ -26,11 +26,11 @@ _LINE_HEIGHT = 19
 _INK, _MUTED, _LINE = "#16202e", "#5b6776", "#e2e6eb"
 # Kinds whose answer is seen.
 _DRAWN = (
-    Kind.GROUNDING,
-    Kind.DETECTION,
-    Kind.IMAGE_INFILLING,
-    Kind.IMAGE_GENERATION,
-    Kind.RECONSTRUCTION,
+    Family.GROUNDING,
+    Family.DETECTION,
+    Family.IMAGE_INFILLING,
+    Family.IMAGE_GENERATION,
+    Family.RECONSTRUCTION,
 )
 _MARKS = {
     Verdict.RIGHT: ("✓ ", "#0f7b4d"),
@@ -40,9 +40,9 @@ _MARKS = {
 }
 
 
-def _words(kind: Kind, row: Prediction, measure: str) -> str:
+def _words(family: Family, row: Prediction, measure: str) -> str:
     """What stands below a tile: the answer, or the measure where the answer is drawn."""
-    if kind in _DRAWN:
+    if family in _DRAWN:
         return measure or ", ".join(str(o["label"]) for o in row.get("predicted_objects") or ())
     return str(row.get("prediction_text", "")).strip() or "no answer"
 
@@ -83,15 +83,15 @@ def save_gallery(record: RunRecord, path: pathlib.Path, *, columns: int = 6) -> 
     for task in record.task_names:
         predictions = record.predictions.get(task, ())
         pictured = [row for row in predictions if is_pictured(row)]
-        kind = task_kind(task, predictions)
+        family = task_family(task, predictions)
         tiles = []
         for index in choose_rows(pictured, columns):
-            row, judgement = pictured[index], judge(kind, pictured[index])
-            images = [image for _, image in pictures_of(record, kind, row) if image is not None]
+            row, judgement = pictured[index], judge(family, pictured[index])
+            images = [image for _, image in pictures_of(record, family, row) if image is not None]
             if images:
                 mark, colour = _MARKS[judgement.verdict]
                 asked = textwrap.wrap(_question(row.get("input_text")), 27)[:_TEXT_LINES]
-                words = mark + _words(kind, row, judgement.measure)
+                words = mark + _words(family, row, judgement.measure)
                 said = textwrap.wrap(words, 24)[:_TEXT_LINES]
                 tiles.append((_tile(images), colour, asked, said))
         if tiles:

@@ -202,8 +202,8 @@ def data_uri(image: Image.Image) -> str:
     if image.getcolors(maxcolors=256) is not None:
         palette = image.convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
         palette.save(buffer, "PNG", compress_level=9)
-        kind = "png"
+        encoding = "png"
     else:
         image.save(buffer, "JPEG", quality=80)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+        encoding = "jpeg"
+    return f"data:image/{encoding};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

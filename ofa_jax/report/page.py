@@ -81,7 +81,7 @@ def _facts(record: RunRecord) -> list[tuple[str, str | None]]:
     for heading, keys in _FACTS:
         if found := _fact(record, keys):
             facts.append((heading, _fact_text(heading, found[1])))
-        elif record.kind == TRAINING:
+        elif record.stage == TRAINING:
             facts.append((heading, None))
     return facts
 
@@ -155,10 +155,10 @@ def page_html(record: RunRecord, charts: Sequence[Charts], limit: int) -> str:
     """
     titles = labels.task_labels(record.task_names)
     anchors = {name: "task-" + re.sub(r"[^\w-]", "-", name) for name in record.task_names}
-    charts = charts if record.kind == TRAINING else ()
+    charts = charts if record.stage == TRAINING else ()
     scored = {n: task for n, task in record.tasks.items() if task.value is not None}
     links = [("top", "Overview")]
-    links += [("scores", "Scores")] if record.kind != ANSWERS else []
+    links += [("scores", "Scores")] if record.stage != ANSWERS else []
     links += [("splits", "Splits")] if record.splits else []
     unseen_pairs = composition(record, titles)
     links += [("composition", "Unseen pairs")] if unseen_pairs else []
@@ -168,12 +168,12 @@ def page_html(record: RunRecord, charts: Sequence[Charts], limit: int) -> str:
         "report/run.html",
         record=record,
         description=record.info.get("description"),
-        eyebrow=_EYEBROWS[record.kind],
+        eyebrow=_EYEBROWS[record.stage],
         facts=_facts(record),
         headlines=_headlines(record),
         links=links,
         charts=charts,
-        with_scores=record.kind != ANSWERS,
+        with_scores=record.stage != ANSWERS,
         board=[
             _board_row(task, task.value, titles[name], anchors[name])
             for name, task in scored.items()

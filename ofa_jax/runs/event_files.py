@@ -61,16 +61,16 @@ def _step(record: bytes) -> int:
     event, at = record[_HEAD:-_TAIL], 0
     while at < len(event):
         key, at = _varint(event, at)
-        field, kind = key >> 3, key & 7
-        if kind == 0:
+        field, wire_type = key >> 3, key & 7
+        if wire_type == 0:
             value, at = _varint(event, at)
             if field == _STEP_FIELD:
                 return value
-        elif kind == 2:
+        elif wire_type == 2:
             length, at = _varint(event, at)
             at += length
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
+        elif wire_type in (1, 5):
+            at += 8 if wire_type == 1 else 4
         else:  # No event of TensorBoard's.
             return 0
     return 0

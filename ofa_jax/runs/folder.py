@@ -234,13 +234,13 @@ def set_damaged_aside(run_dir: pathlib.Path) -> None:
     Args:
       run_dir: folder of the run.
     """
-    for names, is_right, kind in (
+    for names, is_right, wanted in (
         (_SIDE_FILES, pathlib.Path.is_file, "file"),
         (_SIDE_FOLDERS, pathlib.Path.is_dir, "folder"),
     ):
         for path in (run_dir / name for name in names):
             if path.exists() and not is_right(path):
-                atomic.set_aside(path, f"is no {kind}")
+                atomic.set_aside(path, f"is no {wanted}")
     path = run_dir / "metrics.json"
     if path.exists() and not isinstance(atomic.parsed(path.read_bytes()), dict):
         atomic.set_aside(path, "is not JSON")

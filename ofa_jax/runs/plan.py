@@ -109,7 +109,7 @@ class StepPlan:
             if one.group > domain:
                 return chip.slow_network
             # A permutation passes everything on to one neighbor.
-            return chip.bandwidth(2 if one.kind == "collective-permute" else one.group, sides)
+            return chip.bandwidth(2 if one.operation == "collective-permute" else one.group, sides)
 
         network = sum(one.wire_bytes / speed(one) for one in self.collectives)
         parts = {"compute": compute, "memory": moved / chip.memory_bandwidth, "network": network}
@@ -281,11 +281,11 @@ def describe(
     fits = "fits into" if plan.memory["total"] <= chip.memory else "does not fit into"
     lines += [f"  {fits} the {chip.memory / _GIB:.0f} GiB of {chip_name}", ""]
     lines.append("collectives per device and step")
-    for traffic in summarise(plan.collectives):
+    for one in summarise(plan.collectives):
         lines.append(
-            f"  {traffic.kind:<18} over {'*'.join(traffic.axes):<12} ({traffic.group:>3} devices) "
-            f"{traffic.times:>6} x {readable_size(traffic.bytes):>11} of results, "
-            f"{readable_size(traffic.wire_bytes):>11} sent"
+            f"  {one.operation:<18} over {'*'.join(one.axes):<12} ({one.group:>3} devices) "
+            f"{one.times:>6} x {readable_size(one.bytes):>11} of results, "
+            f"{readable_size(one.wire_bytes):>11} sent"
         )
     if not plan.collectives:
         lines.append("  none")
@@ -359,7 +359,7 @@ def efficiency_of(options: argparse.Namespace) -> tuple[float, bool]:
         return options.efficiency, False
     path = pathlib.Path(options.efficiency_table)
     if path.exists():
-        table = schema.read_json(path, kind=dict)
+        table = schema.read_json(path, expected=dict)
         share = table.get(options.chip)
         if isinstance(share, float) and 0 < share <= 1:
             return share, True

@@ -121,14 +121,14 @@ def train(
         )
     _check_best(checkpoint_cfg, infer_eval_dataset_cfg, eval_period)
     layout = tasks.tokenizer.layout
-    kind: type[Engine] = Engine
+    engine_class: type[Engine] = Engine
     described: dict[str, Any] = {"vocabulary": layout}
     config: Any  # of the engine's own model
     if is_tokenizer:
         # Imported where it is needed: its step and its checkpoints are nothing to OFA.
         from ofa_jax.runs.image_tokenizer import TokenizerEngine
 
-        kind, described, config = TokenizerEngine, {}, model
+        engine_class, described, config = TokenizerEngine, {}, model
         if loss_evaluation_cfg or checkpoint_cfg.save_trained:
             raise ValueError(
                 "loss_evaluation_cfg and CheckpointConfig.save_trained are of models.OFA: an image "
@@ -138,10 +138,10 @@ def train(
         config = model.build(
             vocab_size=layout.size, padded_vocab_size=layout.padded_size, num_codes=layout.num_codes
         )
-    kind.check(config, tasks, trainer)
+    engine_class.check(config, tasks, trainer)
     if not is_tokenizer:
         check_code_grids(config, tasks)
-    engine = kind.build(
+    engine = engine_class.build(
         config,
         tasks,
         optimizer=optimizer,
@@ -168,7 +168,7 @@ def train(
         start_step = int(state.step)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         size = getattr(model, "size", "")
-        name = f"{kind.description} {size}".strip()
+        name = f"{engine_class.description} {size}".strip()
         logger.info(
             "%s, %.2f M parameters, vocabulary of %d, %s, %s",
             name,

@@ -37,10 +37,10 @@ def majority(values: Iterable[str]) -> tuple[str, float]:
 def answer_shares(examples: Sequence[Example]) -> dict[str, float]:
     """Share of the most frequent answer, over all questions ("all") and by kind of question."""
     entries = [entry for example in examples for entry in example["qa"]]
-    kinds = sorted({entry["kind"] for entry in entries})
+    question_types = sorted({entry["kind"] for entry in entries})
     shares = {"all": majority(entry["answer"] for entry in entries)[1]}
-    for kind in kinds:
-        shares[kind] = majority(e["answer"] for e in entries if e["kind"] == kind)[1]
+    for asked in question_types:
+        shares[asked] = majority(e["answer"] for e in entries if e["kind"] == asked)[1]
     return shares
 
 

@@ -339,23 +339,23 @@ def statement(config: ScenesConfig, split: str, dice: Dice) -> Sentence:
     scene = world.draw_scene(config, dice, split)
     while len(scene.objects) < several:
         scene = world.draw_scene(config, dice, split)
-    kind = dice.random()
+    chance = dice.random()
     nouns: dict[int, Noun] = {}
     for index in range(len(scene.objects)):
         noun = shortest_noun(scene, index, dice)
         if noun is not None:
             nouns[index] = noun
     known = list(nouns)
-    if kind < 0.4 and len(known) > 1:
+    if chance < 0.4 and len(known) > 1:
         first, second = dice.shuffled(known)[:2]
         relation = world.main_relation(scene.objects[first], scene.objects[second])
         premise = Assertion(nouns[first], relation, nouns[second])
         words = f"{nouns[first]} {nouns[second]}".split()
-        if kind < 0.1 or len(words) > _INFERENCE_WORDS:
+        if chance < 0.1 or len(words) > _INFERENCE_WORDS:
             return premise
         conclusion = Assertion(nouns[second], world.OPPOSITES[relation], nouns[first])
         return Inference(premise, conclusion)
-    if kind < 0.5:
+    if chance < 0.5:
         thing = scene.objects[dice.pick(known)]
         subject = Reference(Noun("", thing.shape))
         if len(referents(subject, scene)) == 1:

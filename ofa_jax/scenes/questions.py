@@ -15,8 +15,8 @@ from ofa_jax.scenes.presets import ScenesConfig
 from ofa_jax.scenes.truth import matches, referents
 from ofa_jax.scenes.world import Dice, Scene
 
-# Share of each kind among the questions, before kinds that a scene does not allow are left out.
-KIND_WEIGHTS: dict[str, float] = {
+# Share of each type among the questions, before types that a scene does not allow are left out.
+TYPE_WEIGHTS: dict[str, float] = {
     "color": 0.26,
     "shape": 0.2,
     "count": 0.18,
@@ -47,7 +47,7 @@ _REGION_WORDINGS = {"color": COLOR_WORDINGS, "shape": SHAPE_WORDINGS, "size": SI
 
 
 class QuestionAnswer(TypedDict):
-    """A question about an image. `kind` is a key of `KIND_WEIGHTS`."""
+    """A question about an image. `kind` is a key of `TYPE_WEIGHTS`."""
 
     question: str
     answer: str
@@ -157,31 +157,31 @@ def _relation(scene: Scene, dice: Dice) -> tuple[str, str] | None:
 
 
 def _question(
-    kind: str, scene: Scene, config: ScenesConfig, forbidden: Pairs, dice: Dice
+    question_type: str, scene: Scene, config: ScenesConfig, forbidden: Pairs, dice: Dice
 ) -> tuple[str, str] | None:
-    if kind == "count":
+    if question_type == "count":
         return _count(scene, config, dice)
-    if kind == "existence":
+    if question_type == "existence":
         return _existence(scene, config, forbidden, dice)
-    if kind == "relation":
+    if question_type == "relation":
         return _relation(scene, dice)
-    if kind == "background":
+    if question_type == "background":
         return "what color is the background", scene.background
-    return _attribute_question(scene, config, kind, dice)
+    return _attribute_question(scene, config, question_type, dice)
 
 
 def _weighted(weights: dict[str, float], dice: Dice) -> str:
     """A key, drawn in proportion to its weight."""
     point = dice.random() * sum(weights.values())
-    for kind, weight in weights.items():
+    for question_type, weight in weights.items():
         point -= weight
         if point < 0:
-            return kind
+            return question_type
     return next(reversed(weights))
 
 
 def questions(scene: Scene, config: ScenesConfig, split: str, dice: Dice) -> list[QuestionAnswer]:
-    """Questions about the whole image, each of another kind.
+    """Questions about the whole image, each of another type.
 
     Args:
       split: decides which colour-shape pairs may be named.
@@ -191,16 +191,16 @@ def questions(scene: Scene, config: ScenesConfig, split: str, dice: Dice) -> lis
       One to `config.num_questions` questions. Yes and no are equally likely answers.
     """
     forbidden = config.forbidden_pairs(split)
-    weights = dict(KIND_WEIGHTS)
+    weights = dict(TYPE_WEIGHTS)
     if not config.size_names:
         del weights["size"]
     found: list[QuestionAnswer] = []
     while weights and len(found) < config.num_questions:
-        kind = _weighted(weights, dice)
-        del weights[kind]
-        asked = _question(kind, scene, config, forbidden, dice)
+        question_type = _weighted(weights, dice)
+        del weights[question_type]
+        asked = _question(question_type, scene, config, forbidden, dice)
         if asked is not None:
-            found.append({"question": asked[0], "answer": asked[1], "kind": kind})
+            found.append({"question": asked[0], "answer": asked[1], "kind": question_type})
     return found
 
 
@@ -220,16 +220,16 @@ def region_questions(scene: Scene, config: ScenesConfig, dice: Dice) -> list[Reg
         candidates["size"] = config.size_names
     found: list[RegionQuestionAnswer] = []
     for index, thing in enumerate(scene.objects):
-        for kind, names in candidates.items():
-            answer = getattr(thing, kind)
+        for question_type, names in candidates.items():
+            answer = getattr(thing, question_type)
             found.append(
                 {
-                    "question": dice.pick(_REGION_WORDINGS[kind]),
+                    "question": dice.pick(_REGION_WORDINGS[question_type]),
                     "answer": answer,
-                    "kind": kind,
+                    "kind": question_type,
                     "box_index": index,
                     "candidates": names,
-                    "needs_region": any(getattr(o, kind) != answer for o in scene.objects),
+                    "needs_region": any(getattr(o, question_type) != answer for o in scene.objects),
                 }
             )
     return found

@@ -155,7 +155,7 @@ class ScenesSource:
             "region_captions": [region_caption(o) for o in scene.objects],
             "captions": [str(caption) for caption in captions],
             "negatives": [str(caption) for caption, _ in false],
-            "negative_kinds": [kind for _, kind in false],
+            "negative_kinds": [difficulty for _, difficulty in false],
             "refexps": [str(reference) for reference, _ in references],
             "refexp_box_index": np.array([i for _, i in references], np.int32),
             "qa": qa,

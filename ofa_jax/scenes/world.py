@@ -237,8 +237,8 @@ def _draw_objects(
         pairs = [dice.pick(config.seen_pairs) for _ in range(count)]
     sizes = [dice.pick(config.sizes) for _ in range(count)]
     # Something must be describable without ambiguity, for grounding and for questions.
-    kinds = [(pair, size[0]) for pair, size in zip(pairs, sizes)]
-    if all(kinds.count(kind) > 1 for kind in kinds):
+    looks = [(pair, size[0]) for pair, size in zip(pairs, sizes)]
+    if all(looks.count(look) > 1 for look in looks):
         return None
     grid = config.grid
     sides = [low + dice.below((high - low) // grid + 1) * grid for _, low, high in sizes]

@@ -23,7 +23,7 @@ class Chip:
         of its links together.
       slow_network: bytes per second per chip between domains (data-center network, InfiniBand).
       domain: chips in the fast network.
-      kinds: parts of `jax.Device.device_kind` by which it is known, in lower case.
+      known_as: parts of `jax.Device.device_kind` by which it is known, in lower case.
       torus: dimensions of the torus that the fast network is, two links each; 0 is a switch, by
         which every chip reaches every other with all it has.
       cube: sides of a slice are rings where all of them are multiples of it (v4, v5p); 0 where a
@@ -36,7 +36,7 @@ class Chip:
     fast_network: float
     slow_network: float
     domain: int
-    kinds: tuple[str, ...]
+    known_as: tuple[str, ...]
     torus: int = 0
     cube: int = 0
 
@@ -125,6 +125,6 @@ def chip_of(device_kind: str) -> Chip | None:
     Args:
       device_kind: `jax.devices()[0].device_kind`.
     """
-    kind = device_kind.lower()
-    found = [(len(part), chip) for chip in CHIPS.values() for part in chip.kinds if part in kind]
+    name = device_kind.lower()
+    found = [(len(part), chip) for chip in CHIPS.values() for part in chip.known_as if part in name]
     return max(found, key=lambda pair: pair[0])[1] if found else None

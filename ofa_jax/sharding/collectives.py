@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-KINDS = (
+OPERATIONS = (
     "all-reduce",
     "all-gather",
     "reduce-scatter",
@@ -26,7 +26,7 @@ KINDS = (
 _BITS = {"pred": 8, "s4": 4, "u4": 4}
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
-_OPERATION = re.compile(rf" ({'|'.join(KINDS)})(-start)?\(")
+_OPERATION = re.compile(rf" ({'|'.join(OPERATIONS)})(-start)?\(")
 _CALLED = re.compile(
     r"\b(?:body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
 )
@@ -50,14 +50,14 @@ class Collective:
     """One collective instruction.
 
     Attributes:
-      kind: one of `KINDS`.
+      operation: one of `OPERATIONS`.
       bytes: of its result on one device.
       times: how often a step runs it.
       group: devices that take part together.
       axes: mesh axes along which they lie.
     """
 
-    kind: str
+    operation: str
     bytes: int
     times: int
     group: int
@@ -71,7 +71,7 @@ class Collective:
             "all-reduce": 2 * others / self.group,
             "reduce-scatter": others,
             "collective-permute": 1.0,
-        }.get(self.kind, others / self.group)
+        }.get(self.operation, others / self.group)
         return self.bytes * factor * self.times
 
 
@@ -107,10 +107,10 @@ def program_collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """All collectives of one kind along the same axes in one step, per device.
+    """All collectives of one operation along the same axes in one step, per device.
 
     Attributes:
-      kind: one of `KINDS`.
+      operation: one of `OPERATIONS`.
       group: devices that take part together.
       axes: mesh axes along which they lie.
       times: how many there are.
@@ -118,7 +118,7 @@ class Traffic:
       wire_bytes: sent by each device.
     """
 
-    kind: str
+    operation: str
     group: int
     axes: tuple[str, ...]
     times: int
@@ -127,10 +127,10 @@ class Traffic:
 
 
 def summarise(collectives: Iterable[Collective]) -> list[Traffic]:
-    """Adds up collectives of the same kind, axes and group, largest first."""
+    """Adds up collectives of the same operation, axes and group, largest first."""
     grouped: dict[tuple, list[Collective]] = {}
     for one in collectives:
-        grouped.setdefault((one.kind, one.group, one.axes), []).append(one)
+        grouped.setdefault((one.operation, one.group, one.axes), []).append(one)
     result = [
         Traffic(
             *key,
@@ -209,9 +209,9 @@ def _callers_first(edges: Mapping[str, Sequence[tuple[str, int]]]) -> list[str]:
 
 def _result_bytes(line: str, match: re.Match[str], group: int) -> int:
     total = 0
-    for kind, shape in _ARRAY.findall(line[line.index(" = ") + 3 : match.start()]):
-        digits = re.sub(r"^[a-z]+", "", kind)
-        bits = _BITS.get(kind) or int(re.match(r"\d+", digits)[0])  # type: ignore[index]
+    for dtype, shape in _ARRAY.findall(line[line.index(" = ") + 3 : match.start()]):
+        digits = re.sub(r"^[a-z]+", "", dtype)
+        bits = _BITS.get(dtype) or int(re.match(r"\d+", digits)[0])  # type: ignore[index]
         total += math.prod(int(part) for part in shape.split(",") if part) * bits // 8
     if match[2]:
         # The start of an asynchronous collective names its operands beside its results.

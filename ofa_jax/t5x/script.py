@@ -88,13 +88,13 @@ def _model_dir(config: Any) -> str | None:
 
 
 def _reporter(phase: Phase, show: Any) -> Any:
-    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
+    def report(cls: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
         end_if_lost(error)
         line = None
         if isinstance(error, Exception) and not phase.started:
             line = explain(error)
         if line is None or os.environ.get("OFA_TRACEBACK"):
-            show(kind, error, trace)
+            show(cls, error, trace)
         if line is not None:
             print(f"error: {line}", file=sys.stderr, flush=True)
             # Launchers do not give a command with a mistake again.

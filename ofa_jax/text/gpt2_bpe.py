@@ -188,7 +188,7 @@ class GPT2BPE:
 
 
 def _token_ids(path: pathlib.Path) -> dict[str, int]:
-    listed = read_json(path, kind=dict)
+    listed = read_json(path, expected=dict)
     for token, number in listed.items():
         if type(number) is not int or not 0 <= number < _MOST_TOKENS:
             raise ValueError(

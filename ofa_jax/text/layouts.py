@@ -65,7 +65,7 @@ def stated_layout(directory: str | pathlib.Path, num_text: int) -> VocabLayout |
 
 
 def _listed_layout(path: pathlib.Path, num_text: int) -> VocabLayout | None:
-    listed = read_json(path, kind=dict)
+    listed = read_json(path, expected=dict)
     ids: dict[str, dict[int, Any]] = {"code": {}, "bin": {}}
     for token, token_id in listed.items():
         if match := _NUMBERED.fullmatch(token):

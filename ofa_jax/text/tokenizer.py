@@ -185,8 +185,8 @@ class Tokenizer:
     def digest(self) -> str:
         """SHA-256 of what decides every id, equal for equal vocabularies wherever they lie."""
         merges = self.text_tokenizer.huggingface_files().get("merges.txt", "")
-        kind = type(self.text_tokenizer).__name__
-        content = [kind, dataclasses.astuple(self.layout), self.text_tokenizer.symbols, merges]
+        algorithm = type(self.text_tokenizer).__name__
+        content = [algorithm, dataclasses.astuple(self.layout), self.text_tokenizer.symbols, merges]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def word_starts(self) -> np.ndarray:
@@ -360,17 +360,17 @@ class Tokenizer:
         return self.layout.bins_to_coordinates(bin_ids - self.layout.bin_start)
 
     def _whole_token_id(self, match: re.Match[str]) -> int:
-        kind, number = match.groups()
-        if kind is None:
+        family, number = match.groups()
+        if family is None:
             return self.layout.mask_id
-        if kind == "bin":
+        if family == "bin":
             start, count = self.layout.bin_start, self.layout.num_bins
         else:
             start, count = self.layout.code_start, self.layout.num_codes
         if int(number) >= count:
             raise ValueError(
-                f"{match.group().strip()} does not exist: the vocabulary has {count} {kind}s"
-                + (f", <{kind}_0> to <{kind}_{count - 1}>" if count else "")
+                f"{match.group().strip()} does not exist: the vocabulary has {count} {family}s"
+                + (f", <{family}_0> to <{family}_{count - 1}>" if count else "")
             )
         return start + int(number)
 

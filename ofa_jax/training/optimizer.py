@@ -326,12 +326,12 @@ def build_optimizer(
     direction = scale_by_fairseq_adam(config.beta1, config.beta2, config.eps)
     if config.muon:
 
-        def kinds(params):
+        def labels(params):
             chosen = matching_paths(params, config.muon)
             return jax.tree.map(lambda is_muon: MUON if is_muon else ADAM, chosen)
 
         rules: dict[Hashable, Any] = {ADAM: direction, MUON: scale_by_muon(config.muon_beta)}
-        direction = optax.multi_transform(rules, kinds)
+        direction = optax.multi_transform(rules, labels)
     parts.append(direction)
     if config.weight_decay:
         mask = None

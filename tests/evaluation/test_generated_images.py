@@ -18,7 +18,7 @@ from ofa_jax.evaluation.rows import write_images
 from ofa_jax.inference.answerer import Answers
 from ofa_jax.inference.code_images import code_grid, decoded_images, with_center
 from ofa_jax.metrics.generation import Extractors
-from ofa_jax.report.examples import Kind, task_kind
+from ofa_jax.report.examples import Family, task_family
 from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.text.trained_bpe import TrainedBPE
 from ofa_jax.vocab import EOS_ID, VocabLayout
@@ -107,7 +107,7 @@ def networks():
 
 def test_generated_and_real_images_are_written(tmp_path):
     _, rows = predicted(tmp_path, text_to_image())
-    assert task_kind("anything", rows) is Kind.IMAGE_GENERATION
+    assert task_family("anything", rows) is Family.IMAGE_GENERATION
     first = pixels(tmp_path, rows[0]["generated_image"])
     assert first.shape == (16, 16, 3)
     assert (first[:12] == 230).all()

@@ -13,7 +13,7 @@ from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.data.tasks.task import image_tokenizer_of
 from ofa_jax.evaluation.streaming import MemoryLines, predict_split, score_split, write_split
 from ofa_jax.inference.answerer import Answers
-from ofa_jax.report.examples import Kind, task_kind
+from ofa_jax.report.examples import Family, task_family
 
 LENGTHS = {"inputs": 28, "targets": 20, "image": 32}
 SCENES = (*FAMILIES, "grounded_vqa")
@@ -174,17 +174,17 @@ def test_written_rows_have_the_agreed_fields(family, tmp_path):
             pixels = np.asarray(Image.open(tmp_path / row["image"]))
             np.testing.assert_array_equal(pixels, records[number]["image"])
     kinds = {
-        "visual_grounding": Kind.GROUNDING,
-        "grounded_captioning": Kind.REGION,
-        "grounded_vqa": Kind.REGION,
-        "detection": Kind.DETECTION,
-        "image_infilling": Kind.IMAGE_INFILLING,
-        "text_infilling": Kind.TEXT_INFILLING,
-        "captioning": Kind.CAPTIONING,
-        "vqa": Kind.ANSWER,
-        "image_text_matching": Kind.ANSWER,
+        "visual_grounding": Family.GROUNDING,
+        "grounded_captioning": Family.REGION,
+        "grounded_vqa": Family.REGION,
+        "detection": Family.DETECTION,
+        "image_infilling": Family.IMAGE_INFILLING,
+        "text_infilling": Family.TEXT_INFILLING,
+        "captioning": Family.CAPTIONING,
+        "vqa": Family.ANSWER,
+        "image_text_matching": Family.ANSWER,
     }
-    assert task_kind(family, rows) is kinds[family], "the report recognizes the rows"
+    assert task_family(family, rows) is kinds[family], "the report recognizes the rows"
 
 
 def test_fields_of_boxes_and_objects(tmp_path):

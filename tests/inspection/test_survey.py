@@ -35,9 +35,9 @@ def test_counts_lengths_and_sizes():
     found = survey.survey(records)
     assert found.total == 2
     assert found.complete
-    assert found.kinds == {"detection": 2}
+    assert found.types == {"detection": 2}
     captions = found.fields["captions"]
-    assert (captions.present, captions.kinds["empty"], captions.entries) == (1, 1, [2])
+    assert (captions.present, captions.types["empty"], captions.entries) == (1, 1, [2])
     assert list(found.fields) == ["image", "image_id", "captions", "boxes", "labels", "type"]
     assert found.words["captions"] == [2, 4]
     assert found.frequent["labels"] == {"temple": 3, "sky": 1}

@@ -1,54 +1,54 @@
-"""Kinds of tasks, verdicts as the page says them, and the choice of examples."""
+"""Families of tasks, verdicts as the page says them, and the choice of examples."""
 
 import pytest
 
 from ofa_jax.metrics.verdict import Verdict
 from ofa_jax.report.collect import collect
-from ofa_jax.report.examples import Judgement, Kind, choose, choose_rows, judge, task_kind
+from ofa_jax.report.examples import Family, Judgement, choose, choose_rows, judge, task_family
 
 
 def test_kinds_are_read_from_the_fields(run_dir):
     record = collect(run_dir)
-    kinds = {name: task_kind(name, rows) for name, rows in record.predictions.items()}
+    kinds = {name: task_family(name, rows) for name, rows in record.predictions.items()}
     assert kinds == {
-        "scenes_visual_grounding": Kind.GROUNDING,
-        "scenes_grounded_captioning": Kind.REGION,
-        "scenes_vqa": Kind.ANSWER,
-        "scenes_image_text_matching": Kind.ANSWER,
-        "scenes_captioning": Kind.CAPTIONING,
-        "scenes_detection": Kind.DETECTION,
-        "scenes_image_infilling": Kind.IMAGE_INFILLING,
-        "scenes_text_infilling": Kind.TEXT_INFILLING,
-        "scenes_grounded_vqa": Kind.REGION,
-        "scenes_caption_coco": Kind.CAPTIONING,
+        "scenes_visual_grounding": Family.GROUNDING,
+        "scenes_grounded_captioning": Family.REGION,
+        "scenes_vqa": Family.ANSWER,
+        "scenes_image_text_matching": Family.ANSWER,
+        "scenes_captioning": Family.CAPTIONING,
+        "scenes_detection": Family.DETECTION,
+        "scenes_image_infilling": Family.IMAGE_INFILLING,
+        "scenes_text_infilling": Family.TEXT_INFILLING,
+        "scenes_grounded_vqa": Family.REGION,
+        "scenes_caption_coco": Family.CAPTIONING,
     }
 
 
 def test_grounding_without_any_box_is_still_grounding():
     rows = [{"predicted_box": None, "true_box": [0, 0, 1, 1]}]
-    assert task_kind("refcoco", rows) is Kind.GROUNDING
+    assert task_family("refcoco", rows) is Family.GROUNDING
 
 
 def test_region_tasks_never_name_a_predicted_box():
-    assert task_kind("colours", [{"true_box": [0, 0, 1, 1]}]) is Kind.REGION
+    assert task_family("colours", [{"true_box": [0, 0, 1, 1]}]) is Family.REGION
     filled_in = [{"true_box": [0, 0, 1, 1], "predicted_box": None}]
-    assert task_kind("grounded_vqa", filled_in) is Kind.REGION
+    assert task_family("grounded_vqa", filled_in) is Family.REGION
 
 
 def test_the_report_reads_verdicts_and_decides_none():
     """Rows whose boxes, texts and scores say otherwise: what the scorer decided counts."""
     far = {"predicted_box": [50, 0, 60, 10], "true_box": [0, 0, 10, 10], "score": 0.0}
-    assert judge(Kind.GROUNDING, {**far, "verdict": "right"}).word == "Correct"
+    assert judge(Family.GROUNDING, {**far, "verdict": "right"}).word == "Correct"
     near = {**far, "predicted_box": [0, 0, 10, 10], "score": 1.0, "verdict": "wrong"}
-    assert judge(Kind.GROUNDING, near) == Judgement(Verdict.WRONG, "Wrong", "IoU 1.00")
+    assert judge(Family.GROUNDING, near) == Judgement(Verdict.WRONG, "Wrong", "IoU 1.00")
     objects = [{"box": [0, 0, 9, 9], "label": "cat"}]
     seen = {"predicted_objects": objects, "true_objects": objects, "found": [], "verdict": "wrong"}
-    assert judge(Kind.DETECTION, seen) == Judgement(Verdict.WRONG, "Wrong", "0/1 found · 1 extra")
-    assert judge(Kind.ANSWER, {"score": 0.9, "verdict": "right"}).verdict is Verdict.RIGHT
-    assert judge(Kind.ANSWER, {"score": 0.9, "verdict": "partly"}).measure == "score 0.90"
+    assert judge(Family.DETECTION, seen) == Judgement(Verdict.WRONG, "Wrong", "0/1 found · 1 extra")
+    assert judge(Family.ANSWER, {"score": 0.9, "verdict": "right"}).verdict is Verdict.RIGHT
+    assert judge(Family.ANSWER, {"score": 0.9, "verdict": "partly"}).measure == "score 0.90"
 
 
-@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("kind", list(Family))
 def test_rows_without_a_verdict_are_not_judged(kind):
     """Older files, and metrics that only measure: a score of 0 is no "false of the image"."""
     for row in ({"score": 0.0}, {"score": 1.0, "correct": False}, {"score": 0.0, "verdict": ""}):
@@ -59,20 +59,20 @@ def test_rows_without_a_verdict_are_not_judged(kind):
 
 def test_words_of_verdicts():
     caption = [
-        judge(Kind.CAPTIONING, {"verdict": v, "score": 0.0}).word for v in ("right", "wrong")
+        judge(Family.CAPTIONING, {"verdict": v, "score": 0.0}).word for v in ("right", "wrong")
     ]
     assert caption == ["True of the image", "False of the image"]
     no_box = {"predicted_box": None, "true_box": [0, 0, 1, 1], "score": 0.0, "verdict": "wrong"}
-    assert judge(Kind.GROUNDING, no_box).word == "No box"
+    assert judge(Family.GROUNDING, no_box).word == "No box"
     true = [{"box": [0, 0, 9, 9], "label": "cat"}, {"box": [20, 0, 29, 9], "label": "dog"}]
     extra = {"box": [40, 0, 49, 9], "label": "cow"}
     row = {"predicted_objects": [true[0], extra], "true_objects": true}
     row |= {"score": 0.5, "verdict": "partly", "found": [0]}
-    assert judge(Kind.DETECTION, row).measure == "1/2 found · 1 extra"
-    assert judge(Kind.IMAGE_INFILLING, {"score": 0.5}).measure == "50% of codes equal"
-    assert judge(Kind.IMAGE_GENERATION, {"score": 0.5}).measure == "50% of codes equal"
+    assert judge(Family.DETECTION, row).measure == "1/2 found · 1 extra"
+    assert judge(Family.IMAGE_INFILLING, {"score": 0.5}).measure == "50% of codes equal"
+    assert judge(Family.IMAGE_GENERATION, {"score": 0.5}).measure == "50% of codes equal"
     read = {"score": 0.0, "verdict": "wrong", "prediction_text": "red circle on gray"}
-    found = judge(Kind.IMAGE_GENERATION, read)
+    found = judge(Family.IMAGE_GENERATION, read)
     assert (found.word, found.measure) == (
         "The caption is false of it",
         "read as red circle on gray",

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ofa_jax.scenes.presets import preset
-from ofa_jax.scenes.questions import KIND_WEIGHTS
+from ofa_jax.scenes.questions import TYPE_WEIGHTS
 from ofa_jax.scenes.source import ScenesSource
 from ofa_jax.scenes.truth import truth
 
@@ -58,7 +58,7 @@ def test_answers_are_right(name, split):
             _check(example["scene"], entry["question"], entry["answer"], entry["kind"])
         assert example["question"] == example["qa"][0]["question"]
         assert example["answers"] == [example["qa"][0]["answer"]]
-    expected = set(KIND_WEIGHTS) - (set() if preset(name).size_names else {"size"})
+    expected = set(TYPE_WEIGHTS) - (set() if preset(name).size_names else {"size"})
     assert set(kinds) == expected
     assert min(kinds.values()) > 30
 

@@ -34,7 +34,7 @@ ENTRY %main (q: f32[8,16]) -> f32[] {
 
 def test_collectives_of_a_program():
     found = program_collectives(PROGRAM, MESH)
-    facts = [(c.kind, c.bytes, c.times, c.group, c.axes) for c in found]
+    facts = [(c.operation, c.bytes, c.times, c.group, c.axes) for c in found]
     assert facts == [
         ("all-gather", 8 * 16 * 2, 12, 4, ("data",)),
         ("reduce-scatter", 8 * 4, 12, 2, ("model",)),
@@ -50,7 +50,7 @@ def test_collectives_of_a_program():
         40,
     ]
     first = summarise(found)[0]
-    assert (first.kind, first.axes, first.times) == ("all-gather", ("data",), 13)
+    assert (first.operation, first.axes, first.times) == ("all-gather", ("data",), 13)
     assert first.bytes == 256 * 12 + 1024
     assert first.wire_bytes == first.bytes * 3 / 4
 
@@ -85,7 +85,7 @@ ENTRY %main (q: f32[8,16]) -> f32[] {
 
 def test_collectives_of_a_program_for_tpus():
     found = program_collectives(TPU_PROGRAM, MESH)
-    facts = [(c.kind, c.bytes, c.times, c.group, c.axes) for c in found]
+    facts = [(c.operation, c.bytes, c.times, c.group, c.axes) for c in found]
     assert facts == [
         ("all-gather", 16 * 16 * 2, 24, 4, ("data",)),
         ("all-reduce", 8 * 4, 24, 4, ("data", "model")),

@@ -77,15 +77,15 @@ def test_every_slot_says_what_belongs_into_it():
         for text in (slot.title, slot.format, *slot.files, slot.obtain, slot.licence):
             assert text.strip()
         assert slot.format in FORMATS
-        assert slot.samples.keys() <= families.KINDS.keys()
+        assert slot.samples.keys() <= families.FAMILIES.keys()
         assert all(count > 0 for count in slot.samples.values())
         for name in slot.tasks:
             task = task_of(name)
-            kind = families.KINDS[name.removeprefix(f"{slot.name}_")]
+            kind = families.FAMILIES[name.removeprefix(f"{slot.name}_")]
             assert task.family == kind.family
             assert task.instructions[0].text == kind.instruction
             assert task.source.folder == f"{{DATA_DIR}}/{slot.name}"
-    assert {kind for slot in SLOTS for kind in slot.samples} == families.KINDS.keys()
+    assert {kind for slot in SLOTS for kind in slot.samples} == families.FAMILIES.keys()
 
 
 def test_both_mixtures_share_their_chains():

@@ -124,9 +124,9 @@ def random_erase(
     return image
 
 
-def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
+def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
     def apply(picture: Image.Image, magnitude: float, sign: float) -> Image.Image:
-        return kind(picture).enhance(max(0.1, 1.0 + sign * magnitude / 10 * 0.9))
+        return enhancer(picture).enhance(max(0.1, 1.0 + sign * magnitude / 10 * 0.9))
 
     return apply
 

@@ -54,7 +54,7 @@ _SIGNATURES = (
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
     (b"\xff\x4f\xff\x51", "JPEG2000"),
 )
-_PPM_KINDS = tuple(bytes([kind]) for kind in b"123456fF")
+_PPM_KINDS = tuple(bytes([digit]) for digit in b"123456fF")
 # Brands of ISO media files (ISO/IEC 23008-12 and the AVIF specification).
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"

@@ -72,14 +72,14 @@ def _lacks_scans(data: bytes) -> bool:
     missing: dict[int, list[int]] = {}
     place = 2
     while match := _MARKER.search(data, place):
-        kind, start = match[1][0], match.end()
-        if kind == _LAST or start + 2 > len(data):
+        marker, start = match[1][0], match.end()
+        if marker == _LAST or start + 2 > len(data):
             break
         place = start + int.from_bytes(data[start : start + 2])
         segment = data[start + 2 : place]
-        if kind == _PROGRESSIVE and len(segment) > 5:
+        if marker == _PROGRESSIVE and len(segment) > 5:
             missing = {segment[i]: [1] * _COEFFICIENTS for i in range(6, len(segment) - 2, 3)}
-        elif kind == _SCAN and len(segment) == 2 * (segment[0] if segment else 0) + 4:
+        elif marker == _SCAN and len(segment) == 2 * (segment[0] if segment else 0) + 4:
             first, last, bits = segment[-3:]
             for component in segment[1:-3:2]:
                 if component in missing:

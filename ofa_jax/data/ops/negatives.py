@@ -93,9 +93,9 @@ def types_of_answers(answers_by_type: Mapping[str, Sequence[str]]) -> dict[str, 
       Answer to type; an answer with several types has the last one.
     """
     return {
-        answer: kind
-        for kind, answers in answers_by_type.items()
-        if kind != OTHER
+        answer: answer_type
+        for answer_type, answers in answers_by_type.items()
+        if answer_type != OTHER
         for answer in answers
     }
 
@@ -129,11 +129,11 @@ def negative_answer(
     if OTHER not in answers_by_type:
         raise ValueError(f"answers_by_type needs the type {OTHER!r}, has {sorted(answers_by_type)}")
     u = rng.random()
-    kind = answer_types.get(answer)
-    if kind is not None and confidence > u + 0.1:
-        if kind == HOW_MANY and answer.isdecimal() and u > 0.5:
+    answer_type = answer_types.get(answer)
+    if answer_type is not None and confidence > u + 0.1:
+        if answer_type == HOW_MANY and answer.isdecimal() and u > 0.5:
             step = -1 if int(answer) > 0 and rng.random() < 0.5 else 1
             return str(int(answer) + step)
-        if any(item != answer for item in answers_by_type[kind]):
-            return other_item(answers_by_type[kind], answer, rng)
+        if any(item != answer for item in answers_by_type[answer_type]):
+            return other_item(answers_by_type[answer_type], answer, rng)
     return other_item(answers_by_type[OTHER], answer, rng)

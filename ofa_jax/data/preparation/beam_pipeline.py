@@ -177,8 +177,8 @@ def prepare(
                     | "WriteShards" >> beam.Map(write_one, folder, plan)
                 )
         except Exception as error:  # Runners wrap what happens on their workers in many ways.
-            kind = StrictError if plan.strict else PreparationError
-            raise kind(f"the Beam pipeline failed: {_last_line(error)}") from error
+            error_type = StrictError if plan.strict else PreparationError
+            raise error_type(f"the Beam pipeline failed: {_last_line(error)}") from error
         results = folder.results()
         lost = [plan.shard_name(shard) for shard in missing if shard not in results]
         if lost:

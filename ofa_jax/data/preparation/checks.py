@@ -67,8 +67,8 @@ def check_fields(
             raise RejectedExample(
                 Reason.INVALID_UTF8, f"{field} has half a surrogate pair at {error.start}"
             ) from error
-    kind = example.get("type", "")
-    required, truth = schema.TYPES.get(kind, ()), schema.TRUTH.get(kind, ())
+    example_type = example.get("type", "")
+    required, truth = schema.TYPES.get(example_type, ()), schema.TRUTH.get(example_type, ())
     for field in required:
         if field != "image" and not schema.is_filled(example, field):
             raise RejectedExample(Reason.EMPTY_TEXT, f"{field} is empty or missing")

@@ -132,10 +132,10 @@ def convert_without_codes(
     notes = (*picture.notes, *(note for note in told if note in NOTES))
     try:
         if (UPRIGHT_BOXES if not settings.upright else STORED_BOXES) in told:
-            kind, remedy = ("stored", "do not") if settings.upright else ("upright", "do")
+            state, remedy = ("stored", "do not") if settings.upright else ("upright", "do")
             raise RejectedExample(
                 Reason.OTHER_SIZE,
-                f"its annotations are of the {kind} image, and it has a rotation tag: {remedy} "
+                f"its annotations are of the {state} image, and it has a rotation tag: {remedy} "
                 "give --upright",
             )
         if TURNED_FRACTIONS in told and settings.upright:

@@ -65,8 +65,8 @@ class NegativeSample:
         if example.get("question") and len(answers):
             confidences = example.get("answer_conf", np.ones(len(answers)))
             if best := plain_answer(str(answers[int(np.argmax(confidences))])):
-                kind = question_type(str(example["question"]))
-                self.answers.setdefault(kind, collections.Counter())[best] += 1
+                asked = question_type(str(example["question"]))
+                self.answers.setdefault(asked, collections.Counter())[best] += 1
 
     def add_records(self, records: Records, limit: int) -> int:
         """Takes at most `limit` records, evenly spread; unreadable ones are left out.
@@ -90,26 +90,26 @@ class NegativeSample:
         where there are answers; where nothing is left for it, it holds all of them.
         """
         kept = {
-            kind: counts
-            for kind, counts in self.answers.items()
-            if kind != OTHER and sum(counts.values()) >= _FEWEST_QUESTIONS and len(counts) > 1
+            asked: counts
+            for asked, counts in self.answers.items()
+            if asked != OTHER and sum(counts.values()) >= _FEWEST_QUESTIONS and len(counts) > 1
         }
         best: dict[str, tuple[int, str]] = {}
         totals: collections.Counter[str] = collections.Counter()
-        for kind, counts in self.answers.items():
+        for asked, counts in self.answers.items():
             totals.update(counts)
             for answer, count in counts.items():
-                place = (count, kind if kind in kept else OTHER)
+                place = (count, asked if asked in kept else OTHER)
                 best[answer] = max(best.get(answer, place), place)
         if not totals:
             return {}
-        by_type: dict[str, list[str]] = {kind: [] for kind in sorted(kept)}
+        by_type: dict[str, list[str]] = {asked: [] for asked in sorted(kept)}
         by_type[OTHER] = []
         for answer, _ in totals.most_common():
             by_type[best[answer][1]].append(answer)
         if len(by_type[OTHER]) < 2:
             by_type[OTHER] = [answer for answer, _ in totals.most_common()]
-        return {kind: answers for kind, answers in by_type.items() if answers}
+        return {asked: answers for asked, answers in by_type.items() if answers}
 
     def write(self, data_dir: str | pathlib.Path) -> list[pathlib.Path]:
         """Writes the files for which there is material.

@@ -27,7 +27,7 @@ class Tally:
 
     Attributes:
       records: records read.
-      kinds: examples kept, by kind.
+      types: examples kept, by type.
       dropped: examples dropped, by reason; of the first of them `record` (number in the source),
         `id` (None where the record could not be read) and `detail`.
       removed_boxes: boxes removed from kept examples, by reason.
@@ -35,7 +35,7 @@ class Tally:
     """
 
     records: int = 0
-    kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    types: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     dropped: LeftOut = dataclasses.field(default_factory=LeftOut)
     removed_boxes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     notes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -43,14 +43,14 @@ class Tally:
     @property
     def examples(self) -> int:
         """Examples kept."""
-        return sum(self.kinds.values())
+        return sum(self.types.values())
 
     def keep(
-        self, kind: str, removed_boxes: Iterable[Reason] = (), notes: Iterable[str] = ()
+        self, example_type: str, removed_boxes: Iterable[Reason] = (), notes: Iterable[str] = ()
     ) -> None:
         """Counts an example that is stored."""
         self.records += 1
-        self.kinds[kind] += 1
+        self.types[example_type] += 1
         self.removed_boxes.update(reason.value for reason in removed_boxes)
         self.notes.update(notes)
 
@@ -64,7 +64,7 @@ class Tally:
     def add(self, later: Tally) -> None:
         """Adds the counts of records that come after these."""
         self.records += later.records
-        self.kinds.update(later.kinds)
+        self.types.update(later.types)
         self.dropped.update(later.dropped)
         self.removed_boxes.update(later.removed_boxes)
         self.notes.update(later.notes)
@@ -74,7 +74,7 @@ class Tally:
         return {
             "records": self.records,
             "examples": self.examples,
-            "kinds": dict(sorted(self.kinds.items())),
+            "kinds": dict(sorted(self.types.items())),
             "dropped": self.dropped.as_dict(),
             "removed_boxes": dict(sorted(self.removed_boxes.items())),
             "notes": dict(sorted(self.notes.items())),
@@ -85,7 +85,7 @@ class Tally:
         """The inverse of `as_dict`; other entries are ignored."""
         return cls(
             records=values["records"],
-            kinds=collections.Counter(values["kinds"]),
+            types=collections.Counter(values["kinds"]),
             dropped=LeftOut.from_dict(values["dropped"]),
             removed_boxes=collections.Counter(values["removed_boxes"]),
             notes=collections.Counter(values["notes"]),

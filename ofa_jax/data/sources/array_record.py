@@ -193,9 +193,9 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, error_type, error, traceback) -> None:
         try:
-            if kind is not None:
+            if error_type is not None:
                 # What the block raised says more than that its file cannot be closed either.
                 with contextlib.suppress(Exception):
                     self._writer.close()
@@ -234,8 +234,8 @@ class PreparedSource:
     types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for kind in self.types:
-            require_known("type of example", kind, schema.TYPES)
+        for example_type in self.types:
+            require_known("type of example", example_type, schema.TYPES)
 
     def splits(self) -> dict[str, tuple[str, ...]]:
         """Paths of the shards of every split, in order; in a bucket with their generations.

@@ -45,25 +45,25 @@ def field_value(
     Raises:
       SourceError, ValueError, TypeError: it does not fit the field.
     """
-    kind = schema.FIELDS[field].kind
+    field_type = schema.FIELDS[field].field_type
     values = value if isinstance(value, list) else [value]
-    if kind in ("text", "texts"):
-        if kind == "text" and isinstance(value, list):
+    if field_type in ("text", "texts"):
+        if field_type == "text" and isinstance(value, list):
             raise SourceError(f"{what} holds lists, the field {field!r} one text")
-        if kind == "text" or _keeps_places(field, mapped):
+        if field_type == "text" or _keeps_places(field, mapped):
             texts = [text(_named(one, names), what) for one in values]
         else:
             texts = [one for v in values if (one := optional_text(_named(v, names), what))]
-        return texts[0] if kind == "text" else texts
-    if kind == "image":
+        return texts[0] if field_type == "text" else texts
+    if field_type == "image":
         return _picture(value, what)
-    if kind == "boxes":
+    if field_type == "boxes":
         rows = [value] if values and not isinstance(values[0], list) else values
         if any(one is None or None in one for one in rows):
             raise SourceError(f"{what} holds a box without numbers", Reason.NO_BOX)
         return box_ops.as_boxes(list(map(corners, rows)) if box_form == "xywh" else rows)
-    if kind in ("floats", "integers"):
-        number = float if kind == "floats" else int
+    if field_type in ("floats", "integers"):
+        number = float if field_type == "floats" else int
         return [number(one) for one in values]
     return np.array(value, np.int32)
 
@@ -136,6 +136,6 @@ def _picture(value: Any, what: str) -> bytes:
     if isinstance(value, str):
         return image_ops.decode_base64(value)
     if not isinstance(value, bytes):
-        kind = f"{len(value)} images" if isinstance(value, list) else type(value).__name__
-        raise SourceError(f"{what} holds {kind}, not the bytes of an image", Reason.BAD_FIELDS)
+        found = f"{len(value)} images" if isinstance(value, list) else type(value).__name__
+        raise SourceError(f"{what} holds {found}, not the bytes of an image", Reason.BAD_FIELDS)
     return value

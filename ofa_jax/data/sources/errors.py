@@ -137,6 +137,6 @@ def reason_of(error: BaseException, otherwise: Reason) -> Reason:
         if isinstance(cause, SourceError) and cause.reason is not None:
             found = cause.reason
         else:
-            found = next((one for kind, one in _REASONS.items() if isinstance(cause, kind)), found)
+            found = next((one for cls, one in _REASONS.items() if isinstance(cause, cls)), found)
         cause = cause.__cause__
     return found

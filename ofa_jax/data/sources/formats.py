@@ -213,8 +213,8 @@ def source(name: str, arguments: Mapping[str, str]) -> Source:
       FormatError: an unknown format or argument, a missing one, or a value that cannot be read.
     """
     if name not in FORMATS:
-        if kind := _KINDS_OF_FILES.get(name.lower().lstrip(".")):
-            raise FormatError(f"{name!r} is a kind of file, not a format; {kind}")
+        if advice := _KINDS_OF_FILES.get(name.lower().lstrip(".")):
+            raise FormatError(f"{name!r} is a kind of file, not a format; {advice}")
         raise FormatError(f"unknown format {name!r}{nearest(name, FORMATS)}")
     known = FORMATS[name].arguments
     for argument in arguments:

@@ -51,7 +51,7 @@ class ParquetSource:
         for field in (*dict(self.columns), *dict(self.constants)):
             require_known("field", field, schema.FIELDS)
         for field in dict(self.constants):
-            if schema.FIELDS[field].kind != "text":
+            if schema.FIELDS[field].field_type != "text":
                 raise ValueError(f"the constant {field!r} is not a text field")
         require_known("form of boxes", self.box_form, columns.BOX_FORMS)
         if "type" not in {*dict(self.columns), *dict(self.constants)}:
@@ -154,8 +154,8 @@ def _file(path: str, process: int) -> Any:
             return _ArrowFile(path)
         return pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
-        kind = "an arrow stream" if path.endswith(".arrow") else "a parquet file"
-        raise SourceError(f"{path} is cut off or not {kind}: {error}") from error
+        what = "an arrow stream" if path.endswith(".arrow") else "a parquet file"
+        raise SourceError(f"{path} is cut off or not {what}: {error}") from error
 
 
 @cached_by_file(256)

@@ -151,5 +151,5 @@ class _Writing:
         self._connection.execute("BEGIN IMMEDIATE")
         return self._connection
 
-    def __exit__(self, kind: type | None, *further: object) -> None:
-        self._connection.execute("COMMIT" if kind is None else "ROLLBACK")
+    def __exit__(self, error_type: type | None, *further: object) -> None:
+        self._connection.execute("COMMIT" if error_type is None else "ROLLBACK")

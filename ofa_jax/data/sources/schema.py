@@ -19,7 +19,7 @@ from ofa_jax.schema import nearest
 
 __all__ = [
     "FIELDS",
-    "KINDS",
+    "FIELD_TYPES",
     "TRUTH",
     "TYPES",
     "Field",
@@ -39,12 +39,12 @@ class Field:
     """One field of the flat schema.
 
     Attributes:
-      kind: key of `KINDS`.
+      field_type: key of `FIELD_TYPES`.
       meaning: what stands in it, with units.
       parallel: name of a field with the same number of entries, or "".
     """
 
-    kind: str
+    field_type: str
     meaning: str
     parallel: str = ""
 
@@ -57,8 +57,8 @@ def _is_number(value: Any) -> bool:
     return _is_integer(value) or isinstance(value, float | np.floating)
 
 
-def _is_array(value: Any, kinds: str, dimensions: int) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in kinds and value.ndim == dimensions
+def _is_array(value: Any, dtypes: str, dimensions: int) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in dtypes and value.ndim == dimensions
 
 
 def _is_list(value: Any, item: Callable[[Any], bool]) -> bool:
@@ -75,8 +75,8 @@ def _is_text(value: Any) -> bool:
     return True
 
 
-# Kind -> whether a value is of it, and its description in messages.
-KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+# Type of field -> whether a value is of it, and its description in messages.
+FIELD_TYPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "image": (
         lambda v: isinstance(v, bytes) or (_is_array(v, "u", 3) and v.dtype == np.uint8),
         "bytes of an image file, or uint8[y, x, 3]",
@@ -195,16 +195,16 @@ def check_example(example: Example, where: str, *, extra: Collection[str] = ()) 
             continue
         if name not in FIELDS:
             raise SchemaError(f"{where}: unknown field {name!r}{nearest(name, FIELDS)}")
-        fits, description = KINDS[FIELDS[name].kind]
+        fits, description = FIELD_TYPES[FIELDS[name].field_type]
         if not fits(value):
             raise SchemaError(f"{where}: field {name!r} must be {description}, not {_shown(value)}")
-    kind = example.get("type")
-    if kind not in TYPES:
-        raise SchemaError(f"{where}: type is {kind!r}{nearest(str(kind), TYPES)}")
-    truth = TRUTH.get(kind, ())
-    needed = (*TYPES[kind], *(truth if any(name in example for name in truth) else ()))
+    given = example.get("type")
+    if given not in TYPES:
+        raise SchemaError(f"{where}: type is {given!r}{nearest(str(given), TYPES)}")
+    truth = TRUTH.get(given, ())
+    needed = (*TYPES[given], *(truth if any(name in example for name in truth) else ()))
     if missing := [name for name in needed if name not in example]:
-        raise SchemaError(f"{where}: an example of type {kind!r} lacks {', '.join(missing)}")
+        raise SchemaError(f"{where}: an example of type {given!r} lacks {', '.join(missing)}")
     for name, value in example.items():
         other = FIELDS[name].parallel if name in FIELDS else ""
         if other and len(value) != len(example.get(other, ())):

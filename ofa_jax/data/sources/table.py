@@ -68,7 +68,7 @@ _FIELDS = {
     "label": "labels",
 }
 # Type of example -> columns that it needs, and those that it takes along.
-_KINDS = {
+_TYPES = {
     "visual_grounding": (("box", "phrase"), ()),
     "qa": (("question",), ("answer",)),
     "detection": (("box", "label"), ()),
@@ -148,7 +148,7 @@ class TableSource(BoxedImages):
         for path in split_paths.files(self.paths, split, "tables"):
             found, form = self._columns(path)
             optional = _TRUTH if may_lack_truth(split) else ()
-            kinds = _kinds(found, optional)
+            types = _types(found, optional)
             numbers: dict[str, int] = {}
             for place, record in _records(path, left_out):
                 try:
@@ -157,7 +157,7 @@ class TableSource(BoxedImages):
                     number = numbers.setdefault(name, len(numbers))
                     if self._belongs(split, optional_text(cells.pop("split", None)), number):
                         rows = self._rows(
-                            place, name, cells, found, kinds, form, optional, left_out
+                            place, name, cells, found, types, form, optional, left_out
                         )
                         made += rows
                 except READING_ERRORS as error:
@@ -181,27 +181,28 @@ class TableSource(BoxedImages):
         name: str,
         cells: Mapping[str, Any],
         found: Mapping[str, str],
-        kinds: Sequence[str],
+        types: Sequence[str],
         form: str,
         optional: Collection[str],
         left_out: LeftOut,
     ) -> Iterator[AnnotatedRow]:
         """The examples of one record; what a record lacks of all types is left out."""
         missing, made = "", False
-        for kind in kinds:
-            needed, further = _KINDS.get(kind, ((), ()))
+        for example_type in types:
+            needed, further = _TYPES.get(example_type, ((), ()))
             lacking = [one for one in needed if not _holds(cells.get(one))]
             if any(one not in optional for one in lacking):
                 missing = missing or next(one for one in lacking if one not in optional)
                 continue
-            fields: Example = {"image_id": stem_of(pathlib.PurePosixPath(name).name), "type": kind}
+            image_id = stem_of(pathlib.PurePosixPath(name).name)
+            fields: Example = {"image_id": image_id, "type": example_type}
             try:
                 for one in (*needed, *(one for one in further if one in cells)):
                     if one in optional and not _holds(cells.get(one)):
                         continue
                     if one == "answer" and not _holds(cells[one]):
                         raise SourceError("there is no answer", Reason.NO_ANSWER)
-                    field = "label" if kind == "classification" else _FIELDS[one]
+                    field = "label" if example_type == "classification" else _FIELDS[one]
                     fields[field] = columns.field_value(
                         field,
                         _numbers(cells[one]) if one == "box" else _listed(cells[one]),
@@ -288,17 +289,17 @@ def _parts_of(value: Any) -> list[str]:
     return list(first) if isinstance(first, dict) else []
 
 
-def _kinds(found: Mapping[str, str], optional: Collection[str]) -> list[str]:
+def _types(found: Mapping[str, str], optional: Collection[str]) -> list[str]:
     """Types of examples that the columns make, where those of the truth are optional."""
-    kinds = [
-        kind
-        for kind, (needed, _) in _KINDS.items()
+    types = [
+        example_type
+        for example_type, (needed, _) in _TYPES.items()
         if all(one in found for one in needed)
-        or (kind == "visual_grounding" and "box" in optional and "phrase" in found)
+        or (example_type == "visual_grounding" and "box" in optional and "phrase" in found)
     ]
-    if "detection" in kinds:
-        kinds.remove("classification")
-    return kinds or ["image"]
+    if "detection" in types:
+        types.remove("classification")
+    return types or ["image"]
 
 
 def _records(path: str, left_out: LeftOut) -> Iterator[_Record]:

@@ -16,7 +16,7 @@ from ofa_jax.data.sources.errors import SourceError
 
 _BLOCK = 512
 _END = bytes(_BLOCK)
-_FILE_KINDS = (b"0", b"\0")
+_FILE_TYPES = (b"0", b"\0")
 _DIRECTORY, _EXTENSION = b"5", b"x"
 # Records of an extension that change what a plain header says; times and the like do not.
 _CHANGING = (b" path=", b" size=", b" linkpath=", b" GNU.sparse")
@@ -81,22 +81,22 @@ def _plain_members(path: str) -> Iterator[Member]:
     try:
         position = 0
         while (header := os.pread(descriptor, _BLOCK, position)) != _END:
-            kind, size = _kind_and_size(header)
+            entry_type, size = _type_and_size(header)
             start = position + _BLOCK
-            if kind in _FILE_KINDS:
+            if entry_type in _FILE_TYPES:
                 yield Member(_name(header), start, size)
-            elif kind == _EXTENSION and size <= _LARGEST_EXTENSION:
+            elif entry_type == _EXTENSION and size <= _LARGEST_EXTENSION:
                 extension = os.pread(descriptor, size, start)
                 if any(record in extension for record in _CHANGING):
                     raise _NotPlainError
-            elif kind != _DIRECTORY:
+            elif entry_type != _DIRECTORY:
                 raise _NotPlainError
             position = start + -(-size // _BLOCK) * _BLOCK
     finally:
         os.close(descriptor)
 
 
-def _kind_and_size(header: bytes) -> tuple[bytes, int]:
+def _type_and_size(header: bytes) -> tuple[bytes, int]:
     """Fields of a POSIX header whose checksum is right."""
     if len(header) < _BLOCK or header[257:262] != b"ustar":
         raise _NotPlainError

@@ -142,7 +142,7 @@ class _Cursor:
     def __enter__(self) -> _Cursor:
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, error_type, error, traceback) -> None:
         if self._file is not None:
             self._file.close()
 

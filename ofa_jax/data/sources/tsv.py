@@ -198,7 +198,7 @@ def _spans(path: str, name: str, types: tuple[str, ...], columns: tuple[str, ...
         return spans
     # Rows whose type is none, damaged ones, stay: reading them says what is wrong, so that
     # preparation counts them and training skips or names them as it does other bad records.
-    others = {kind.encode() for kind in set(TYPES) - set(types)}
+    others = {name.encode() for name in set(TYPES) - set(types)}
     chosen = [
         row
         for row, (start, end) in enumerate(spans.tolist())

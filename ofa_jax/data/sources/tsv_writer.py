@@ -117,16 +117,16 @@ def row(name: str, example: Example, columns: Sequence[str] = ()) -> str:
 
 def _pair(example: Example) -> Example:
     """An example whose fields are the columns of `vision_language`."""
-    kind = example["type"]
+    example_type = example["type"]
     cells: Example = {"captions": [""], "question": "", "refs": ""}
-    if kind == "caption":
+    if example_type == "caption":
         cells["captions"] = example["captions"][:1]
-    elif kind == "qa":
+    elif example_type == "qa":
         cells |= {"question": example["question"], "refs": _answers(example)}
-    elif kind == "visual_grounding":
+    elif example_type == "visual_grounding":
         cells |= {"captions": example["refexps"][:1], "refs": _region(example)}
     else:
-        raise ValueError(f"type must be caption, qa or visual_grounding, got {kind!r}")
+        raise ValueError(f"type must be caption, qa or visual_grounding, got {example_type!r}")
     return {"dataset": "", **example, **cells}
 
 

@@ -76,10 +76,10 @@ def optional_text(value: Any, what: str = "the text") -> str | None:
     if isinstance(value, numbers.Integral | float | np.floating) and not isinstance(value, bool):
         whole = isinstance(value, numbers.Integral) or float(value).is_integer()
         return str(int(value)) if whole else str(value)
-    kinds = {bool: "a truth value", dict: "an object", list: "a list", tuple: "a list"}
-    kind = kinds.get(type(value), f"a {type(value).__name__}")
+    words = {bool: "a truth value", dict: "an object", list: "a list", tuple: "a list"}
+    found = words.get(type(value), f"a {type(value).__name__}")
     hint = f"; its parts are {', '.join(map(str, value))}" if isinstance(value, dict) else ""
-    raise SourceError(f"{what} is {kind}, not a text{hint}", Reason.BAD_FIELDS)
+    raise SourceError(f"{what} is {found}, not a text{hint}", Reason.BAD_FIELDS)
 
 
 def text(value: Any, what: str = "the text") -> str:

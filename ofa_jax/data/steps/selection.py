@@ -83,12 +83,12 @@ class ChooseQuestion:
     source: str = "qa"
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        kinds = sorted({entry["kind"] for entry in example[self.source]})
-        kind = _pick(rng, kinds, "question", example)
+        types = sorted({entry["kind"] for entry in example[self.source]})
+        drawn = _pick(rng, types, "question", example)
         entry = _pick(
-            rng, [e for e in example[self.source] if e["kind"] == kind], "question", example
+            rng, [e for e in example[self.source] if e["kind"] == drawn], "question", example
         )
-        chosen = {"question": entry["question"], "answer": entry["answer"], "question_kind": kind}
+        chosen = {"question": entry["question"], "answer": entry["answer"], "question_kind": drawn}
         return {**example, **chosen}
 
 

@@ -303,7 +303,7 @@ def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
       ValueError: the file cannot be read; the message names it.
     """
     path = pathlib.Path(folder) / CARDS_FILE
-    found = read_json(path, kind=dict).get("settings") if path.is_file() else None
+    found = read_json(path, expected=dict).get("settings") if path.is_file() else None
     return found if isinstance(found, dict) else {}
 
 
@@ -317,7 +317,7 @@ def read_cards(folder: str | os.PathLike) -> tuple[TaskCard, ...]:
     if not path.is_file():
         return ()
     try:
-        tasks = read_json(path, kind=dict).get("tasks", [])
+        tasks = read_json(path, expected=dict).get("tasks", [])
         return tuple(TaskCard.from_json(card) for card in tasks)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not describe the tasks of a run: {error}") from error

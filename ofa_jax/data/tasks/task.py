@@ -87,10 +87,10 @@ class OFATask:
     def __post_init__(self) -> None:
         if not self.instructions:
             raise ValueError(f"task {self.name!r} has no instruction")
-        kinds = {instruction.target_slot.modality for instruction in self.instructions}
-        if len(kinds) > 1:
+        asked = {instruction.target_slot.modality for instruction in self.instructions}
+        if len(asked) > 1:
             raise ValueError(
-                f"task {self.name!r}: all wordings must ask for one modality, got {sorted(kinds)}"
+                f"task {self.name!r}: all wordings must ask for one modality, got {sorted(asked)}"
             )
 
     @property

@@ -34,8 +34,8 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(cfg)
         self.quant_conv = pointwise(cfg.embedding_dim)
         self.post_quant_conv = pointwise(cfg.latent_channels)
-        kind = GumbelQuantizer if cfg.quantizer == "gumbel" else NearestQuantizer
-        self.quantizer = kind(cfg)
+        quantizer_class = GumbelQuantizer if cfg.quantizer == "gumbel" else NearestQuantizer
+        self.quantizer = quantizer_class(cfg)
 
     def latents(self, images: Float[Array, "b y x 3"]) -> Float[Array, "b gy gx d"]:
         """Images in [-1, 1] to latents before the codebook."""

@@ -125,7 +125,7 @@ class VQGANConfig:
         }
         if self.quantizer == "gumbel":
             params["kl_weight"] = self.kl_weight
-        targets = {kind: target for target, kind in _TARGETS.items()}
+        targets = {quantizer: target for target, quantizer in _TARGETS.items()}
         target = f"taming.models.vqgan.{targets[self.quantizer]}"
         return {"model": {"target": target, "params": params}}
 

@@ -33,9 +33,9 @@ def rows(path, bad):
 
 
 def task(name, source):
-    from tasks.families import KINDS
+    from tasks.families import FAMILIES
 
-    kind = KINDS["captioning"]
+    kind = FAMILIES["captioning"]
     instruction = (Instruction.parse(kind.instruction),)
     return OFATask(name, kind.family, instruction, source, tokenizer, prepare=kind.prepare)
 

@@ -24,7 +24,7 @@ BATCH, RECORDS, BROKEN = 50, 2_000, 100
 
 
 def tasks(folder):
-    from tasks.families import KINDS
+    from tasks.families import FAMILIES
 
     sources = {
         "captioning": "caption",
@@ -35,11 +35,11 @@ def tasks(folder):
     return tuple(
         OFATask(
             name=name,
-            family=KINDS[name].family,
-            instructions=(Instruction.parse(KINDS[name].instruction),),
+            family=FAMILIES[name].family,
+            instructions=(Instruction.parse(FAMILIES[name].instruction),),
             source=PreparedSource(str(folder), (kind,)),
             tokenizer=tokenizer,
-            prepare=KINDS[name].prepare,
+            prepare=FAMILIES[name].prepare,
         )
         for name, kind in sources.items()
     )

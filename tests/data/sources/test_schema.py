@@ -29,7 +29,7 @@ def test_good_examples_pass():
 
 def test_every_parallel_and_required_field_is_a_field():
     for name, field in schema.FIELDS.items():
-        assert field.kind in schema.KINDS, name
+        assert field.field_type in schema.FIELD_TYPES, name
         assert not field.parallel or field.parallel in schema.FIELDS, name
     for kind, fields in schema.TYPES.items():
         assert fields
