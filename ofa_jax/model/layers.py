@@ -196,14 +196,14 @@ class Table(nn.Module):
     scale: float
 
     @nn.compact
-    def __call__(self) -> Float32[Array, "{self.rows} {self.features}"]:
+    def __call__(self) -> Float[Array, "{self.rows} {self.features}"]:
         """The whole table."""
         init = partitioned(nn.initializers.normal(self.scale), self.axes)
         # Weights may be numpy arrays, which traced ids cannot index.
         return jnp.asarray(self.param("embedding", init, (self.rows, self.features)))
 
 
-def residual_scale(module: nn.Module, width: int) -> Float32[Array, "{width}"]:
+def residual_scale(module: nn.Module, width: int) -> Float[Array, "{width}"]:
     """The parameter `w_resid` of a layer, ones (SPEC 1.8; scale_resids only)."""
     init = partitioned(nn.initializers.ones_init(), ("embed",))
     return module.param("residual_scale", init, (width,))
