@@ -18,6 +18,8 @@ from jax import lax
 from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 Initializer = Callable[..., Array]
+Shaped = Float[Array, "*shape"]
+Rows, Vector = Float[Array, "*lead d"], Float[Array, "d"]
 
 LAYER_NORM_EPS = 1e-5
 OFFICIAL_SCALE = 0.02
@@ -44,9 +46,7 @@ def partitioned(init: Initializer, names: Sequence[str | None]) -> Initializer:
 
 
 @jax.custom_vjp
-def layer_norm(
-    x: Float[Array, "*lead d"], scale: Float[Array, "d"], bias: Float[Array, "d"]
-) -> Float32[Array, "*lead d"]:
+def layer_norm(x: Rows, scale: Vector, bias: Vector) -> Float32[Array, "*lead d"]:
     """Normalizes the last axis in float32, eps 1e-5 (SPEC 1.8).
 
     The backward pass is written out: it keeps the input and two numbers per row, where automatic
@@ -55,9 +55,7 @@ def layer_norm(
     return _layer_norm_forward(x, scale, bias)[0]
 
 
-def _layer_norm_forward(
-    x: Float[Array, "*lead d"], scale: Float[Array, "d"], bias: Float[Array, "d"]
-) -> tuple[Float32[Array, "*lead d"], tuple[Array, ...]]:
+def _layer_norm_forward(x: Rows, scale: Vector, bias: Vector) -> tuple[Rows, tuple[Array, ...]]:
     values = x.astype(jnp.float32)
     mean = jnp.mean(values, axis=-1, keepdims=True)
     # Both moments in one pass over the row; a rounding error below 0 must not reach the root.
@@ -66,9 +64,7 @@ def _layer_norm_forward(
     return (values - mean) * factor * scale + bias, (x, mean, factor, scale)
 
 
-def _layer_norm_backward(
-    saved: tuple[Array, ...], gradient: Float32[Array, "*lead d"]
-) -> tuple[Float[Array, "*lead d"], Float32[Array, "d"], Float32[Array, "d"]]:
+def _layer_norm_backward(saved: tuple[Array, ...], gradient: Rows) -> tuple[Rows, Vector, Vector]:
     x, mean, factor, scale = saved
     normalized = (x.astype(jnp.float32) - mean) * factor
     rows = tuple(range(x.ndim - 1))
@@ -102,9 +98,7 @@ class Dense(nn.Module):
     low_rank: tuple[int, float] | None = None
 
     @nn.compact
-    def weights(
-        self, fan_in: int
-    ) -> tuple[Float[Array, "{fan_in} {self.features}"], Float[Array, "{self.features}"]]:
+    def weights(self, fan_in: int) -> tuple[Float[Array, "in out"], Float[Array, "out"]]:
         """Kernel and bias in the computation's dtype."""
         init = nn.initializers.normal(self.scale)
         kernel = self.param("kernel", partitioned(init, self.axes), (fan_in, self.features))
@@ -172,7 +166,7 @@ class LayerNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*lead d"]) -> Float[Array, "*lead d"]:
+    def __call__(self, x: Rows) -> Rows:
         """Normalizes; the result has `dtype`."""
         d = x.shape[-1]
         scale = self.param("scale", partitioned(nn.initializers.ones_init(), (self.axis,)), (d,))
@@ -210,7 +204,7 @@ def residual_scale(module: nn.Module, width: int) -> Float[Array, "{width}"]:
 
 
 @jax.custom_vjp
-def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def gelu(x: Shaped) -> Shaped:
     """Exact (erf) gelu, computed in float32 (SPEC 1.8), in the dtype of `x`.
 
     Only `x` is kept for the backward pass. `jax.nn.gelu` would use erfc, which costs twice as
@@ -220,19 +214,15 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return (values * _normal_cdf(values)).astype(x.dtype)
 
 
-def _normal_cdf(x: Float32[Array, "*shape"]) -> Float32[Array, "*shape"]:
+def _normal_cdf(x: Shaped) -> Shaped:
     return 0.5 + 0.5 * lax.erf(x * 0.5**0.5)
 
 
-def _gelu_forward(
-    x: Float[Array, "*shape"],
-) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+def _gelu_forward(x: Shaped) -> tuple[Shaped, Shaped]:
     return gelu(x), x
 
 
-def _gelu_backward(
-    x: Float[Array, "*shape"], gradient: Float[Array, "*shape"]
-) -> tuple[Float[Array, "*shape"]]:
+def _gelu_backward(x: Shaped, gradient: Shaped) -> tuple[Shaped]:
     values = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * values * values) * (2.0 * np.pi) ** -0.5
     slope = _normal_cdf(values) + values * density

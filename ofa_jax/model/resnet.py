@@ -17,6 +17,7 @@ from ofa_jax.model.layers import drop_path, partitioned
 from ofa_jax.ops.batch_norm import batch_norm
 from ofa_jax.ops.conv import conv2d, max_pool, symmetric_padding
 
+Images = Float[Array, "b y x c"]
 _CONV_AXES = ("conv_h", "conv_w", "conv_in", "conv_out")
 
 
@@ -36,7 +37,7 @@ class Conv(nn.Module):
     config: OFAConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b _ _ {self.features}"]:
+    def __call__(self, x: Images) -> Float[Array, "b _ _ {self.features}"]:
         """Divides both sides by the stride; the result has the dtype of the computation."""
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         k = self.kernel_size
@@ -64,7 +65,7 @@ class BatchNorm(nn.Module):
     config: OFAConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b y x c"], train: bool) -> Float[Array, "b y x c"]:
+    def __call__(self, x: Images, train: bool) -> Images:
         """Normalizes; statistics in float32, result in the dtype of `x`."""
         cfg = self.config
         c = x.shape[-1]
@@ -113,10 +114,8 @@ class Bottleneck(nn.Module):
     config: OFAConfig
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b y x c"], train: bool
-    ) -> Float[Array, "b _ _ {self.width*self.config.resnet.expansion}"]:
-        """Divides both sides by the stride."""
+    def __call__(self, x: Images, train: bool) -> Float[Array, "b _ _ _"]:
+        """Divides both sides by the stride; gives `expansion * width` channels."""
         cfg = self.config
         out = cfg.resnet.expansion * self.width
         y = Conv(self.width, 1, 1, cfg, name="conv1")(x)
@@ -139,9 +138,7 @@ class ResNet(nn.Module):
     config: OFAConfig
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "b y x 3"], train: bool = False
-    ) -> Float[Array, "b _ _ c"]:
+    def __call__(self, images: Images, train: bool = False) -> Float[Array, "b _ _ _"]:
         """Computes the feature map of the last stage.
 
         Args:

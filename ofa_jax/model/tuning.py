@@ -149,13 +149,7 @@ def prepend_prefix(
     key_position: Float[Array, "#b n h k"] | None,
     bias: Float[Array, "#b h t n"] | None,
     key_mask: Bool[Array, "b n"] | None,
-) -> tuple[
-    Float[Array, "b m_n h k"],
-    Float[Array, "b m_n h k"],
-    Float[Array, "#b m_n h k"] | None,
-    Float[Array, "#b h t m_n"] | None,
-    Bool[Array, "b m_n"] | None,
-]:
+) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
     """The arguments of attention with a prefix: no position logits on it, never masked.
 
     Args:
@@ -165,6 +159,9 @@ def prepend_prefix(
       key_position: see `ofa_jax.ops.attention`, as the following.
       bias: added to the logits.
       key_mask: True = keep.
+
+    Returns:
+      All but the prefix, with m + n in the place of n.
     """
 
     def joined(front: Array, back: Array) -> Array:

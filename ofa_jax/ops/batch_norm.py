@@ -12,19 +12,20 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
 
+Images, Channels = Float[Array, "b y x c"], Float[Array, "c"]
 _AXES = (0, 1, 2)
 
 
 def batch_norm(
-    x: Float[Array, "b y x c"],
-    scale: Float[Array, "c"],
-    bias: Float[Array, "c"],
+    x: Images,
+    scale: Channels,
+    bias: Channels,
     *,
     eps: float,
     implementation: str = "auto",
-) -> tuple[Float[Array, "b y x c"], Float32[Array, "c"], Float32[Array, "c"]]:
+) -> tuple[Images, Channels, Channels]:
     """Normalizes each channel by its mean and variance over b, y, x, in float32.
 
     Args:
@@ -59,13 +60,13 @@ def batch_norm(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _one_pass(
-    x: Float[Array, "b y x c"], scale: Float[Array, "c"], bias: Float[Array, "c"], eps: float
-) -> tuple[Float[Array, "b y x c"], Float32[Array, "c"], Float32[Array, "c"]]:
+    x: Images, scale: Channels, bias: Channels, eps: float
+) -> tuple[Images, Channels, Channels]:
     return _forward(x, scale, bias, eps)[0]
 
 
 def _forward(
-    x: Float[Array, "b y x c"], scale: Float[Array, "c"], bias: Float[Array, "c"], eps: float
+    x: Images, scale: Channels, bias: Channels, eps: float
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
     values = x.astype(jnp.float32)
     # E[v^2] - E[v]^2 loses the digits by which mean and deviation differ, so both are taken of the
@@ -82,7 +83,7 @@ def _forward(
 
 def _backward(
     eps: float, saved: tuple[Array, ...], gradients: tuple[Array, Array, Array]
-) -> tuple[Float[Array, "b y x c"], Float[Array, "c"], Float[Array, "c"]]:
+) -> tuple[Images, Channels, Channels]:
     x, midst, offset, deviation, scale = saved
     values, gradient = x.astype(jnp.float32), gradients[0].astype(jnp.float32)
     count = x.shape[0] * x.shape[1] * x.shape[2]
@@ -96,9 +97,7 @@ def _backward(
 _one_pass.defvjp(_forward, _backward)
 
 
-def _sums(
-    first: Float32[Array, "b y x c"], second: Float32[Array, "b y x c"]
-) -> tuple[Float32[Array, "c"], Float32[Array, "c"]]:
+def _sums(first: Images, second: Images) -> tuple[Channels, Channels]:
     """Sums of two arrays over b, y, x.
 
     One reduction of both, which takes the values where they are made: separate sums would have

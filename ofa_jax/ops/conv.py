@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+Images = Float[Array, "b y x c"]
 # Above this many patch elements per image the patches of larger kernels no longer stay in cache and
 # cost more memory than the native convolution saves. A kernel of one pixel needs no patches.
 _MAX_PATCH_ELEMENTS = 1 << 18
@@ -31,7 +32,7 @@ def symmetric_padding(kernel: int, stride: int) -> int:
 
 
 def conv2d(
-    images: Float[Array, "b y x c"],
+    images: Images,
     kernel: Float[Array, "ky kx c o"],
     *,
     stride: int = 1,
@@ -66,7 +67,7 @@ def conv2d(
 
 
 def max_pool(
-    images: Float[Array, "b y x c"], *, implementation: str = "auto"
+    images: Images, *, implementation: str = "auto"
 ) -> Float[Array, "b (y+1)//2 (x+1)//2 c"]:
     """3x3 maximum of stride 2, padded by one pixel of -inf on each side (SPEC 1.3).
 
@@ -154,7 +155,7 @@ def _joined(shifted: list[Float[Array, "b y x _"]]) -> Float[Array, "b*y*x _"]:
 
 def _shifted(
     images: Array, kernel_shape: tuple[int, ...], stride: int, padding: int
-) -> list[Float[Array, "..."]]:
+) -> list[Array]:
     """What each pixel of a kernel is multiplied with: ky * kx arrays of the result's b, y, x."""
     ky, kx = kernel_shape[:2]
     if padding:

@@ -17,6 +17,7 @@ from ofa_jax.model.vqgan.networks import CONV_AXES, uniform_fan_in
 from ofa_jax.ops.batch_norm import batch_norm
 from ofa_jax.ops.conv import conv2d
 
+Images = Float[Array, "b y x c"]
 _KERNEL = 4
 _SLOPE = 0.2
 _NORM_EPS = 1e-5
@@ -39,7 +40,7 @@ class PatchConvolution(nn.Module):
     use_bias: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b _ _ {self.features}"]:
+    def __call__(self, x: Images) -> Float[Array, "b _ _ {self.features}"]:
         """Filters an image."""
         shape = (_KERNEL, _KERNEL, x.shape[-1], self.features)
         init = nn.initializers.normal(0.02)
@@ -55,7 +56,7 @@ class PatchNorm(nn.Module):
     """Batch norm over the global batch; running statistics in the collection `batch_stats`."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b y x c"], train: bool) -> Float[Array, "b y x c"]:
+    def __call__(self, x: Images, train: bool) -> Images:
         """Normalizes each channel."""
         c, axes = x.shape[-1], CONV_AXES[-1:]
 
@@ -89,9 +90,7 @@ class PatchDiscriminator(nn.Module):
     layers: int = 3
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "b y x 3"], *, train: bool
-    ) -> Float[Array, "b gy gx 1"]:
+    def __call__(self, images: Images, *, train: bool) -> Float[Array, "b gy gx 1"]:
         """Scores.
 
         Args:

@@ -17,6 +17,7 @@ from ofa_jax.model.layers import partitioned
 from ofa_jax.model.vqgan.config import VQGANConfig
 from ofa_jax.ops.conv import conv2d
 
+Images = Float[Array, "b y x c"]
 _NORM_EPS = 1e-6
 # The collection of what only training looks at.
 TRAINING = "training"
@@ -50,7 +51,7 @@ class Convolution(nn.Module):
     padding: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b _ _ {self.features}"]:
+    def __call__(self, x: Images) -> Float[Array, "b _ _ {self.features}"]:
         """Filters an image."""
         k, c = self.kernel_size, x.shape[-1]
         init = uniform_fan_in(k * k * c)
@@ -85,7 +86,7 @@ class ResidualBlock(nn.Module):
     groups: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b y x {self.features}"]:
+    def __call__(self, x: Images) -> Float[Array, "b y x {self.features}"]:
         """Changes the channels of every place."""
         h = nn.swish(group_norm("norm1", self.groups)(x))
         h = nn.swish(group_norm("norm2", self.groups)(Convolution(self.features, name="conv1")(h)))
@@ -105,7 +106,7 @@ class AttentionBlock(nn.Module):
     groups: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b y x c"]:
+    def __call__(self, x: Images) -> Images:
         """Lets every place see all others."""
         b, height, width, c = x.shape
         n = group_norm("norm", self.groups)(x)
@@ -119,19 +120,19 @@ class AttentionBlock(nn.Module):
         return x + pointwise(c, "output")(attended)
 
 
-def _half_size(x: Float[Array, "b y x c"], name: str) -> Float[Array, "b y//2 x//2 c"]:
+def _half_size(x: Images, name: str) -> Float[Array, "b y//2 x//2 c"]:
     """Halves both sides; zeros are added at the bottom and the right only."""
     padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
     return Convolution(x.shape[-1], stride=2, padding=0, name=name)(padded)
 
 
-def _double_size(x: Float[Array, "b y x c"], name: str) -> Float[Array, "b 2*y 2*x c"]:
+def _double_size(x: Images, name: str) -> Float[Array, "b 2*y 2*x c"]:
     """Doubles both sides: every pixel becomes a 2x2 square, then a convolution."""
     repeated = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
     return Convolution(x.shape[-1], name=name)(repeated)
 
 
-def _middle(x: Float[Array, "b y x c"], groups: int) -> Float[Array, "b y x c"]:
+def _middle(x: Images, groups: int) -> Images:
     """The blocks at the lowest resolution, always with attention."""
     x = ResidualBlock(x.shape[-1], groups, name="mid_block_1")(x)
     x = AttentionBlock(groups, name="mid_attn_1")(x)
