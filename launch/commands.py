@@ -171,7 +171,7 @@ def check_name(name: str) -> None:
 
 
 def check_bucket(name: str) -> None:
-    """Buckets become folders and words of scripts.
+    """Buckets become directories and words of scripts.
 
     Raises:
       LaunchError: no name that Cloud Storage gives to a bucket; "" is none and right.
@@ -206,14 +206,14 @@ def check_positive(options: argparse.Namespace, *names: str, least: int = 1) -> 
             raise LaunchError(f"--{name} must be {least} or more, got {getattr(options, name)}")
 
 
-def check_gin(gin: Sequence[str], devices: int, *, engine: str, shared_folder: bool) -> None:
+def check_gin(gin: Sequence[str], devices: int, *, engine: str, shared_directory: bool) -> None:
     """Checks what can be checked of the training command without starting it.
 
     Args:
       gin: arguments of training.
       devices: devices of all hosts and slices together.
       engine: that reads the files.
-      shared_folder: whether several machines write to MODEL_DIR, which must then be absolute.
+      shared_directory: whether several machines write to MODEL_DIR, which must then be absolute.
 
     Raises:
       LaunchError: no or a missing gin file, one of the other engine, a mesh of another number of
@@ -221,9 +221,9 @@ def check_gin(gin: Sequence[str], devices: int, *, engine: str, shared_folder: b
     """
     files = [word.partition("=")[2] for word in gin if word.startswith("--gin_file=")]
     if not files:
-        folder = "t5x" if engine == "t5x" else "runs"
+        directory = "t5x" if engine == "t5x" else "runs"
         raise LaunchError(
-            f"give at least one --gin_file, such as gin_configs/{folder}/pretrain.gin"
+            f"give at least one --gin_file, such as gin_configs/{directory}/pretrain.gin"
         )
     texts = [_gin_text(file) for file in files]
     _check_engines(files, texts, engine)
@@ -233,11 +233,11 @@ def check_gin(gin: Sequence[str], devices: int, *, engine: str, shared_folder: b
     model_dir = bindings.get("MODEL_DIR", "").strip("'\"")
     if "://" in model_dir and not model_dir.startswith("gs://"):
         raise LaunchError(
-            f"MODEL_DIR {model_dir} is no folder; mount the bucket and give its folder"
+            f"MODEL_DIR {model_dir} is no directory; mount the bucket and give its directory"
         )
     if engine == "t5x" and model_dir and not model_dir.startswith(("/", "gs://")):
         raise LaunchError(f"MODEL_DIR must be a whole path for t5x, got {model_dir}")
-    if shared_folder and not model_dir.startswith(("/", "gs://")):
+    if shared_directory and not model_dir.startswith(("/", "gs://")):
         raise LaunchError(
             "MODEL_DIR must be a whole path that all hosts see, or the address of a bucket, for "
             "example --gin.MODEL_DIR='\"/mnt/BUCKET/runs/mine\"' or "

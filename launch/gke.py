@@ -197,7 +197,7 @@ def launch(own: list[str], gin: list[str]) -> int:
     commands.check_positive(options, "num_slices")
     commands.check_positive(options, "max_restarts", least=0)
     commands.check_gin(
-        gin, slice_type.chips * options.num_slices, engine=options.engine, shared_folder=True
+        gin, slice_type.chips * options.num_slices, engine=options.engine, shared_directory=True
     )
     words = commands.training_words(gin, options.python, options.engine)
     command = commands.restarted_words(words, 0, options.python)

@@ -92,7 +92,7 @@ def launch(own: list[str], gin: list[str]) -> int:
     options = parser.parse_args(own)
     commands.check_positive(options, "gpus", "max_restarts", "port", least=0)
     indices = gpu_indices(options)
-    commands.check_gin(gin, len(indices), engine=options.engine, shared_folder=False)
+    commands.check_gin(gin, len(indices), engine=options.engine, shared_directory=False)
     address = f"localhost:{options.port or free_port()}" if options.process_per_gpu else None
     started = processes(
         commands.training_words(gin, options.python, options.engine), indices, address

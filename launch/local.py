@@ -51,7 +51,7 @@ def launch(own: list[str], gin: list[str]) -> int:
     commands.check_positive(options, "processes", "devices_per_process")
     commands.check_positive(options, "max_restarts", "port", least=0)
     devices = options.processes * options.devices_per_process
-    commands.check_gin(gin, devices, engine=options.engine, shared_folder=False)
+    commands.check_gin(gin, devices, engine=options.engine, shared_directory=False)
     address = f"localhost:{options.port or free_port()}"
     words = commands.training_words(gin, options.python, options.engine)
     started = processes(words, options.processes, options.devices_per_process, address)

@@ -103,7 +103,7 @@ def launch(own: list[str], gin: list[str]) -> int:
             f"--time must be minutes, hours:minutes:seconds or days-hours, got {options.time!r}"
         )
     devices = options.nodes * options.gpus_per_node
-    commands.check_gin(gin, devices, engine=options.engine, shared_folder=options.nodes > 1)
+    commands.check_gin(gin, devices, engine=options.engine, shared_directory=options.nodes > 1)
     if not options.dry_run:
         commands.require("sbatch", "run this on a login node of the cluster")
     path = commands.SCRIPTS / f"{options.name}.sbatch"

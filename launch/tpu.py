@@ -91,7 +91,7 @@ def setup_script(bucket: str, engine: str) -> str:
             '  || fail "pip could not install t5x (see above)"',
         ]
     if bucket:
-        folder = f"/mnt/{bucket}"
+        directory = f"/mnt/{bucket}"
         lines += [
             "install_gcsfuse() {",
             '  list="deb https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main"',
@@ -102,9 +102,9 @@ def setup_script(bucket: str, engine: str) -> str:
             "}",
             "command -v gcsfuse >/dev/null || again install_gcsfuse \\",
             '  || fail "gcsfuse cannot be installed (see above)"',
-            f'sudo mkdir -p {folder} && sudo chown "$(id -u)" {folder} \\',
-            f'  || fail "{folder} cannot be made"',
-            f"mountpoint -q {folder} || gcsfuse --implicit-dirs {bucket} {folder} \\",
+            f'sudo mkdir -p {directory} && sudo chown "$(id -u)" {directory} \\',
+            f'  || fail "{directory} cannot be made"',
+            f"mountpoint -q {directory} || gcsfuse --implicit-dirs {bucket} {directory} \\",
             f'  || fail "gs://{bucket} cannot be mounted; may the TPU\'s service account read it?"',
         ]
     return "\n".join(lines) + "\n"
@@ -209,13 +209,13 @@ class Tpu:
         return self._gcloud(self._resource(), "delete", self._options.name, *force, "--quiet")
 
     def copy(self, *files: str) -> list[Command]:
-        """Copies files to the home folder of every host."""
+        """Copies files to the home directory of every host."""
         return [
             self._gcloud("tpu-vm", "scp", *files, f"{node}:", "--worker=all") for node in self.nodes
         ]
 
     def run(self, script: str) -> list[Command]:
-        """Runs a script of the home folder on every host, one command per slice."""
+        """Runs a script of the home directory on every host, one command per slice."""
         return [
             self._gcloud("tpu-vm", "ssh", node, "--worker=all", f"--command=bash ~/{script}")
             for node in self.nodes
@@ -281,7 +281,7 @@ def launch(own: list[str], gin: list[str]) -> int:
     if options.direct and options.num_slices > 1:
         raise commands.LaunchError("several slices need a queued resource: leave out --direct")
     commands.check_gin(
-        gin, slice_type.chips * options.num_slices, engine=options.engine, shared_folder=True
+        gin, slice_type.chips * options.num_slices, engine=options.engine, shared_directory=True
     )
     tpu = Tpu(options, slice_type)
     files = {
@@ -290,11 +290,11 @@ def launch(own: list[str], gin: list[str]) -> int:
             gin, slice_type, options.num_slices, options.max_restarts, options.engine
         ),
     }
-    folder = commands.SCRIPTS / options.name
-    archive = str(folder / "ofa_jax.tar.gz")
-    prepare: list[commands.Step] = [File(folder / name, text) for name, text in files.items()]
+    directory = commands.SCRIPTS / options.name
+    archive = str(directory / "ofa_jax.tar.gz")
+    prepare: list[commands.Step] = [File(directory / name, text) for name, text in files.items()]
     prepare.append(Command(("git", "archive", "--format=tar.gz", f"--output={archive}", "HEAD")))
-    install = [*tpu.copy(archive, *(str(folder / name) for name in files)), *tpu.run("setup.sh")]
+    install = [*tpu.copy(archive, *(str(directory / name) for name in files)), *tpu.run("setup.sh")]
     if options.dry_run:
         steps = [*prepare, tpu.create(), tpu.describe(), *install, *tpu.run("train.sh")]
         return commands.carry_out([*steps, *([] if options.keep else [tpu.delete()])], dry_run=True)

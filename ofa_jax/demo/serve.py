@@ -118,10 +118,10 @@ def _listening(settings: DemoSettings) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def _private_uploads() -> Iterator[None]:
-    """Uploads lie in a folder that only this user reads, and that goes with the process."""
+    """Uploads lie in a directory that only this user reads, and that goes with the process."""
     before = os.environ.get("GRADIO_TEMP_DIR")
-    with tempfile.TemporaryDirectory(prefix="ofa_demo_") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    with tempfile.TemporaryDirectory(prefix="ofa_demo_") as directory:
+        os.environ["GRADIO_TEMP_DIR"] = directory
         try:
             yield
         finally:

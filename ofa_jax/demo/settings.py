@@ -14,9 +14,9 @@ class DemoSettings:
     """What `python -m ofa_jax.demo` is told.
 
     Attributes:
-      checkpoint: what `ofa_jax.load` takes: a run, .pt, HuggingFace folder or hub id; without it
+      checkpoint: what `ofa_jax.load` takes: a run, .pt, HuggingFace directory or hub id; without it
         the quickstart's run.
-      vocabulary: its folder; without it the one beside the checkpoint.
+      vocabulary: its directory; without it the one beside the checkpoint.
       image_side: side in pixels of the model's input; 0 = as the checkpoint says.
       image_tokenizer: last.ckpt, codebook.npz or module:function, which makes images of codes;
         without it the run's own is taken, if it has one.

@@ -83,10 +83,10 @@ def evaluate(
     """Predicts, scores and reports every task of a mixture on every split.
 
     Args:
-      output_dir: folder of the results; made where it does not exist.
+      output_dir: directory of the results; made where it does not exist.
       mixture_or_task_name: a registered task or mixture.
-      checkpoint: folder of a run, orbax folder, `.pt`, HuggingFace folder or hub repository; "" is
-        the quickstart's run.
+      checkpoint: directory of a run, orbax or HuggingFace directory, `.pt`, or hub repository; ""
+        is the quickstart's run.
       module: modules that register the tasks.
       splits: splits of the tasks' sources.
       task_feature_lengths: what is not given is that of the run that the checkpoint comes from,
@@ -106,7 +106,7 @@ def evaluate(
         `ofa_jax.metrics.generation`; "" scores codes alone.
       real_statistics: `.npz` with `mu` and `sigma` of real images' features, for FID; "" takes
         the images of the true codes.
-      prepared_data: folder of prepared shards that takes the place of the tasks' own files.
+      prepared_data: directory of prepared shards that takes the place of the tasks' own files.
       caption_server: "meteor" or "spice" scores COCO captions on PTB tokens by COCO's own programs
         (pycocoevalcap, Java), up to that one; "" by ours.
       num_shards: processes that share the examples; 0 = as many as JAX has.
@@ -118,7 +118,7 @@ def evaluate(
       overwrite: predict anew what `output_dir` holds of other inputs: another checkpoint, task,
         split, other data or settings; otherwise they are refused.
       seed: seed of the examples and of sampling.
-      locations: folders by name; VOCAB_DIR is by default the vocabulary beside the checkpoint.
+      locations: directories by name; VOCAB_DIR is by default the vocabulary beside the checkpoint.
 
     Returns:
       The content of `metrics.json`; {} while other shards are not done.
@@ -279,7 +279,7 @@ def _lengths(
     lengths = {**(cards[0].lengths if cards else told), **given}
     if missing := [name for name in LENGTH_KEYS if name not in lengths]:
         raise ValueError(
-            f"task_feature_lengths: {checkpoint} is not the folder of a run and does not say "
+            f"task_feature_lengths: {checkpoint} is not the directory of a run and does not say "
             f"{' and '.join(missing)}, so give the lengths, such as "
             "task_feature_lengths = {'inputs': 64, 'targets': 32, 'image': 480}"
         )

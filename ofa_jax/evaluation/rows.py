@@ -146,18 +146,18 @@ def write_images(
       index: number of the record.
       example: prepared, with its image.
       ids: int[t] generated ids.
-      root: folder of the results.
+      root: directory of the results.
       name: of the task and split in files.
       image_tokenizer: turns codes into pixels; without it no image of them is written.
 
     Returns:
       The fields of the row that name them.
     """
-    folder = root / "examples" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    directory = root / "examples" / name
+    directory.mkdir(parents=True, exist_ok=True)
 
     def write(pixels: np.ndarray, suffix: str = "") -> str:
-        path = folder / f"{index}{suffix}.png"
+        path = directory / f"{index}{suffix}.png"
         Image.fromarray(pixels).save(path)
         return str(path.relative_to(root))
 

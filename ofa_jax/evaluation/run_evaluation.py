@@ -26,7 +26,7 @@ from ofa_jax.sharding.layout import MeshLayout
 
 logger = logging.getLogger("ofa_jax")
 
-# Predictions of an evaluation that is not finished, below the folder of the run.
+# Predictions of an evaluation that is not finished, below the directory of the run.
 WORK = "work"
 
 
@@ -122,7 +122,7 @@ class RunEvaluation:
 
         Args:
           variables: of the model, as the run has sharded them.
-          run_dir: folder of the run; None on processes that write nothing.
+          run_dir: directory of the run; None on processes that write nothing.
           inputs: what the predictions depend on besides the tasks: the step, the weights.
 
         Returns:
@@ -153,7 +153,7 @@ class RunEvaluation:
         splits: JsonObject = {}
         for split, extra in config.extra_splits.items():
             splits[split] = {
-                name: score(task, split, extra, name, **_folders(run_dir, split)).entry()
+                name: score(task, split, extra, name, **_directories(run_dir, split)).entry()
                 for task, name in zip(self.tasks.tasks, self.tasks.names)
             }
         if work is not None:
@@ -223,18 +223,18 @@ class RunEvaluation:
         return entry
 
 
-def _join_seeds(folder: pathlib.Path, name: str, seeds: int) -> None:
+def _join_seeds(directory: pathlib.Path, name: str, seeds: int) -> None:
     """Puts the predictions of all seeds into one file, so that they are what was scored."""
-    with (folder / f"{name}.jsonl").open("ab") as whole:
+    with (directory / f"{name}.jsonl").open("ab") as whole:
         for number in range(1, seeds):
-            part = folder / f"{name}_seed_{number}.jsonl"
+            part = directory / f"{name}_seed_{number}.jsonl"
             if part.exists():
                 whole.write(part.read_bytes())
                 part.unlink()
 
 
-def _folders(run_dir: pathlib.Path | None, split: str) -> dict[str, pathlib.Path]:
-    """Where a further split goes: a folder of its own, laid out as that of the run."""
+def _directories(run_dir: pathlib.Path | None, split: str) -> dict[str, pathlib.Path]:
+    """Where a further split goes: a directory of its own, laid out as that of the run."""
     if run_dir is None:
         return {}
     return {"root": run_dir / "splits" / split, "work": run_dir / WORK / split}

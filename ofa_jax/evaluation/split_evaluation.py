@@ -128,8 +128,8 @@ class SplitEvaluation:
           split: split of its source.
           limit: only the first so many examples.
           seed: of the examples, in the place of `self.seed`.
-          work: folder of the lines; None keeps them in memory.
-          root: folder of predictions, images and submission; None writes none.
+          work: directory of the lines; None keeps them in memory.
+          root: directory of predictions, images and submission; None writes none.
           name: of the task and split in files.
 
         Returns:
@@ -225,7 +225,7 @@ class SplitEvaluation:
         """The files of the lines of every shard, which hold predictions of these inputs or none.
 
         Args:
-          work: their folder.
+          work: their directory.
           name: of the task and split in files.
           split: split of its source.
           seed: of the examples, in the place of `self.seed`.
@@ -255,7 +255,7 @@ class SplitEvaluation:
         now = json.loads(json.dumps(now))
         if path.exists():
             before = parsed(path.read_bytes())
-            remedy = "give another folder, or overwrite what is there (--overwrite)"
+            remedy = "give another directory, or overwrite what is there (--overwrite)"
             if isinstance(before, dict):
                 changed = digest.differences(before, now)
             else:

@@ -111,9 +111,9 @@ class Shard:
         if not 0 <= self.index < self.count:
             raise ValueError(f"there is no shard {self.index} of {self.count}; they begin at 0")
 
-    def work_file(self, folder: pathlib.Path, name: str) -> pathlib.Path:
+    def work_file(self, directory: pathlib.Path, name: str) -> pathlib.Path:
         """Where this shard's lines go."""
-        return folder / f"{name}.{self.index:05d}-of-{self.count:05d}.jsonl"
+        return directory / f"{name}.{self.index:05d}-of-{self.count:05d}.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One question about many images: a line per image, batch by batch, resumable.
 
 The part of `infer` that streams. Images are read when it is their turn and held for one batch. A
-folder of answers remembers what they depend on: the question, the settings and the model, and of
+directory of answers remembers what they depend on: the question, the settings and the model, and of
 each image file its size and time. An image that is new or has changed is answered, one that is gone
 is left out; answers of another question or model are refused.
 """
@@ -59,17 +59,17 @@ def answer_images(
       asked: the question, without its image.
       task: name of the task, "" for a free instruction.
       options: of `OFAPredictor.answer`.
-      output_dir: folder of the results; "" is runs/infer.
+      output_dir: directory of the results; "" is runs/infer.
       batch_size: images per step.
       inputs: what the answers depend on besides the images.
       facts: of the model, for the report.
-      overwrite: throw away what the folder holds.
+      overwrite: throw away what the directory holds.
 
     Raises:
-      ValueError: a folder with the answers of other inputs, or not one good image.
+      ValueError: a directory with the answers of other inputs, or not one good image.
     """
     root = pathlib.Path(output_dir or "runs/infer")
-    prepare_folder(root, INPUTS_FILE, inputs, ("predictions", "examples"), overwrite=overwrite)
+    prepare_directory(root, INPUTS_FILE, inputs, ("predictions", "examples"), overwrite=overwrite)
     path, bad = root / "predictions" / "answers.jsonl", root / "skipped.jsonl"
     known = {row["key"]: row["file"] for file in (path, bad) for row in _rows_of(file)}
     left = [image for image in images if known.get(image.key) != image.identity]
@@ -136,7 +136,7 @@ def answer_images(
         logger.info("report: %s", build_report(root))
 
 
-def prepare_folder(
+def prepare_directory(
     root: pathlib.Path,
     file: str,
     inputs: Mapping[str, object],
@@ -144,13 +144,13 @@ def prepare_folder(
     *,
     overwrite: bool,
 ) -> None:
-    """Makes a folder of results, or goes on in one of the same inputs.
+    """Makes a directory of results, or goes on in one of the same inputs.
 
     Args:
-      root: the folder.
+      root: the directory.
       file: in which it remembers its inputs.
       inputs: what the results depend on.
-      results: folders below it that hold them.
+      results: directories below it that hold them.
       overwrite: throw away results of other inputs.
 
     Raises:
@@ -159,7 +159,7 @@ def prepare_folder(
     path = root / file
     if path.exists():
         before = parsed(path.read_bytes())
-        remedy = "give another folder, or overwrite what is there (--overwrite)"
+        remedy = "give another directory, or overwrite what is there (--overwrite)"
         if not isinstance(before, dict):
             before = {}
             if not overwrite:

@@ -1,4 +1,4 @@
-"""Images that a person gives: files, folders, patterns, arrays, PIL images."""
+"""Images that a person gives: files, directories, patterns, arrays, PIL images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ logger = logging.getLogger("ofa_jax")
 
 
 def find_images(names: Sequence[str]) -> list[str]:
-    """Image files behind files, folders and patterns, in order, each folder sorted.
+    """Image files behind files, directories and patterns, in order, each directory sorted.
 
     Args:
       names: as the user gave them.
 
     Raises:
-      ValueError: something that does not exist, or a folder without images.
+      ValueError: something that does not exist, or a directory without images.
     """
     found: list[str] = []
     for name in [names] if isinstance(names, str) else names:
@@ -40,7 +40,7 @@ def find_images(names: Sequence[str]) -> list[str]:
                 )
             if not inside:
                 raise ValueError(
-                    f"--image {name}: the folder has no images ({', '.join(sorted(SUFFIXES))})"
+                    f"--image {name}: the directory has no images ({', '.join(sorted(SUFFIXES))})"
                 )
             found += [str(path / one) for one in inside]
         elif path.is_file():
@@ -48,7 +48,7 @@ def find_images(names: Sequence[str]) -> list[str]:
         elif matches := sorted(glob.glob(name, recursive=True)):
             found += [match for match in matches if pathlib.Path(match).is_file()]
         else:
-            raise ValueError(f"--image {name}: no such file or folder")
+            raise ValueError(f"--image {name}: no such file or directory")
     return found
 
 
@@ -80,13 +80,13 @@ def image_files(paths: Sequence[str]) -> list[ListedImage]:
     return [listed(path) for path in paths]
 
 
-def prepared_images(folder: str, split: str) -> list[ListedImage]:
+def prepared_images(directory: str, split: str) -> list[ListedImage]:
     """The images of a prepared data set.
 
     Raises:
-      ValueError: no such folder or split.
+      ValueError: no such directory or split.
     """
-    records = PreparedSource(folder).open(split)
+    records = PreparedSource(directory).open(split)
 
     def read(index: int) -> tuple[str, np.ndarray]:
         example = records[index]

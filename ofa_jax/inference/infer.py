@@ -1,8 +1,8 @@
 """Questions about images: `infer`, behind `python -m ofa_jax.infer`.
 
-One image: the answer is printed, boxes are drawn into a PNG. Many images, from files, folders or a
-prepared data set: a line per image in `predictions/answers.jsonl`, written batch by batch, and a
-report page; the same command goes on where a stopped one was. Bad images are counted.
+One image: the answer is printed, boxes are drawn into a PNG. Many images, from files, directories
+or a prepared data set: a line per image in `predictions/answers.jsonl`, written batch by batch, and
+a report page; the same command goes on where a stopped one was. Bad images are counted.
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ def infer(
       task: a task that the model was trained on, in the place of an instruction: its name or
         family, such as "grounded_captioning".
       fields: what the task reads besides image and region, such as {"question": "what is it?"}.
-      checkpoint: folder of a run, orbax folder, `.pt`, HuggingFace folder or hub repository; "" is
-        the quickstart's run.
-      images: files, folders, or patterns such as "photos/*.jpg".
-      prepared_data: folder of prepared shards whose images are used.
-      split: of that folder.
+      checkpoint: directory of a run, orbax or HuggingFace directory, `.pt`, or hub repository; ""
+        is the quickstart's run.
+      images: files, directories, or patterns such as "photos/*.jpg".
+      prepared_data: directory of prepared shards whose images are used.
+      split: of that directory.
       region: x0, y0, x1, y1 in pixels of the image; takes the place of `{region}`, or is the box
         that the task reads.
       without_image: the instruction is about text alone.
@@ -106,12 +106,12 @@ def infer(
         does.
       best: answers per image, with their probabilities.
       min_box_probability: a box that is less probable counts as not found.
-      output_dir: folder of the results; "" prints one image's answer and writes a drawn box
+      output_dir: directory of the results; "" prints one image's answer and writes a drawn box
         into the working directory, and takes "runs/infer" for several.
       overwrite: throw away the answers of other inputs that `output_dir` holds.
       batch_size: images per step, over all devices of this process.
       image_side: side in pixels of the model's input; 0 = as the run was trained, else 480.
-      vocabulary: folder of the vocabulary; "" = the one beside the weights.
+      vocabulary: directory of the vocabulary; "" = the one beside the weights.
       ema: take the moving average of the weights; None = where a run of ours keeps one, as its
         own scores did.
       dtype: type of the computation; "" = as the checkpoint says.
@@ -329,8 +329,8 @@ def _check_inputs(
     has_image = bool(paths or prepared_data)
     if not has_image and not without_image:
         raise ValueError(
-            "no image: give --image FILE or FOLDER, or --without_image if the instruction is about "
-            "text alone"
+            "no image: give --image FILE or DIRECTORY, or --without_image if the instruction is "
+            "about text alone"
         )
     if has_image and without_image:
         raise ValueError("--image and --without_image exclude each other")

@@ -37,9 +37,9 @@ def load(
     """Loads a model from wherever it is.
 
     Args:
-      source: a fairseq `.pt`, a HuggingFace folder or repository id ("OFA-Sys/ofa-base"), a folder
-        of ours (converted or trained), or a gs:// address; "" is the quickstart's run.
-      vocabulary: folder or hub repository with the vocabulary files; None = those beside the
+      source: a fairseq `.pt`, a HuggingFace directory or repository id ("OFA-Sys/ofa-base"), a
+        directory of ours (converted or trained), or a gs:// address; "" is the quickstart's run.
+      vocabulary: directory or hub repository with the vocabulary files; None = those beside the
         weights.
       image_size: side in pixels of the model's input; None = as the run or the checkpoint says,
         see `OFAPredictor`.

@@ -37,19 +37,19 @@ def find_checkpoint(checkpoint: str) -> str:
         logger.info("no --checkpoint given, taking %s", QUICKSTART)
         return QUICKSTART
     raise ValueError(
-        "no checkpoint: give --checkpoint, the folder or gs:// address of a run, a .pt file, a "
-        "HuggingFace folder or a hub repository such as OFA-Sys/ofa-base; `make quickstart` trains "
-        "a small one"
+        "no checkpoint: give --checkpoint, the directory or gs:// address of a run, a .pt file, a "
+        "HuggingFace directory or a hub repository such as OFA-Sys/ofa-base; `make quickstart` "
+        "trains a small one"
     )
 
 
-def _best_of_run(folder: str) -> str | None:
+def _best_of_run(directory: str) -> str | None:
     """The checkpoint that a finished fine-tuning run chose by its evaluations."""
-    step = best_step(folder)
+    step = best_step(directory)
     if step is None:
         return None
-    logger.info("taking the best checkpoint of %s, step %d", folder, step)
-    return str(pathlib.Path(folder) / f"checkpoint_{step}")
+    logger.info("taking the best checkpoint of %s, step %d", directory, step)
+    return str(pathlib.Path(directory) / f"checkpoint_{step}")
 
 
 def trained_cards(checkpoint: str) -> tuple[TaskCard, ...]:
@@ -58,13 +58,13 @@ def trained_cards(checkpoint: str) -> tuple[TaskCard, ...]:
     They are data in its `config.json`.
 
     Args:
-      checkpoint: as the user gave it; the folder of a run or a checkpoint in it.
+      checkpoint: as the user gave it; the directory of a run or a checkpoint in it.
 
     Raises:
       ValueError: its `config.json` cannot be read.
     """
-    for folder in _homes(checkpoint):
-        if cards := read_cards(folder):
+    for directory in _homes(checkpoint):
+        if cards := read_cards(directory):
             return cards
     return ()
 
@@ -107,8 +107,8 @@ def trained_methods(checkpoint: str, config: OFAConfig) -> tuple[str, ...]:
       checkpoint: as the user gave it.
       config: the model; its parts decide where no run is known.
     """
-    for folder in _homes(checkpoint):
-        if settings := read_settings(folder):
+    for directory in _homes(checkpoint):
+        if settings := read_settings(directory):
             return configured_methods(settings)
     tuning = config.tuning
     parts = {

@@ -29,7 +29,7 @@ def _tables(argv: Sequence[str]) -> int:
         "run_dirs", nargs="*", metavar="RUN_DIR", help="runs (default: all below runs/)"
     )
     parser.add_argument(
-        "--output", default="runs/tables", metavar="DIR", help="folder (default: %(default)s)"
+        "--output", default="runs/tables", metavar="DIR", help="directory (default: %(default)s)"
     )
     arguments = parser.parse_args(argv)
 

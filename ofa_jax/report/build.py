@@ -30,7 +30,7 @@ def _fitting_page(record: RunRecord, charts: Sequence[Charts], examples: int) ->
 def build_report(run_dir: str | pathlib.Path, *, examples: int = DEFAULT_EXAMPLES) -> pathlib.Path:
     """Writes the report of a run.
 
-    Beside RUN_DIR/report.html, the folder RUN_DIR/report/ gets the curves and a sheet of
+    Beside RUN_DIR/report.html, the directory RUN_DIR/report/ gets the curves and a sheet of
     examples as PNG, and the scores as Markdown and CSV.
 
     Args:
@@ -50,17 +50,17 @@ def build_report(run_dir: str | pathlib.Path, *, examples: int = DEFAULT_EXAMPLE
     groups = [plots.score_group(record), plots.loss_group(record), plots.speed_group(record)]
     if (codes := plots.codes_group(record)).panels:
         groups.insert(1, codes)
-    folder = record.path / "report"
-    plots.save_groups(groups, folder)
-    save_gallery(record, folder / "examples.png")
+    directory = record.path / "report"
+    plots.save_groups(groups, directory)
+    save_gallery(record, directory / "examples.png")
     if record.tasks:
-        (folder / "scores.csv").write_text(tables.score_table(record).to_csv(), encoding="utf-8")
+        (directory / "scores.csv").write_text(tables.score_table(record).to_csv(), encoding="utf-8")
         pieces = [f"# {record.name}", "## Scores", tables.score_table(record).to_markdown()]
         splits = tables.split_table(record)
         if splits is not None:
             pieces += ["## Splits", splits.to_markdown()]
-            (folder / "splits.csv").write_text(splits.to_csv(), encoding="utf-8")
-        (folder / "scores.md").write_text("\n\n".join(pieces), encoding="utf-8")
+            (directory / "splits.csv").write_text(splits.to_csv(), encoding="utf-8")
+        (directory / "scores.md").write_text("\n\n".join(pieces), encoding="utf-8")
     page = record.path / "report.html"
     charts = [(group, tuple(plots.panel_svg(panel) for panel in group.panels)) for group in groups]
     page.write_text(_fitting_page(record, charts, examples), encoding="utf-8")

@@ -17,7 +17,7 @@ import numpy as np
 
 from ofa_jax.metrics.verdict import Verdict
 
-# What made the folder, as its metrics.json says ("kind"): training where it says nothing.
+# What made the directory, as its metrics.json says ("kind"): training where it says nothing.
 TRAINING, EVALUATION, ANSWERS = "training", "evaluation", "answers"
 
 # Numbers of a task's entry in metrics.json that are not scores of the model.
@@ -362,8 +362,8 @@ def collect(run_dir: str | pathlib.Path) -> RunRecord:
 
     predictions = _predictions(run_dir, notices)
     split_predictions = {
-        folder.name: _predictions(folder, notices)
-        for folder in sorted((run_dir / "splits").glob("*"))
+        directory.name: _predictions(directory, notices)
+        for directory in sorted((run_dir / "splits").glob("*"))
     }
     without = [name for name in tasks if not predictions.get(name)]
     if without:

@@ -33,7 +33,7 @@ Scores = Mapping[str, Mapping[str, TaskScores]]
 
 
 def find_runs(root: str | pathlib.Path = "runs") -> list[pathlib.Path]:
-    """Folders below `root` that have scores, sorted."""
+    """Directories below `root` that have scores, sorted."""
     return sorted(path.parent for path in pathlib.Path(root).glob("**/metrics.json"))
 
 
@@ -173,23 +173,25 @@ def write_tables(
 
     Args:
       run_dirs: runs whose rows are added.
-      output: folder, made where it does not exist.
+      output: directory, made where it does not exist.
 
     Returns:
       The page, `tables.html`; beside it `<table>.md` and `<table>.csv`.
 
     Raises:
-      RecordError: a folder without readable scores.
+      RecordError: a directory without readable scores.
     """
     records = [collect(path) for path in run_dirs]
     made = [(one.name, one.title, published_table(one, records)) for one in published_tables()]
     made.append(("ablations", "Ablations of the mixture", ablation_table(records)))
-    folder = pathlib.Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    directory = pathlib.Path(output)
+    directory.mkdir(parents=True, exist_ok=True)
     for name, title, table in made:
-        (folder / f"{name}.md").write_text(f"# {title}\n\n{table.to_markdown()}", encoding="utf-8")
-        (folder / f"{name}.csv").write_text(table.to_csv(), encoding="utf-8")
-    page = folder / PAGE
+        (directory / f"{name}.md").write_text(
+            f"# {title}\n\n{table.to_markdown()}", encoding="utf-8"
+        )
+        (directory / f"{name}.csv").write_text(table.to_csv(), encoding="utf-8")
+    page = directory / PAGE
     html = rendering.page("report/tables.html", tables=made, runs=len(records))
     page.write_text(html, encoding="utf-8")
     return page

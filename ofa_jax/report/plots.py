@@ -341,12 +341,12 @@ def save_group(group: PanelGroup, path: pathlib.Path) -> None:
         figure.savefig(path)
 
 
-def save_groups(groups: Sequence[PanelGroup], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes each group that has panels as `<folder>/<group>.png`; returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_groups(groups: Sequence[PanelGroup], directory: pathlib.Path) -> list[pathlib.Path]:
+    """Writes each group that has panels as `<directory>/<group>.png`; returns the paths."""
+    directory.mkdir(parents=True, exist_ok=True)
     paths = []
     for group in groups:
         if group.panels:
-            paths.append(folder / f"{group.name}.png")
+            paths.append(directory / f"{group.name}.png")
             save_group(group, paths[-1])
     return paths

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """Templates as "<room>/<file>", of the folders `report/templates`, `inspection/templates`."""
+    """Templates as "<room>/<file>", of `report/templates` and `inspection/templates`."""
     import jinja2  # here, because processes that make no page need none of it
 
     rooms = ("report", "inspection")

@@ -171,10 +171,10 @@ def test_a_region_of_the_image_becomes_bins(command, model, photos, monkeypatch,
 
 
 BAD = {
-    "no image": (["--instruction=what?"], "no image: give --image FILE or FOLDER, or --without"),
-    "missing": (["--image=nowhere.png"], "--image nowhere.png: no such file or folder"),
+    "no image": (["--instruction=what?"], "no image: give --image FILE or DIRECTORY, or --without"),
+    "missing": (["--image=nowhere.png"], "--image nowhere.png: no such file or directory"),
     "not an image": (["--image={photos}/../note.txt"], "cannot decode an image of 5 bytes"),
-    "empty folder": (["--image={photos}/../empty"], "the folder has no images"),
+    "empty folder": (["--image={photos}/../empty"], "the directory has no images"),
     "no instruction": (["--image={photos}/a.png", "--instruction= "], "--instruction is empty"),
     "no answers": (["--image={photos}/a.png", "--answers= , "], "--answers: the list is em"),
     "nothing as answers": (
@@ -338,7 +338,7 @@ def test_eval_names_what_is_missing(command, model, tmp_path, capsys):
     common = [f"--checkpoint={model}", f"--output={tmp_path / 'o'}", f"--data={tmp_path / 'data'}"]
     lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8, 'image': 32}"
     for arguments, message in (
-        (["--task=refcoco"], "is not the folder of a run and does not say inputs and targets"),
+        (["--task=refcoco"], "is not the directory of a run and does not say inputs and targets"),
         (["--task=refcok", lengths], "no task or mixture named 'refcok'; did you mean refcoco"),
         (["--task=refcoco", lengths, "--split=testA"], "refcoco_testA.tsv does not exist"),
         ([lengths], "--task is missing: give --task=..."),

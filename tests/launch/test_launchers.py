@@ -391,7 +391,7 @@ RULES = "--gin_file=gin_configs/sharding/fsdp_tensor.gin"
         (("tpu", *TPU, "--spot", "--reserved", *PLAIN), "either --spot or --reserved"),
         (("tpu", *TPU, "--direct", "--num_slices=2", *PLAIN), "leave out --direct"),
         (("tpu", *TPU, PLAIN[0]), "MODEL_DIR must be a whole path that all hosts see"),
-        (("tpu", *TPU, PLAIN[0], "--gin.MODEL_DIR='s3://b/a'"), "s3://b/a is no folder"),
+        (("tpu", *TPU, PLAIN[0], "--gin.MODEL_DIR='s3://b/a'"), "s3://b/a is no directory"),
         (("tpu", *TPU, "--name=Ofa_1", *PLAIN), "--name must be lower-case letters"),
         (("slurm", *PLAIN), "sbatch is not on the PATH; run this on a login node"),
         (("slurm", "--time=soon", *PLAIN), "--time must be minutes"),
