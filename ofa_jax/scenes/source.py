@@ -1,6 +1,6 @@
 """The embedded data set `scenes` as a random-access source of examples.
 
-Last station of this folder and first of the input pipeline: `ScenesSource` puts image and
+Last station of this package and first of the input pipeline: `ScenesSource` puts image and
 annotations of one scene together in the flat example schema. It is cheap to make, picklable, and
 needs no files, so worker processes and hosts simply make their own.
 """

@@ -64,14 +64,14 @@ class BertWordpiece:
     """Chinese tokenizer of OFA. Implements `ofa_jax.text.tokenizer.TextTokenizer`.
 
     Attributes:
-      directory: the folder with `vocab.txt`, and `dict.txt` in fairseq's layout.
+      directory: with `vocab.txt`, and `dict.txt` in fairseq's layout.
     """
 
     def __init__(self, directory: str | pathlib.Path) -> None:
         """Looks for the files but does not read them yet.
 
         Args:
-          directory: the folder with `vocab.txt`: one piece per line, in HuggingFace's OFA folders
+          directory: with `vocab.txt`: one piece per line, in HuggingFace's OFA directories
             behind `<s>`, `<pad>`, `</s>` and `<unk>`. A `dict.txt` beside it says the order of the
             ids.
 
@@ -137,7 +137,7 @@ class BertWordpiece:
         return self._word_starts
 
     def save(self, directory: str | pathlib.Path) -> None:
-        """Copies the vocabulary files to another folder."""
+        """Copies the vocabulary files to another directory."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name in (VOCABULARY_FILE, DICTIONARY_FILE):

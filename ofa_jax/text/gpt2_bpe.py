@@ -1,6 +1,6 @@
-"""GPT-2's byte-level BPE with the numbering of BART and OFA, read from a local folder.
+"""GPT-2's byte-level BPE with the numbering of BART and OFA, read from a local directory.
 
-Two layouts of the folder are understood. fairseq: `encoder.json`, `vocab.bpe` and `dict.txt`,
+Two layouts of the directory are understood. fairseq: `encoder.json`, `vocab.bpe` and `dict.txt`,
 where line k of dict.txt (from 0) names the GPT-2 id that OFA calls k + 4. HuggingFace: `vocab.json`
 and `merges.txt`, where vocab.json already holds OFA's ids. Files are read at the first use.
 """
@@ -60,7 +60,7 @@ class GPT2BPE:
     """English tokenizer of OFA. Implements `ofa_jax.text.tokenizer.TextTokenizer`.
 
     Attributes:
-      directory: the folder with the vocabulary files.
+      directory: with the vocabulary files.
       files: names of the files used, of the fairseq or of the HuggingFace layout.
     """
 
@@ -68,7 +68,7 @@ class GPT2BPE:
         """Looks for the files but does not read them yet.
 
         Args:
-          directory: folder in one of the two layouts; where both are there, fairseq's is used.
+          directory: in one of the two layouts; where both are there, fairseq's is used.
 
         Raises:
           FileNotFoundError: neither layout is complete.
@@ -112,7 +112,7 @@ class GPT2BPE:
         return self._bpe.word_starts()
 
     def save(self, directory: str | pathlib.Path) -> None:
-        """Copies the vocabulary files to another folder."""
+        """Copies the vocabulary files to another directory."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name in self.files:
@@ -121,7 +121,7 @@ class GPT2BPE:
                 shutil.copyfile(self.directory / name, target)
 
     def huggingface_files(self) -> dict[str, str]:
-        """Content of `vocab.json` and `merges.txt`, whatever layout the folder has."""
+        """Content of `vocab.json` and `merges.txt`, whatever layout the directory has."""
         vocabulary_file, merges_file = (self.directory / name for name in self.files[:2])
         vocabulary = vocabulary_file.read_text(encoding="utf-8")
         if self.files == FAIRSEQ_FILES:

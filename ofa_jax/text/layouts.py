@@ -1,6 +1,6 @@
-"""Which layout of ids a folder of vocabulary files states, and whether it is that of some weights.
+"""Which layout of ids a directory of vocabulary files states, and whether some weights have it.
 
-Text alone says where codes and bins begin, not how many there are. A folder may say it
+Text alone says where codes and bins begin, not how many there are. A directory may say it
 (`vocab_layout.json`, or the whole tokens that HuggingFace's files list), a checkpoint may, and the
 released models have 8,192 codes and 1,000 bins. Nothing is ever counted off the rows that are left.
 """

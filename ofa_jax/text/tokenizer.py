@@ -61,7 +61,7 @@ class TextTokenizer(Protocol):
         ...
 
     def save(self, directory: str | pathlib.Path) -> None:
-        """Writes the vocabulary files to a folder."""
+        """Writes the vocabulary files to a directory."""
         ...
 
     def huggingface_files(self) -> dict[str, str]:
@@ -296,7 +296,7 @@ class Tokenizer:
         return [float(np.exp(gains[places].sum())) for places, _ in found]
 
     def save(self, directory: str | pathlib.Path) -> None:
-        """Writes the vocabulary files and the layout to a folder for `load_tokenizer`."""
+        """Writes the vocabulary files and the layout to a directory for `load_tokenizer`."""
         directory = pathlib.Path(directory)
         self.text_tokenizer.save(directory)
         write_layout(directory, self.layout)
@@ -378,24 +378,24 @@ class Tokenizer:
 def load_tokenizer(
     directory: str | pathlib.Path, *, layout: VocabLayout | None = None
 ) -> Tokenizer:
-    """Opens a folder of vocabulary files, whatever kind it is.
+    """Opens a directory of vocabulary files, whatever kind it is.
 
     Args:
-      directory: folder with a saved `TrainedBPE`, with GPT-2 BPE files (fairseq or HuggingFace
+      directory: with a saved `TrainedBPE`, with GPT-2 BPE files (fairseq or HuggingFace
         layout) or with `vocab.txt` of Chinese BERT.
-      layout: the layout; by default the one that the folder states (`stated_layout`), else OFA's
+      layout: the layout; by default the one that the directory states (`stated_layout`), else OFA's
         8,192 codes and 1,000 bins.
 
     Returns:
       The tokenizer.
 
     Raises:
-      FileNotFoundError: no such folder, or it has none of the known sets of files.
+      FileNotFoundError: no such directory, or it has none of the known sets of files.
       ValueError: the layout does not fit the vocabulary.
     """
     directory = pathlib.Path(directory)
     if not directory.is_dir():
-        raise FileNotFoundError(f"{directory}: no such folder of vocabulary files")
+        raise FileNotFoundError(f"{directory}: no such directory of vocabulary files")
 
     def has(names: Sequence[str]) -> bool:
         return all((directory / name).is_file() for name in names)

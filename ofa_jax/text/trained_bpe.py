@@ -124,7 +124,7 @@ class TrainedBPE:
         return cls([bytes.fromhex(token) for token in tokens])
 
     def save(self, directory: str | pathlib.Path) -> None:
-        """Writes `trained_bpe.json` into a folder."""
+        """Writes `trained_bpe.json` into a directory."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / FILE_NAME).write_text(self.to_json(), encoding="utf-8")

@@ -20,7 +20,7 @@ class ProfilerWindow:
         """Waits for the window.
 
         Args:
-          directory: where the profile goes; TensorBoard shows it from the folder above.
+          directory: where the profile goes; TensorBoard shows it from the directory above.
           first_step: finished steps when recording starts.
           steps: how many are recorded.
 
