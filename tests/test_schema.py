@@ -99,7 +99,7 @@ def test_json_of_any_depth_and_size(tmp_path):
     assert schema.read_json(path) == [1]
     with pytest.raises(LookupError, match=r"a\.json: .*an object, found list"):
         schema.read_json(path, LookupError, expected=dict)
-    with pytest.raises(SchemaError, match=r"has 6 bytes; at most 5 are read"):
+    with pytest.raises(SchemaError, match=r"6 bytes; .*5"):
         schema.read_json(path, largest=5)
 
 

@@ -68,7 +68,7 @@ def test_fused_projections_are_split():
     for name, value in original.items():
         np.testing.assert_array_equal(repaired[name], value, err_msg=name)
     fused["encoder.layers.1.self_attn.in_proj_bias"] = np.zeros(47)
-    with pytest.raises(CheckpointMismatchError, match="in_proj_bias has 47 rows"):
+    with pytest.raises(CheckpointMismatchError, match=r"in_proj_bias .*47"):
         repair_state_dict(fused, SMALL)
 
 
@@ -91,7 +91,7 @@ def test_short_vocabulary_is_extended_in_all_copies():
 def test_one_row_too_many_is_cut_only_without_mask_in_the_dictionary():
     smaller = dataclasses.replace(SMALL, vocab_size=299, padded_vocab_size=None)
     original = random_state_dict()
-    with pytest.raises(CheckpointMismatchError, match="without <mask> and one row too many"):
+    with pytest.raises(CheckpointMismatchError, match=r"<mask> .*one row"):
         repair_state_dict(original, smaller)
     much_smaller = dataclasses.replace(SMALL, vocab_size=290, padded_vocab_size=None)
     with pytest.raises(CheckpointMismatchError, match="another vocabulary: 300 ids"):

@@ -135,13 +135,13 @@ def test_ema_prefers_the_float32_average(tmp_path):
 def test_missing_ema_and_missing_tensors_are_errors(tmp_path):
     path = tmp_path / "model.pt"
     write_fairseq_checkpoint(path, {"w": np.zeros(2, np.float32)})
-    with pytest.raises(CheckpointFileError, match=r"model\.pt: has no moving average"):
+    with pytest.raises(CheckpointFileError, match=r"model\.pt: .*moving average"):
         read_torch_checkpoint(path, ema=True)
     write_torch_file(path, {"epoch": 3, "notes": "x"})
     with pytest.raises(CheckpointFileError, match=r"no tensors by name.*epoch, notes"):
         read_torch_checkpoint(path)
     write_torch_file(path, [np.zeros(2, np.float32)])
-    with pytest.raises(CheckpointFileError, match="holds a list, not a state dict"):
+    with pytest.raises(CheckpointFileError, match="a list, not a state dict"):
         read_torch_checkpoint(path)
 
 

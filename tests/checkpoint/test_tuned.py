@@ -172,7 +172,7 @@ def test_another_base_model_is_refused(base, tmp_path):
     with pytest.raises(CheckpointMismatchError, match=r"gone.pt. .*other weights"):
         import_checkpoint(f"{path}@{other}")
     wide = make_config(width=30)
-    with pytest.raises(CheckpointMismatchError, match="width is 24 there, 30 here"):
+    with pytest.raises(CheckpointMismatchError, match=r"width .*24 .*30"):
         tuned.apply_tuned(make_variables(wide), wide, tuned.read_tuned(path), "tuned")
     with pytest.raises(CheckpointMismatchError, match=r"has the parts .*adapter_dim=2"):
         import_checkpoint(f"{path}@{base}", config=make_config(tuning=ALL))

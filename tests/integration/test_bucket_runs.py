@@ -199,7 +199,7 @@ def test_an_unfinished_checkpoint_does_not_count(runs, killed_and_restarted):
     files.copy(killed_and_restarted, address, recursive=True)
     files.rm_file(f"{address}/checkpoint_8/commit_success.txt")
     files.pipe_file(f"{address}/notes/of_the_user.txt", b"kept")
-    with pytest.raises(CheckpointError, match="checkpoint_8: was never finished"):
+    with pytest.raises(CheckpointError, match=r"checkpoint_8: .*finished"):
         import_checkpoint(f"{address}/checkpoint_8")
     text = runs.session(address)
     assert f"removing {address}/checkpoint_8, which was never finished" in text

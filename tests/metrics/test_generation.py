@@ -44,7 +44,7 @@ def test_statistics_in_batches_are_those_of_everything():
     expected_mean, expected = moments(rows)
     np.testing.assert_allclose(mean, expected_mean)
     np.testing.assert_allclose(covariance, expected, atol=1e-6)
-    with pytest.raises(ValueError, match="at least two images, got 0"):
+    with pytest.raises(ValueError, match="two images, got 0"):
         RunningGaussian().moments()
 
 

@@ -12,7 +12,7 @@ def moments(features):
 
 def test_code_accuracy_pools_images():
     assert image.code_accuracy([[1, 2, 3, 4], [5]], [[1, 2, 0, 0], [5]]) == pytest.approx(3 / 5)
-    with pytest.raises(ValueError, match="image 1: 1 predicted codes for 2"):
+    with pytest.raises(ValueError, match=r"image 1: 1 .* 2"):
         image.code_accuracy([[1], [2]], [[1], [2, 3]])
 
 

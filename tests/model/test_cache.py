@@ -79,5 +79,5 @@ def test_too_long_a_cache_is_named():
     def start(encoded):
         return model.apply(variables, encoded, beams=1, max_length=50, method="init_cache")
 
-    with pytest.raises(ValueError, match="decoder_input_tokens has 50 positions"):
+    with pytest.raises(ValueError, match=r"decoder_input_tokens .*50"):
         jax.eval_shape(start, encoded)

@@ -104,7 +104,7 @@ def test_decoder_is_causal():
 
 def test_too_long_a_text_is_named():
     batch = make_batch(s=40)
-    with pytest.raises(ValueError, match="encoder_input_tokens has 40 positions"):
+    with pytest.raises(ValueError, match=r"encoder_input_tokens .*40"):
         jax.eval_shape(OFA(CONFIG).apply, make_variables(), batch)
 
 

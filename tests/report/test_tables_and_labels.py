@@ -74,7 +74,7 @@ def test_comparison_of_runs(record):
 def test_comparison_needs_distinct_names_and_a_known_reference(record):
     with pytest.raises(ValueError, match="different names"):
         tables.runs_comparison([record, record])
-    with pytest.raises(ValueError, match="'none' is not among the runs"):
+    with pytest.raises(ValueError, match=r"'none' .*runs"):
         tables.runs_comparison([record], reference="none")
 
 

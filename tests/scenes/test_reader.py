@@ -95,5 +95,5 @@ def test_images_of_no_world_are_refused():
         read(np.zeros((40, 48, 3), np.uint8))
     with pytest.raises(ValueError, match=r"'small' .*64x64 .*32x32"):
         read(np.zeros((32, 32, 3), np.uint8), "small")
-    with pytest.raises(ValueError, match=r"uint8\[y, x, 3\], got float32\[32, 32\]"):
+    with pytest.raises(ValueError, match=r"got float32\[32, 32\]"):
         read(np.zeros((32, 32), np.float32))

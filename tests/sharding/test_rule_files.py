@@ -59,7 +59,7 @@ def test_rules_of_ones_own_go_first():
     assert build_rules("fsdp") == (*RULES["fsdp"], ("lookup_batch", ("replica",)))
     with pytest.raises(ValueError, match=r"'embed' .*'dta'"):
         build_rules("fsdp", [("embed", "dta")])
-    with pytest.raises(ValueError, match="'embed' is no pair such as"):
+    with pytest.raises(ValueError, match=r"'embed' .*pair"):
         build_rules("fsdp", ["embed"])
 
 

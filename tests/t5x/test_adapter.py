@@ -219,7 +219,7 @@ def test_layout_of_the_data(model):
 def test_buckets_are_refused():
     settings = dataset_config(buckets={"text_infilling": {"image": 0}})
     cfg = utils.DatasetConfig(MIXTURE, LENGTHS, "train", 4, True, 0)
-    with pytest.raises(ValueError, match=r"buckets: t5x compiles one step"):
+    with pytest.raises(ValueError, match=r"buckets: .*one step"):
         inputs.grain_dataset(cfg, 0, 1, None, dataset=settings, model_dir="nowhere")
 
 

@@ -258,7 +258,7 @@ def test_errors_name_the_numbers():
     with pytest.raises(ValueError, match=r"num_microbatches .*1, got 0"):
         setup(num_microbatches=0)
     state, step = setup(num_microbatches=3)
-    with pytest.raises(ValueError, match="8 examples does not divide into 3"):
+    with pytest.raises(ValueError, match=r"8 examples .*3"):
         step(state, make_batch(), RNG)
     with pytest.raises(ValueError, match="1 tasks, but there are 2"):
         setup(loss=LossConfig(normalization="group", task_groups=(0,)))

@@ -152,7 +152,7 @@ def test_bad_pipelines_are_refused():
     with pytest.raises(ValueError, match="positive rate"):
         pipeline(rates=(1.0, 1.0))
     empty = make_task("empty", size=0)
-    with pytest.raises(ValueError, match="task 'empty' has no train examples"):
+    with pytest.raises(ValueError, match=r"'empty' .*no train"):
         pipeline(tasks=(empty,), rates=(1.0,)).batch(0)
 
 
@@ -224,7 +224,7 @@ def test_wordings_are_drawn_in_training_and_fixed_in_evaluation():
 def test_wordings_of_different_modalities_are_refused():
     with pytest.raises(ValueError, match=r"task 'mixed': .*one modality"):
         make_task("mixed", [instructions.CAPTIONING, instructions.VISUAL_GROUNDING])
-    with pytest.raises(ValueError, match="task 'none' has no instruction"):
+    with pytest.raises(ValueError, match=r"'none' .*instruction"):
         make_task("none", [])
 
 

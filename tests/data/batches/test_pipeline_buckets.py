@@ -221,7 +221,7 @@ def test_a_confidence_that_is_no_number_never_reaches_the_loss():
     mixture = dataclasses.replace(broken_only(), tasks=(task, CAPTIONS))
     for step in range(4):
         assert np.isfinite(mixture.batch(step)["decoder_loss_weights"]).all()
-    with pytest.raises(InstructionError, match="confidence is not a finite number"):
+    with pytest.raises(InstructionError, match=r"confidence .*finite"):
         dataclasses.replace(mixture, on_bad_record="error").batch(0)
 
 
@@ -285,13 +285,13 @@ def test_bad_settings_are_refused(options, message):
 def test_too_many_buckets_are_refused():
     tasks = tuple(make_task(f"task{number}") for number in range(9))
     buckets = {task.name: {"inputs": 20 + number} for number, task in enumerate(tasks)}
-    with pytest.raises(ValueError, match=r"makes 9 buckets.* 8 or fewer"):
+    with pytest.raises(ValueError, match=r"9 buckets.* 8"):
         pipeline(tasks=tasks, rates=(1.0,) * 9, buckets=buckets, rate_schedule={})
 
 
 def test_the_check_of_lengths_passes_over_bad_records_where_training_does():
-    with pytest.raises(ValueError, match="cannot decode the image of number 3"):
+    with pytest.raises(ValueError, match="image of number 3"):
         check_lengths(BROKEN, LENGTHS, split="train", seed=0)
     check_lengths(BROKEN, LENGTHS, split="train", seed=0, skip_bad=True)
-    with pytest.raises(ValueError, match="is too short for task 'broken'"):
+    with pytest.raises(ValueError, match=r"too short .*'broken'"):
         check_lengths(BROKEN, LENGTHS | {"targets": 1}, split="train", seed=0, skip_bad=True)

@@ -175,7 +175,7 @@ def test_unsigned_samples_of_32_bits():
 def test_floats_of_no_known_range_are_refused(value):
     samples = (GREY / 255).astype(np.float32)
     samples[3, 4] = value
-    with pytest.raises(BadImageError, match="from 0 to 1, to 255 or to 65,535"):
+    with pytest.raises(BadImageError, match=r"0 to 1, .*255 .*65,535"):
         decode_image(saved(Image.fromarray(samples), "TIFF"))
 
 
@@ -362,7 +362,7 @@ def test_a_cut_that_an_end_marker_hides_is_seen(options, mode):
     for kept in (0.3, 0.5, 0.9):
         cut = data[: int(len(data) * kept)] + b"\xff\xd9"
         for smallest in (None, 60):
-            with pytest.raises(TruncatedImageError, match="cut off before its end marker"):
+            with pytest.raises(TruncatedImageError, match=r"cut off .*end marker"):
                 decode_picture(cut, smallest=smallest)
             found = decode_picture(cut, smallest=smallest, truncated="decode")
             assert found.truncated

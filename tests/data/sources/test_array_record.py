@@ -214,7 +214,7 @@ def test_names_of_shards():
     assert shard_name("train", 3, 16) == "train-00003-of-00016.array_record"
     with pytest.raises(ValueError, match=r"shard 3 of 3: .*0 \.\. 2"):
         shard_name("train", 3, 3)
-    with pytest.raises(ValueError, match="the split 'a/b' has characters"):
+    with pytest.raises(ValueError, match=r"split 'a/b' .*characters"):
         shard_name("a/b", 0, 1)
     assert array_record.VERSION == 1
 

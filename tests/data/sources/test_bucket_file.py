@@ -287,7 +287,7 @@ def test_a_missing_and_a_damaged_shard(server, folder):
     content = server.storage.read("bucket", name).content
     for damaged in (content[:-1], content[: len(content) // 2], bytes(len(content)), b""):
         server.storage.write("bucket", name, damaged, {})
-        with pytest.raises(RecordError, match="cut off or not an ArrayRecord file"):
+        with pytest.raises(RecordError, match=r"cut off .*ArrayRecord"):
             PreparedSource(ADDRESS).open("train")
     server.storage.delete("bucket", name)
     with pytest.raises(ValueError, match=f"lacks {shard_name('train', 1, SHARDS)}"):

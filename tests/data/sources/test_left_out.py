@@ -426,7 +426,7 @@ def test_boxes_of_an_image_with_a_rotation_tag(tmp_path, orientation, upright):
     assert example.get("notes") == notes
     for settings in (ConversionSettings(), ConversionSettings(upright=True)):
         if turned and settings.upright != upright:
-            with pytest.raises(RejectedExample, match="other_size: its annotations are of the"):
+            with pytest.raises(RejectedExample, match=r"other_size: .*annotations"):
                 convert(example, settings)
         else:
             assert "notes" not in convert(example, settings).example
@@ -438,5 +438,5 @@ def test_boxes_in_fractions(tmp_path, unit):
     example = source(tmp_path, case, boxes=unit).open("train")[0]
     sides = [FIRST.width, FIRST.height] * 2 if unit == "fractions" else [1] * 4
     np.testing.assert_allclose(example["boxes"], [np.multiply([0.25, 0.5, 0.75, 0.75], sides)])
-    with pytest.raises(ValueError, match="unknown unit of boxes 'percent'"):
+    with pytest.raises(ValueError, match="unit of boxes 'percent'"):
         source(tmp_path, case, boxes="percent")

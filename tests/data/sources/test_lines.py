@@ -131,7 +131,7 @@ def test_paths_of_splits(tmp_path, monkeypatch):
         split_paths.file(pairs, "test", "texts")
     with pytest.raises(ValueError, match=r"a\.txt .*not exist; .*texts"):
         split_paths.file(pairs, "train", "texts")
-    with pytest.raises(ValueError, match="tars must be one file, not 2"):
+    with pytest.raises(ValueError, match=r"tars .*one file, not 2"):
         split_paths.file("{TEST_DIR}/*.tar", "train", "tars")
     with pytest.raises(ValueError, match=r"pictures_val .*; .* pict"):
         split_paths.folders("{TEST_DIR}/pictures_{split}", "val", "pictures")

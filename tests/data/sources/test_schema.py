@@ -63,10 +63,10 @@ def test_mistakes_are_named(change, message):
 
 
 def test_missing_fields_are_named():
-    with pytest.raises(schema.SchemaError, match="of type 'detection' lacks image"):
+    with pytest.raises(schema.SchemaError, match="'detection' lacks image"):
         schema.check_example({"type": "detection"}, "here")
     half = {"type": "detection", "image": b"", "boxes": np.zeros((0, 4), np.float32)}
-    with pytest.raises(schema.SchemaError, match="of type 'detection' lacks labels"):
+    with pytest.raises(schema.SchemaError, match="'detection' lacks labels"):
         schema.check_example(half, "here")
     with pytest.raises(schema.SchemaError, match="type is None"):
         schema.check_example({"image": b""}, "here")

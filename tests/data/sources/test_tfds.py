@@ -147,7 +147,7 @@ def test_stored_data(stored, monkeypatch, form):
 
 
 def test_what_is_not_there_is_named(tfds, tmp_path):
-    with pytest.raises(SourceError, match="TFDS has no data set 'nowhere'"):
+    with pytest.raises(SourceError, match="no data set 'nowhere'"):
         TfdsSource("nowhere", str(tmp_path), "text").open("train")
     message = r"gigaword/1\.2\.0 is not prepared in .*; run: tfds build gigaword --file_format=arr"
     with pytest.raises(SourceError, match=message):

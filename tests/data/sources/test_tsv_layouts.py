@@ -186,9 +186,9 @@ def test_other_columns(tmp_path):
     same(found, expected)
     with pytest.raises(ValueError, match=r"column 'img'; .*image"):
         TsvSource("x", "vqa", columns=("img", "question"))
-    with pytest.raises(ValueError, match="the columns question are missing"):
+    with pytest.raises(ValueError, match=r"question .*missing"):
         TsvSource("x", "vqa", columns=("image", "_"))
-    with pytest.raises(ValueError, match="the column 'image' is given twice"):
+    with pytest.raises(ValueError, match=r"'image' .*twice"):
         TsvSource("x", "vqa", columns=("image", "question", "image"))
 
 

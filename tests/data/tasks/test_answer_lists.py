@@ -126,7 +126,7 @@ def test_lists_on_the_command_line(caplog):
     for given in ("", " , ", (), [" "]):
         with pytest.raises(ValueError, match=r"the list is empty|entry 0 is ' '"):
             allowed_answers(given)
-    with pytest.raises(ValueError, match="answer 'yes' stands there twice"):
+    with pytest.raises(ValueError, match=r"'yes' .*twice"):
         allowed_answers("yes,no,yes")
 
 

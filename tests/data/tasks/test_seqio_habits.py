@@ -188,7 +188,7 @@ def test_text_pairs_are_read_once_and_not_without_end(monkeypatch):
     again = pickle.loads(pickle.dumps(source))
     assert again.open("train") == source.open("train")
     assert calls == ["train"]
-    with pytest.raises(ValueError, match="'validation' was not read"):
+    with pytest.raises(ValueError, match=r"'validation' .*read"):
         again.open("validation")
     monkeypatch.setattr(text_pairs, "MOST_PAIRS", 2)
     with pytest.raises(ValueError, match="more than 2 examples"):
