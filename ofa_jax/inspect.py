@@ -1,7 +1,7 @@
 """`python -m ofa_jax.inspect PATH`: what is in a data set, and what tasks make of it.
 
-Prints a summary and writes a folder with a page (`index.html`), histograms and a sheet of
-examples. PATH is a file or folder, raw or prepared, or `scenes`.
+Prints a summary and writes a directory with a page (`index.html`), histograms and a sheet of
+examples. PATH is a file or directory, raw or prepared, or `scenes`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("path", nargs="?", help="file or folder of data, or scenes, scenes_small, scenes_base")
+    add("path", nargs="?", help="file or directory of data, or scenes, scenes_small, scenes_base")
     add("--source", metavar="FORMAT", help="format of the data; told from PATH if left out")
     add("--formats", action="store_true", help="list all formats and their arguments, and stop")
     add("--split", help="split to look at (default: train, or the first)")
     add(
         "--out",
-        metavar="FOLDER",
+        metavar="DIRECTORY",
         default="inspection",
-        help="folder to write (default: %(default)s)",
+        help="directory to write (default: %(default)s)",
     )
     add(
         "--limit",
@@ -53,10 +53,10 @@ def _parser() -> argparse.ArgumentParser:
         help="records per task (default: %(default)s)",
     )
     add("--image_size", type=shell.whole, help="pixels per side of the model input (default: 384)")
-    add("--vocab_dir", help="folder of the vocabulary (default: OFA_VOCAB_DIR)")
+    add("--vocab_dir", help="directory of the vocabulary (default: OFA_VOCAB_DIR)")
     add(
         "--data_dir",
-        help="folder with negative_sample (default: OFA_DATA_DIR, or around PATH); for a format "
+        help="directory with negative_sample (default: OFA_DATA_DIR, or around PATH); for a format "
         "with an argument of this name, such as tfds, that argument",
     )
     add("--tasks", default="", help="tasks or mixtures to try, separated by commas")

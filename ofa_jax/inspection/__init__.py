@@ -10,5 +10,5 @@ reading order:
   sheet     examples with their boxes drawn
   summary   text for the terminal
   page      one HTML page of everything
-  build     all of it, in order, to a folder
+  build     all of it, in order, to a directory
 """

@@ -50,16 +50,16 @@ def advice(opened: OpenedData, types: Mapping[str, int]) -> list[str]:
         return lines
     task = _FINETUNING[best]
     if isinstance(opened.source, PreparedSource):
-        folder, there = opened.source.folder, opened.splits
+        directory, there = opened.source.folder, opened.splits
     else:
-        folder = f"data/{opened.name}"
-        commands, there = _preparations(opened, folder)
+        directory = f"data/{opened.name}"
+        commands, there = _preparations(opened, directory)
         lines += ["", "to prepare it", *commands]
     evaluated = next((one for one in _EVALUATED if one in there), opened.split)
     split = "" if evaluated == _EVALUATED[0] else f" --split={evaluated}"
     # A run evaluates on `validation`, if it has some.
     without = "" if _EVALUATED[0] in there else f" {_WITHOUT_EVALUATION}"
-    data = shlex.quote(f"--gin.DATA_DIR={folder}")
+    data = shlex.quote(f"--gin.DATA_DIR={directory}")
     lines += [
         "",
         "to train on it, and to evaluate",
@@ -67,12 +67,12 @@ def advice(opened: OpenedData, types: Mapping[str, int]) -> list[str]:
         f"    --gin_file=gin_configs/runs/finetune/{task}.gin {data} \\",
         f"    --gin.INITIAL_CHECKPOINT_PATH=CHECKPOINT --gin.MODEL_DIR=runs/{task}" + without,
         f"  python -m ofa_jax.eval --checkpoint=runs/{task} --task={task} --module=tasks.own \\",
-        f"    --data={shlex.quote(folder)} --output=runs/{task}/evaluation{split}",
+        f"    --data={shlex.quote(directory)} --output=runs/{task}/evaluation{split}",
     ]
     return lines
 
 
-def _preparations(opened: OpenedData, folder: str) -> tuple[list[str], tuple[str, ...]]:
+def _preparations(opened: OpenedData, directory: str) -> tuple[list[str], tuple[str, ...]]:
     """Commands that prepare all splits of a data set, and these splits."""
     arguments = dict(opened.facts)
     if isinstance(opened.source, TableSource):
@@ -90,5 +90,5 @@ def _preparations(opened: OpenedData, folder: str) -> tuple[list[str], tuple[str
         words = [f"--source={opened.format.partition(':')[0]}"]
         words += [f"--{name}={value}" for name, value in given.items()]
         words += [] if names == "train" else [f"--split={names}"]
-        commands.append(f"  python -m ofa_jax.prepare {shlex.join([*words, f'--out={folder}'])}")
+        commands.append(f"  python -m ofa_jax.prepare {shlex.join([*words, f'--out={directory}'])}")
     return commands, tuple(name for names in found for name in names.split(","))

@@ -1,4 +1,4 @@
-"""An inspection from beginning to end: reads, measures, draws, writes a folder."""
+"""An inspection from beginning to end: reads, measures, draws, writes a directory."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from ofa_jax.schema import Between
 _LENGTHS = {"inputs": 1024, "targets": 1024}
 _IMAGE_SIZE = 384
 _NO_VOCABULARY = (
-    "Token ids are not shown: they need the vocabulary. Give --vocab_dir=FOLDER (encoder.json, "
-    "vocab.bpe and dict.txt, or a HuggingFace OFA folder)"
+    "Token ids are not shown: they need the vocabulary. Give --vocab_dir=DIRECTORY (encoder.json, "
+    "vocab.bpe and dict.txt, or a HuggingFace OFA directory)"
 )
 
 
@@ -41,8 +41,8 @@ class Options:
       examples: most records on the contact sheet.
       token_examples: records per task.
       image_size: pixels per side of the model input; None: 384, or what `scenes` has.
-      vocab_dir: folder of the vocabulary; None takes `OFA_VOCAB_DIR`.
-      data_dir: folder with `negative_sample`; None takes `OFA_DATA_DIR`, or the folder around
+      vocab_dir: directory of the vocabulary; None takes `OFA_VOCAB_DIR`.
+      data_dir: directory with `negative_sample`; None takes `OFA_DATA_DIR`, or the directory around
         the data.
       tasks: names of tasks or mixtures to try; none takes those that suit.
       modules: that register them.
@@ -77,12 +77,12 @@ class Inspection:
 
 
 def inspect_data(
-    opened: OpenedData, folder: str | pathlib.Path, options: Options | None = None
+    opened: OpenedData, directory: str | pathlib.Path, options: Options | None = None
 ) -> Inspection:
-    """Inspects an opened split and writes the folder.
+    """Inspects an opened split and writes the directory.
 
     Args:
-      folder: gets `index.html`, `images.png`, `texts.png`, `examples.png`, `summary.txt`.
+      directory: gets `index.html`, `images.png`, `texts.png`, `examples.png`, `summary.txt`.
       options: what to look at.
 
     Returns:
@@ -113,7 +113,7 @@ def inspect_data(
     tiles = [tile(number, example) for number, example in kept.items()]
     shown, notice = _token_views(opened, kept, options)
     started()
-    return _write(opened, found, tiles, shown, notice, pathlib.Path(folder).expanduser())
+    return _write(opened, found, tiles, shown, notice, pathlib.Path(directory).expanduser())
 
 
 def _spread(total: int, limit: int | None, count: int) -> list[int]:
@@ -159,7 +159,7 @@ def _is_set(template: str) -> bool:
 
 
 def _find_negatives(opened: OpenedData) -> None:
-    """Takes the folder around the data for `DATA_DIR` where it holds wrong pairs."""
+    """Takes the directory around the data for `DATA_DIR` where it holds wrong pairs."""
     if _is_set("{DATA_DIR}"):
         return
     place = getattr(opened.source, "folder", None) or dict(opened.facts).get("paths")
@@ -179,19 +179,19 @@ def _write(
     tiles: Sequence[Tile],
     shown: Sequence[TaskView],
     notice: str,
-    folder: pathlib.Path,
+    directory: pathlib.Path,
 ) -> Inspection:
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     groups = [charts.image_group(found), charts.text_group(found)]
     title = f"{opened.name}, split {opened.split} ({opened.format})"
     text = summary.text_of(title, found, opened.facts, shown)
     text = "\n".join([text, *advice(opened, found.types)])
     if notice:
         text += f"\n\n{notice}"
-    page = folder / "index.html"
+    page = directory / "index.html"
     page.write_text(page_html(opened, found, groups, tiles, shown, notice), encoding="utf-8")
-    files = [page, *save_groups(groups, folder)]
-    if save_sheet(tiles, folder / "examples.png"):
-        files.append(folder / "examples.png")
-    (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
-    return Inspection(text, (*files, folder / "summary.txt"))
+    files = [page, *save_groups(groups, directory)]
+    if save_sheet(tiles, directory / "examples.png"):
+        files.append(directory / "examples.png")
+    (directory / "summary.txt").write_text(text + "\n", encoding="utf-8")
+    return Inspection(text, (*files, directory / "summary.txt"))

@@ -65,7 +65,7 @@ def open_data(
     """Opens a data set.
 
     Args:
-      path: a file, a folder, prepared data in a bucket (gs://bucket/folder), or `scenes`,
+      path: a file, a directory, prepared data in a bucket (gs://bucket/directory), or `scenes`,
         `scenes_small`, `scenes_base`.
       format_name: key of `formats.FORMATS`; None tells it from the path.
       arguments: of the format; the path is added where it belongs.
@@ -86,7 +86,7 @@ def open_data(
         resolved = pathlib.Path(resolved_path)
         if not resolved.exists():
             raise UnknownFormatError(
-                f"{path} does not exist; PATH is a file or folder of data, or one of "
+                f"{path} does not exist; PATH is a file or directory of data, or one of "
                 f"{', '.join(_SCENES_PRESETS)}"
             )
         layout = {k: v for k, v in arguments.items() if k == "layout"}
@@ -160,12 +160,12 @@ def _open_scenes(name: str, split: str) -> OpenedData:
 
 
 def _open_prepared(source: PreparedSource, split: str | None) -> OpenedData:
-    folder = locations.resolve(source.folder).rstrip("/")
+    directory = locations.resolve(source.folder).rstrip("/")
     splits = tuple(source.splits())
     if not splits:
-        raise UnknownFormatError(f"{folder} holds no prepared shards")
+        raise UnknownFormatError(f"{directory} holds no prepared shards")
     chosen = split or ("train" if "train" in splits else splits[0])
-    written = manifest.of_folder(folder)
+    written = manifest.of_folder(directory)
     shards = len(source.splits().get(chosen, ()))
     facts = [("shards", f"{shards:,}"), ("splits", ", ".join(splits))]
     if written is None:
@@ -174,9 +174,9 @@ def _open_prepared(source: PreparedSource, split: str | None) -> OpenedData:
         entry = written.get("splits", {}).get(chosen, {})
         facts += _manifest_facts(entry)
     return OpenedData(
-        name=folder.rpartition("/")[2]
-        if is_remote(folder)
-        else pathlib.Path(folder).resolve().name,
+        name=directory.rpartition("/")[2]
+        if is_remote(directory)
+        else pathlib.Path(directory).resolve().name,
         format="prepared: shards that ofa_jax.prepare wrote",
         split=chosen,
         splits=splits,

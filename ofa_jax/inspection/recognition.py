@@ -35,7 +35,7 @@ _TSV_LAYOUTS = {
 _TABLE = re.compile(r"\.(csv|jsonl|ndjson)(\.gz|\.bz2|\.xz|\.zst)?$", re.IGNORECASE)
 _TEXT = re.compile(r"\.(jsonl|txt)(\.gz|\.bz2|\.xz|\.zst)?$", re.IGNORECASE)
 _HEAD_BYTES = 1 << 16
-# Levels below a folder that are searched for images.
+# Levels below a directory that are searched for images.
 _DEPTH = 2
 
 
@@ -57,7 +57,7 @@ class Recognized:
 
 
 def recognize(path: pathlib.Path) -> Recognized:
-    """Tells the format of a file or folder.
+    """Tells the format of a file or directory.
 
     Args:
       path: exists.
@@ -66,12 +66,12 @@ def recognize(path: pathlib.Path) -> Recognized:
       Name and arguments.
 
     Raises:
-      UnknownFormatError: it cannot be told, or a folder holds several data sets.
+      UnknownFormatError: it cannot be told, or a directory holds several data sets.
     """
-    return _folder(path) if path.is_dir() else _file(path)
+    return _directory(path) if path.is_dir() else _file(path)
 
 
-def _folder(path: pathlib.Path) -> Recognized:
+def _directory(path: pathlib.Path) -> Recognized:
     names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if any(name.endswith(".array_record") for name in names):
         return Recognized("prepared", {"folder": str(path)})
@@ -102,7 +102,7 @@ def _folder(path: pathlib.Path) -> Recognized:
         raise UnknownFormatError(
             f"{path} holds several data sets; give one of its files: {', '.join(found)}"
         )
-    if pictures := _image_folder(path):
+    if pictures := _image_directory(path):
         return pictures
     shown = ", ".join(names[:6]) + (", ..." if names[6:] else "")
     raise UnknownFormatError(
@@ -111,10 +111,10 @@ def _folder(path: pathlib.Path) -> Recognized:
     )
 
 
-def _image_folder(path: pathlib.Path) -> Recognized | None:
-    """Images in a folder or below it; with captions where a `.txt` has the name of an image."""
-    for folder in _image_folders_below(path):
-        first = next(entry for entry in _entries(folder) if is_image_file(entry))
+def _image_directory(path: pathlib.Path) -> Recognized | None:
+    """Images in a directory or below it; with captions where a `.txt` has the name of an image."""
+    for directory in _image_directories_below(path):
+        first = next(entry for entry in _entries(directory) if is_image_file(entry))
         text = first.with_name(f"{stem_of(first.name)}.txt")
         example_type = "caption" if text.is_file() else "image"
         return Recognized("image_folder", {"images": str(path), "kind": example_type})
@@ -124,7 +124,7 @@ def _image_folder(path: pathlib.Path) -> Recognized | None:
 def _file(path: pathlib.Path) -> Recognized:
     name = path.name
     if name.endswith(".array_record"):
-        raise UnknownFormatError(f"{path} is one shard; give its folder, {path.parent}")
+        raise UnknownFormatError(f"{path} is one shard; give its directory, {path.parent}")
     if path.suffix == ".tsv":
         if (table := _table(path)) is not None:
             return table
@@ -252,40 +252,40 @@ def _sibling(path: pathlib.Path, start: str, suffix: str) -> pathlib.Path:
 
 
 def _beside(path: pathlib.Path, name: str, **arguments: str) -> Recognized:
-    """Adds the folders of images around a file of annotations."""
-    folders = image_folders(path.parent)
-    if not folders:
+    """Adds the directories of images around a file of annotations."""
+    directories = image_directories(path.parent)
+    if not directories:
         raise UnknownFormatError(
-            f"{path} looks like {name}, but there is no folder of images near it; give --images"
+            f"{path} looks like {name}, but there is no directory of images near it; give --images"
         )
-    return Recognized(name, arguments | {"images": ",".join(map(str, folders))})
+    return Recognized(name, arguments | {"images": ",".join(map(str, directories))})
 
 
-def image_folders(start: pathlib.Path) -> list[pathlib.Path]:
-    """Folders with pictures: a folder and those below it, or else those around it.
+def image_directories(start: pathlib.Path) -> list[pathlib.Path]:
+    """Directories with pictures: a directory and those below it, or else those around it.
 
     The nearest ones only, since images of other data sets may have the same names.
     """
     around = start.resolve().parent if start.is_absolute() else start.parent
-    return _image_folders_below(start) or _image_folders_below(around)
+    return _image_directories_below(start) or _image_directories_below(around)
 
 
-def _image_folders_below(top: pathlib.Path) -> list[pathlib.Path]:
+def _image_directories_below(top: pathlib.Path) -> list[pathlib.Path]:
     found: list[pathlib.Path] = []
     level = [top]
     for _ in range(_DEPTH + 1):
         deeper: list[pathlib.Path] = []
-        for folder in level:
-            entries = _entries(folder)
+        for directory in level:
+            entries = _entries(directory)
             if any(is_image_file(entry) for entry in entries):
-                found.append(folder)
+                found.append(directory)
             deeper += [e for e in entries if e.is_dir() and not e.name.startswith(".")]
         level = deeper
     return found
 
 
-def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
+def _entries(directory: pathlib.Path) -> list[pathlib.Path]:
     try:
-        return sorted(folder.iterdir())
+        return sorted(directory.iterdir())
     except PermissionError:
         return []

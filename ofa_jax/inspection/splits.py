@@ -11,7 +11,7 @@ from ofa_jax.data.sources import locations
 from ofa_jax.data.sources.split_paths import SPLIT_WORDS, usual_split
 
 _WORD = re.compile(rf"(?<![A-Za-z])({'|'.join(SPLIT_WORDS)})(?![A-Za-z])", re.IGNORECASE)
-_FOLDER = re.compile(rf"(?<=/)({'|'.join(SPLIT_WORDS)})(?=/)", re.IGNORECASE)
+_DIRECTORY = re.compile(rf"(?<=/)({'|'.join(SPLIT_WORDS)})(?=/)", re.IGNORECASE)
 # In this order splits are shown and evaluated on.
 _ORDER = ("train", "validation", "test")
 
@@ -28,7 +28,7 @@ def split_prefix(names: Sequence[str]) -> str:
     """The word that the files of one split begin with, of train or else the first; "" for none.
 
     Args:
-      names: of the files of a folder, of several splits perhaps.
+      names: of the files of a directory, of several splits perhaps.
     """
     words = [word[1] for name in names if (word := _WORD.match(name))]
     if len(words) < len(names):
@@ -72,15 +72,15 @@ def _beside(arguments: Mapping[str, str], word: str) -> dict[str, str]:
         other = f"{value[: last.start()]}{word}{value[last.end() :]}"
         if _exists(other):
             found[name], changed = other, True
-        elif name != "images":  # Folders of images may serve all splits.
+        elif name != "images":  # Directories of images may serve all splits.
             return {}
     return found if changed else {}
 
 
 def _last(path: str) -> re.Match[str] | None:
-    """The word for a split in the name of a file, or else a folder of that name around it."""
+    """The word for a split in the name of a file, or else a directory of that name around it."""
     begin = path.rfind("/") + 1
-    matches = [*_FOLDER.finditer(path), *_WORD.finditer(path, begin)]
+    matches = [*_DIRECTORY.finditer(path), *_WORD.finditer(path, begin)]
     return matches[-1] if matches else None
 
 

@@ -172,7 +172,7 @@ def test_without_vocabulary_the_rest_is_shown(tmp_path, capsys):
     assert command.main([str(tmp_path / "pile"), f"--out={tmp_path / 'out'}"]) == 0
     text = capsys.readouterr().out
     assert "Token ids are not shown" in text
-    assert "--vocab_dir=FOLDER" in text
+    assert "--vocab_dir=DIRECTORY" in text
     page = (tmp_path / "out" / "index.html").read_text()
     assert "text <b>" not in page, "texts of the data are escaped"
     assert not (tmp_path / "out" / "images.png").exists()
@@ -201,7 +201,7 @@ def test_a_slot_shows_its_own_tasks(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere does not exist; PATH is a file or folder of data, or one of scenes"),
+        (["nowhere"], "nowhere does not exist; PATH is a file or directory of data, or one of"),
         (
             ["scenes", "--limit=0"],
             "limit must be a whole number from 1 to 1,000,000,000,000 or None",

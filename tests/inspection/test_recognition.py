@@ -92,7 +92,7 @@ def test_what_cannot_be_told_is_said(folder, tmp_path):
     lonely.mkdir()
     (lonely / "objects.json").write_text((raw / "visual_genome" / "objects.json").read_text())
     (tmp_path / "some.json").unlink()
-    assert "no folder of images near it; give --images" in refusal(lonely / "objects.json")
+    assert "no directory of images near it; give --images" in refusal(lonely / "objects.json")
 
 
 def test_prepared_folders(tmp_path):
@@ -101,7 +101,7 @@ def test_prepared_folders(tmp_path):
     assert recognize(tmp_path / "a").name == "prepared"
     assert "give one of them: a, b" in refusal(tmp_path)
     shard = tmp_path / "a" / shard_name("train", 0, 1)
-    assert f"is one shard; give its folder, {tmp_path / 'a'}" in refusal(shard)
+    assert f"is one shard; give its directory, {tmp_path / 'a'}" in refusal(shard)
     opened = open_data(str(tmp_path / "a"))
     assert (opened.name, opened.splits, len(opened.records)) == ("a", ("train",), 1)
     assert dict(opened.facts)["manifest"].startswith("none")
