@@ -129,8 +129,8 @@ class Dense(nn.Module):
 
 def contract_last(
     x: Float[Array, "*lead in"], kernel: Float[Array, "in *out"]
-) -> Float[Array, "*lead *out"]:
-    """One matrix product over the axis `in`."""
+) -> Float[Array, "..."]:
+    """One matrix product over the axis `in`: the result is [*lead, *out]."""
     return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
 
 
