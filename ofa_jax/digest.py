@@ -37,7 +37,7 @@ def file_sha256(path: str | pathlib.Path) -> str:
     return digest.hexdigest()
 
 
-def file_identity(path: str | pathlib.Path) -> dict[str, Any]:
+def file_identity(path: str | pathlib.Path) -> dict[str, object]:
     """What tells a file from another version of it, and from no other copy of the same bytes.
 
     Args:
@@ -65,7 +65,7 @@ def file_identity(path: str | pathlib.Path) -> dict[str, Any]:
     }
 
 
-def folder_identity(path: str | pathlib.Path) -> dict[str, Any]:
+def folder_identity(path: str | pathlib.Path) -> dict[str, object]:
     """What tells a folder of files, such as photographs, from another state of it.
 
     Files are not opened: their names, sizes and times count. Hidden files do not, nor what
@@ -92,12 +92,12 @@ def folder_identity(path: str | pathlib.Path) -> dict[str, Any]:
     }
 
 
-def identities(paths: Iterable[str | pathlib.Path]) -> dict[str, dict[str, Any]]:
+def identities(paths: Iterable[str | pathlib.Path]) -> dict[str, dict[str, object]]:
     """The identity of each file or folder, by its path.
 
     A file in a bucket is given as address#generation; its generation is its identity.
     """
-    found = {}
+    found: dict[str, dict[str, object]] = {}
     for path in paths:
         if "://" in str(path):
             address, _, generation = str(path).rpartition("#")
@@ -107,7 +107,7 @@ def identities(paths: Iterable[str | pathlib.Path]) -> dict[str, dict[str, Any]]
     return found
 
 
-def fingerprint(inputs: Mapping[str, Any]) -> str:
+def fingerprint(inputs: Mapping[str, object]) -> str:
     """SHA-256 of inputs, hexadecimal: equal for equal ones, in any order of their keys."""
     text = json.dumps(inputs, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -138,7 +138,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str =
 
 
 def refuse_other(
-    place: object, before: Mapping[str, Any], now: Mapping[str, Any], *, remedy: str
+    place: object, before: Mapping[str, object], now: Mapping[str, object], *, remedy: str
 ) -> None:
     """Fails where a folder holds a result of other inputs.
 
@@ -158,7 +158,7 @@ def refuse_other(
         )
 
 
-def _is_identity(value: Any) -> bool:
+def _is_identity(value: object) -> bool:
     return isinstance(value, Mapping) and ("bytes" in value or "generation" in value)
 
 
@@ -171,12 +171,12 @@ def _changed_file(name: str, old: Any, new: Any) -> str:
     return f"{name} has changed (the same size, other content or times)"
 
 
-def _as_stored(value: Any) -> Any:
+def _as_stored(value: object) -> object:
     """A value as it comes back from a JSON file: tuples are lists there."""
     return json.loads(json.dumps(value))
 
 
-def _shown(value: Any, longest: int = 80) -> str:
+def _shown(value: object, longest: int = 80) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= longest else text[: longest - 3] + "..."
 

@@ -15,12 +15,13 @@ import functools
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from ofa_jax.checkpoint.vqgan import read_vqgan
 from ofa_jax.model.vqgan.autoencoder import VQGAN, normalized, to_pixels
@@ -47,7 +48,7 @@ class VQGANTokenizer:
     def __init__(
         self,
         config: VQGANConfig,
-        params: Mapping[str, Any],
+        params: Mapping[str, PyTree],
         *,
         noise_seed: int | None = None,
         batch_pixels: int | None = None,
@@ -155,7 +156,7 @@ class VQGANTokenizer:
         return self._in_batches(_decode, height * width, codes.astype(np.int32))
 
     @functools.cached_property
-    def _placed(self) -> tuple[Any, NamedSharding]:
+    def _placed(self) -> tuple[PyTree, NamedSharding]:
         """The weights on every device, and how a batch is divided over them."""
         mesh = Mesh(np.array(jax.local_devices()), ("batch",))
         variables = {"params": self._params}
@@ -204,14 +205,14 @@ def load_vqgan(path: str | os.PathLike, *, noise_seed: int | None = None) -> VQG
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _encode(model: VQGAN, variables: Any, pixels: jax.Array) -> jax.Array:
+def _encode(model: VQGAN, variables: PyTree, pixels: jax.Array) -> jax.Array:
     # With the faster products of accelerators a few codes of every image would differ.
     with jax.default_matmul_precision("float32"):
         return cast(jax.Array, model.apply(variables, normalized(pixels), method="encode"))
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _draw(model: VQGAN, variables: Any, pixels: jax.Array, seeds: jax.Array) -> jax.Array:
+def _draw(model: VQGAN, variables: PyTree, pixels: jax.Array, seeds: jax.Array) -> jax.Array:
     with jax.default_matmul_precision("float32"):
         scores = cast(jax.Array, model.apply(variables, normalized(pixels), method="scores"))
     noise = jax.vmap(lambda seed: jax.random.gumbel(jax.random.key(seed), scores.shape[1:]))(seeds)
@@ -219,6 +220,6 @@ def _draw(model: VQGAN, variables: Any, pixels: jax.Array, seeds: jax.Array) -> 
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _decode(model: VQGAN, variables: Any, codes: jax.Array) -> jax.Array:
+def _decode(model: VQGAN, variables: PyTree, codes: jax.Array) -> jax.Array:
     with jax.default_matmul_precision("float32"):
         return to_pixels(cast(jax.Array, model.apply(variables, codes, method="decode")))

@@ -246,7 +246,7 @@ def _process_start(process: int) -> str:
     return "dead" if state in "ZX" else fields[18]
 
 
-def _is_alive(holder: Mapping[str, Any]) -> bool | None:
+def _is_alive(holder: Mapping[str, object]) -> bool | None:
     """Whether a holder lives; None where that cannot be known from here."""
     process, start = holder.get("process"), holder.get("process_start")
     if {**holder, **_this_machine()} != holder or not isinstance(process, int):
@@ -262,18 +262,18 @@ def _is_alive(holder: Mapping[str, Any]) -> bool | None:
     return now == start if now and start else None
 
 
-def _shown(holder: Mapping[str, Any]) -> str:
+def _shown(holder: Mapping[str, object]) -> str:
     command = f" ({holder['command']})" if holder.get("command") else ""
     since = f" since {holder['since']}" if holder.get("since") else ""
     where = f"process {holder.get('process', '?')} on {holder.get('host', 'an unknown host')}"
     return f"{where}{command}{since}"
 
 
-def _as_bytes(holder: Mapping[str, Any]) -> bytes:
+def _as_bytes(holder: Mapping[str, object]) -> bytes:
     return json.dumps(holder).encode() + b"\n"
 
 
-def _read(content: bytes) -> dict[str, Any]:
+def _read(content: bytes) -> dict[str, object]:
     try:
         holder = json.loads(content)
     except (ValueError, RecursionError):

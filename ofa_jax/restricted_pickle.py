@@ -63,9 +63,9 @@ class Inert:
     """
 
     path = "unknown"
-    arguments: tuple[Any, ...]
-    state: Any
-    items: list[Any]
+    arguments: tuple[object, ...]
+    state: object
+    items: list[object]
 
     def __new__(cls, *arguments, **keywords):
         del keywords
@@ -112,9 +112,9 @@ class _Allowed:
     """
 
     __slots__ = ("_function",)
-    _function: Callable[..., Any]
+    _function: Callable[..., object]
 
-    def __init__(self, function: Callable[..., Any]):
+    def __init__(self, function: Callable[..., object]):
         object.__setattr__(self, "_function", function)
 
     def __call__(self, *arguments):
@@ -137,7 +137,7 @@ def _decoded_bytes(text: str, encoding: str = "latin1") -> bytes:
 class _NumberType:
     """The type of one numpy number, as pickles describe it; only names of plain types work."""
 
-    def __init__(self, name: str, *flags: Any):
+    def __init__(self, name: str, *flags: object):
         del flags
         self.name = name
         self.order = "="
@@ -146,7 +146,7 @@ class _NumberType:
         self.order = state[1] if state[1] in ("<", ">") else "="
 
 
-def _number(scalar: _NumberType, data: bytes | str) -> Any:
+def _number(scalar: _NumberType, data: bytes | str) -> object:
     """One number or string of numpy, as Python's own."""
     if not re.fullmatch(r"[biuf][1248]|[SU][0-9]{1,4}", scalar.name):
         raise UnsafePickleError(f"the pickle holds a number of the numpy type {scalar.name!r}")
@@ -164,13 +164,13 @@ class _Entries(dict):
         del state
 
 
-def _default_entries(factory: Any = None, items: Iterable = ()) -> _Entries:
+def _default_entries(factory: object = None, items: Iterable = ()) -> _Entries:
     del factory
     return _Entries(items)
 
 
 # What a pickle may call whatever it is a pickle of.
-_PLAIN: dict[tuple[str, str], Callable[..., Any]] = {
+_PLAIN: dict[tuple[str, str], Callable[..., object]] = {
     ("collections", "OrderedDict"): _Entries,
     ("collections", "defaultdict"): _default_entries,
     **{
@@ -189,8 +189,8 @@ class _RestrictedUnpickler(pickle.Unpickler):
     def __init__(
         self,
         data: bytes,
-        allowed: Mapping[tuple[str, str], Any],
-        persistent_load: Callable[[Any], Any] | None,
+        allowed: Mapping[tuple[str, str], object],
+        persistent_load: Callable[[object], object] | None,
         placeholders: bool,
         encoding: str,
     ):
@@ -201,7 +201,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
         self._placeholders = placeholders
         self._inert_classes: dict[tuple[str, str], type[Inert]] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         key = (module, name)
         if key == ("numpy", "dtype"):
             return _NumberType
@@ -214,7 +214,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
             self._inert_classes[key] = type("Inert", (Inert,), {"path": f"{module}.{name}"})
         return self._inert_classes[key]
 
-    def _counted(self, function: Callable[..., Any]) -> _Allowed:
+    def _counted(self, function: Callable[..., object]) -> _Allowed:
         def call(*arguments):
             self._copies -= sum(len(one) for one in arguments if isinstance(one, Sized))
             if self._copies < 0:
@@ -223,7 +223,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
         return _Allowed(call)
 
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid: object) -> object:
         if self._persistent_load is None:
             raise UnsafePickleError("the pickle refers to storages, but none are stored here")
         return self._persistent_load(pid)
@@ -327,8 +327,8 @@ def _refuse_endless_keys(data: bytes) -> None:
 
 def load_restricted(
     data: bytes,
-    allowed: Mapping[tuple[str, str], Any] | None = None,
-    persistent_load: Callable[[Any], Any] | None = None,
+    allowed: Mapping[tuple[str, str], object] | None = None,
+    persistent_load: Callable[[object], object] | None = None,
     *,
     placeholders: bool = True,
     encoding: str = "utf-8",
@@ -367,7 +367,7 @@ def load_restricted(
         ) from error
 
 
-def plain_fields(value: Any) -> Any:
+def plain_fields(value: object) -> Any:
     """Turns inert configuration objects into plain dicts, lists and scalars, as far as it can.
 
     Knows argparse's Namespace and dataclasses (an attribute dict), omegaconf (a `_content` of nodes
@@ -383,7 +383,7 @@ def plain_fields(value: Any) -> Any:
     return _plain(value, _MAX_FIELD_DEPTH, itertools.count())
 
 
-def _plain(value: Any, depth: int, visited: Iterator[int]) -> Any:
+def _plain(value: object, depth: int, visited: Iterator[int]) -> object:
     # A few shared lists in one another stand for billions of values.
     if next(visited) > _MAX_FIELDS or depth == 0:
         return None

@@ -58,7 +58,7 @@ class Between:
         return f"{least} to {most}"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A foreign value for a message: short, however large or nested it is."""
     try:
         return _short.repr(value)
@@ -168,7 +168,7 @@ def read_json(
 
 def build(
     cls: type[_Made],
-    values: Any,
+    values: object,
     name: object,
     error: Callable[[str], Exception] = SchemaError,
     *,
@@ -209,7 +209,7 @@ def build(
         raise error(f"{name}: {problem}") from problem
 
 
-def check(instance: Any, owner: str) -> None:
+def check(instance: object, owner: str) -> None:
     """Compares the fields of a dataclass with their annotations.
 
     Args:
@@ -222,12 +222,12 @@ def check(instance: Any, owner: str) -> None:
     check_values(_hints(type(instance)), vars(instance), owner)
 
 
-def check_arguments(function: Callable[..., Any], values: Mapping[str, Any], owner: str) -> None:
+def check_arguments(function: object, values: Mapping[str, object], owner: str) -> None:
     """Compares arguments with a function's annotations; raises as `check`."""
     check_values(_hints(function), values, owner)
 
 
-def check_values(hints: Mapping[str, Any], values: Mapping[str, Any], owner: str) -> None:
+def check_values(hints: Mapping[str, object], values: Mapping[str, object], owner: str) -> None:
     """Compares values with the annotations of the same names; raises as `check`."""
     for name in hints.keys() & values.keys():
         if fault := _fault(values[name], hints[name], f"{owner}.{name}".lstrip(".")):
@@ -235,13 +235,13 @@ def check_values(hints: Mapping[str, Any], values: Mapping[str, Any], owner: str
 
 
 @functools.cache
-def _hints(owner: Any) -> dict[str, Any]:
+def _hints(owner: object) -> dict[str, Any]:
     found = typing.get_type_hints(owner, include_extras=True)
     found.pop("return", None)
     return found
 
 
-def _as_tuples(value: Any, hint: Any) -> Any:
+def _as_tuples(value: object, hint: object) -> object:
     """Lists as tuples where only these are allowed, at any depth of the annotation."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
@@ -255,7 +255,7 @@ def _as_tuples(value: Any, hint: Any) -> Any:
     return tuple(_as_tuples(one, part) for one, part in zip(value, inner))
 
 
-def _fault(value: Any, hint: Any, place: str) -> str:
+def _fault(value: object, hint: object, place: str) -> str:
     """What is wrong with a value: "PLACE must be ..., got ..."; "" where nothing is."""
     if not _is_of(value, hint):
         return f"{place} must be {_words(hint)}, got {shown(value)}"
@@ -275,7 +275,7 @@ def _fault(value: Any, hint: Any, place: str) -> str:
     return ""
 
 
-def _alternatives(hint: Any) -> Sequence[Any]:
+def _alternatives(hint: object) -> Sequence[object]:
     if typing.get_origin(hint) is typing.Annotated:
         return _alternatives(typing.get_args(hint)[0])
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -283,7 +283,7 @@ def _alternatives(hint: Any) -> Sequence[Any]:
     return (hint,)
 
 
-def _is_of(value: Any, hint: Any) -> bool:
+def _is_of(value: object, hint: object) -> bool:
     """Whether a value is of an annotation, not counting what stands inside a list or mapping."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
@@ -328,7 +328,7 @@ def _words(hint: Any) -> str:
         return f"a list of {len(parts)}: {', '.join(map(_words, parts))}"
     if origin in (Sequence, tuple):
         return f"a list, each {_words(parts[0])}"
-    if origin is Mapping and parts[1] is Any:
+    if origin is Mapping and parts[1] in (Any, object):
         return "a dictionary of names and values"
     if origin is Mapping:
         return f"a dictionary {{{_words(parts[0])}: {_words(parts[1])}}}"

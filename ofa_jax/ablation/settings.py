@@ -34,7 +34,7 @@ class Variant:
     """
 
     name: str
-    changes: Mapping[str, Any]
+    changes: Mapping[str, object]
 
     @property
     def folder(self) -> str:

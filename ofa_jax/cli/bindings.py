@@ -7,7 +7,6 @@ schedule, or the function behind an entry point.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import gin
 
@@ -25,7 +24,7 @@ from ofa_jax.training.schedule import ScheduleConfig
 from ofa_jax.training.scst import SCSTConfig
 
 # What gin files of both engines bind, by the name that they have in them.
-SHARED: dict[str, Callable[..., Any]] = {
+SHARED: dict[str, Callable[..., object]] = {
     "models.OFA": settings.ModelConfig,
     "models.ResNet": ResNetConfig,
     "models.Tuning": TuningConfig,
@@ -41,7 +40,7 @@ SHARED: dict[str, Callable[..., Any]] = {
 }
 
 
-def registered(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+def registered(train: Callable[..., object]) -> dict[str, Callable[..., object]]:
     """Everything that gin can bind, by the name used in gin files.
 
     Args:
@@ -58,7 +57,7 @@ def registered(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     }
 
 
-def register(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+def register(train: Callable[..., object]) -> dict[str, Callable[..., object]]:
     """Registers the names with gin and forgets all bindings, so that a process can do it again.
 
     Returns:
@@ -68,7 +67,7 @@ def register(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     return register_all(registered(train))
 
 
-def register_all(names: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+def register_all(names: Mapping[str, Callable[..., object]]) -> dict[str, Callable[..., object]]:
     """Registers names with gin; see `register`."""
     configurables = {}
     for name, function in names.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ofa_jax import extras
 from ofa_jax.cli import shell
@@ -21,8 +20,8 @@ REQUIRED_MACROS = (
 
 
 def configured(
-    train: Callable[..., Any], files: Sequence[str], overrides: Sequence[str]
-) -> Callable[..., Any]:
+    train: Callable[..., object], files: Sequence[str], overrides: Sequence[str]
+) -> Callable[..., object]:
     """`train_script.train` with the settings of gin files and overrides."""
     from ofa_jax.cli import bindings, gin_files
     from ofa_jax.runs.settings import MACROS

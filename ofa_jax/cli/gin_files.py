@@ -15,7 +15,7 @@ import re
 import tokenize
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import gin
 
@@ -88,10 +88,10 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def parse(
     files: Sequence[str],
     overrides: Sequence[str],
-    known: Mapping[str, Callable[..., Any]],
+    known: Mapping[str, Callable[..., object]],
     *,
     required: Sequence[str] = (),
-    types: Mapping[str, Any] | None = None,
+    types: Mapping[str, object] | None = None,
     flags: Mapping[str, str] | None = None,
 ) -> None:
     """Parses gin files in order, then bindings that override them, and checks every macro.
@@ -193,8 +193,8 @@ def check_task(
 
 
 def _annotation(
-    name: str, known: Mapping[str, Callable[..., Any]], types: Mapping[str, Any]
-) -> Any:
+    name: str, known: Mapping[str, Callable[..., object]], types: Mapping[str, object]
+) -> object:
     """The type of a macro or setting, None where nothing says it."""
     owner, _, field = name.rpartition("/")[2].rpartition(".")
     if not owner:
@@ -204,7 +204,7 @@ def _annotation(
     return hints.get(field)
 
 
-def _as_text(value: str, annotation: Any) -> str:
+def _as_text(value: str, annotation: object) -> str:
     """A value as gin reads it: a text may come without quotes where the type says text."""
     if annotation is None:
         return value
@@ -225,7 +225,7 @@ def _as_text(value: str, annotation: Any) -> str:
 
 
 def check(
-    *, required: Sequence[str] = (), types: Mapping[str, Any] | None = None, t5x: bool = False
+    *, required: Sequence[str] = (), types: Mapping[str, object] | None = None, t5x: bool = False
 ) -> None:
     """Checks every macro and scope of what gin has parsed.
 
@@ -331,7 +331,7 @@ def _check_required() -> None:
             raise ConfigError(f"{setting} has no value: {hint}")
 
 
-def _is_missing(value: Any) -> bool:
+def _is_missing(value: object) -> bool:
     return value is gin.REQUIRED or getattr(value, "scopes", ())[-1:] == ["gin.REQUIRED"]
 
 
@@ -386,7 +386,7 @@ def _check_scopes(fine: Sequence[str]) -> None:
             )
 
 
-def _check_unused(known: Mapping[str, Callable[..., Any]]) -> None:
+def _check_unused(known: Mapping[str, Callable[..., object]]) -> None:
     """Fails on settings of what nothing refers to: they would be taken and never used.
 
     Args:
@@ -405,7 +405,7 @@ def _check_unused(known: Mapping[str, Callable[..., Any]]) -> None:
         )
 
 
-def _check_macros(required: Sequence[str], types: Mapping[str, Any], *, t5x: bool) -> None:
+def _check_macros(required: Sequence[str], types: Mapping[str, object], *, t5x: bool) -> None:
     config = gin.config._CONFIG
     values = {
         scope: bound.get("value")
@@ -429,7 +429,7 @@ def _check_macros(required: Sequence[str], types: Mapping[str, Any], *, t5x: boo
         if _is_missing(value):
             raise ConfigError(_missing(name))
         if getattr(value, "selector", "") != "gin.macro":
-            schema.check_values({name: types.get(name, Any)}, {name: value}, "")
+            schema.check_values({name: types.get(name, object)}, {name: value}, "")
 
 
 def _missing(name: str) -> str:
@@ -457,7 +457,7 @@ _ARGUMENT = re.compile(r"Configurable '([^']+)' doesn't have a parameter named '
 
 
 def _explain(
-    error: BaseException, known: Mapping[str, Callable[..., Any]], *, t5x: bool = False
+    error: BaseException, known: Mapping[str, Callable[..., object]], *, t5x: bool = False
 ) -> str:
     message = str(error)
     if isinstance(error, RecursionError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Sequence
-from typing import Any
 
 from ofa_jax.cli import shell
 
@@ -144,7 +143,7 @@ def _run(
     name: str,
     home: str,
     options: argparse.Namespace,
-    chosen: dict[str, Any],
+    chosen: dict[str, object],
     bindings: list[str],
     required: Sequence[str] = (),
 ) -> int:

@@ -105,9 +105,8 @@ def words_of(example: Example) -> tuple[Words, ...]:
         lines.append(Words("expression", shown))
     if len(example.get("labels", ())):
         lines.append(Words("labels", ", ".join(dict.fromkeys(map(str, example["labels"])))))
-    for field in ("hypothesis", "label", "text", "summary", "sentence1", "sentence2"):
-        if example.get(field):
-            lines.append(Words(field, str(example[field])))
+    others = ("hypothesis", "label", "text", "summary", "sentence1", "sentence2")
+    lines += [Words(field, str(example[field])) for field in others if example.get(field)]
     codes = example.get("image_codes")
     if codes is not None and len(codes):
         first = " ".join(map(str, np.asarray(codes).reshape(-1)[:6].tolist()))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from ofa_jax.data.sources import locations
 from ofa_jax.data.sources.split_paths import SPLIT_WORDS, usual_split
@@ -36,7 +35,7 @@ def split_prefix(names: Sequence[str]) -> str:
     return min(words, key=lambda word: _ORDER.index(usual_split(word)))
 
 
-def commands(source: Any, arguments: Mapping[str, str], split: str) -> dict[str, dict[str, str]]:
+def commands(source: object, arguments: Mapping[str, str], split: str) -> dict[str, dict[str, str]]:
     """The splits of a data set.
 
     Args:
@@ -57,7 +56,7 @@ def commands(source: Any, arguments: Mapping[str, str], split: str) -> dict[str,
     return {name: found[name] for name in _ordered(found)}
 
 
-def _ordered(splits: Any) -> list[str]:
+def _ordered(splits: Iterable[str]) -> list[str]:
     names = [usual_split(str(name)) for name in splits]
     first = [name for name in _ORDER if name in names]
     return [*first, *sorted(set(names) - set(_ORDER))]

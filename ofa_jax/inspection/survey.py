@@ -337,7 +337,7 @@ def type_in_words(value: object) -> str:
     return type(value).__name__
 
 
-def shown(value: object, width: int = 60) -> str:
+def shown(value: Any, width: int = 60) -> str:
     """A value on one line of at most `width` characters."""
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"

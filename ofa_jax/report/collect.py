@@ -11,10 +11,10 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.metrics.verdict import Verdict
 
 # What made the directory, as its metrics.json says ("kind"): training where it says nothing.
@@ -88,15 +88,15 @@ class RunRecord:
     """
 
     path: pathlib.Path
-    info: Mapping[str, Any]
+    info: JsonObject
     tasks: Mapping[str, TaskScores]
     splits: Mapping[str, Mapping[str, TaskScores]]
-    history: tuple[Mapping[str, Any], ...]
-    predictions: Mapping[str, tuple[Mapping[str, Any], ...]]
+    history: tuple[JsonObject, ...]
+    predictions: Mapping[str, tuple[JsonObject, ...]]
     config_text: str | None
-    settings: Mapping[str, Any]
+    settings: JsonObject
     notices: tuple[str, ...]
-    split_predictions: Mapping[str, Mapping[str, tuple[Mapping[str, Any], ...]]] = (
+    split_predictions: Mapping[str, Mapping[str, tuple[Mapping[str, object], ...]]] = (
         dataclasses.field(default_factory=dict)
     )
 

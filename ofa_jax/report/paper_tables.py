@@ -10,8 +10,8 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.report import labels, rendering
 from ofa_jax.report.collect import RunRecord, TaskScores, collect
 from ofa_jax.report.published import Column, PublishedTable, published_tables
@@ -37,7 +37,7 @@ def find_runs(root: str | pathlib.Path = "runs") -> list[pathlib.Path]:
     return sorted(path.parent for path in pathlib.Path(root).glob("**/metrics.json"))
 
 
-def configured_methods(settings: Mapping[str, Any]) -> tuple[str, ...]:
+def configured_methods(settings: JsonObject) -> tuple[str, ...]:
     """Names of the parameter-efficient methods in the settings of a run (its `config.json`)."""
     parts = [settings.get(name) for name in ("model", "optimizer")]
     model, optimizer = (part if isinstance(part, Mapping) else {} for part in parts)

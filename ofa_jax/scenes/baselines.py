@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
+from ofa_jax.scenes.source import Example
 from ofa_jax.scenes.truth import truth
 from ofa_jax.scenes.world import Scene
-
-Example = dict[str, Any]
 
 _GRID = 16
 _FREQUENT = 40

@@ -81,10 +81,10 @@ class ScenesSource:
         if self.cache_size:
             self._example = functools.lru_cache(self.cache_size)(self._make)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "_example"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._open_cache()
 

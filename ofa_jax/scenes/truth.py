@@ -14,7 +14,6 @@ wording of the grammar counts, and one false word makes the sentence false. The 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ofa_jax.scenes import presets, world
 from ofa_jax.scenes.grammar import (
@@ -69,7 +68,7 @@ class _Reader:
         if not self.take(*expected):
             raise self.fail(repr(" ".join(expected)))
 
-    def choice(self, names: Mapping[str, Any] | Sequence[str]) -> str:
+    def choice(self, names: Mapping[str, object] | Sequence[str]) -> str:
         """Steps over the next word if it is one of the names; "" if not."""
         word = self.peek()
         if word not in names:
@@ -293,7 +292,7 @@ def holds(sentence: Sentence, scene: world.Scene) -> bool:
     raise TypeError(f"not a sentence of scenes: {sentence!r}")
 
 
-def truth(scene: world.Scene | Mapping[str, Any], caption: str) -> bool:
+def truth(scene: world.Scene | Mapping[str, object], caption: str) -> bool:
     """Grades a caption.
 
     Args:

@@ -123,7 +123,7 @@ class Scene:
     style: str
     objects: tuple[SceneObject, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The scene as plain dicts, lists, strings and integers (ready for JSON)."""
         return {
             "pixels": self.pixels,

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import pathlib
 import re
-from typing import Any
 
 from ofa_jax.schema import build, read_json
 from ofa_jax.vocab import CHINESE, ENGLISH, VocabLayout
@@ -66,7 +65,7 @@ def stated_layout(directory: str | pathlib.Path, num_text: int) -> VocabLayout |
 
 def _listed_layout(path: pathlib.Path, num_text: int) -> VocabLayout | None:
     listed = read_json(path, expected=dict)
-    ids: dict[str, dict[int, Any]] = {"code": {}, "bin": {}}
+    ids: dict[str, dict[int, int]] = {"code": {}, "bin": {}}
     for token, token_id in listed.items():
         if match := _NUMBERED.fullmatch(token):
             ids[match[1]][int(match[2])] = token_id

@@ -14,7 +14,7 @@ import json
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -314,7 +314,7 @@ class Tokenizer:
         files = self.text_tokenizer.huggingface_files()
         if not files:
             return {}
-        settings: dict[str, Any] = {"tokenizer_class": "OFATokenizer"}
+        settings: dict[str, object] = {"tokenizer_class": "OFATokenizer"}
         if isinstance(self.text_tokenizer, BertWordpiece):
             # English: `OFATokenizer` itself adds the official codes and bins behind vocab.json.
             added = {self.symbol(i): i for i in range(self.layout.mask_id, self.layout.size)}
