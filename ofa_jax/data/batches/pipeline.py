@@ -16,7 +16,7 @@ import functools
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from absl import flags
@@ -372,7 +372,7 @@ class _BatchReader:
             for task, records in zip(self.tasks, self.prepared)
         ]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # Open files stay where they were opened.
         return {key: value for key, value in self.__dict__.items() if key != "_records"}
 

@@ -18,8 +18,10 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, BinaryIO
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.preparation.output_folder import OutputFolder, temporary_name
 from ofa_jax.data.preparation.plan import ConversionPlan, Estimate
 from ofa_jax.data.preparation.shards import PreparationError, StrictError, write_shard
@@ -35,7 +37,7 @@ class MissingBeamError(SettingsError):
     """Apache Beam is not installed; the message says how to install it."""
 
 
-def require_beam() -> Any:
+def require_beam() -> ModuleType:
     """Imports Apache Beam.
 
     Returns:
@@ -129,7 +131,7 @@ def prepare(
     *,
     options: Sequence[str] = (),
     storage: Storage | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Prepares a split, or what is missing of it, on a Beam runner, and waits for the end.
 
     Args:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.preparation.output_folder import OutputFolder, temporary_name
 from ofa_jax.data.preparation.plan import ConversionPlan, Estimate
 from ofa_jax.data.preparation.shards import PreparationError, ShardResult, write_shard
@@ -40,7 +41,7 @@ def prepare(
     *,
     processes: int = 1,
     progress: ReportCounts | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Prepares a split, or what is missing of it.
 
     Args:
@@ -110,7 +111,7 @@ class _ScoreBoard:
       counts: int64[2 * shards + 1] that processes share.
     """
 
-    def __init__(self, counts: Any):
+    def __init__(self, counts: ctypes.Array):
         self.counts = counts
 
     @classmethod
@@ -215,7 +216,7 @@ def _in_processes(
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(plan: ConversionPlan, folder: OutputFolder, counts: Any) -> None:
+def _start_worker(plan: ConversionPlan, folder: OutputFolder, counts: ctypes.Array) -> None:
     """Opens the source once, and watches the parent: a killed parent cannot say goodbye."""
     # Ctrl-C reaches every process of a terminal; the parent then stops the others in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

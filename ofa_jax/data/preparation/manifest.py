@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import PIL
 
 from ofa_jax import digest
+from ofa_jax.atomic import JsonObject
 from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data.preparation.plan import ConversionPlan
 from ofa_jax.data.preparation.shards import ShardResult
@@ -29,7 +29,7 @@ NAME = "manifest.json"
 CONVERSION_VERSION = 3
 
 
-def identity(plan: ConversionPlan) -> dict[str, Any]:
+def identity(plan: ConversionPlan) -> JsonObject:
     """Everything that a plan's bytes depend on, in the form of a manifest with one split.
 
     Returns:
@@ -51,7 +51,7 @@ def identity(plan: ConversionPlan) -> dict[str, Any]:
 _digest_once = cached_by_file(4)(file_sha256)
 
 
-def refuse_other(folder: str, existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def refuse_other(folder: str, existing: JsonObject, wanted: JsonObject) -> None:
     """Fails where a folder was prepared, or begun, from other data or with another setting.
 
     Args:
@@ -64,7 +64,7 @@ def refuse_other(folder: str, existing: Mapping[str, Any], wanted: Mapping[str, 
     """
     [(split, entry)] = wanted["splits"].items()
 
-    def described(one: Mapping[str, Any]) -> dict[str, Any]:
+    def described(one: JsonObject) -> JsonObject:
         values = {name: one.get(name) for name in wanted if name != "splits"}
         if split not in existing.get("splits", {}):
             return values
@@ -80,8 +80,8 @@ def refuse_other(folder: str, existing: Mapping[str, Any], wanted: Mapping[str, 
 
 
 def with_split(
-    existing: Mapping[str, Any] | None, plan: ConversionPlan, results: Sequence[ShardResult]
-) -> dict[str, Any]:
+    existing: JsonObject | None, plan: ConversionPlan, results: Sequence[ShardResult]
+) -> JsonObject:
     """The manifest of a folder after a split is finished.
 
     Args:
@@ -105,7 +105,7 @@ def with_split(
     return manifest
 
 
-def of_folder(folder: str) -> dict[str, Any] | None:
+def of_folder(folder: str) -> JsonObject | None:
     """The manifest of a folder here or in a bucket; None where there is none.
 
     Raises:
@@ -130,7 +130,7 @@ class BucketStorage:
         return bucket_file.read_file(f"{self._address}/{name}")
 
 
-def read(storage: Storage | BucketStorage, name: str = NAME) -> dict[str, Any] | None:
+def read(storage: Storage | BucketStorage, name: str = NAME) -> JsonObject | None:
     """A manifest; None where there is none.
 
     Args:
@@ -148,7 +148,7 @@ def read(storage: Storage | BucketStorage, name: str = NAME) -> dict[str, Any] |
     return value
 
 
-def as_json(value: Mapping[str, Any]) -> str:
+def as_json(value: JsonObject) -> str:
     """JSON text, the same for the same value."""
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

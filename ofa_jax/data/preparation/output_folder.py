@@ -15,8 +15,8 @@ from __future__ import annotations
 import pathlib
 import uuid
 from collections.abc import Sequence
-from typing import Any
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.preparation import manifest
 from ofa_jax.data.preparation.plan import ConversionPlan
 from ofa_jax.data.preparation.shards import ShardResult
@@ -38,7 +38,7 @@ class OutputFolder:
         self.work = f".unfinished-{plan.split}"
         self._plan = plan
 
-    def finished_manifest(self) -> dict[str, Any] | None:
+    def finished_manifest(self) -> JsonObject | None:
         """The manifest, where this very split is prepared already; else None.
 
         Raises:
@@ -55,7 +55,7 @@ class OutputFolder:
         self._remove_split()
         return self._finished_manifest()
 
-    def _finished_manifest(self) -> dict[str, Any] | None:
+    def _finished_manifest(self) -> JsonObject | None:
         wanted = manifest.identity(self._plan)
         existing = manifest.read(self.storage)
         begun = manifest.read(self.storage, f"{self.work}/plan.json")
@@ -130,7 +130,7 @@ class OutputFolder:
         self.storage.adopt(path, name)
         self.storage.write(f"{self.work}/{name}.json", manifest.as_json(result.as_dict()).encode())
 
-    def finish(self, results: Sequence[ShardResult]) -> dict[str, Any]:
+    def finish(self, results: Sequence[ShardResult]) -> JsonObject:
         """Writes the manifest and removes what only an unfinished preparation needs.
 
         Args:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from ofa_jax import digest
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.preparation.conversion import convert_without_codes, read_record
 from ofa_jax.data.preparation.images import codes_per_image
 from ofa_jax.data.preparation.reasons import RejectedExample
@@ -50,12 +50,12 @@ class ConversionPlan:
     """
 
     source: Source
-    description: Mapping[str, Any]
+    description: Mapping[str, object]
     split: str
     num_records: int
     num_shards: int
     settings: ConversionSettings
-    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: Mapping[str, object] = dataclasses.field(default_factory=dict)
     limit: int | None = None
     strict: bool = False
     overwrite: bool = False
@@ -77,7 +77,7 @@ class ConversionPlan:
             (shard + 1) * self.num_records // self.num_shards,
         )
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """What must be equal for two preparations to write equal shards, for the manifest."""
         return {
             "source": dict(self.description),
@@ -92,7 +92,7 @@ class ConversionPlan:
         return digest.differences(self.inputs, source_inputs(self.source, self.split))
 
 
-def source_inputs(source: Source, split: str) -> dict[str, Any]:
+def source_inputs(source: Source, split: str) -> JsonObject:
     """Identities of the files and folders that a source reads, by path."""
     return digest.identities(split_paths.of_source(source, split))
 
@@ -142,7 +142,7 @@ def estimate(plan: ConversionPlan, records: Records) -> Estimate:
 
 def make_plan(
     source: Source,
-    description: Mapping[str, Any],
+    description: Mapping[str, object],
     split: str,
     *,
     settings: ConversionSettings,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from PIL import Image
 
@@ -89,6 +89,6 @@ class ConversionSettings:
                 "stored image is the square of code_size pixels that they are made of"
             )
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The settings by name, for the manifest."""
         return dataclasses.asdict(self)

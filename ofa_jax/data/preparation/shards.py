@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.preparation.conversion import (
     Converted,
     convert_without_codes,
@@ -50,11 +50,11 @@ class ShardResult:
     sha256: str
     tally: Tally
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """All of it, values that JSON can hold."""
         return {**self.file_entry(), "tally": self.tally.as_dict()}
 
-    def file_entry(self) -> dict[str, Any]:
+    def file_entry(self) -> dict[str, object]:
         """What the manifest says about the file."""
         return {
             "name": self.name,
@@ -64,7 +64,7 @@ class ShardResult:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ShardResult:
+    def from_dict(cls, values: JsonObject) -> ShardResult:
         """The inverse of `as_dict`."""
         tally = Tally.from_dict(values["tally"])
         return cls(values["name"], values["bytes"], values["sha256"], tally)

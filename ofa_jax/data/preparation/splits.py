@@ -93,7 +93,7 @@ def _share_devices() -> None:
 
 def _convert_here(
     plan: ConversionPlan, estimate: Estimate, out: str, processes: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     progress = Progress(plan.split, plan.num_records, unit="record", interval=10.0)
 
     def show(records: int, examples: int) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.preparation import manifest
 from ofa_jax.data.preparation.plan import ConversionPlan, Estimate
 from ofa_jax.data.preparation.tally import NOTES
@@ -47,7 +47,7 @@ def say_start(plan: ConversionPlan, estimate: Estimate) -> None:
         )
 
 
-def say_result(plan: ConversionPlan, result: Mapping[str, Any], out: str, *, upright: bool) -> bool:
+def say_result(plan: ConversionPlan, result: JsonObject, out: str, *, upright: bool) -> bool:
     """Logs what was kept, dropped, removed and left out.
 
     Args:

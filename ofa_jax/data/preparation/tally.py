@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.preparation.reasons import Reason, RejectedExample
 from ofa_jax.data.sources.box_units import OTHER_SHAPE
 from ofa_jax.data.sources.left_out import LeftOut
@@ -69,7 +69,7 @@ class Tally:
         self.removed_boxes.update(later.removed_boxes)
         self.notes.update(later.notes)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The counts with sorted names, as the manifest shows them."""
         return {
             "records": self.records,
@@ -81,7 +81,7 @@ class Tally:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Tally:
+    def from_dict(cls, values: JsonObject) -> Tally:
         """The inverse of `as_dict`; other entries are ignored."""
         return cls(
             records=values["records"],

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ofa_jax.data.sources import json_items, split_paths
 from ofa_jax.data.sources.box_units import BOX_UNITS, placed_boxes, with_pixel_boxes
@@ -22,6 +22,8 @@ from ofa_jax.data.sources.example import Example, check_index
 from ofa_jax.data.sources.file_cache import stamp
 from ofa_jax.data.sources.left_out import READING_ERRORS, LeftOut
 from ofa_jax.schema import require_known
+
+_Entry = TypeVar("_Entry")
 
 
 class AnnotatedRow(NamedTuple):
@@ -45,7 +47,7 @@ class AnnotatedRow(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MadeRows(Sequence):
+class MadeRows(Sequence, Generic[_Entry]):
     """Rows made when asked for: millions of questions as dicts would not fit.
 
     Attributes:
@@ -53,8 +55,8 @@ class MadeRows(Sequence):
       entries: what is kept of each row.
     """
 
-    make: Callable[[Any], AnnotatedRow]
-    entries: Sequence[Any]
+    make: Callable[[_Entry], AnnotatedRow]
+    entries: Sequence[_Entry]
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -170,7 +172,7 @@ class ImageRecords:
 
 @functools.lru_cache(maxsize=32)
 def _table(
-    source: AnnotatedImages, split: str, state: Any
+    source: AnnotatedImages, split: str, state: object
 ) -> tuple[Sequence[AnnotatedRow], LeftOut]:
     del state
     left_out = LeftOut()
@@ -239,7 +241,7 @@ def read_items(
         )
 
 
-class Unique(Mapping[Any, Any]):
+class Unique(Mapping[int | str, _Entry]):
     """Entries by their identifier; none for an identifier that two different entries have.
 
     The last one of them would make wrong pairs, and so would the first.
@@ -248,15 +250,15 @@ class Unique(Mapping[Any, Any]):
     def __init__(self, what: str):
         """Args: what the entries are, for messages."""
         self._what = what
-        self._entries: dict[Any, Any] = {}
-        self._twice: set[Any] = set()
+        self._entries: dict[int | str, _Entry] = {}
+        self._twice: set[int | str] = set()
 
-    def add(self, key: Any, entry: Any) -> None:
+    def add(self, key: int | str, entry: _Entry) -> None:
         """Takes an entry; the same one again changes nothing."""
         if self._entries.setdefault(key, entry) != entry:
             self._twice.add(key)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: int | str) -> _Entry:
         """The entry.
 
         Raises:
@@ -267,7 +269,7 @@ class Unique(Mapping[Any, Any]):
             raise SourceError(f"{self._what} {key} is there twice", Reason.DUPLICATED_ID)
         return self._entries[key]
 
-    def find(self, key: Any, reason: Reason) -> Any:
+    def find(self, key: int | str, reason: Reason) -> _Entry:
         """The entry.
 
         Raises:
@@ -278,7 +280,7 @@ class Unique(Mapping[Any, Any]):
         except KeyError as error:
             raise SourceError(f"there is no {self._what} {key}", reason) from error
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[int | str]:
         return iter(self._entries)
 
     def __len__(self) -> int:

@@ -30,7 +30,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data.sources import bucket_file, locations, schema
-from ofa_jax.data.sources.example import Example, FileRecords, check_index, ends_of
+from ofa_jax.data.sources.example import Example, FileRecords, Records, check_index, ends_of
 from ofa_jax.data.sources.file_cache import cached_by_file
 from ofa_jax.data.sources.shard_index import ShardIndexError
 from ofa_jax.schema import require_known
@@ -81,7 +81,7 @@ def encode_example(example: Example) -> bytes:
     return b"".join(parts)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> object:
     """The value in MessagePack's own types, arrays as extensions."""
     if value is None or isinstance(value, str | bytes | bool | int | float):
         return value
@@ -377,7 +377,7 @@ class PreparedRecords(FileRecords):
             raise RecordError(f"{path}, record {position}: {error}") from error
 
 
-def in_turn(records: Any, indices: Iterable[int]) -> Iterator[int]:
+def in_turn(records: Records, indices: Iterable[int]) -> Iterator[int]:
     """The indices, while those that come next are fetched where the records lie in a bucket."""
     remaining = iter(indices)
     while some := list(itertools.islice(remaining, _AHEAD)):

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import array
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ofa_jax.data.sources.annotated_images import AnnotatedRow
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.left_out import LeftOut
+
+_Found = TypeVar("_Found")
 
 
 class Picture(NamedTuple):
@@ -34,13 +36,13 @@ class BoxCollector:
 
     def __init__(self, path: str):
         self.path = path
-        self._images: dict[Hashable, int] = {}
-        self._classes: dict[Hashable, int] = {}
+        self._images: dict[int | str, int] = {}
+        self._classes: dict[int | str, int] = {}
         self._image_of = array.array("q")
         self._class_of = array.array("q")
         self._boxes = array.array("f")
 
-    def add(self, picture: Hashable, category: Hashable, box: Sequence[float]) -> None:
+    def add(self, picture: int | str, category: int | str, box: Sequence[float]) -> None:
         """Takes a box: identifiers of its image and class, x0, y0, x1, y1."""
         self._image_of.append(self._images.setdefault(picture, len(self._images)))
         self._class_of.append(self._classes.setdefault(category, len(self._classes)))
@@ -51,8 +53,8 @@ class BoxCollector:
 
     def table(
         self,
-        picture: Callable[[Any], Picture],
-        class_name: Callable[[Any], str],
+        picture: Callable[[int | str], Picture],
+        class_name: Callable[[int | str], str],
         left_out: LeftOut,
         *,
         ordered: bool = False,
@@ -91,12 +93,12 @@ class BoxCollector:
 
     def _known(
         self,
-        numbers: dict[Hashable, int],
+        numbers: dict[int | str, int],
         of_box: np.ndarray,
-        look_up: Callable[[Any], Any],
+        look_up: Callable[[int | str], _Found],
         what: str,
         left_out: LeftOut,
-    ) -> tuple[list[Any], np.ndarray]:
+    ) -> tuple[list[_Found], np.ndarray]:
         """What is known of each identifier, and bool[identifiers] whether it is."""
         found: list[Any] = []
         good = np.ones(len(numbers), bool)
@@ -126,7 +128,7 @@ class BoxTable(Sequence):
     """
 
     path: str
-    pictures: list[tuple[Hashable, Picture]]
+    pictures: list[tuple[int | str, Picture]]
     names: list[str]
     starts: np.ndarray
     classes: np.ndarray

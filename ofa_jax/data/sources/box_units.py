@@ -7,7 +7,6 @@ the image itself or of a larger one that it was made from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ TURNED_FRACTIONS = "turned_fractions"
 _ROUNDING = 1.5
 
 
-def corners(box: Sequence[Any] | None) -> list[float]:
+def corners(box: Sequence[object] | None) -> list[float]:
     """x0, y0, x1, y1 of a box given as left, top, width, height.
 
     Raises:

@@ -111,7 +111,7 @@ def _is_passing(error: Exception) -> bool:
     return is_retriable(error) or isinstance(error, TimeoutError | ConnectionError)
 
 
-async def _patiently(address: str, patience: float, attempt: Callable[[], Awaitable]) -> Any:
+async def _patiently(address: str, patience: float, attempt: Callable[[], Awaitable]) -> object:
     """Result of a coroutine function, called again as long as it fails for a passing reason."""
     loop = asyncio.get_running_loop()
     end, wait = loop.time() + patience, _FIRST_WAIT
@@ -292,7 +292,7 @@ class BucketFile:
         """What the bucket answers; of a `length`, where one is expected."""
         connection = _connection()
 
-        async def attempt() -> Any:
+        async def attempt() -> object:
             async with connection.turns:
                 answer = await connection.files._call(
                     "GET", "b/{}/o/{}", *self._place, ifGenerationMatch=self._generation, **options

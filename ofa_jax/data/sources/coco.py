@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_images import (
     AnnotatedImages,
@@ -39,9 +39,9 @@ class CocoCaptions(AnnotatedImages):
         rows, optional = [], _test_sections(split)
         for path in split_paths.files(self.annotations, split, "COCO captions"):
             pictures = Unique("image")
-            captions: dict[Any, list[str]] = collections.defaultdict(list)
+            captions: dict[int | str, list[str]] = collections.defaultdict(list)
 
-            def read_caption(entry: Any, captions=captions) -> None:
+            def read_caption(entry: JsonObject, captions=captions) -> None:
                 caption = text(entry["caption"], "the caption")
                 captions[identifier(entry["image_id"], "image_id")].append(caption)
 
@@ -81,7 +81,7 @@ class KarpathyCaptions(AnnotatedImages):
         path = split_paths.file(self.annotations, split, "Karpathy's splits")
         found = set()
 
-        def read(entry: Any) -> None:
+        def read(entry: JsonObject) -> None:
             found.add(split_paths.usual_split(str(entry["split"])))
             if split_paths.usual_split(str(entry["split"])) not in wanted:
                 return
@@ -129,10 +129,10 @@ class CocoInstances(BoxedImages):
         pictures, classes = Unique("image"), Unique("category")
         boxes = BoxCollector(path)
 
-        def read_category(entry: Any) -> None:
+        def read_category(entry: JsonObject) -> None:
             classes.add(identifier(entry["id"]), text(entry["name"], "the name").strip())
 
-        def read_box(entry: Any) -> None:
+        def read_box(entry: JsonObject) -> None:
             if not flag(entry.get("iscrowd"), "iscrowd"):
                 boxes.add(
                     identifier(entry["image_id"], "image_id"),
@@ -169,17 +169,17 @@ def _without_boxes(key: int | str) -> Example:
     return {"image_id": str(key), "type": "detection"}
 
 
-def image_reader(pictures: Unique) -> Callable[[Any], None]:
+def image_reader(pictures: Unique[Picture]) -> Callable[[JsonObject], None]:
     """What reads an entry of the section 'images'."""
 
-    def read(entry: Any) -> None:
+    def read(entry: JsonObject) -> None:
         size = declared_size(entry)
         pictures.add(identifier(entry["id"]), Picture(text(entry["file_name"], "file_name"), size))
 
     return read
 
 
-def declared_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+def declared_size(entry: JsonObject) -> tuple[int, int] | None:
     """Width and height of an entry of 'images' in pixels; None where it does not say them."""
     width, height = entry.get("width"), entry.get("height")
     if isinstance(width, int | float) and isinstance(height, int | float):
@@ -187,7 +187,7 @@ def declared_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
-def caption_fields(identifier: str, captions: list[str]) -> dict[str, Any]:
+def caption_fields(identifier: str, captions: list[str]) -> Example:
     """Fields of an example of type `caption`, without the image.
 
     Args:

@@ -31,7 +31,7 @@ def field_value(
     mapped: Collection[str],
     box_form: str = "xyxy",
     names: Sequence[str] = (),
-) -> Any:
+) -> object:
     """The value of a field.
 
     Args:
@@ -88,7 +88,7 @@ def parts(column: str) -> list[str]:
     return column.replace("[]", "").split(".")
 
 
-def reached(value: Any, rest: Sequence[str], name: str) -> Any:
+def reached(value: object, rest: Sequence[str], name: str) -> object:
     """A part of a structure, or of each structure of a list.
 
     Args:
@@ -115,7 +115,7 @@ def _keeps_places(field: str, mapped: Collection[str]) -> bool:
     return bool(schema.FIELDS[field].parallel) or any(name in mapped for name in others)
 
 
-def _named(value: Any, names: Sequence[str]) -> Any:
+def _named(value: object, names: Sequence[str]) -> object:
     """The name of a class's number; other values as they are."""
     if not names or not isinstance(value, int) or isinstance(value, bool):
         return value
@@ -124,7 +124,7 @@ def _named(value: Any, names: Sequence[str]) -> Any:
     return names[value]
 
 
-def _picture(value: Any, what: str) -> bytes:
+def _picture(value: object, what: str) -> bytes:
     """The file of an image from the forms in which people store it."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]

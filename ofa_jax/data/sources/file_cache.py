@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 _Result = TypeVar("_Result")
 
@@ -31,12 +31,12 @@ def cached_by_file(maxsize: int) -> Callable[[Callable[..., _Result]], Callable[
 
     def decorate(function: Callable[..., _Result]) -> Callable[..., _Result]:
         @functools.lru_cache(maxsize)
-        def kept(state: tuple[int, int, int], path: str, *further: Any) -> _Result:
+        def kept(state: tuple[int, int, int], path: str, *further: object) -> _Result:
             del state
             return function(path, *further)
 
         @functools.wraps(function)
-        def look_up(path: str, *further: Any) -> _Result:
+        def look_up(path: str, *further: object) -> _Result:
             return kept(stamp(path), path, *further)
 
         return look_up

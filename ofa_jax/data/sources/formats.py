@@ -64,7 +64,7 @@ class Argument:
     """
 
     meaning: str
-    read: Callable[[str], Any]
+    read: Callable[[str], object]
     required: bool
 
 
@@ -116,7 +116,7 @@ def _flag(text: str) -> bool:
 
 
 # Annotation of an attribute -> how its text is read; of all others the text is the value.
-_READERS: Mapping[Any, Callable[[str], Any]] = {
+_READERS: Mapping[object, Callable[[str], object]] = {
     "split_paths.Paths": split_paths.parse,
     "tuple[str, ...]": _names,
     "tuple[tuple[str, str], ...]": _pairs,
@@ -124,7 +124,7 @@ _READERS: Mapping[Any, Callable[[str], Any]] = {
     "int": int,
 }
 # Values that the docstrings name by the name of their list.
-_VALUES: Mapping[tuple[Any, str], Iterable[str]] = {
+_VALUES: Mapping[tuple[object, str], Iterable[str]] = {
     (PreparedSource, "types"): schema.TYPES,
     (TsvSource, "layout"): LAYOUTS,
     (TsvSource, "types"): TYPES,

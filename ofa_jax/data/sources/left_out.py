@@ -38,7 +38,7 @@ class LeftOut:
     counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     named: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
-    def add(self, reason: Reason, detail: Any, items: int = 1) -> None:
+    def add(self, reason: Reason, detail: object, items: int = 1) -> None:
         """Counts one item, or several with the same fault."""
         self.counts[reason.value] += items
         named = self.named.setdefault(reason.value, [])
@@ -95,7 +95,7 @@ class LeftOut:
         """Items of all reasons."""
         return sum(self.counts.values())
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Counts and named items by reason, as the manifest shows them."""
         return {
             reason: {"count": count, "examples": self.named[reason]}

@@ -63,7 +63,7 @@ class OpenImagesBoxes(AnnotatedImages):
                 except READING_ERRORS as error:
                     left_out.add_error(f"{path}, line {rows.line_num}", error)
 
-        def class_name(key: str) -> str:
+        def class_name(key: int | str) -> str:
             return names.find(key, Reason.UNDECLARED_CLASS)
 
         return boxes.table(lambda key: Picture(f"{key}.jpg"), class_name, left_out, relative=True)

@@ -6,8 +6,9 @@ import collections
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_images import (
     AnnotatedImages,
@@ -69,7 +70,7 @@ class VqaV2(AnnotatedImages):
         """Joins questions and answers; questions that people did not answer are left out."""
         answers = Unique("annotation of question")
 
-        def read_answers(entry: Any) -> None:
+        def read_answers(entry: JsonObject) -> None:
             place = f"question {entry['question_id']}, answers"
             given = left_out.read_each(
                 entry["answers"], lambda one: sys.intern(text(one["answer"], "the answer")), place
@@ -85,7 +86,7 @@ class VqaV2(AnnotatedImages):
         for path in split_paths.files(self.questions, split, "VQAv2 questions"):
             subsets[path] = _subset(path, split)
 
-            def read_question(entry: Any, path=path) -> None:
+            def read_question(entry: JsonObject, path=path) -> None:
                 image = identifier(entry["image_id"], "image_id")
                 words = text(entry["question"], "the question")
                 shown = text(entry["question_id"], "question_id")
@@ -164,7 +165,7 @@ class Gqa(AnnotatedImages):
         field = "fullAnswer" if self.full_answers else "answer"
         for path in split_paths.files(self.questions, split, "GQA questions"):
 
-            def read(pair: Any, path=path) -> None:
+            def read(pair: tuple[str, JsonObject], path=path) -> None:
                 shown, entry = pair
                 if self.balanced_only and not flag(entry["isBalanced"], "isBalanced"):
                     return

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_images import AnnotatedRow, BoxedImages, Unique, read_items
 from ofa_jax.data.sources.box_units import corners
@@ -48,7 +48,7 @@ class RefCoco(BoxedImages):
         """Joins expressions, boxes and images."""
         pictures, boxes = Unique("image"), Unique("annotation")
 
-        def read_box(entry: Any) -> None:
+        def read_box(entry: JsonObject) -> None:
             image = identifier(entry["image_id"]) if "image_id" in entry else None
             boxes.add(identifier(entry["id"]), (image, corners(entry.get("bbox"))))
 
@@ -80,12 +80,7 @@ class RefCoco(BoxedImages):
         return tuple(sorted(set(map(split_paths.usual_split, named))))
 
     def _rows(
-        self,
-        place: str,
-        entry: Mapping[str, Any],
-        pictures: Unique,
-        boxes: Unique,
-        left_out: LeftOut,
+        self, place: str, entry: JsonObject, pictures: Unique, boxes: Unique, left_out: LeftOut
     ) -> Sequence[AnnotatedRow]:
         image = identifier(entry["image_id"], "image_id")
         owner, box = boxes.find(_target(entry["ann_id"]), Reason.MISSING_ANNOTATION)
@@ -96,7 +91,7 @@ class RefCoco(BoxedImages):
             )
         picture = pictures.find(image, Reason.UNLISTED_IMAGE)
 
-        def read(sentence: Mapping[str, Any]) -> AnnotatedRow:
+        def read(sentence: JsonObject) -> AnnotatedRow:
             expression = text(sentence["sent"], "the expression")
             identity = text(sentence["sent_id"], "sent_id")
             fields = {
@@ -117,7 +112,7 @@ class RefCoco(BoxedImages):
         return left_out.read_each(entry["sentences"], read, f"{place}, sentences")
 
 
-def _target(value: Any) -> int | str:
+def _target(value: object) -> int | str:
     """The one annotation that an expression means; gRefCOCO gives lists, [-1] for none."""
     targets = value if isinstance(value, list | tuple) else [value]
     if len(targets) != 1 or targets[0] == -1:
@@ -125,7 +120,7 @@ def _target(value: Any) -> int | str:
     return identifier(targets[0], "ann_id")
 
 
-def _refs(path: str) -> list[Any]:
+def _refs(path: str) -> list[JsonObject]:
     if (size := os.stat(path).st_size) > _LARGEST:
         raise SourceError(f"{path} has {size:,} bytes; at most {_LARGEST:,} are read")
     data = pathlib.Path(path).read_bytes()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
@@ -49,23 +49,23 @@ class Field:
     parallel: str = ""
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return _is_integer(value) or isinstance(value, float | np.floating)
 
 
-def _is_array(value: Any, dtypes: str, dimensions: int) -> bool:
+def _is_array(value: object, dtypes: str, dimensions: int) -> TypeGuard[np.ndarray]:
     return isinstance(value, np.ndarray) and value.dtype.kind in dtypes and value.ndim == dimensions
 
 
-def _is_list(value: Any, item: Callable[[Any], bool]) -> bool:
+def _is_list(value: object, item: Callable[[object], bool]) -> bool:
     return isinstance(value, list | tuple) and all(map(item, value))
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     if not isinstance(value, str):
         return False
     try:
@@ -76,26 +76,20 @@ def _is_text(value: Any) -> bool:
 
 
 # Type of field -> whether a value is of it, and its description in messages.
-FIELD_TYPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+FIELD_TYPES: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "image": (
         lambda v: isinstance(v, bytes) or (_is_array(v, "u", 3) and v.dtype == np.uint8),
         "bytes of an image file, or uint8[y, x, 3]",
     ),
     "text": (_is_text, "a string of valid Unicode"),
     "texts": (lambda v: _is_list(v, _is_text), "a list of strings of valid Unicode"),
-    "floats": (
-        lambda v: _is_list(v, _is_number) or _is_array(v, "fiu", 1),
-        "a list of numbers",
-    ),
+    "floats": (lambda v: _is_list(v, _is_number) or _is_array(v, "fiu", 1), "a list of numbers"),
     "integers": (
         lambda v: _is_list(v, _is_integer) or _is_array(v, "iu", 1),
         "a list of whole numbers",
     ),
     "codes": (lambda v: _is_array(v, "iu", 1), "an integer array [codes]"),
-    "boxes": (
-        lambda v: _is_array(v, "f", 2) and v.shape[1] == 4,
-        "a float array [boxes, 4]",
-    ),
+    "boxes": (lambda v: _is_array(v, "f", 2) and v.shape[1] == 4, "a float array [boxes, 4]"),
 }
 
 # In this order fields are stored and shown.
@@ -217,7 +211,7 @@ def check_example(example: Example, where: str, *, extra: Collection[str] = ()) 
             raise SchemaError(f"{where}: an expression means box {number} of {boxes}")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
     text = ascii(value)

@@ -12,7 +12,6 @@ import glob
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from ofa_jax.data.sources import locations
 
@@ -107,7 +106,7 @@ def folders(paths: Paths, split: str, what: str) -> tuple[str, ...]:
     return found
 
 
-def of_source(source: Any, split: str) -> tuple[str, ...]:
+def of_source(source: object, split: str) -> tuple[str, ...]:
     """The files and folders that a source reads; its examples depend on them and on its settings.
 
     Args:

@@ -16,16 +16,10 @@ import logging
 import pathlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 from ofa_jax.data.ops.image_files import has_image_name, image_ids, stem_of
 from ofa_jax.data.sources import columns, split_paths
-from ofa_jax.data.sources.annotated_images import (
-    AnnotatedRow,
-    BoxedImages,
-    ImageRecords,
-    MadeRows,
-)
+from ofa_jax.data.sources.annotated_images import AnnotatedRow, BoxedImages, ImageRecords, MadeRows
 from ofa_jax.data.sources.errors import Reason, SourceError
 from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.json_items import items
@@ -80,7 +74,7 @@ csv.field_size_limit(1 << 27)
 # Columns that may be empty in a test split, or not there.
 _TRUTH = frozenset({"caption", "answer", "box", "label"})
 
-_Record = tuple[str, Mapping[str, Any]]
+_Record = tuple[str, Mapping[str, object]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,7 +173,7 @@ class TableSource(BoxedImages):
         self,
         place: str,
         name: str,
-        cells: Mapping[str, Any],
+        cells: Mapping[str, object],
         found: Mapping[str, str],
         types: Sequence[str],
         form: str,
@@ -284,7 +278,7 @@ def _header(path: str) -> list[str]:
     raise SourceError(f"{path} holds no row below a header")
 
 
-def _parts_of(value: Any) -> list[str]:
+def _parts_of(value: object) -> list[str]:
     first = value[0] if isinstance(value, list) and value else value
     return list(first) if isinstance(first, dict) else []
 
@@ -364,7 +358,7 @@ def _encoding(path: str) -> str:
     return utf16_without_mark(start) or "utf-8-sig"
 
 
-def _cell(record: Mapping[str, Any], column: str) -> Any:
+def _cell(record: Mapping[str, object], column: str) -> object:
     """The value of a column, of a part of one, or of four that make a box."""
     if "," in column and column not in record:
         cells = [record.get(one) for one in column.split(",")]
@@ -379,7 +373,7 @@ def _cell(record: Mapping[str, Any], column: str) -> Any:
     return value
 
 
-def _numbers(cell: Any) -> Any:
+def _numbers(cell: object) -> object:
     """The list of four numbers that a text holds; what is no text as it is."""
     if not isinstance(cell, str):
         return cell
@@ -393,7 +387,7 @@ def _numbers(cell: Any) -> Any:
     return found
 
 
-def _structure(cell: str) -> Any:
+def _structure(cell: str) -> object:
     """A cell that holds a list or an object of JSON or Python; any other as it is."""
     for read in (lambda text: parse_json(text, "the cell"), ast.literal_eval):
         try:
@@ -403,11 +397,11 @@ def _structure(cell: str) -> Any:
     return cell
 
 
-def _holds(value: Any) -> bool:
+def _holds(value: object) -> bool:
     return value is not None and value != [] and not (isinstance(value, str) and not value.strip())
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     """Answers and texts that are structures with one part, such as {"answer": "yes"}."""
     if isinstance(value, list):
         return [

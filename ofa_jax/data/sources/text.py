@@ -94,7 +94,7 @@ class TextRecords(FileRecords):
         example = {"image_id": f"{name}:{position}", "text": found, "type": "text"}
         return {**example, "dataset": self.source.dataset} if self.source.dataset else example
 
-    def _text(self, entry: Any) -> str:
+    def _text(self, entry: object) -> str:
         if not isinstance(entry, dict) or self.source.key not in entry:
             raise SourceError(f"the line is no object with a text under {self.source.key!r}")
         return text(entry[self.source.key], f"its {self.source.key!r}")
@@ -135,7 +135,7 @@ class _Cursor:
     def __init__(self, path: str):
         self._path = path
         self._lock = threading.Lock()
-        self._file: Any = None
+        self._file: io.BufferedReader | None = None
         self._position = 0
         self._last = b""
 
@@ -166,7 +166,7 @@ class _Cursor:
     def line(self, position: int) -> bytes:
         """The line at a position, from 0; begins again where it lies behind."""
         with self._lock:
-            if position < self._position - 1:
+            if self._file is not None and position < self._position - 1:
                 self._file.close()
                 self._file, self._position = None, 0
             while self._position <= position:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from ofa_jax.data.sources.example import Example
 
@@ -49,5 +48,5 @@ class TextPairs:
             self._records[split] = found
         return self._records[split]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"name": self.name, "_read": None, "_records": self._records}

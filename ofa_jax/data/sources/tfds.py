@@ -16,7 +16,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol, SupportsInt
 
 import numpy as np
 
@@ -25,13 +25,19 @@ from ofa_jax.data.sources import locations, split_paths
 from ofa_jax.data.sources.box_units import with_pixel_boxes
 from ofa_jax.data.sources.class_names import class_words
 from ofa_jax.data.sources.errors import Reason, SourceError
-from ofa_jax.data.sources.example import Example, check_index
+from ofa_jax.data.sources.example import Example, Records, check_index
 from ofa_jax.schema import nearest, require_known
 
 _BLOCK = 256
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 # Order of TFDS's boxes: ymin, xmin, ymax, xmax, in fractions of the image's sides.
 _XYXY = [1, 0, 3, 2]
+
+
+class _Feature(Protocol):
+    """What TFDS knows of a feature, or of several by name."""
+
+    def __getitem__(self, name: str) -> _Feature: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +134,12 @@ class TfdsRecords:
         example["dataset"] = self.source.dataset or self.source.name.split(":")[0]
         return example
 
-    def _opened(self) -> tuple[Any, Any, str]:
+    def _opened(self) -> tuple[_Feature, Records, str]:
         return _open(self.source.name, self.source.data_dir, self.split, os.getpid())
 
 
 @functools.lru_cache(maxsize=16)
-def _open(name: str, data_dir: str, split: str, process: int) -> tuple[Any, Any, str]:
+def _open(name: str, data_dir: str, split: str, process: int) -> tuple[_Feature, Records, str]:
     """Features of a data set, what `len` and `[]` read it by, and its folder, per process."""
     del process
     quiet_tensorflow.load()
@@ -147,7 +153,7 @@ def _open(name: str, data_dir: str, split: str, process: int) -> tuple[Any, Any,
         there = _versions_there(name, folder)
         raise SourceError(f"TFDS has no data set {name!r}: {first}{there}") from error
     features, place = builder.info.features, str(builder.data_path)
-    decoders: dict[str, Any] = {}
+    decoders: dict[str, object] = {}
     if "image" in features:
         decoders["image"] = tfds.decode.SkipDecoding()
     if "objects" in features and "mask" in features["objects"]:
@@ -195,12 +201,12 @@ class _Blocks:
             )
         self._tfds, self._builder, self._split = tfds, builder, split
         self._decoders = decoders or None
-        self._current: tuple[int, list[Any]] = (-1, [])
+        self._current: tuple[int, list[Example]] = (-1, [])
 
     def __len__(self) -> int:
         return self._builder.info.splits[self._split].num_examples
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Example:
         number, position = divmod(index, _BLOCK)
         held, block = self._current
         if held != number:
@@ -217,38 +223,38 @@ class _Blocks:
         return block[position]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
-def _list(values: Any) -> list[Any]:
+def _list(values: Iterable[object]) -> list[Any]:
     """A feature of several values as a list; nested ones come as TensorFlow's ragged tensors."""
     if hasattr(values, "to_list"):
         return values.to_list()
     return values.tolist() if isinstance(values, np.ndarray) else list(values)
 
 
-def _texts(values: Any) -> list[str]:
+def _texts(values: Iterable[object]) -> list[str]:
     return [_text(value) for value in _list(values)]
 
 
-def _class_name(feature: Any, value: Any) -> str:
+def _class_name(feature: _Feature, value: SupportsInt) -> str:
     names = getattr(feature, "names", None)
     if names and not 0 <= int(value) < len(names):
         raise SourceError(f"there is no class {value}, only {len(names)}", Reason.UNDECLARED_CLASS)
     return names[int(value)] if names else str(int(value))
 
 
-def _class_names(feature: Any, values: Iterable[Any]) -> list[str]:
+def _class_names(feature: _Feature, values: Iterable[SupportsInt]) -> list[str]:
     return [_class_name(feature, value) for value in values]
 
 
-def _boxes(values: Any) -> np.ndarray:
+def _boxes(values: Iterable[object]) -> np.ndarray:
     """x0, y0, x1, y1 of boxes, in fractions."""
     return np.reshape(_list(values), (-1, 4))[:, _XYXY]
 
 
-def _picture(record: Mapping[str, Any]) -> Example:
+def _picture(record: Example) -> Example:
     example: Example = {"image": bytes(record["image"])}
     for key in ("image/id", "image_id", "file_name", "image/filename"):
         if key in record:
@@ -257,7 +263,7 @@ def _picture(record: Mapping[str, Any]) -> Example:
     return example
 
 
-def _caption(record: Mapping[str, Any], features: Any) -> Example:
+def _caption(record: Example, features: _Feature) -> Example:
     captions = _texts(record["captions"]["text"])
     example = {**_picture(record), "captions": captions, "type": "caption"}
     if captions:
@@ -268,7 +274,7 @@ def _caption(record: Mapping[str, Any], features: Any) -> Example:
     return example
 
 
-def _detection(record: Mapping[str, Any], features: Any) -> Example:
+def _detection(record: Example, features: _Feature) -> Example:
     # OpenImages calls its boxes `bobjects` ("objects" are labels of whole images there).
     key = "bobjects" if "bobjects" in record else "objects"
     objects, example = record[key], _picture(record)
@@ -283,7 +289,7 @@ def _detection(record: Mapping[str, Any], features: Any) -> Example:
     return with_pixel_boxes({**example, **fields})
 
 
-def _referring(record: Mapping[str, Any], features: Any) -> Example:
+def _referring(record: Example, features: _Feature) -> Example:
     del features
     example, objects = _picture(record), record["objects"]
     expressions = [_texts(group) for group in _list(objects["refexp"]["raw"])]
@@ -296,7 +302,7 @@ def _referring(record: Mapping[str, Any], features: Any) -> Example:
     return with_pixel_boxes({**example, **fields})
 
 
-def _classification(record: Mapping[str, Any], features: Any) -> Example:
+def _classification(record: Example, features: _Feature) -> Example:
     example = _picture(record)
     # Test sets write -1.
     if int(record["label"]) >= 0:
@@ -314,7 +320,7 @@ _SENTENCES = (
 )
 
 
-def _sentences(record: Mapping[str, Any], features: Any) -> Example:
+def _sentences(record: Example, features: _Feature) -> Example:
     names = next((one for one in _SENTENCES if all(name in record for name in one)), None)
     if names is None:
         raise KeyError(" or ".join(map(" and ".join, _SENTENCES)))
@@ -328,24 +334,24 @@ def _sentences(record: Mapping[str, Any], features: Any) -> Example:
     return example
 
 
-def _summary(record: Mapping[str, Any], features: Any) -> Example:
+def _summary(record: Example, features: _Feature) -> Example:
     del features
     document, summary = _text(record["document"]), _text(record["summary"])
     return {"text": document, "summary": summary, "type": "summary"}
 
 
-def _plain_text(record: Mapping[str, Any], features: Any) -> Example:
+def _plain_text(record: Example, features: _Feature) -> Example:
     del features
     return {"text": _text(record["text"]), "type": "text"}
 
 
-def _image(record: Mapping[str, Any], features: Any) -> Example:
+def _image(record: Example, features: _Feature) -> Example:
     del features
     return {**_picture(record), "type": "image"}
 
 
 # How records of a data set become examples.
-KINDS: Mapping[str, Callable[[Mapping[str, Any], Any], Example]] = {
+KINDS: Mapping[str, Callable[[Example, _Feature], Example]] = {
     "caption": _caption,
     "detection": _detection,
     "visual_grounding": _referring,

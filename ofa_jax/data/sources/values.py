@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from typing import Any
 
 import numpy as np
 
@@ -37,7 +36,7 @@ def is_blank(value: str) -> bool:
     )
 
 
-def number(value: Any, what: str = "the number") -> float:
+def number(value: object, what: str = "the number") -> float:
     """A number, or a text of ASCII digits that writes one; NaN and infinite ones are numbers here.
 
     Python's own `float` would take "1_0", full-width digits and truth values.
@@ -52,7 +51,7 @@ def number(value: Any, what: str = "the number") -> float:
     raise SourceError(f"{what} is {shown(value)}, not a number")
 
 
-def optional_text(value: Any, what: str = "the text") -> str | None:
+def optional_text(value: object, what: str = "the text") -> str | None:
     """The text of a field.
 
     Args:
@@ -76,13 +75,13 @@ def optional_text(value: Any, what: str = "the text") -> str | None:
     if isinstance(value, numbers.Integral | float | np.floating) and not isinstance(value, bool):
         whole = isinstance(value, numbers.Integral) or float(value).is_integer()
         return str(int(value)) if whole else str(value)
-    words = {bool: "a truth value", dict: "an object", list: "a list", tuple: "a list"}
+    words: dict = {bool: "a truth value", dict: "an object", list: "a list", tuple: "a list"}
     found = words.get(type(value), f"a {type(value).__name__}")
     hint = f"; its parts are {', '.join(map(str, value))}" if isinstance(value, dict) else ""
     raise SourceError(f"{what} is {found}, not a text{hint}", Reason.BAD_FIELDS)
 
 
-def text(value: Any, what: str = "the text") -> str:
+def text(value: object, what: str = "the text") -> str:
     """The text of a field that must have one; see `optional_text`.
 
     Raises:
@@ -94,7 +93,7 @@ def text(value: Any, what: str = "the text") -> str:
     return found
 
 
-def identifier(value: Any, what: str = "the id") -> int | str:
+def identifier(value: object, what: str = "the id") -> int | str:
     """An identifier by its value: "1", "01", 1 and 1.0 are one, 1.2 and 1.7 are two.
 
     Args:
@@ -113,7 +112,7 @@ def identifier(value: Any, what: str = "the id") -> int | str:
     return found
 
 
-def flag(value: Any, what: str = "the flag") -> bool:
+def flag(value: object, what: str = "the flag") -> bool:
     """A truth value, however a file writes it; what is missing is false.
 
     Raises:

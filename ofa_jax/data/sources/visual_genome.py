@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.sources import split_paths
 from ofa_jax.data.sources.annotated_images import (
     AnnotatedImages,
@@ -23,6 +24,7 @@ from ofa_jax.data.sources.annotated_images import (
 )
 from ofa_jax.data.sources.box_units import corners
 from ofa_jax.data.sources.errors import Reason, SourceError
+from ofa_jax.data.sources.example import Example
 from ofa_jax.data.sources.left_out import LeftOut
 from ofa_jax.data.sources.values import identifier, optional_text, text
 
@@ -38,10 +40,10 @@ class _VisualGenome(AnnotatedImages):
     annotations: split_paths.Paths
 
     @abc.abstractmethod
-    def examples(self, entry: Any, place: str, left_out: LeftOut) -> Iterable[Any]:
+    def examples(self, entry: JsonObject, place: str, left_out: LeftOut) -> Iterable[Any]:
         """What is kept of the examples of one image."""
 
-    def fields(self, kept: Any) -> dict[str, Any]:
+    def fields(self, kept: Any) -> Example:
         """Fields of one example."""
         return kept
 
@@ -51,7 +53,7 @@ class _VisualGenome(AnnotatedImages):
         relative = getattr(self, "boxes", "") == "fractions"
         for path in split_paths.files(self.annotations, split, "Visual Genome annotations"):
 
-            def read(entry: Any, path=path) -> None:
+            def read(entry: JsonObject, path=path) -> None:
                 number = identifier(entry["image_id"] if "image_id" in entry else entry["id"])
                 found = self.examples(entry, f"{path}, image {number}", left_out)
                 entries.extend((path, number, kept) for kept in found)
@@ -72,10 +74,10 @@ class _VisualGenome(AnnotatedImages):
 class VisualGenomeRegions(_VisualGenome, BoxedImages):
     """`region_descriptions.json`: one example per image, a phrase for each of its boxes."""
 
-    def examples(self, entry: Any, place: str, left_out: LeftOut) -> Iterable[dict[str, Any]]:
+    def examples(self, entry: JsonObject, place: str, left_out: LeftOut) -> Iterable[Example]:
         """Phrases of one image; blank ones, of which the files have some, are left out."""
 
-        def read(region: Any) -> tuple[str, list[float]]:
+        def read(region: JsonObject) -> tuple[str, list[float]]:
             phrase = text(region["phrase"], "the phrase").strip()
             return phrase, corners([region[key] for key in _REGION])
 
@@ -94,10 +96,10 @@ class VisualGenomeRegions(_VisualGenome, BoxedImages):
 class VisualGenomeQuestions(_VisualGenome):
     """`question_answers.json`: one example per question, with its one answer."""
 
-    def examples(self, entry: Any, place: str, left_out: LeftOut) -> Iterable[tuple[str, str, str]]:
+    def examples(self, entry: JsonObject, place: str, left_out: LeftOut) -> list[tuple[str, ...]]:
         """Identifier, question and answer of one image's pairs."""
 
-        def read(pair: Any) -> tuple[str, str, str]:
+        def read(pair: JsonObject) -> tuple[str, ...]:
             answer = optional_text(pair["answer"], "the answer")
             if answer is None:
                 raise SourceError("there is no answer", Reason.NO_ANSWER)
@@ -106,7 +108,7 @@ class VisualGenomeQuestions(_VisualGenome):
 
         return left_out.read_each(entry["qas"], read, f"{place}, qas")
 
-    def fields(self, kept: tuple[str, str, str]) -> dict[str, Any]:
+    def fields(self, kept: tuple[str, ...]) -> Example:
         """Fields of one question."""
         number, question, answer = kept
         return {
@@ -122,10 +124,10 @@ class VisualGenomeQuestions(_VisualGenome):
 class VisualGenomeObjects(_VisualGenome, BoxedImages):
     """`objects.json`: one example per image; the first of an object's names is its label."""
 
-    def examples(self, entry: Any, place: str, left_out: LeftOut) -> Iterable[dict[str, Any]]:
+    def examples(self, entry: JsonObject, place: str, left_out: LeftOut) -> Iterable[Example]:
         """Objects of one image; those without name are left out."""
 
-        def read(one: Any) -> tuple[str, list[float]]:
+        def read(one: JsonObject) -> tuple[str, list[float]]:
             name = text(next(iter(one["names"]), None), "the name").strip()
             return name, corners([one[key] for key in _OBJECT])
 

@@ -112,7 +112,7 @@ class Answering:
     empty_prompts: float = 0.0
     decoder_input_noise: float = 0.0
     clean: Callable[[str], str] | None = None
-    submission: str | Callable[[Mapping[str, Any]], Mapping[str, Any]] = ""
+    submission: str | Callable[[Mapping[str, object]], Mapping[str, object]] = ""
 
     def __post_init__(self) -> None:
         for name, known in (("decoder_prompt", DECODER_PROMPTS), ("method", METHODS)):
@@ -326,22 +326,22 @@ def _ordered(table: Mapping[Any, Any]) -> list[Any]:
     return [answers[index] for index in sorted(range(len(answers)), key=values.__getitem__)]
 
 
-def _numeric(side: Sequence[Any]) -> int:
+def _numeric(side: Sequence[object]) -> int:
     """2 for numbers, 1 for whole numbers written as texts (keys of JSON), 0 for texts, else -1."""
     if all(map(_is_number, side)):
         return 2
     if not all(isinstance(value, str) for value in side):
         return -1
-    return int(all(re.fullmatch(r"\s*-?[0-9]{1,18}\s*", value) for value in side))
+    return int(all(re.fullmatch(r"\s*-?[0-9]{1,18}\s*", str(value)) for value in side))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return isinstance(value, int) or math.isfinite(value)
 
 
-def _checked(raw: Any) -> tuple[str, ...]:
+def _checked(raw: object) -> tuple[str, ...]:
     """Answers without blanks around them; raises ValueError where they are no closed set."""
     if not raw:
         raise ValueError("the list is empty")

@@ -12,12 +12,12 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from ofa_jax.atomic import write_json
-from ofa_jax.data.sources.example import InstructionError
+from ofa_jax.atomic import JsonObject, write_json
+from ofa_jax.data.sources.example import Example, InstructionError
 from ofa_jax.data.steps import Step, finetuning, text
 from ofa_jax.data.tasks.answering import Answering, AnswerList
 from ofa_jax.data.tasks.features import FeatureRow, pad_row
@@ -82,7 +82,7 @@ class TaskCard:
         return cls(task.name, task.family, task.instructions[0], dict(lengths), answering, kept)
 
     @staticmethod
-    def checked_lengths(lengths: Any) -> dict[str, int]:
+    def checked_lengths(lengths: object) -> dict[str, int]:
         """Lengths from a file as numbers that can be.
 
         Raises:
@@ -125,7 +125,7 @@ class TaskCard:
         )
 
     def row(
-        self, tokenizer: Tokenizer, image: np.ndarray | None, given: Mapping[str, Any]
+        self, tokenizer: Tokenizer, image: np.ndarray | None, given: Mapping[str, object]
     ) -> FeatureRow:
         """The row of a question, as evaluation makes it.
 
@@ -163,7 +163,7 @@ class TaskCard:
         )
         return pad_row(features, self.lengths, 0)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The card as data; functions of others, which no data can name, are left out."""
         answering = {
             field.name: getattr(self.answering, field.name)
@@ -184,7 +184,7 @@ class TaskCard:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TaskCard:
+    def from_json(cls, data: JsonObject) -> TaskCard:
         """The card of `to_json`.
 
         Raises:
@@ -226,11 +226,11 @@ def find_card(cards: Sequence[TaskCard], name: str) -> TaskCard:
 
 
 class _NoSource:
-    def open(self, split: str) -> Any:
+    def open(self, split: str) -> NoReturn:
         raise ValueError(f"a card has no records (asked for split {split!r})")
 
 
-def _cleaned(step: Any, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+def _cleaned(step: Any, example: Example, rng: np.random.Generator) -> Example:
     field = TEXT_STEPS[type(step).__name__][1] or step.field
     if field not in example:
         return example
@@ -240,12 +240,12 @@ def _cleaned(step: Any, example: dict[str, Any], rng: np.random.Generator) -> di
     return step(example, rng)
 
 
-def _name_of(function: Callable[..., Any] | None) -> str | None:
+def _name_of(function: Callable[..., object] | None) -> str | None:
     name = getattr(function, "__name__", "")
     return name if function is not None and getattr(cleaning, name, None) is function else None
 
 
-def _cleaner(name: str | None) -> Callable[..., Any] | None:
+def _cleaner(name: str | None) -> Callable[[str], str] | None:
     if name is None:
         return None
     function = vars(cleaning).get(name)
@@ -254,14 +254,14 @@ def _cleaner(name: str | None) -> Callable[..., Any] | None:
     return function
 
 
-def _step_to_json(step: Any) -> dict[str, Any]:
+def _step_to_json(step: Any) -> JsonObject:
     values = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
     if "clean" in values:
         values["clean"] = _name_of(values["clean"])
     return {"step": type(step).__name__, **values}
 
 
-def _step_from_json(data: Mapping[str, Any]) -> Step:
+def _step_from_json(data: JsonObject) -> Step:
     values = dict(data)
     name = values.pop("step")
     if name not in TEXT_STEPS:
@@ -278,7 +278,7 @@ def write_cards(
     folder: str | os.PathLike,
     mixture: str,
     cards: Sequence[TaskCard],
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> None:
     """Writes `config.json`: what a run was trained and evaluated on, and how, as data.
 
@@ -296,7 +296,7 @@ def write_cards(
     write_json(pathlib.Path(folder) / CARDS_FILE, content)
 
 
-def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
+def read_settings(folder: str | os.PathLike) -> JsonObject:
     """The settings of a run; {} where its `config.json` says none.
 
     Raises:

@@ -25,7 +25,7 @@ import numpy as np
 
 from ofa_jax import vocab
 from ofa_jax.data.ops import text_noise
-from ofa_jax.data.sources.example import InstructionError
+from ofa_jax.data.sources.example import Example, InstructionError
 from ofa_jax.text.tokenizer import Tokenizer
 
 __all__ = [
@@ -159,7 +159,7 @@ class Instruction:
 
     def encode(
         self,
-        example: Mapping[str, Any],
+        example: Example,
         tokenizer: Tokenizer,
         rng: np.random.Generator,
         *,
@@ -231,7 +231,7 @@ class Instruction:
 
     def _clean_text_ids(
         self,
-        example: Mapping[str, Any],
+        example: Example,
         tokenizer: Tokenizer,
         max_text_tokens: int,
         *,
@@ -253,7 +253,7 @@ class Instruction:
         return clean
 
     def _image_features(
-        self, example: Mapping[str, Any], image_size: int
+        self, example: Example, image_size: int
     ) -> tuple[np.ndarray, bool, np.ndarray]:
         hole = np.zeros(4, np.int32)
         slot = self.image_slot
@@ -313,7 +313,7 @@ def _parse_pieces(text: str, allowed: tuple[str, ...], line: str) -> tuple[Piece
     return tuple(pieces)
 
 
-def _field(example: Mapping[str, Any], slot: Slot, line: str) -> Any:
+def _field(example: Example, slot: Slot, line: str) -> Any:
     value = example.get(slot.field)
     if value is None:
         raise InstructionError(
@@ -325,7 +325,7 @@ def _field(example: Mapping[str, Any], slot: Slot, line: str) -> Any:
 
 def _encode_pieces(
     pieces: tuple[Piece, ...],
-    example: Mapping[str, Any],
+    example: Example,
     tokenizer: Tokenizer,
     rng: np.random.Generator | None,
     clean: Mapping[str, list[int]],
@@ -382,7 +382,7 @@ def _encode_pieces(
     return ids
 
 
-def _labels(example: Mapping[str, Any], slot: Slot, line: str) -> list[str]:
+def _labels(example: Example, slot: Slot, line: str) -> list[str]:
     labels = example.get("labels")
     if labels is None or len(labels) != len(example[slot.field]):
         raise InstructionError(

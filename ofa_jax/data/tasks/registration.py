@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
 from ofa_jax import bundled, quiet_tensorflow
 from ofa_jax.data.sources.example import Source
@@ -34,7 +33,7 @@ _TASKS: dict[str, OFATask] = {}
 # Mixture -> its tasks with their shares, nested mixtures resolved.
 _MIXTURES: dict[str, dict[str, float]] = {}
 # What the registry of seqio does not hold yet: calls of `seqio_tasks.registry`, in order.
-_WAITING: list[tuple[str, tuple[Any, ...]]] = []
+_WAITING: list[tuple[str, tuple[object, ...]]] = []
 
 
 def add_task(
@@ -150,7 +149,7 @@ def _seqio_registry() -> ModuleType:
 class _WhenSeqioIsImported(importlib.abc.MetaPathFinder):
     """Publishes behind the import of seqio, by whomever; then it is gone."""
 
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
         if fullname != "seqio":
             return None
         sys.meta_path.remove(self)

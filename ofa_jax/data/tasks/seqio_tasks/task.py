@@ -11,6 +11,7 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import seqio
 import tensorflow as tf
 
 from ofa_jax.data.sources.array_record import decode_example, encode_example
-from ofa_jax.data.sources.example import Example, Source
+from ofa_jax.data.sources.example import Example, Records, Source
 from ofa_jax.data.tasks.features import cut, identifier, without_pixels
 from ofa_jax.data.tasks.seqio_tasks.vocabulary import SeqioVocabulary
 from ofa_jax.data.tasks.task import OFATask
@@ -141,7 +142,7 @@ def ordered(places: tf.data.Dataset) -> tf.data.Dataset:
 
 
 @functools.lru_cache(maxsize=64)
-def _open(source: Source, split: str) -> Any:
+def _open(source: Source, split: str) -> Records:
     return source.open(split)
 
 
@@ -174,7 +175,7 @@ def _encoded(task: OFATask) -> Callable[..., tf.data.Dataset]:
         seed: np.ndarray,
         evaluation_seed: np.ndarray,
         sequence_length: Mapping[str, int],
-    ) -> list[Any]:
+    ) -> list[bytes | np.ndarray]:
         name = split.decode()
         train = name == "train"
         records: Any = {int(index): decode_example(content)} if content else None
@@ -288,19 +289,19 @@ def _output_features(task: OFATask) -> dict[str, seqio.Feature]:
     return features
 
 
-def _scoring(task: OFATask) -> tuple[Callable[..., Any], Callable[..., dict[str, float]]]:
+def _scoring(task: OFATask) -> tuple[Callable[..., object], Callable[..., dict[str, float]]]:
     """seqio's postprocessor and metric function, which score as the task's scorer does."""
 
-    def module() -> Any:
+    def module() -> ModuleType:
         # By name, as tasks name their scorer: scores are made above the data.
         return importlib.import_module("ofa_jax.evaluation.seqio_scores")
 
-    def postprocess(text: str, example: Mapping[str, Any], is_target: bool) -> Any:
+    def postprocess(text: str, example: Example, is_target: bool) -> object:
         if is_target:
             return module().truth(task, decode_example(bytes(example[EXAMPLE])), text)
         return module().guess(task, text)
 
-    def score(targets: Sequence[Example], predictions: Sequence[Any]) -> dict[str, float]:
+    def score(targets: Sequence[Example], predictions: Sequence[object]) -> dict[str, float]:
         return module().scores(task, targets, predictions)
 
     return postprocess, score
@@ -310,8 +311,8 @@ def seqio_arguments(
     task: OFATask,
     splits: Sequence[str],
     *,
-    postprocess_fn: Callable[..., Any] | None = None,
-    metric_fns: Sequence[Callable[..., Any]] = (),
+    postprocess_fn: Callable[..., object] | None = None,
+    metric_fns: Sequence[Callable[..., object]] = (),
 ) -> dict[str, Any]:
     """What a seqio Task is made of.
 

@@ -8,8 +8,8 @@ run's own vocabulary stay as they are, those of another are decoded and tokenize
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import numpy as np
 import seqio
@@ -99,7 +99,7 @@ def _pairs(task: seqio.Task, tokenizer: Callable[[], Tokenizer], split: str) -> 
         yield _example(task, vocabulary, element)
 
 
-def _example(task: seqio.Task, vocabulary: SeqioVocabulary, element: Mapping[str, Any]) -> Example:
+def _example(task: seqio.Task, vocabulary: SeqioVocabulary, element: Example) -> Example:
     example: Example = {}
     ids: dict[str, list[int]] = {}
     for key, field in _FIELDS.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import seqio
@@ -84,7 +84,7 @@ class SeqioVocabulary(seqio.Vocabulary):
         return f"{name}({', '.join([*map(repr, arguments), *named])})"
 
 
-def _call(tokenizer: Callable[[], Tokenizer]) -> tuple[Any, tuple, dict[str, Any]]:
+def _call(tokenizer: Callable[[], Tokenizer]) -> tuple[object, tuple, dict[str, object]]:
     """Function and arguments of a tokenizer's name: two `functools.partial` are never equal."""
     if isinstance(tokenizer, functools.partial):
         return tokenizer.func, tokenizer.args, tokenizer.keywords
