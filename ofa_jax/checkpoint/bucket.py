@@ -23,6 +23,7 @@ from typing import Any
 import fsspec
 from etils import epath
 from etils.epath import gpath
+from fsspec import AbstractFileSystem
 
 from ofa_jax import atomic
 from ofa_jax.checkpoint.errors import CheckpointError, one_line
@@ -108,7 +109,7 @@ def directory_path(directory: str | os.PathLike) -> AnyPath:
     return pathlib.Path(directory).absolute()
 
 
-def file_system(**options: Any) -> Any:
+def file_system(**options: object) -> Any:
     """The fsspec file system of gs:// addresses; `options` are those of gcsfs."""
     _use_gcsfs()
     return fsspec.filesystem("gcs", finalize_on_close=True, **options)
@@ -233,7 +234,7 @@ class Mirror:
                 logger.warning("%s; trying again in %.0f s", error, PUSH_PERIOD)
 
 
-def best_step_of(scores: Any) -> int | None:
+def best_step_of(scores: object) -> int | None:
     """The step that a run chose by its evaluations, None where it chose none.
 
     Args:
@@ -335,7 +336,7 @@ def _copy_here(address: str) -> pathlib.Path:
     return home if root == address else home / name
 
 
-def _chosen_step(files: Any, run: str) -> str | None:
+def _chosen_step(files: AbstractFileSystem, run: str) -> str | None:
     """Name of the folder of a run's best or last finished checkpoint, None where it has none."""
     tops = (entry["name"].rstrip("/").rpartition("/")[2] for entry in files.ls(run, detail=True))
     steps = [

@@ -6,7 +6,6 @@ An orbax handler for the item `dataset`: one JSON file per process.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -35,7 +34,7 @@ def dataset_file(directory: AnyPath) -> AnyPath:
 class DatasetHandler(ocp.CheckpointHandler):
     """Writes the input state of every process as JSON, where t5x looks for it."""
 
-    def save(self, directory: Any, args: DatasetSave) -> None:
+    def save(self, directory: epath.Path, args: DatasetSave) -> None:
         """Writes this process's file.
 
         Args:
@@ -45,7 +44,7 @@ class DatasetHandler(ocp.CheckpointHandler):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(args.state), encoding="utf-8")
 
-    def restore(self, directory: Any, args: DatasetRestore | None = None) -> Any:
+    def restore(self, directory: epath.Path, args: DatasetRestore | None = None) -> object:
         """Reads this process's file.
 
         Args:
@@ -63,7 +62,7 @@ class DatasetHandler(ocp.CheckpointHandler):
 class DatasetSave(ocp.args.CheckpointArgs):
     """The input state to save."""
 
-    def __init__(self, state: Any) -> None:
+    def __init__(self, state: object) -> None:
         """Args: state: JSON-able."""
         self.state = state
 

@@ -10,7 +10,6 @@ import os
 import pathlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from ofa_jax.checkpoint.layout import SHARED_EMBEDDING
 from ofa_jax.checkpoint.names import to_state_dict
 from ofa_jax.checkpoint.task_facts import AVERAGED
 from ofa_jax.checkpoint.torch_archive import numpy_dtype
-from ofa_jax.checkpoint.torch_reader import StateDict
+from ofa_jax.checkpoint.torch_reader import StateDict, Tensor
 from ofa_jax.checkpoint.torch_writer import write_fairseq_checkpoint
 from ofa_jax.errors import started
 
@@ -86,8 +85,8 @@ def official_state_dict(imported: ImportedCheckpoint, dtype: str = "source") -> 
     arrays = to_state_dict(imported.variables, imported.config)
     known = Counter(d for d in record.dtypes.values() if "float" in d).most_common(1)
     default = known[0][0] if known else "float32"
-    cast: dict[int, Any] = {}
-    tensors: dict[str, Any] = {}
+    cast: dict[int, _Cast] = {}
+    tensors: dict[str, Tensor] = {}
     for name, array in arrays.items():
         if name in record.batches_tracked:
             array = np.array(record.batches_tracked[name], array.dtype)

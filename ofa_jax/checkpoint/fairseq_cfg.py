@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.checkpoint.layout import resnet_name, vocabulary_parts
 from ofa_jax.checkpoint.task_facts import PRETRAINING, TaskFacts
 from ofa_jax.model.config import HALF, OFAConfig
@@ -22,7 +22,7 @@ from ofa_jax.vocab import CHINESE
 # Arguments of the official training scripts (SPEC 6.5, 8): those of every task, where whoever
 # evaluates gives the paths; those of each task; what the model reads beside `_shape` and rates.
 _OFFICIAL = read_json(pathlib.Path(__file__).with_name("official_arguments.json"), expected=dict)
-OFFICIAL_TASKS: Mapping[str, Mapping[str, Any]] = _OFFICIAL["tasks"]
+OFFICIAL_TASKS: Mapping[str, JsonObject] = _OFFICIAL["tasks"]
 # Family of a task of ours -> official task. Families that only pretraining has are not here.
 _FAMILIES = {
     "captioning": "caption",
@@ -53,8 +53,8 @@ def official_task(families: Iterable[str]) -> str:
 
 
 def fairseq_cfg(
-    config: OFAConfig, task: TaskFacts, came_in: Mapping[str, Any], name: str = ""
-) -> dict[str, Any]:
+    config: OFAConfig, task: TaskFacts, came_in: JsonObject, name: str = ""
+) -> JsonObject:
     """The `cfg` of an exported file.
 
     Args:
@@ -91,7 +91,7 @@ def fairseq_cfg(
     return {**cfg, "model": model, "task": fields}
 
 
-def _task_fields(config: OFAConfig, name: str) -> dict[str, Any]:
+def _task_fields(config: OFAConfig, name: str) -> JsonObject:
     fields = {**_OFFICIAL["common"], **OFFICIAL_TASKS.get(name, {})}
     if config.vocab_size == CHINESE.size:
         fields["bpe"] = "bert"
@@ -102,10 +102,10 @@ def _task_fields(config: OFAConfig, name: str) -> dict[str, Any]:
     return {**fields, "orig_patch_image_size": config.orig_patch_image_size}
 
 
-def _shape(config: OFAConfig) -> dict[str, Any]:
+def _shape(config: OFAConfig) -> JsonObject:
     """Arguments that the weights decide, whatever came in."""
     tuning = config.tuning
-    fields: dict[str, Any] = {
+    fields: JsonObject = {
         "vocab_size": config.vocab_size,
         "resnet_type": resnet_name(config.resnet),
         "token_bucket_size": config.token_bucket_size,
@@ -137,7 +137,7 @@ def _shape(config: OFAConfig) -> dict[str, Any]:
     return fields
 
 
-def _model_fields(config: OFAConfig) -> dict[str, Any]:
+def _model_fields(config: OFAConfig) -> JsonObject:
     """Every other argument that the official model reads, with its official value."""
     size = f"ofa_{_SIZES.get(config.width, 'base')}"
     return {

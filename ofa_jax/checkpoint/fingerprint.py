@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
@@ -23,7 +22,7 @@ FINGERPRINT_FILE = "model_fingerprint.json"
 _SHOWN = 4
 
 
-def flatten_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_settings(settings: object, prefix: str = "") -> dict[str, object]:
     """Nested settings as {"model.width": 768, ...}, in JSON's types.
 
     Args:
@@ -54,7 +53,7 @@ _LATER_SETTINGS = {
 _COMPUTATION = ("model.remat", "model.attention", "model.conv")
 
 
-def check_fingerprint(directory: AnyPath, config: Mapping[str, Any]) -> None:
+def check_fingerprint(directory: AnyPath, config: Mapping[str, object]) -> None:
     """Compares with the settings in a folder, where there are some.
 
     Args:
@@ -95,7 +94,7 @@ def check_fingerprint(directory: AnyPath, config: Mapping[str, Any]) -> None:
 
 
 def write_fingerprint(
-    directory: AnyPath, config: Mapping[str, Any], *, replace: bool = False
+    directory: AnyPath, config: Mapping[str, object], *, replace: bool = False
 ) -> None:
     """Writes the settings of a run, once for all of its processes.
 

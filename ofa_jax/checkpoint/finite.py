@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import ml_dtypes
@@ -16,7 +15,7 @@ from ofa_jax.model.config import OFAConfig
 _SHOWN = 4
 
 
-def check_finite(variables: Mapping[str, Any], config: OFAConfig, source: str) -> None:
+def check_finite(variables: Mapping[str, object], config: OFAConfig, source: str) -> None:
     """Refuses weights with NaN or infinite values.
 
     Args:

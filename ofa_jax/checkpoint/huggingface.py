@@ -39,7 +39,12 @@ from ofa_jax.checkpoint.layout import POSITION_INDEX, config_from_state_dict
 from ofa_jax.checkpoint.repairs import CheckpointMismatchError
 from ofa_jax.checkpoint.task_facts import TaskFacts
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
-from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint, without_wrappers
+from ofa_jax.checkpoint.torch_reader import (
+    StateDict,
+    Tensor,
+    read_torch_checkpoint,
+    without_wrappers,
+)
 from ofa_jax.checkpoint.torch_writer import write_torch_file
 from ofa_jax.model.config import OFAConfig
 from ofa_jax.text.gpt2_bpe import FAIRSEQ_FILES
@@ -129,7 +134,7 @@ def read_safetensors(path: str | os.PathLike) -> StateDict:
     return StateDict(without_wrappers(tensors, path))
 
 
-def _read_one(path: pathlib.Path) -> dict[str, Any]:
+def _read_one(path: pathlib.Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_safetensors(path).tensors
     return read_torch_checkpoint(path).state_dict.tensors
@@ -152,7 +157,7 @@ def _read_weights(folder: pathlib.Path) -> StateDict:
         return StateDict(_read_one(found))
     content = schema.read_json(found, CheckpointFileError, expected=dict)
     index = schema.build(_Index, content, found, CheckpointFileError, unknown="ignore").weight_map
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
     for shard in sorted(set(index.values())):
         path = folder / shard
         if path.parent != folder or not path.is_file():
@@ -267,7 +272,7 @@ def _write_vocabulary(
 
 def write_huggingface_folder(
     folder: str | os.PathLike,
-    state_dict: Mapping[str, Any],
+    state_dict: Mapping[str, Tensor],
     config: OFAConfig,
     *,
     weights: Iterable[str] = (SAFETENSORS_FILE, TORCH_FILE),

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from ofa_jax import schema
+from ofa_jax.atomic import JsonObject
 from ofa_jax.checkpoint.layout import RESNET_BLOCKS, resnet_name
 from ofa_jax.checkpoint.task_facts import TaskFacts
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
@@ -118,7 +118,7 @@ def is_huggingface_naming(names: Iterable[str]) -> bool:
     return any(from_huggingface_name(name) != name for name in names)
 
 
-def config_from_huggingface(fields: Mapping[str, Any], name: object = "config.json") -> OFAConfig:
+def config_from_huggingface(fields: JsonObject, name: object = "config.json") -> OFAConfig:
     """Reads OFA's config.json.
 
     Args:
@@ -144,7 +144,7 @@ def config_from_huggingface(fields: Mapping[str, Any], name: object = "config.js
                 f"{name}: {first} is {schema.shown(fields.get(first))} and {second} is "
                 f"{schema.shown(fields[second])}, but OFA has the same in encoder and decoder"
             )
-    values: dict[str, Any] = {}
+    values: JsonObject = {}
     for ours, (theirs, *_) in CONFIG_FIELDS.items():
         if theirs in fields:
             values[ours] = fields[theirs]
@@ -166,7 +166,7 @@ def config_from_huggingface(fields: Mapping[str, Any], name: object = "config.js
     return schema.build(OFAConfig, values, name, CheckpointFileError)
 
 
-def task_from_huggingface(fields: Mapping[str, Any], name: object = "config.json") -> TaskFacts:
+def task_from_huggingface(fields: JsonObject, name: object = "config.json") -> TaskFacts:
     """What `config_to_huggingface` wrote about the task; nothing where another program wrote.
 
     Args:
@@ -178,7 +178,7 @@ def task_from_huggingface(fields: Mapping[str, Any], name: object = "config.json
     return TaskFacts() if task is None else TaskFacts.from_json(task, f"{name}, its task")
 
 
-def config_to_huggingface(config: OFAConfig, task: TaskFacts | None = None) -> dict[str, Any]:
+def config_to_huggingface(config: OFAConfig, task: TaskFacts | None = None) -> dict[str, object]:
     """Writes OFA's config.json fields; the inverse of `config_from_huggingface`.
 
     Args:
@@ -191,7 +191,7 @@ def config_to_huggingface(config: OFAConfig, task: TaskFacts | None = None) -> d
     Raises:
       ValueError: a model with tuned parts.
     """
-    fields: dict[str, Any] = {**_WRITTEN_ONLY, **_FIXED}
+    fields: JsonObject = {**_WRITTEN_ONLY, **_FIXED}
     for ours, theirs in CONFIG_FIELDS.items():
         fields.update(dict.fromkeys(theirs, getattr(config, ours)))
     fields["decoder_ffn_dim"] = config.ffn_width("decoder")

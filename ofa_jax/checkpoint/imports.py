@@ -16,7 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from jaxtyping import PyTree
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.checkpoint import bucket, orbax_weights, tuned
 from ofa_jax.checkpoint.agreement import check_agreement
 from ofa_jax.checkpoint.fingerprint import flatten_settings
@@ -39,11 +41,7 @@ from ofa_jax.checkpoint.layout import (
 )
 from ofa_jax.checkpoint.names import to_params, to_state_dict
 from ofa_jax.checkpoint.orbax_weights import SourceRecord
-from ofa_jax.checkpoint.repairs import (
-    CheckpointMismatchError,
-    canonical_names,
-    repair_state_dict,
-)
+from ofa_jax.checkpoint.repairs import CheckpointMismatchError, canonical_names, repair_state_dict
 from ofa_jax.checkpoint.task_facts import TaskFacts, task_arguments
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 from ofa_jax.checkpoint.torch_reader import StateDict, read_torch_checkpoint
@@ -80,7 +78,7 @@ class ImportedCheckpoint:
       vocabulary_files: vocabulary files that lay beside them.
     """
 
-    variables: dict[str, Any]
+    variables: dict[str, PyTree]
     config: OFAConfig
     record: SourceRecord
     vocabulary_files: tuple[pathlib.Path, ...] = ()
@@ -91,7 +89,7 @@ class ImportedCheckpoint:
         return self.record.task
 
     @property
-    def cfg(self) -> Mapping[str, Any]:
+    def cfg(self) -> JsonObject:
         """The configuration that came in: {} or "cfg" and "args" of a `.pt` as plain values."""
         return self.record.cfg
 
@@ -103,10 +101,10 @@ class _ForeignWeights:
     config: OFAConfig | None = None
     vocabulary_files: tuple[pathlib.Path, ...] = ()
     task: TaskFacts = dataclasses.field(default_factory=TaskFacts)
-    cfg: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    cfg: JsonObject = dataclasses.field(default_factory=dict)
 
 
-def initial_variables(config: OFAConfig, seed: int = 0) -> dict[str, Any]:
+def initial_variables(config: OFAConfig, seed: int = 0) -> dict[str, PyTree]:
     """Freshly initialized variables as numpy arrays.
 
     Args:
@@ -257,13 +255,7 @@ def _import_foreign(
         progress(f"  {line}")
     progress("mapping onto parameters")
     record = SourceRecord(
-        foreign.format,
-        name,
-        dtypes,
-        report.batches_tracked,
-        tuple(lines),
-        task,
-        foreign.cfg,
+        foreign.format, name, dtypes, report.batches_tracked, tuple(lines), task, foreign.cfg
     )
     return ImportedCheckpoint(to_params(repaired, config), config, record, foreign.vocabulary_files)
 
@@ -357,7 +349,7 @@ def _import_own(
     record = next((r for r in map(orbax_weights.read_source_record, homes) if r is not None), None)
     model = config
 
-    def check(shapes: Mapping[str, Any]) -> None:
+    def check(shapes: Mapping[str, PyTree]) -> None:
         try:
             check_agreement(shapes, model, str(path), described)
         except CheckpointMismatchError as error:
@@ -386,7 +378,7 @@ def import_checkpoint(
     layer_stack: LayerStack | None = None,
     revision: str | None = None,
     seed: int = 0,
-    initial: Callable[[], Mapping[str, Any]] | None = None,
+    initial: Callable[[], Mapping[str, PyTree]] | None = None,
     progress: ReportStage = _silent,
 ) -> ImportedCheckpoint:
     """Reads a checkpoint of any known kind.

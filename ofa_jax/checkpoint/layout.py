@@ -11,9 +11,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.checkpoint.names import (
     FILLER_COUNT,
     OFFICIAL_TARGETS,
@@ -74,7 +75,7 @@ def resnet_shapes(resnet: ResNetConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _count(names: Mapping[str, Any], pattern: str) -> int:
+def _count(names: Iterable[str], pattern: str) -> int:
     """How many numbers from 0 on stand in names; what lies behind a gap is not counted.
 
     A name is no reason to make room for all the numbers before its own.
@@ -83,12 +84,12 @@ def _count(names: Mapping[str, Any], pattern: str) -> int:
     return next(number for number in itertools.count() if str(number) not in found)
 
 
-def _of_rank(shapes: Mapping[str, Any], name: str, rank: int) -> tuple[int, ...] | None:
+def _of_rank(shapes: Mapping[str, tuple[int, ...]], name: str, rank: int) -> tuple[int, ...] | None:
     shape = tuple(shapes.get(name, ()))
     return shape if len(shape) == rank else None
 
 
-def _matrix(shapes: Mapping[str, Any], name: str) -> tuple[int, ...]:
+def _matrix(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
     if (found := _of_rank(shapes, name, 2)) is None:
         raise ValueError(f"{name} has shape {tuple(shapes[name])}, it must be a matrix")
     return found
@@ -141,7 +142,7 @@ def infer_tuning(shapes: Mapping[str, tuple[int, ...]]) -> TuningConfig:
     """
     # Scalars under these names are none of the parts; the comparison of shapes names them.
     shapes = {name: shape for name, shape in shapes.items() if len(shape)}
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for stack in ("encoder", "decoder"):
         prompt = f"{stack}.{stack}_prompt_encoder"
         if (table := shapes.get(f"{prompt}.embedding.weight")) is not None:
@@ -160,7 +161,7 @@ def infer_tuning(shapes: Mapping[str, tuple[int, ...]]) -> TuningConfig:
     return TuningConfig(**found)
 
 
-def vocabulary_parts(vocab_size: int, hints: Mapping[str, Any] | None = None) -> tuple[int, int]:
+def vocabulary_parts(vocab_size: int, hints: JsonObject | None = None) -> tuple[int, int]:
     """How many image codes and box bins a vocabulary of this size has (SPEC 1.2).
 
     Args:
@@ -187,7 +188,7 @@ def vocabulary_parts(vocab_size: int, hints: Mapping[str, Any] | None = None) ->
 
 def config_from_state_dict(
     shapes: Mapping[str, tuple[int, ...]],
-    hints: Mapping[str, Any] | None = None,
+    hints: JsonObject | None = None,
     **overrides: Any,
 ) -> OFAConfig:
     """Infers the whole configuration from the shapes of a state dict in official names.
@@ -221,7 +222,7 @@ def config_from_state_dict(
     text_rows, heads = shape("encoder.token_rel_pos_table_list.0.weight")
     image_rows = shape("encoder.embed_image_positions.weight")[0]
     positions = shape("encoder.embed_positions.weight")[0] - 2
-    fields: dict[str, Any] = {
+    fields: JsonObject = {
         "vocab_size": vocab_size,
         "num_codes": vocabulary_parts(vocab_size, hints)[0],
         "width": width,

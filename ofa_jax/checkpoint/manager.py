@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
+from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from ofa_jax import atomic, schema
@@ -55,12 +56,12 @@ def readable_size(size: float) -> str:
     return f"{size:.1f} GiB"
 
 
-def tree_bytes(tree: Any) -> int:
+def tree_bytes(tree: PyTree) -> int:
     """Bytes of all leaves of a tree of arrays or shapes."""
     return sum(math.prod(np.shape(x)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
 
 
-def _leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _leaf_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     return {
         "/".join(str(getattr(key, "key", key)) for key in path): tuple(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -87,7 +88,7 @@ class CheckpointManager:
         self,
         directory: str | os.PathLike,
         *,
-        config: Mapping[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
         keep: int = 2,
         best_metric: str | None = None,
         best_mode: str = "max",
@@ -160,7 +161,7 @@ class CheckpointManager:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _rank(self, metrics: Mapping[str, Any]) -> float:
+    def _rank(self, metrics: Mapping[str, float]) -> float:
         value = float(metrics.get(self._best_metric or "", math.nan))
         if math.isnan(value):
             return -math.inf if self._best_mode == "max" else math.inf
@@ -220,9 +221,9 @@ class CheckpointManager:
     def save(
         self,
         step: int,
-        tree: Mapping[str, Any],
+        tree: Mapping[str, PyTree],
         *,
-        dataset_state: Any = None,
+        dataset_state: PyTree = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Saves a checkpoint; a step that is there already is left alone.
@@ -242,7 +243,7 @@ class CheckpointManager:
         if step in self._manager.all_steps():
             return
         self._check_space(step, tree)
-        items: dict[str, Any] = {"state": ocp.args.PyTreeSave(tree)}
+        items: dict[str, ocp.args.CheckpointArgs] = {"state": ocp.args.PyTreeSave(tree)}
         if dataset_state is not None:
             items["dataset"] = DatasetSave(dataset_state)
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
@@ -258,7 +259,7 @@ class CheckpointManager:
                 f"saving checkpoint {step} to {self.directory} failed: {one_line(error)}"
             ) from error
 
-    def _check_space(self, step: int, tree: Mapping[str, Any]) -> None:
+    def _check_space(self, step: int, tree: Mapping[str, PyTree]) -> None:
         if is_remote(self.directory):
             return
         needed = int(tree_bytes(tree) * _SPACE_MARGIN)
@@ -269,7 +270,7 @@ class CheckpointManager:
                 f"{readable_size(free)} free; make room there and give the same command again"
             )
 
-    def restore(self, step: int, template: Any, shardings: Any = None) -> dict[str, Any]:
+    def restore(self, step: int, template: PyTree, shardings: PyTree = None) -> dict[str, PyTree]:
         """Reads one checkpoint.
 
         Args:
@@ -311,7 +312,7 @@ class CheckpointManager:
             except Exception as error:
                 raise CheckpointError(f"{path} is unreadable ({one_line(error)})") from error
 
-    def _check_structure(self, path: AnyPath, saved: Any, wanted: Any) -> None:
+    def _check_structure(self, path: AnyPath, saved: PyTree, wanted: PyTree) -> None:
         saved = {name: saved[name] for name in wanted if name in saved}
         there, here = _leaf_shapes(saved), _leaf_shapes(wanted)
         differences = {
@@ -334,8 +335,8 @@ class CheckpointManager:
             )
 
     def restore_latest(
-        self, template: Any, shardings: Any = None
-    ) -> tuple[int, dict[str, Any]] | None:
+        self, template: PyTree, shardings: PyTree = None
+    ) -> tuple[int, dict[str, PyTree]] | None:
         """Reads the newest checkpoint; where it is damaged, the one before, and so on.
 
         A damaged checkpoint is renamed to `damaged_<step>`, so that the run can save that step
@@ -355,7 +356,7 @@ class CheckpointManager:
         steps = self.steps()[::-1]
         failure: CheckpointError | None = None
         for position, step in enumerate(steps):
-            tree: dict[str, Any] = {}
+            tree: dict[str, PyTree] = {}
             try:
                 tree = self.restore(step, template, shardings)
             except CheckpointStructureError:
@@ -389,7 +390,7 @@ class CheckpointManager:
             multihost_utils.sync_global_devices(f"damaged_{step}")
         self._manager.reload()
 
-    def dataset_state(self, step: int) -> Any:
+    def dataset_state(self, step: int) -> PyTree:
         """The input state that this process saved, or None where the checkpoint has none.
 
         Args:
@@ -433,7 +434,7 @@ class CheckpointManager:
             self._manager.close()
 
 
-def _restore_target(template: Any, shardings: Any) -> Any:
+def _restore_target(template: PyTree, shardings: PyTree) -> object:
     def of_leaf(leaf, sharding=None):
         if sharding is None:
             sharding = getattr(leaf, "sharding", None)

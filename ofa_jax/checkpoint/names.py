@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
+from jaxtyping import PyTree
 
 from ofa_jax.model import positions
 from ofa_jax.model.config import OFAConfig
@@ -267,8 +267,8 @@ def missing_names(state_dict: StateDict, config: OFAConfig) -> list[str]:
 
 
 def to_params(
-    state_dict: StateDict, config: OFAConfig, *, defaults: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    state_dict: StateDict, config: OFAConfig, *, defaults: Mapping[str, object] | None = None
+) -> dict[str, PyTree]:
     """Converts an official state dict to our variables.
 
     Args:
@@ -307,7 +307,7 @@ def to_params(
     return stack_layers(tree) if config.layer_stack == "scan" else tree
 
 
-def to_state_dict(variables: Mapping[str, Any], config: OFAConfig) -> dict[str, np.ndarray]:
+def to_state_dict(variables: Mapping[str, PyTree], config: OFAConfig) -> dict[str, np.ndarray]:
     """Converts our variables to a complete official state dict, a strict load away.
 
     Args:
@@ -334,7 +334,7 @@ def to_state_dict(variables: Mapping[str, Any], config: OFAConfig) -> dict[str, 
     return result
 
 
-def _flat(variables: Mapping[str, Any]) -> dict[Path, np.ndarray]:
+def _flat(variables: Mapping[str, PyTree]) -> dict[Path, np.ndarray]:
     tree = unstack_layers(nn.unbox(dict(variables)))
     return {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(tree).items()}
 

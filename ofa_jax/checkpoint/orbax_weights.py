@@ -14,15 +14,15 @@ import pathlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jaxtyping import PyTree
 
 from ofa_jax import schema
-from ofa_jax.atomic import write_json
+from ofa_jax.atomic import JsonObject, write_json
 from ofa_jax.checkpoint.bucket import best_step_of
 from ofa_jax.checkpoint.errors import one_line
 from ofa_jax.checkpoint.fingerprint import FINGERPRINT_FILE
@@ -57,9 +57,9 @@ class SourceRecord:
     batches_tracked: Mapping[str, int] = dataclasses.field(default_factory=dict)
     repairs: tuple[str, ...] = ()
     task: TaskFacts = dataclasses.field(default_factory=TaskFacts)
-    cfg: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    cfg: JsonObject = dataclasses.field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """A JSON-able dict; the most frequent dtype is written once."""
         default = Counter(self.dtypes.values()).most_common(1)
         default = default[0][0] if default else None
@@ -76,7 +76,7 @@ class SourceRecord:
         }
 
     @classmethod
-    def from_json(cls, fields: Any, name: object) -> SourceRecord:
+    def from_json(cls, fields: object, name: object) -> SourceRecord:
         """Inverse of `to_json`.
 
         Args:
@@ -104,16 +104,16 @@ class _SavedRecord:
 
     format: str
     name: str
-    task: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    task: Mapping[str, object] = dataclasses.field(default_factory=dict)
     default_dtype: str | None = None
     dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tensors: tuple[str, ...] = ()
     batches_tracked: Mapping[str, int] = dataclasses.field(default_factory=dict)
     repairs: tuple[str, ...] = ()
-    cfg: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    cfg: JsonObject = dataclasses.field(default_factory=dict)
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: pathlib.Path) -> JsonObject:
     return schema.read_json(path, CheckpointFileError, expected=dict)
 
 
@@ -191,7 +191,7 @@ def step_folder(folder: str | os.PathLike, step: int | None = None) -> pathlib.P
 
 def write_weights(
     folder: str | os.PathLike,
-    variables: Mapping[str, Any],
+    variables: Mapping[str, PyTree],
     config: OFAConfig,
     record: SourceRecord,
     *,
@@ -233,8 +233,8 @@ def read_weights(
     *,
     step: int | None = None,
     ema: bool | None = False,
-    check: Callable[[Mapping[str, Any]], None] = lambda shapes: None,
-) -> dict[str, Any]:
+    check: Callable[[Mapping[str, object]], None] = lambda shapes: None,
+) -> dict[str, PyTree]:
     """Reads parameters and batch statistics, and nothing else, from a checkpoint.
 
     Args:
@@ -285,7 +285,7 @@ def read_weights(
     return _variables(found, ema)
 
 
-def _variables(tree: Mapping[str, Any], ema: bool) -> dict[str, Any]:
+def _variables(tree: Mapping[str, PyTree], ema: bool) -> dict[str, PyTree]:
     if ema:
         return dict(tree["ema"])
     statistics = tree.get("flax_mutables", {}).get("batch_stats", {})

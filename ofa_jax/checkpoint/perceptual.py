@@ -16,7 +16,7 @@ import numpy as np
 
 from ofa_jax.checkpoint.huggingface import read_safetensors
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
-from ofa_jax.checkpoint.torch_reader import read_torch_checkpoint
+from ofa_jax.checkpoint.torch_reader import Tensor, read_torch_checkpoint
 from ofa_jax.losses.perceptual import LPIPS, VGG16_BLOCKS
 
 _CONVOLUTION = re.compile(r"(?:^|\.)(?:features|slice\d)\.(\d+)\.(weight|bias)$")
@@ -36,7 +36,7 @@ def read_lpips(paths: Sequence[str | os.PathLike]) -> LPIPS:
       FileNotFoundError: there is no such file.
       CheckpointFileError: a file cannot be read, or weights are missing or of another shape.
     """
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
     for path in paths:
         is_safe = str(path).endswith(".safetensors")
         found = read_safetensors(path) if is_safe else read_torch_checkpoint(path).state_dict

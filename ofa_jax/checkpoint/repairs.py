@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.checkpoint.layout import SHARED_EMBEDDING, expected_shapes, is_recomputed
-from ofa_jax.checkpoint.torch_reader import StateDict
+from ofa_jax.checkpoint.torch_reader import StateDict, Tensor
 from ofa_jax.model.config import OFAConfig
 
 _OLD_NORMS = {
@@ -79,8 +79,8 @@ def _listed(names: list[str]) -> str:
 
 
 def canonical_names(
-    state_dict: Mapping[str, Any],
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    state_dict: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], list[tuple[str, str]]]:
     """Renames what older fairseq versions called differently (SPEC 2.4, item 5).
 
     Args:
@@ -91,7 +91,7 @@ def canonical_names(
     """
     source = getattr(state_dict, "tensors", state_dict)
     renamed: list[tuple[str, str]] = []
-    result: dict[str, Any] = {}
+    result: dict[str, Tensor] = {}
     for name, tensor in source.items():
         new = name
         if norm := _OLD_NORM.match(new):
@@ -162,7 +162,7 @@ class _Repair:
         missing = (missing * self.config.width**-0.5).astype(values.dtype)
         return np.concatenate([values, missing])
 
-    def tie(self, tensors: dict[str, Any]) -> None:
+    def tie(self, tensors: dict[str, Tensor]) -> None:
         """Fills missing copies of the shared embedding; refuses copies that differ."""
         present = [name for name in SHARED_EMBEDDING if name in tensors]
         if not present:
@@ -177,7 +177,7 @@ class _Repair:
         for name in SHARED_EMBEDDING:
             tensors[name] = first
 
-    def lengthen(self, tensors: dict[str, Any], dictionary_has_mask: bool) -> None:
+    def lengthen(self, tensors: dict[str, Tensor], dictionary_has_mask: bool) -> None:
         """Adapts vocabulary rows and image positions (SPEC 2.4, items 2 and 3)."""
         vocab, width = self.config.vocab_size, self.config.width
         name = SHARED_EMBEDDING[0]
@@ -201,11 +201,11 @@ class _Repair:
                     self.report.extended.append((name, rows, wanted))
 
 
-def _is_table(tensor: Any, width: int) -> bool:
+def _is_table(tensor: Tensor, width: int) -> bool:
     return len(tensor.shape) == 2 and tensor.shape[1] == width
 
 
-def _same_values(first: Any, second: Any) -> bool:
+def _same_values(first: Tensor, second: Tensor) -> bool:
     if first is second:
         return True
     shares = getattr(first, "shares_storage_with", None)
@@ -218,7 +218,7 @@ def _same_values(first: Any, second: Any) -> bool:
 
 
 def repair_state_dict(
-    state_dict: Mapping[str, Any],
+    state_dict: Mapping[str, Tensor],
     config: OFAConfig,
     *,
     initial: Callable[[], Mapping[str, Any]] | None = None,

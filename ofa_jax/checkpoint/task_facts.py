@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ofa_jax import schema
+from ofa_jax.atomic import JsonObject
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
 
 # What the official data sets put in place of 0.5 with `imagenet_default_mean_and_std`.
@@ -61,7 +62,7 @@ class TaskFacts:
     is_ema: bool = False
 
     @classmethod
-    def from_arguments(cls, arguments: Mapping[str, Any], **known: Any) -> TaskFacts:
+    def from_arguments(cls, arguments: JsonObject, **known: Any) -> TaskFacts:
         """Reads a configuration.
 
         Args:
@@ -92,7 +93,7 @@ class TaskFacts:
             **known,
         )
 
-    def to_arguments(self) -> dict[str, Any]:
+    def to_arguments(self) -> dict[str, object]:
         """Official arguments of what is known, but for the task's name and its pixels' mean."""
         prompts = {ours: theirs for theirs, ours in _DECODER_PROMPTS.items()}
         found = {
@@ -119,13 +120,13 @@ class TaskFacts:
         fields = {"image_mean": self.image_mean, "image_std": self.image_std}
         return {name: value for name, value in fields.items() if value is not None}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """A JSON-able dict of what is known."""
         unknown = dataclasses.asdict(TaskFacts())
         return {k: v for k, v in dataclasses.asdict(self).items() if v != unknown[k]}
 
     @classmethod
-    def from_json(cls, fields: Any, name: object = "the task") -> TaskFacts:
+    def from_json(cls, fields: object, name: object = "the task") -> TaskFacts:
         """Inverse of `to_json`; fields that a later version wrote are left out.
 
         Args:
@@ -143,7 +144,7 @@ class TaskFacts:
         return ", ".join([self.name or "an unnamed task", *(f"{k} {v}" for k, v in fields.items())])
 
 
-def task_arguments(cfg: Mapping[str, Any]) -> dict[str, Any]:
+def task_arguments(cfg: JsonObject) -> JsonObject:
     """All scalar arguments of model and task in one dict.
 
     Args:
@@ -152,7 +153,7 @@ def task_arguments(cfg: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       name -> scalar, with "task_name" where the task is named; the section "task" wins.
     """
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     # As in the official loader, `args` wins over `cfg` where a file has both.
     for fields in (cfg.get("cfg"), cfg.get("args")):
         sections = [fields, *(fields.get(name) for name in ("model", "task"))] if fields else []

@@ -17,7 +17,7 @@ import pathlib
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -226,7 +226,7 @@ class _Archive:
         self.data = data
         self.byte_order: Literal["<", ">"] = "<"
 
-    def root(self) -> Any:
+    def root(self) -> object:
         """The unpickled object, tensors still in the file."""
         raise NotImplementedError
 
@@ -245,7 +245,7 @@ class _Archive:
             )
         return np.frombuffer(self.data, np.uint8, size, start)
 
-    def storage(self, pid: Any) -> Any:
+    def storage(self, pid: object) -> object:
         """Answers a persistent id of the pickle."""
         if isinstance(pid, tuple) and len(pid) >= 2 and pid[0] == "module":
             return pid[1]
@@ -325,7 +325,7 @@ class _ZipArchive(_Archive):
         name_length, extra_length = struct.unpack("<HH", header[26:30])
         return self.mapped(info.header_offset + 30 + name_length + extra_length, size, name)
 
-    def root(self) -> Any:
+    def root(self) -> object:
         return load_restricted(self.member("data.pkl").tobytes(), _ALLOWED, self.storage)
 
     def storage_bytes(self, key: str, size: int) -> np.ndarray:
@@ -338,7 +338,7 @@ class _LegacyArchive(_Archive):
         self.places: dict[str, tuple[int, int]] = {}
         self.sizes: dict[str, int] = {}
 
-    def storage(self, pid: Any) -> Any:
+    def storage(self, pid: object) -> object:
         found = super().storage(pid)
         if isinstance(found, _Storage):
             self.sizes[found.key] = numpy_dtype(found.dtype).itemsize
@@ -349,7 +349,7 @@ class _LegacyArchive(_Archive):
         length = pickle_length(self.data)
         return self.data[start : start + length]
 
-    def root(self) -> Any:
+    def root(self) -> object:
         self.data.seek(0)
         load_restricted(self.next_pickle())
         version = load_restricted(self.next_pickle())
@@ -427,7 +427,7 @@ def _open_archive(path: pathlib.Path) -> _Archive:
     return _LegacyArchive(path, data)
 
 
-def read_torch_file(path: str | os.PathLike) -> Any:
+def read_torch_file(path: str | os.PathLike) -> object:
     """Reads what `torch.save` wrote, without torch and without running code from the file.
 
     Args:

@@ -11,13 +11,26 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.checkpoint.task_facts import TaskFacts, task_arguments
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError, TorchTensor, read_torch_file
 from ofa_jax.restricted_pickle import Inert, plain_fields
+
+
+class Tensor(Protocol):
+    """An array, or what stands for one that still lies in its file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __array__(self) -> np.ndarray: ...
 
 
 class StateDict(Mapping[str, np.ndarray]):
@@ -27,7 +40,7 @@ class StateDict(Mapping[str, np.ndarray]):
       tensors: name -> tensor still in the file (or any array-like with shape and dtype).
     """
 
-    def __init__(self, tensors: Mapping[str, Any]):
+    def __init__(self, tensors: Mapping[str, Tensor]):
         self.tensors = dict(tensors)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -68,7 +81,7 @@ class TorchCheckpoint:
     path: pathlib.Path
     state_dict: StateDict
     layout: str
-    cfg: dict[str, Any]
+    cfg: JsonObject
     task: TaskFacts
 
 
@@ -105,7 +118,7 @@ def without_wrappers(tensors: Mapping[str, Any], path: str | os.PathLike) -> dic
     return {plain: tensors[name] for plain, name in given.items()}
 
 
-def _tensors(value: Any, nested: int = 3) -> dict[str, TorchTensor]:
+def _tensors(value: object, nested: int = 3) -> dict[str, TorchTensor]:
     """The state dict in a mapping, itself or in one of its entries, however they are nested."""
     if not isinstance(value, Mapping):
         return {}

@@ -16,7 +16,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeGuard
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from ofa_jax.checkpoint.torch_archive import (
     LEGACY_PROTOCOL_VERSION,
     STORAGE_DTYPES,
 )
+from ofa_jax.checkpoint.torch_reader import Tensor
 
 _STORAGE_CLASSES = {
     dtype: name for name, dtype in STORAGE_DTYPES.items() if name != "UntypedStorage"
@@ -45,14 +46,14 @@ class StoredTensor:
       is_parameter: write it as an `nn.Parameter`.
     """
 
-    storage: np.ndarray
+    storage: Tensor
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int = 0
     is_parameter: bool = False
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> TypeGuard[Tensor]:
     return hasattr(value, "__array__") and hasattr(value, "shape") and hasattr(value, "dtype")
 
 
@@ -62,16 +63,16 @@ class _PickleEmitter:
     def __init__(self, legacy: bool):
         self.legacy = legacy
         self.parts: list[bytes] = [pickle.PROTO + b"\x02"]
-        self.storages: dict[str, Any] = {}
+        self.storages: dict[str, Tensor] = {}
         self._keys: dict[int, str] = {}
 
-    def finish(self, value: Any) -> bytes:
+    def finish(self, value: object) -> bytes:
         """The whole pickle of `value`."""
         self.emit(value)
         self.parts.append(pickle.STOP)
         return b"".join(self.parts)
 
-    def emit(self, value: Any) -> None:
+    def emit(self, value: object) -> None:
         """Appends the opcodes that build `value`.
 
         Raises:
@@ -134,7 +135,7 @@ class _PickleEmitter:
     def _emit_global(self, module: str, name: str) -> None:
         self.parts.append(pickle.GLOBAL + f"{module}\n{name}\n".encode("ascii"))
 
-    def _emit_array(self, array: Any) -> None:
+    def _emit_array(self, array: Tensor) -> None:
         shape = tuple(int(n) for n in array.shape)
         strides: list[int] = []
         step = 1
@@ -174,7 +175,7 @@ class _PickleEmitter:
             self.emit(collections.OrderedDict())
             out(pickle.TUPLE + pickle.REDUCE)
 
-    def _storage_key(self, storage: Any) -> str:
+    def _storage_key(self, storage: Tensor) -> str:
         # One object = one storage, so tied weights are written once.
         if id(storage) not in self._keys:
             key = str(len(self._keys))
@@ -183,14 +184,14 @@ class _PickleEmitter:
         return self._keys[id(storage)]
 
 
-def _raw_bytes(storage: Any) -> memoryview:
+def _raw_bytes(storage: Tensor) -> memoryview:
     values = np.ascontiguousarray(np.asarray(storage)).reshape(-1)
     if values.dtype.byteorder == ">":
         values = values.astype(values.dtype.newbyteorder("<"))
     return values.view(np.uint8).data
 
 
-def _write_zip(stream: BinaryIO, value: Any, prefix: str) -> None:
+def _write_zip(stream: BinaryIO, value: object, prefix: str) -> None:
     emitter = _PickleEmitter(legacy=False)
     data = emitter.finish(value)
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
@@ -213,7 +214,7 @@ def _write_zip(stream: BinaryIO, value: Any, prefix: str) -> None:
         add("version", lambda: b"3\n")
 
 
-def _write_legacy(stream: BinaryIO, value: Any) -> None:
+def _write_legacy(stream: BinaryIO, value: object) -> None:
     emitter = _PickleEmitter(legacy=True)
     data = emitter.finish(value)
     sizes = {"short": 2, "int": 4, "long": 8}
@@ -232,7 +233,7 @@ def _write_legacy(stream: BinaryIO, value: Any) -> None:
         stream.write(raw)
 
 
-def write_torch_file(path: str | os.PathLike, value: Any, *, legacy: bool = False) -> None:
+def write_torch_file(path: str | os.PathLike, value: object, *, legacy: bool = False) -> None:
     """Writes what `torch.load` reads (also with `weights_only=True`).
 
     Args:
@@ -255,10 +256,10 @@ def write_torch_file(path: str | os.PathLike, value: Any, *, legacy: bool = Fals
 
 def write_fairseq_checkpoint(
     path: str | os.PathLike,
-    state_dict: Mapping[str, Any],
+    state_dict: Mapping[str, Tensor],
     *,
-    cfg: Mapping[str, Any] | None = None,
-    ema: Mapping[str, Any] | None = None,
+    cfg: Mapping[str, object] | None = None,
+    ema: Mapping[str, object] | None = None,
     legacy: bool = False,
 ) -> None:
     """Writes a state dict in fairseq's layout (SPEC 2.1).
@@ -273,7 +274,7 @@ def write_fairseq_checkpoint(
       ema: moving average of the same names, or None.
       legacy: write the format of torch before 1.6.
     """
-    extra_state: dict[str, Any] = {
+    extra_state: dict[str, object] = {
         "epoch": 0,
         "train_iterator": {"epoch": 1, "iterations_in_epoch": 0},
         "val_loss": None,

@@ -13,16 +13,17 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import traverse_util
+from jaxtyping import PyTree
 
 from ofa_jax import schema
-from ofa_jax.atomic import replacing
+from ofa_jax.atomic import JsonObject, replacing
 from ofa_jax.checkpoint.huggingface import read_safetensors
 from ofa_jax.checkpoint.repairs import CheckpointMismatchError
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
@@ -71,13 +72,13 @@ class TunedWeights:
     tuning: TuningConfig
     batch_norm: Literal["batch", "frozen"]
     base: str
-    settings: Mapping[str, Any]
+    settings: JsonObject
     digest: str
 
 
 def write_tuned(
     path: str | os.PathLike,
-    variables: Mapping[str, Any],
+    variables: Mapping[str, PyTree],
     config: OFAConfig,
     *,
     frozen: Sequence[str],
@@ -155,7 +156,7 @@ def read_tuned(path: str | os.PathLike) -> TunedWeights:
         raise CheckpointFileError(f"{path}: its header lacks {min(missing)}")
     place = f"{path}, its header"
 
-    def parsed(name: str) -> Any:
+    def parsed(name: str) -> JsonObject:
         return schema.parse_json(header[name], f"{place}, {name}", CheckpointFileError)
 
     if not isinstance(settings := parsed("settings"), dict):
@@ -169,8 +170,8 @@ def read_tuned(path: str | os.PathLike) -> TunedWeights:
 
 
 def apply_tuned(
-    variables: Mapping[str, Any], config: OFAConfig, tuned: TunedWeights, name: str
-) -> tuple[dict[str, Any], OFAConfig]:
+    variables: Mapping[str, PyTree], config: OFAConfig, tuned: TunedWeights, name: str
+) -> tuple[dict[str, PyTree], OFAConfig]:
     """Puts trained parts onto the model that they were trained on.
 
     Args:
@@ -205,7 +206,7 @@ def apply_tuned(
     return nested, dataclasses.replace(config, tuning=tuned.tuning, batch_norm=tuned.batch_norm)
 
 
-def with_new_parts(variables: Mapping[str, Any], initial: Mapping[str, Any]) -> dict[str, Any]:
+def with_new_parts(variables: PyTree, initial: PyTree) -> dict[str, PyTree]:
     """Weights of a model without tuned parts, in a model that has them.
 
     Args:
@@ -223,17 +224,17 @@ def with_new_parts(variables: Mapping[str, Any], initial: Mapping[str, Any]) -> 
     }
 
 
-def _flat(variables: Mapping[str, Any]) -> Flat:
+def _flat(variables: Mapping[str, PyTree]) -> Flat:
     tree = unstack_layers({name: variables.get(name, {}) for name in ("params", "batch_stats")})
     flat = traverse_util.flatten_dict(tree, sep="/")
     return {name: np.asarray(leaf, np.float32) for name, leaf in flat.items()}
 
 
-def _settings(config: OFAConfig) -> dict[str, Any]:
+def _settings(config: OFAConfig) -> dict[str, object]:
     return json.loads(json.dumps({name: getattr(config, name) for name in _SETTINGS}))
 
 
-def _digest(flat: Mapping[str, np.ndarray], without: Mapping[str, Any], config: OFAConfig) -> str:
+def _digest(flat: Mapping[str, np.ndarray], without: Iterable[str], config: OFAConfig) -> str:
     digest = hashlib.sha256()
     for name in sorted(set(flat) - set(without)):
         array = flat[name]

@@ -21,6 +21,7 @@ import numpy as np
 import yaml
 from flax import linen as nn
 from flax import traverse_util
+from jaxtyping import PyTree
 
 from ofa_jax.checkpoint.huggingface import read_safetensors
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
@@ -97,9 +98,9 @@ def expected_parameters(config: VQGANConfig) -> dict[tuple[str, ...], tuple[str,
     """Every parameter of a model: our path -> (official name, official shape)."""
     model = VQGAN(config)
     images = jax.ShapeDtypeStruct((1, config.patch, config.patch, 3), np.float32)
-    variables: Any = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), images))
+    variables: PyTree = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), images))
     shapes = jax.tree.map(lambda leaf: leaf.shape, variables["params"])
-    leaves: Any = traverse_util.flatten_dict(shapes)
+    leaves: PyTree = traverse_util.flatten_dict(shapes)
     found = {}
     for path, shape in leaves.items():
         if len(shape) == 4:
@@ -156,7 +157,7 @@ def config_from_shapes(shapes: Shapes, norm_groups: int = NORM_GROUPS) -> VQGANC
     )
 
 
-def to_params(state_dict: Mapping[str, Any], config: VQGANConfig) -> dict[str, Any]:
+def to_params(state_dict: StateDict, config: VQGANConfig) -> dict[str, PyTree]:
     """Official tensors to our parameters.
 
     Args:
@@ -187,7 +188,7 @@ def to_params(state_dict: Mapping[str, Any], config: VQGANConfig) -> dict[str, A
     return traverse_util.unflatten_dict(params)
 
 
-def to_state_dict(params: Mapping[str, Any], config: VQGANConfig) -> dict[str, np.ndarray]:
+def to_state_dict(params: Mapping[str, PyTree], config: VQGANConfig) -> dict[str, np.ndarray]:
     """The inverse of `to_params`: official names, float32, kernels [out, in, y, x]."""
     found = {}
     for path, leaf in traverse_util.flatten_dict(dict(params)).items():
@@ -206,7 +207,7 @@ def _discriminator_name(path: tuple[str, ...]) -> str:
 
 
 def discriminator_state_dict(
-    params: Mapping[str, Any], statistics: Mapping[str, Any]
+    params: Mapping[str, PyTree], statistics: Mapping[str, PyTree]
 ) -> dict[str, np.ndarray]:
     """The official names of a discriminator (`model.vqgan.discriminator`).
 
@@ -217,7 +218,7 @@ def discriminator_state_dict(
     Returns:
       "main.0.weight" and so on, float32, kernels [out, in, y, x].
     """
-    leaves: dict[Any, Any] = {
+    leaves: PyTree = {
         **traverse_util.flatten_dict(dict(params)),
         **traverse_util.flatten_dict(dict(statistics)),
     }
@@ -226,8 +227,8 @@ def discriminator_state_dict(
 
 
 def to_discriminator(
-    state_dict: Mapping[str, Any], params: Mapping[str, Any], statistics: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    state_dict: StateDict, params: Mapping[str, PyTree], statistics: Mapping[str, PyTree]
+) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
     """The inverse of `discriminator_state_dict`.
 
     Args:
@@ -242,7 +243,7 @@ def to_discriminator(
       ValueError: a tensor is missing or of another shape.
     """
 
-    def taken(tree: Mapping[str, Any]) -> dict[str, Any]:
+    def taken(tree: Mapping[str, PyTree]) -> dict[str, PyTree]:
         found = {}
         for path, leaf in traverse_util.flatten_dict(dict(tree)).items():
             name = _discriminator_name(path)
@@ -260,7 +261,7 @@ def to_discriminator(
 
 def write_vqgan(
     path: str | os.PathLike,
-    params: Mapping[str, Any],
+    params: Mapping[str, PyTree],
     config: VQGANConfig,
     *,
     side: int,
@@ -290,7 +291,7 @@ def write_vqgan(
     path.with_name(DESCRIPTION).write_text(description, encoding="utf-8")
 
 
-def read_vqgan(path: str | os.PathLike) -> tuple[VQGANConfig, dict[str, Any]]:
+def read_vqgan(path: str | os.PathLike) -> tuple[VQGANConfig, dict[str, PyTree]]:
     """Reads an image tokenizer's weights.
 
     Args:
