@@ -12,7 +12,7 @@ masks of the constrained training loss (`Trie.target_masks`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +35,11 @@ class Constraint(Protocol):
         """The state before the first token."""
         ...
 
-    def allowed(self, state: Any, vocab_size: int) -> Bool[Array, "#b #g v"]:
+    def allowed(self, state: PyTree, vocab_size: int) -> Bool[Array, "#b #g v"]:
         """True = the id may come next."""
         ...
 
-    def advance(self, state: Any, tokens: Int[Array, "b g"]) -> State:
+    def advance(self, state: PyTree, tokens: Int[Array, "b g"]) -> State:
         """The state after the tokens were chosen."""
         ...
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from ofa_jax import schema, vocab
 from ofa_jax.decoding.constraints import Constraint
 from ofa_jax.schema import Between
 
-Cache = dict[str, Any]
+Cache = dict[str, PyTree]
 Position = Int[Array, ""] | int
 StepFn = Callable[[Cache, Int[Array, "b g"], Position], tuple[Float[Array, "b g v"], Cache]]
 

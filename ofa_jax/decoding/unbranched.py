@@ -6,11 +6,10 @@ What greedy search (`beam`) and sampling share; they differ in how the next toke
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ofa_jax import vocab
 from ofa_jax.decoding import rules
@@ -54,11 +53,11 @@ def grow(
     shape = (batch, hypotheses)
     prompt = rules.Prompt.of(prefix, batch)
 
-    def unfinished(carry: tuple[Any, ...]) -> Bool[Array, ""]:
+    def unfinished(carry: tuple[PyTree, ...]) -> Bool[Array, ""]:
         position, *_, done = carry
         return (position <= prompt.last.max() + max_length) & ~done.all()
 
-    def extend(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+    def extend(carry: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
         position, cache, history, gains, state, done = carry
         logits, cache = step_fn(cache, prompt.inputs(position, history), position)
         step = position - prompt.last

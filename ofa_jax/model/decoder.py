@@ -8,13 +8,13 @@ batch may hold, without a batch axis, and each sample selects its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ofa_jax.model import positions as position_ops
 from ofa_jax.model import stack
@@ -33,7 +33,7 @@ from ofa_jax.model.tuning import Adapter, Prefix, PrefixPrompt, prefix_weighted
 from ofa_jax.ops import attention as attention_ops
 from ofa_jax.ops.attention import MASKED_LOGIT, position_bias
 
-Cache = dict[str, Any]
+Cache = dict[str, PyTree]
 
 
 def select_modality(

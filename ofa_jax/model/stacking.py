@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -84,7 +83,7 @@ def _is_box(leaf: object) -> bool:
     return isinstance(leaf, meta.AxisMetadata)
 
 
-def _stack(leaves: tuple[Any, ...]) -> Any:
+def _stack(leaves: tuple[PyTree, ...]) -> PyTree:
     if _is_box(leaves[0]):
         box = leaves[0].add_axis(0, {nn.PARTITION_NAME: _STACKED})
         return box.replace_boxed(_stack(tuple(leaf.unbox() for leaf in leaves)))
@@ -93,7 +92,7 @@ def _stack(leaves: tuple[Any, ...]) -> Any:
     return jax.numpy.stack(leaves)
 
 
-def _unstack(leaf: Any, index: int) -> Any:
+def _unstack(leaf: PyTree, index: int) -> PyTree:
     if _is_box(leaf):
         return leaf.remove_axis(0, {nn.PARTITION_NAME: _STACKED}).replace_boxed(leaf.unbox()[index])
     return leaf[index]

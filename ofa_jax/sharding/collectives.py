@@ -11,7 +11,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -278,7 +277,7 @@ def _named_members(sizes: str, group: str) -> np.ndarray:
         for name, before, size in _NAMED_AXIS.findall(group)
     }
     dims: list[int] = []
-    index: list[Any] = []
+    index: list[slice | int] = []
     for name, count in ((name, int(count)) for name, count in _NAMED_SIZE.findall(sizes)):
         if part := wanted.get(name):
             before, size = part

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -237,7 +236,7 @@ class Placement:
     kept_whole: tuple[str, ...]
 
 
-def _boxed_leaves(abstract_state: PyTree) -> Iterator[tuple[str, Any, tuple[str | None, ...]]]:
+def _boxed_leaves(abstract_state: PyTree) -> Iterator[tuple[str, PyTree, tuple[str | None, ...]]]:
     is_box = lambda x: isinstance(x, nn.Partitioned)  # noqa: E731
     for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state, is_leaf=is_box):
         keys = [getattr(key, "key", getattr(key, "name", getattr(key, "idx", ""))) for key in path]

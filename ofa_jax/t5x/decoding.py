@@ -6,8 +6,6 @@ rows say through their code mask what they want.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -43,7 +41,7 @@ class CodesInCodeRows:
         wanted = jnp.where((state < self.num_codes)[..., None], codes, ids == vocab.EOS_ID)
         return wanted | ~self.code_masks[:, None, None]
 
-    def advance(self, state: jax.Array, tokens: jax.Array) -> Any:
+    def advance(self, state: jax.Array, tokens: jax.Array) -> object:
         """One token more."""
         del tokens
         return state + 1

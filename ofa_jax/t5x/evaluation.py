@@ -41,14 +41,14 @@ class Evaluator:
     def __init__(
         self,
         mixture_or_task_name: str,
-        feature_converter: Any,
+        feature_converter: object,
         eval_split: str,
         use_cached: bool,
         seed: int | None,
         sequence_length: Mapping[str, int],
         use_memory_cache: bool,
         log_dir: str | None = None,
-        logger_cls: Sequence[Any] = (),
+        logger_cls: Sequence[object] = (),
         *,
         model: OFAModel,
         settings: EvaluationConfig,
@@ -119,9 +119,9 @@ class Evaluator:
         compute_metrics: bool,
         predict_fn: Any,
         step: int | None = None,
-        score_fn: Any = None,
-        predict_with_aux_fn: Any = None,
-    ) -> tuple[concurrent.futures.Future, dict[str, Any]]:
+        score_fn: object = None,
+        predict_with_aux_fn: object = None,
+    ) -> tuple[concurrent.futures.Future, dict[str, object]]:
         """Evaluates a train state; all hosts come here and answer together, the first one writes.
 
         Args:
@@ -206,7 +206,7 @@ def _evaluated(model: OFAModel, mixture: str) -> TaskSet:
     )
 
 
-def _layout(variables: Any, model: OFAModel) -> MeshLayout:
+def _layout(variables: object, model: OFAModel) -> MeshLayout:
     """The mesh that t5x's partitioner put the weights on, or one device where it is none."""
     for leaf in jax.tree.leaves(variables):
         if isinstance(sharding := getattr(leaf, "sharding", None), NamedSharding):

@@ -145,11 +145,11 @@ def seqio_dataset(
     cfg: utils.DatasetConfig,
     shard_id: int,
     num_shards: int,
-    feature_converter_cls: Callable[..., Any],
+    feature_converter_cls: Callable[..., object],
     *,
     dataset: DatasetConfig,
     **others: Any,
-) -> Any:
+) -> object:
     """t5x's stock training input, for `train_script.train.get_dataset_fn`.
 
     Args:

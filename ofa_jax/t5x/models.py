@@ -18,6 +18,7 @@ from clu import metrics as clu_metrics
 from flax import linen as nn
 from flax import traverse_util
 from flax.linen.partitioning import AxisMetadata
+from jaxtyping import PyTree
 from t5x import metrics as metrics_lib  # pyrefly: ignore[missing-import]
 from t5x import models, optimizers  # pyrefly: ignore[missing-import]
 
@@ -170,7 +171,7 @@ class OFAModel(models.BaseModel):
     def get_initial_variables(
         self,
         rng: jax.Array,
-        input_shapes: Mapping[str, Any],
+        input_shapes: Mapping[str, PyTree],
         input_types: Mapping[str, Any] | None = None,
     ) -> flax.core.FrozenDict:
         """Parameters and statistics as the native runner initializes them.
@@ -206,10 +207,10 @@ class OFAModel(models.BaseModel):
 
     def loss_fn(
         self,
-        params: Any,
+        params: PyTree,
         batch: Batch,
         dropout_rng: jax.Array | None,
-        flax_mutables: Any = None,
+        flax_mutables: PyTree = None,
     ) -> tuple[jax.Array, Any]:
         """Loss of a batch, for t5x's own trainer; ours takes the native step.
 
@@ -258,7 +259,7 @@ class OFAModel(models.BaseModel):
         return mean, (metrics, flax.core.freeze({"batch_stats": stats} if stats else {}))
 
     def eval_fn(
-        self, params: Any, batch: Batch, flax_mutables: Any = None
+        self, params: PyTree, batch: Batch, flax_mutables: PyTree = None
     ) -> tuple[jax.Array, CluMetrics]:
         """Teacher-forced loss with dropout off and running statistics.
 
@@ -278,10 +279,10 @@ class OFAModel(models.BaseModel):
 
     def predict_batch_with_aux(
         self,
-        params: Any,
+        params: PyTree,
         batch: Batch,
         rng: jax.Array | None = None,
-        flax_mutables: Any = None,
+        flax_mutables: PyTree = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Generates with the beam search of the native runner, for `t5x/infer.py`.
 
@@ -338,20 +339,20 @@ class OFAModel(models.BaseModel):
 
     def predict_batch(
         self,
-        params: Any,
+        params: PyTree,
         batch: Batch,
         rng: jax.Array | None = None,
-        flax_mutables: Any = None,
+        flax_mutables: PyTree = None,
     ) -> jax.Array:
         """The ids of `predict_batch_with_aux`."""
         return self.predict_batch_with_aux(params, batch, rng, flax_mutables)[0]
 
     def score_batch(
         self,
-        params: Any,
+        params: PyTree,
         batch: Batch,
         return_intermediates: bool = False,
-        flax_mutables: Any = None,
+        flax_mutables: PyTree = None,
     ) -> jax.Array:
         """Log-probability of each target.
 

@@ -27,7 +27,7 @@ class _FactorRules(dict):
         return adafactor.FactorDim.NONE
 
 
-def factor_rules() -> Any:
+def factor_rules() -> object:
     """For `adafactor.Adafactor.logical_factor_rules` of t5x: its own rules, and OFA's axes."""
     return _FactorRules(adafactor.standard_logical_factor_rules())
 
@@ -52,11 +52,11 @@ class ChainOptimizer(optimizers.OptaxWrapper):
         self._abstract_state = abstract_state
 
     @functools.cached_property
-    def _state_axes(self) -> Any:
+    def _state_axes(self) -> object:
         """Logical axis names of the optimizer's state, as nested dictionaries."""
         boxed = self._abstract_state().opt_state
 
-        def axes(leaf: Any) -> Any:
+        def axes(leaf: object) -> object:
             if not isinstance(leaf, nn.Partitioned):
                 return None
             # Frozen parameters leave an empty marker instead of a moment in their box.
@@ -66,7 +66,7 @@ class ChainOptimizer(optimizers.OptaxWrapper):
         named = jax.tree.map(axes, boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
         return serialization.to_state_dict(named)
 
-    def derive_logical_axes(self, optimizer: Any, param_logical_axes: Any) -> Any:
+    def derive_logical_axes(self, optimizer: Any, param_logical_axes: Any) -> object:
         """Replaces every array of an optimizer by its logical axis names.
 
         Args:

@@ -49,7 +49,7 @@ class MeshPartitioner(partitioning.PjitPartitioner):
         """The mesh over all devices of all processes."""
         return self._mesh
 
-    def get_mesh_axes(self, train_state: Any) -> Any:
+    def get_mesh_axes(self, train_state: Any) -> object:
         """Where each array of a state goes.
 
         Args:
@@ -65,7 +65,7 @@ class MeshPartitioner(partitioning.PjitPartitioner):
             train_state.state_dict(), keep_empty_nodes=True, sep="/"
         )
 
-        def place(path: str, axes: Any) -> Any:
+        def place(path: str, axes: object) -> Any:
             if not isinstance(axes, jax.sharding.PartitionSpec):
                 return axes
             shape = arrays[path].shape

@@ -39,13 +39,13 @@ class StepTrainer(trainer.Trainer):
     def __init__(
         self,
         model: OFAModel,
-        train_state: Any,
-        partitioner: Any,
-        eval_names: Any,
+        train_state: object,
+        partitioner: object,
+        eval_names: object,
         summary_dir: str | None,
-        train_state_axes: Any,
+        train_state_axes: object,
         rng: jax.Array,
-        learning_rate_fn: Any = None,
+        learning_rate_fn: object = None,
         num_microbatches: int | None = None,
     ) -> None:
         """Takes what t5x passes.
@@ -89,7 +89,7 @@ class StepTrainer(trainer.Trainer):
             num_microbatches=None,
         )
 
-    def train(self, batch_iter: Any, num_steps: int, start_step: int | None = None) -> Any:
+    def train(self, batch_iter: object, num_steps: int, start_step: int | None = None) -> Any:
         """t5x's, with the input at the step of the state."""
         if not self._placed and start_step is not None:
             place(batch_iter, start_step)

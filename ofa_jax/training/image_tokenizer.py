@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -226,7 +226,7 @@ def tokenizer_gradients(
             networks, params["discriminator"], statistics, images, image, weights, step
         )
         statistics = part.statistics
-        features: Any = seen["decoder"]["features"][0]
+        features: PyTree = seen["decoder"]["features"][0]
         kernel = autoencoder["decoder"]["conv_out"]["kernel"]
         _, pull_kernel = jax.vjp(lambda k: conv2d(features, k, padding=1), kernel)
         weight = losses.discriminator_weight * adversarial.adaptive_weight(
@@ -241,7 +241,7 @@ def tokenizer_gradients(
         metrics["image/score_real"] = part.real
         metrics["image/score_fake"] = -part.generator
     (gradients["autoencoder"],) = pull((to_image, jnp.float32(losses.codebook_weight)))
-    latents: Any = seen["latents"][0]
+    latents: PyTree = seen["latents"][0]
     return TokenizerGradients(
         gradients=gradients,
         statistics=statistics,
@@ -410,7 +410,7 @@ def make_tokenizer_step(
         inputs = {name: batch[name] for name in batch if name in READ}
         found = accumulate(state, inputs, stream_key(base_rng, "codes", state.step))
         updates, opt_state = tx.update(found.gradients, state.opt_state, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
+        params: PyTree = optax.apply_updates(state.params, updates)
         unused = jnp.where(found.uses > 0, 0, state.batch_stats["unused"] + 1)
         dead = jnp.mean(unused >= losses.unused_steps)
         if losses.revive:
@@ -451,7 +451,7 @@ def make_tokenizer_step(
         )
         return state, metrics
 
-    options: dict[str, Any] = {"donate_argnums": (0,)} if donate else {}
+    options: dict[str, PyTree] = {"donate_argnums": (0,)} if donate else {}
     if state_shardings is not None:
         options["in_shardings"] = (state_shardings, batch_shardings, None)
         options["out_shardings"] = (state_shardings, replicated(state_shardings))
@@ -481,7 +481,7 @@ def make_reconstruction(
     def reconstruct(params: Mapping[str, PyTree], pixels: UInt8[Array, "b y x 3"]):
         with jax.default_matmul_precision("float32"):
             codes = model.apply({"params": params}, normalized(pixels), method="encode")
-            image: Any = model.apply({"params": params}, codes, method="decode")
+            image: PyTree = model.apply({"params": params}, codes, method="decode")
         return to_pixels(image), codes
 
     return jax.jit(reconstruct)

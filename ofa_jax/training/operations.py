@@ -14,7 +14,7 @@ import jax
 import jax.extend
 
 
-def count_operations(jaxpr: Any) -> int:
+def count_operations(jaxpr: jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr) -> int:
     """Operations of a jaxpr on the whole batch.
 
     Args:
@@ -39,7 +39,7 @@ def count_operations(jaxpr: Any) -> int:
     return total
 
 
-def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
+def _inner_jaxprs(params: dict[str, object]) -> list[Any]:
     found = []
     for value in params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):

@@ -305,9 +305,7 @@ def scale_by_path(factors: Sequence[tuple[str, float]]) -> optax.GradientTransfo
     return optax.GradientTransformation(lambda params: optax.EmptyState(), apply)
 
 
-def build_optimizer(
-    config: OptimizerConfig,
-) -> tuple[optax.GradientTransformation, Schedule]:
+def build_optimizer(config: OptimizerConfig) -> tuple[optax.GradientTransformation, Schedule]:
     """The whole update rule (SPEC 6.1) and its schedule.
 
     OFA-NOTE: SPEC 6.1. Parameters that a batch does not touch have gradient zero here and are

@@ -19,7 +19,7 @@ logger = logging.getLogger("ofa_jax")
 class StepPrograms:
     """A jitted step as a callable that compiles each shape of batch once, and says so."""
 
-    def __init__(self, step: Callable[..., Any], name: str = "step") -> None:
+    def __init__(self, step: Callable[..., PyTree], name: str = "step") -> None:
         """Takes a step.
 
         Args:
@@ -58,7 +58,7 @@ class StepPrograms:
         )
         return True
 
-    def __call__(self, state: PyTree, batch: Mapping[str, jax.Array], *others: PyTree) -> Any:
+    def __call__(self, state: PyTree, batch: Mapping[str, jax.Array], *others: PyTree) -> PyTree:
         """One step."""
         self.prepare(state, batch, *others)
         return self._programs[_shapes(batch)](state, batch, *others)

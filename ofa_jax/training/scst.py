@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ def scst_forward(
     """
 
     def teacher_force(
-        module: Any, batch: Batch, decoder_inputs: Int[Array, "rows t"]
+        module: nn.Module, batch: Batch, decoder_inputs: Int[Array, "rows t"]
     ) -> Float[Array, "rows t v"]:
         examples, samples, _ = batch["sampled_tokens"].shape
 

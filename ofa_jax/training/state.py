@@ -8,7 +8,6 @@ checkpoints; writing is the business of `ofa_jax.checkpoint`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import flax.struct
 import jax
@@ -37,7 +36,7 @@ class TrainState:
       ema: {"params", "batch_stats"} moving average in float32, or None.
     """
 
-    step: Any
+    step: PyTree
     params: PyTree
     opt_state: PyTree
     batch_stats: PyTree

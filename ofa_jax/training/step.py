@@ -8,7 +8,6 @@ CPU device and on a pod; sharding comes from the arrays and the mesh context aro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import flax.struct
 import jax
@@ -358,7 +357,7 @@ def make_train_step(
         )
         return state, metrics
 
-    options: dict[str, Any] = {"donate_argnums": (0,)} if donate else {}
+    options: dict[str, PyTree] = {"donate_argnums": (0,)} if donate else {}
     if state_shardings is not None:
         options["in_shardings"] = (state_shardings, batch_shardings, None)
         options["out_shardings"] = (state_shardings, replicated(state_shardings))
@@ -402,7 +401,7 @@ def make_eval_step(
     )
 
     def eval_step(state: TrainState, batch: Batch) -> TaskSums:
-        logits: Any = model.apply(state.variables(use_ema), batch, train=False)
+        logits: PyTree = model.apply(state.variables(use_ema), batch, train=False)
         losses = token_losses(
             logits,
             batch["decoder_target_tokens"],
@@ -413,7 +412,7 @@ def make_eval_step(
         )
         return TaskSums.of(losses, _task_ids(batch), num_tasks)
 
-    options: dict[str, Any] = {}
+    options: dict[str, PyTree] = {}
     if state_shardings is not None:
         options["in_shardings"] = (state_shardings, batch_shardings)
         options["out_shardings"] = replicated(state_shardings)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ofa_jax import schema
+from ofa_jax.atomic import JsonObject
 
 __all__ = ["NORM_GROUPS", "QUANTIZERS", "VQGANConfig"]
 
@@ -101,13 +102,13 @@ class VQGANConfig:
         """Side in pixels of the square that one code stands for (8 in the released model)."""
         return 2 ** (len(self.channel_multipliers) - 1)
 
-    def to_model_yaml(self, side: int) -> dict[str, Any]:
+    def to_model_yaml(self, side: int) -> dict[str, object]:
         """The inverse of `from_model_yaml`.
 
         Args:
           side: nominal pixels of an image, by which the description names levels with attention.
         """
-        params: dict[str, Any] = {
+        params: JsonObject = {
             "embed_dim": self.embedding_dim,
             "n_embed": self.num_codes,
             "ddconfig": {
@@ -157,7 +158,7 @@ class VQGANConfig:
             sizes = params["ddconfig"]
             multipliers = tuple(sizes["ch_mult"])
             resolution, attended = sizes["resolution"], sizes["attn_resolutions"]
-            fields: dict[str, Any] = {
+            fields: JsonObject = {
                 "norm_groups": norm_groups,
                 "base_channels": sizes["ch"],
                 "channel_multipliers": multipliers,
