@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from benchmarks.peer import Peer
 from benchmarks.turns import Measured, in_turns
@@ -101,12 +102,12 @@ def torch_process(python: str | None) -> Iterator[Peer | None]:
 
 def with_gradients(
     function: Callable[..., jax.Array], *arguments: jax.Array, first: int = 0
-) -> dict[bool, Callable[[], Any]]:
+) -> dict[bool, Callable[[], PyTree]]:
     """Programs of the function (False), and of it with the gradients of its arguments (True)."""
     result = jax.eval_shape(function, *arguments)
     gradient = jax.random.normal(jax.random.key(7), result.shape)
 
-    def both(gradient: jax.Array, *arguments: jax.Array) -> Any:
+    def both(gradient: jax.Array, *arguments: jax.Array) -> object:
         return jax.vjp(lambda *late: function(*arguments[:first], *late), *arguments[first:])[1](
             gradient
         )
@@ -154,7 +155,7 @@ def shown(settings: dict[str, Measured]) -> str:
     return f"{1e3 * base.median:9.2f} ms" + "".join(f"  {text:24s}" for text in others)
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """Prints a line for each convolution and direction, then the sums."""
     config, batch, rounds = SIZES[arguments.size], arguments.batch, arguments.rounds
     results: dict[str, Any] = {}
@@ -184,7 +185,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def around_convolutions(config: OFAConfig, arguments: argparse.Namespace) -> dict[str, Any]:
+def around_convolutions(config: OFAConfig, arguments: argparse.Namespace) -> dict[str, object]:
     """Pooling, and batch norm with relu behind the widest layer of each stage, with gradients."""
     net, results = config.resnet, {}
     side = convolved(arguments.image, net.stem_kernel, net.stem_stride)

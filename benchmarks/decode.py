@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import PyTree
 
 from benchmarks.peer import Peer, add_official_arguments, official_model
 from benchmarks.turns import Measured, in_turns, report
@@ -53,12 +54,12 @@ POSITIONS = (0, 18, 36, 54)
 CACHES = (17, 64, 256)
 
 
-def random_variables(model: OFA, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+def random_variables(model: OFA, batch: dict[str, np.ndarray]) -> dict[str, PyTree]:
     """Weights at the official scale; only shapes are traced, nothing is compiled."""
     shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
     rng = np.random.default_rng(0)
 
-    def fill(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+    def fill(path: tuple[Any, ...], leaf: PyTree) -> np.ndarray:
         if path[-1].key in ("scale", "var", "head_scale"):
             return np.ones(leaf.shape, np.float32)
         return (0.02 * rng.standard_normal(leaf.shape, np.float32)).astype(np.float32)
@@ -107,7 +108,7 @@ def official_settings(official: Peer, size: int, batch: int) -> dict[str, Measur
 
 def whole_decoding(
     model: OFA,
-    variables: Any,
+    variables: PyTree,
     size: int,
     rounds: int,
     batches: tuple[int, ...],
@@ -152,7 +153,7 @@ def whole_decoding(
 
 
 def whole_images(
-    model: OFA, variables: Any, rounds: int, batches: tuple[int, ...], results: Any
+    model: OFA, variables: PyTree, rounds: int, batches: tuple[int, ...], results: Any
 ) -> None:
     """Text to image: codes of whole images, without turning them into pixels."""
     model = OFA(dataclasses.replace(model.config, code_image_size=256))
@@ -185,23 +186,23 @@ def whole_images(
         print(f"programs of the search: {search._cache_size() - before}, one per setting")
 
 
-def single_steps(model: OFA, variables: Any, size: int, rounds: int, results: Any) -> None:
+def single_steps(model: OFA, variables: PyTree, size: int, rounds: int, results: Any) -> None:
     """Steps of five beams in one loop, as a search takes them: by position and by cache length."""
     encoded, code_masks = encode(model, variables, inputs(size, 1))
 
     @jax.jit
-    def steps(variables: Any, cache: Any, first: jax.Array) -> Any:
-        def step(number: jax.Array, carry: Any) -> Any:
+    def steps(variables: PyTree, cache: PyTree, first: jax.Array) -> Any:
+        def step(number: jax.Array, carry: PyTree) -> Any:
             tokens, cache = jnp.full((1, 5), 7) + number, carry[1]
             return model.apply(variables, cache, tokens, first + number, method="decode_step")
 
         logits = jnp.zeros((1, 5, model.config.embedding_rows), jnp.float32)
         return jax.lax.fori_loop(0, STEPS, step, (logits, cache))[0]
 
-    def measured(cache: Any, first: int) -> Measured:
+    def measured(cache: PyTree, first: int) -> Measured:
         return Measured(lambda: steps(variables, cache, jnp.int32(first)))
 
-    def cache_of(places: int) -> Any:
+    def cache_of(places: int) -> object:
         return start(model, variables, encoded, code_masks, beams=5, places=places)[1]
 
     long = cache_of(max(POSITIONS) + STEPS)
@@ -213,7 +214,7 @@ def single_steps(model: OFA, variables: Any, size: int, rounds: int, results: An
     report(f"{STEPS} steps from position 0", settings, f"cache of {CACHES[0]}", results)
 
 
-def measure(model: OFA, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(model: OFA, name: str, arguments: argparse.Namespace) -> dict[str, object]:
     """The chosen parts of one size."""
     size, rounds = arguments.image, arguments.rounds
     variables = random_variables(model, inputs(size, 1))

@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import PyTree
 
 from benchmarks.peer import Peer, add_official_arguments, official_model
 from benchmarks.turns import Measured, in_turns, report
@@ -144,13 +145,13 @@ class Training:
         )
         masks = jnp.ones(self.work.batch, bool)
 
-        def stem(params: Any) -> jax.Array:
+        def stem(params: PyTree) -> jax.Array:
             pixels = normalize_images(batch["encoder_images"], masks, None)
             own = {"params": params, "batch_stats": variables["batch_stats"]["encoder"]["resnet"]}
             features, _ = ResNet(config).apply(own, pixels, True, mutable=["batch_stats"])
             return jnp.mean(jnp.square(features))
 
-        def encoder(params: Any) -> jax.Array:
+        def encoder(params: PyTree) -> jax.Array:
             found, _ = self.model.apply(
                 {**variables, "params": params},
                 batch,
@@ -160,7 +161,7 @@ class Training:
             )
             return jnp.mean(jnp.square(found.states))
 
-        def decoder(params: Any, given: jax.Array) -> jax.Array:
+        def decoder(params: PyTree, given: jax.Array) -> jax.Array:
             output = EncoderOutput(given, encoded.mask, encoded.positions)
             tokens = batch["decoder_input_tokens"]
             variables = {"params": params}
@@ -179,22 +180,22 @@ class Training:
                 vocab_size=config.vocab_size,
             ).loss_sum
 
-        def update(gradients: Any, opt_state: Any, params: Any) -> Any:
+        def update(gradients: PyTree, opt_state: PyTree, params: PyTree) -> Any:
             updates, opt_state = self._tx.update(gradients, opt_state, params)
             return jax.tree.map(jnp.add, params, updates), opt_state
 
-        def called(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+        def called(function: Callable[..., object], *arguments: Any) -> Callable[[], Any]:
             program = jax.jit(function).lower(*arguments).compile()
             return lambda: program(*arguments)
 
-        def gradient(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+        def gradient(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
             numbers = tuple(range(len(arguments)))
             return called(jax.value_and_grad(function, numbers), *arguments)
 
         optimizer = jax.jit(update, donate_argnums=(1, 2))
         held = [jax.tree.map(jnp.copy, self.state.opt_state), jax.tree.map(jnp.copy, params)]
 
-        def optimize() -> Any:
+        def optimize() -> object:
             held[1], held[0] = optimizer(params, *held)
             return held[1]
 
@@ -244,7 +245,7 @@ def heaviest_operations(training: Training, steps: int = 2) -> list[tuple[str, f
     return [(name, spent, count[name] // steps) for name, spent in seconds.most_common()]
 
 
-def measure(arguments: argparse.Namespace, official: Peer | None) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace, official: Peer | None) -> dict[str, object]:
     """Steps, parts and the product in turns; prints them."""
     work = Work(arguments.batch, arguments.image, arguments.source, arguments.target)
     plain = SIZES[arguments.size]

@@ -41,7 +41,7 @@ class Measured:
       processor: of all threads.
     """
 
-    call: Callable[[], Any]
+    call: Callable[[], object]
     clock: list[float] = dataclasses.field(default_factory=list)
     processor: list[float] = dataclasses.field(default_factory=list)
 

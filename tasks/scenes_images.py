@@ -22,12 +22,12 @@ from . import instructions
 from .scenes import INSTRUCTIONS, SPLITS
 
 # Of two objects, half of the captions say how they stand: it is what is learnt last.
-TRAINED: dict[str, Any] = {
+TRAINED: dict[str, object] = {
     "caption_forms": ("list_background", "relation", "relation", "single"),
     "num_captions": 4,
 }
 # Images of one object, and of two of different kinds, with captions that say all of it.
-WORLDS: dict[str, dict[str, Any]] = {
+WORLDS: dict[str, dict[str, object]] = {
     "single": {"object_counts": (1,), "caption_forms": ("single",)},
     "relation": {"object_counts": (2,), "caption_forms": ("relation",)},
 }

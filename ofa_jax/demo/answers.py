@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from PIL import Image
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.inference.questions import Prediction
 from ofa_jax.report.images import DrawnBox, draw_boxes
 
@@ -14,7 +13,7 @@ from ofa_jax.report.images import DrawnBox, draw_boxes
 _LONGEST_SIDE = 1024
 
 
-def as_data(prediction: Prediction, uncertain_below: float) -> dict[str, Any]:
+def as_data(prediction: Prediction, uncertain_below: float) -> dict[str, object]:
     """An answer as JSON values.
 
     Args:
@@ -43,7 +42,7 @@ def as_data(prediction: Prediction, uncertain_below: float) -> dict[str, Any]:
     }
 
 
-def drawn(image: np.ndarray, answer: dict[str, Any]) -> Image.Image | None:
+def drawn(image: np.ndarray, answer: JsonObject) -> Image.Image | None:
     """The image with the boxes of an answer: solid, or dashed where they are uncertain.
 
     Args:
@@ -62,7 +61,7 @@ def drawn(image: np.ndarray, answer: dict[str, Any]) -> Image.Image | None:
     return draw_boxes(pillow, boxes, size, reduce=False)
 
 
-def _tag(box: dict[str, Any]) -> str:
+def _tag(box: JsonObject) -> str:
     share = "" if box["probability"] is None else f"{box['probability']:.0%}"
     return " ".join(part for part in (box["label"], share, "?" * box["uncertain"]) if part)
 

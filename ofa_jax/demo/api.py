@@ -17,6 +17,8 @@ from starlette.datastructures import UploadFile
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ofa_jax import schema
+from ofa_jax.atomic import JsonObject
+from ofa_jax.data.tasks.card import TaskCard
 from ofa_jax.demo.asking import AnswerSettings, Asked, BusyError, DemoModel, TooLargeError
 from ofa_jax.demo.batching import StoppedError
 
@@ -67,7 +69,7 @@ def read_asked(form: Mapping[str, str], model: DemoModel) -> tuple[Asked, float 
         schema.require_known("field", name, known)
     if bool(task) == ("instruction" in given):
         raise ValueError("give either a task or an instruction; GET /api/tasks lists the tasks")
-    settings: dict[str, Any] = {
+    settings: JsonObject = {
         name: text if number_type not in (int, float) else _number(name, text, number_type)
         for name, number_type in types.items()
         if (text := given.get(name)) is not None
@@ -111,7 +113,7 @@ def add_routes(app: fastapi.FastAPI, model: DemoModel) -> None:
     """Adds the interface to an application."""
 
     @app.get("/api/tasks")
-    async def tasks() -> dict[str, Any]:
+    async def tasks() -> JsonObject:
         limits = ("max_file_mb", "max_megapixels", "max_characters", "max_waiting")
         return {
             "tasks": {name: _about(card) for name, card in model.cards.items()},
@@ -183,7 +185,7 @@ def _number(name: str, text: str, number_type: type) -> Any:
         raise ValueError(f"{name} must be {what}, got {schema.shown(text)}") from None
 
 
-def _about(card: Any) -> dict[str, Any]:
+def _about(card: TaskCard) -> dict[str, object]:
     return {
         "instruction": card.instruction.text,
         "image": card.instruction.image_slot is not None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ofa_jax import schema
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.ops.image import decode_picture, resize_square
 from ofa_jax.data.ops.image_files import LargeImageError
 from ofa_jax.data.ops.image_tokenizer import ImageTokenizer
@@ -117,7 +118,7 @@ class Answered:
       image: with the boxes of the answer, or the image that it means; None for others.
     """
 
-    data: dict[str, Any]
+    data: JsonObject
     image: Image.Image | None
 
 
@@ -164,7 +165,7 @@ class DemoModel:
         }
         self._open = 0
         self._decoded = asyncio.Semaphore(2 * settings.batch_size)
-        self._programs: set[Any] = set()
+        self._programs: set[Hashable] = set()
         self._batcher = Batcher(self._answer, batch_size=settings.batch_size)
 
     async def ask(
@@ -234,9 +235,7 @@ class DemoModel:
         )
         return await asyncio.wrap_future(self._batcher.submit(key, question, alone=drawn_alone))
 
-    def _image(
-        self, asked: Asked, prediction: Prediction, data: dict[str, Any]
-    ) -> Image.Image | None:
+    def _image(self, asked: Asked, prediction: Prediction, data: JsonObject) -> Image.Image | None:
         """What an answer looks like: the image that it means in codes, or its boxes, or None."""
         if not self.makes_images(asked.task) or self.image_tokenizer is None:
             return None if asked.image is None else drawn(asked.image, data)
@@ -312,7 +311,7 @@ def _decoding(card: TaskCard | str, settings: AnswerSettings) -> BeamConfig | Sa
     """The settings that replace the task's own; None keeps those."""
     if settings.method == "task":
         return None
-    given: dict[str, Any] = {"max_len_b": FREE_DECODING["max_len_b"]}
+    given: JsonObject = {"max_len_b": FREE_DECODING["max_len_b"]}
     if isinstance(card, TaskCard):
         given = {"max_len_b": card.lengths["targets"] - 1, **card.answering.decoding}
     else:

@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import pathlib
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
 from PIL import Image
 
+from ofa_jax.atomic import JsonObject
 from ofa_jax.data.tasks.card import TaskCard
 from ofa_jax.demo.api import message_of, read_asked
 from ofa_jax.demo.asking import AnswerSettings, DemoModel
@@ -158,7 +159,7 @@ def build_page(model: DemoModel, name: str) -> gr.Blocks:
             fields = [name for name in texts if name != "answers"]
             targets = [box for name in fields for box in texts[name]]
 
-            def scene() -> list[Any]:
+            def scene() -> list[object]:
                 made, said, values = new_scene(world)
                 filled = [values.get(name, "") for name in fields for _ in texts[name]]
                 return [made, said, *filled]
@@ -269,7 +270,7 @@ def _answers_input(card: TaskCard | None = None) -> gr.Textbox:
 
 async def _asks(
     model: DemoModel, task: str, has_image: bool, names: Sequence[str], *values: Any
-) -> list[Any]:
+) -> list[object]:
     """What a button does: values are the image, if there is one, and one for each name."""
     path, *texts = values if has_image else (None, *values)
     file = None if path is None else pathlib.Path(path).read_bytes()
@@ -297,22 +298,22 @@ async def _asks(
     ]
 
 
-def _line(box: dict[str, Any]) -> str:
+def _line(box: JsonObject) -> str:
     share = "" if box["probability"] is None else f", {box['probability']:.0%}"
     doubt = ", uncertain" if box["uncertain"] else ""
     sides = ", ".join(f"{side:g}" for side in box["box"])
     return f"{box['label'] or 'box'}: {sides}{share}{doubt}"
 
 
-def _nothing() -> list[Any]:
+def _nothing() -> list[object]:
     """No answer: another task was chosen."""
     return ["", gr.update(visible=False), gr.update(visible=False), None]
 
 
-def _named(function: Any, name: str) -> Any:
+def _named(function: Callable[..., Awaitable], name: str) -> Callable[..., Awaitable]:
     """gradio takes a function with a name, and looks at what it is given."""
 
-    async def asks(*values: Any) -> list[Any]:
+    async def asks(*values: Any) -> list[object]:
         return await function(*values)
 
     asks.__name__ = name

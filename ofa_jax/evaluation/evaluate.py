@@ -12,7 +12,7 @@ import datetime
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 
@@ -65,7 +65,7 @@ def evaluate(
     closed_set_method: Literal["", "search", "candidates"] = "",
     ema: bool | None = None,
     dtype: str = "",
-    model_settings: Mapping[str, Any] | None = None,
+    model_settings: Mapping[str, object] | None = None,
     image_tokenizer: str = "",
     extractors: str = "",
     real_statistics: str = "",

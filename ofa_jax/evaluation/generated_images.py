@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -86,7 +85,7 @@ def load_moments(path: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"real_statistics: there is no file {path}")
     try:
         with np.load(file) as arrays:
-            found: dict[str, Any] = {name: arrays[name] for name in ("mu", "sigma")}
+            found: dict[str, np.ndarray] = {name: arrays[name] for name in ("mu", "sigma")}
     except (KeyError, ValueError, OSError, AttributeError, TypeError) as error:
         raise ValueError(f"real_statistics: {path} has no arrays mu and sigma") from error
     return found["mu"], found["sigma"]
@@ -104,7 +103,7 @@ class CodeImages:
 
     tokenizers: Mapping[str, ImageTokenizer | None]
     extractors: Extractors | None = None
-    real_moments: tuple[Any, Any] | None = None
+    real_moments: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def of_settings(

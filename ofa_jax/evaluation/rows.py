@@ -117,7 +117,7 @@ def _class_of(task: OFATask, word: str) -> str | None:
 
 
 def shown_examples(
-    judgements: Mapping[int, Mapping[str, Any]], limit: int = IMAGES
+    judgements: Mapping[int, Mapping[str, object]], limit: int = IMAGES
 ) -> frozenset[int]:
     """Numbers of the examples whose images are kept, by the rule that the report shows them by.
 

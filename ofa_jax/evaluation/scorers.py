@@ -159,7 +159,7 @@ def score(task: OFATask, predictions: Sequence[Any], examples: Sequence[Example]
     )
 
 
-def _target(task: OFATask, example: Example) -> Any:
+def _target(task: OFATask, example: Example) -> object:
     """What a prediction of the target's modality should be."""
     value = example[task.instructions[0].target_slot.field]
     if task.target_modality == "BOXES":

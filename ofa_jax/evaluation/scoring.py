@@ -88,7 +88,7 @@ Objects = Sequence[tuple[np.ndarray, str]]
 Scorer = Callable[[Sequence[Any], Sequence[Example]], Result]
 
 
-def exact_match(targets: Sequence[object], predictions: Sequence[object]) -> dict[str, list[float]]:
+def exact_match(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, list[float]]:
     """The metric function of a task that names no scorer: equal to the target, or not."""
     return {
         "exact_match": [

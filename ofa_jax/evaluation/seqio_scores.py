@@ -8,7 +8,6 @@ follow: what is scored is what the model said.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +30,7 @@ def truth(task: OFATask, example: Example, target: str) -> Example:
     return example
 
 
-def guess(task: OFATask, text: str) -> Any:
+def guess(task: OFATask, text: str) -> object:
     """A prediction of the target's modality.
 
     Args:
@@ -44,7 +43,7 @@ def guess(task: OFATask, text: str) -> Any:
     return decoded(task, np.array(ids, np.int32))
 
 
-def scores(task: OFATask, examples: Sequence[Example], guesses: Sequence[Any]) -> dict[str, float]:
+def scores(task: OFATask, examples: Sequence[Example], guesses: list[object]) -> dict[str, float]:
     """The metrics of a task's scorer.
 
     Args:

@@ -16,7 +16,7 @@ import logging
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -381,7 +381,7 @@ def _merged(works: Sequence[Lines], limit: int | None = None) -> Iterator[JsonOb
     return (line for line in merged if limit is None or line["index"] < limit)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A value as JSON has it; what JSON has not is left out of dictionaries."""
     if isinstance(value, np.ndarray):
         return value.tolist()

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from ofa_jax.data.tasks.answering import FREE_ANSWER, Answering
 from ofa_jax.data.tasks.features import FeatureRow
@@ -166,7 +167,7 @@ class Answerer:
     seed: int = 0
 
     def __call__(
-        self, variables: Any, recipe: Recipe, rows: FeatureRow, number: int = 0, *, best: int = 1
+        self, variables: PyTree, recipe: Recipe, rows: FeatureRow, number: int = 0, *, best: int = 1
     ) -> Answers:
         """Answers one batch.
 
@@ -204,7 +205,7 @@ class Answerer:
 
     def _generate(
         self, variables: Any, recipe: Recipe, placed: Any, prefix: Any, number: int, best: int
-    ) -> tuple[Any, ...]:
+    ) -> tuple[PyTree, ...]:
         settings = recipe.settings(self.model.config, self.beam_size)
         sampled = isinstance(settings, SamplingConfig)
         found = generate(
@@ -219,13 +220,13 @@ class Answerer:
         )
         return self._fetched(found, best)
 
-    def _fetched(self, found: Hypotheses, best: int) -> tuple[Any, ...]:
+    def _fetched(self, found: Hypotheses, best: int) -> tuple[PyTree, ...]:
         parts = (found.tokens, found.scores, found.log_probabilities, found.positional_scores)
         return self.layout.fetch(jax.tree.map(lambda part: part[:, :best], parts))
 
     def _rank(
         self, variables: Any, recipe: Recipe, placed: Any, prefix: Any, number: int, best: int
-    ) -> tuple[Any, ...]:
+    ) -> tuple[PyTree, ...]:
         del number
         ids, answering = recipe.candidates, recipe.answering
         assert ids is not None, "Answering refuses to rank without a closed set"

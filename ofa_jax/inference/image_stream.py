@@ -14,7 +14,6 @@ import logging
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -43,7 +42,7 @@ def answer_images(
     images: Sequence[ListedImage],
     asked: Question,
     task: str,
-    options: Mapping[str, Any],
+    options: JsonObject,
     output_dir: str,
     batch_size: int,
     *,

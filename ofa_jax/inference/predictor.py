@@ -167,7 +167,7 @@ class OFAPredictor:
         *,
         task: str | TaskCard = "",
         region: Sequence[float] | None = None,
-        fields: Mapping[str, object] | None = None,
+        fields: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Prediction:
         """Answers one question.

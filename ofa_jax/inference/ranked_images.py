@@ -43,7 +43,7 @@ class MatchingRanker:
     """
 
     answerer: Answerer
-    variables: Any
+    variables: object
     instruction: Instruction
     image_size: int
     batch_size: int = 128

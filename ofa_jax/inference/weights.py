@@ -69,7 +69,7 @@ def trained_cards(checkpoint: str) -> tuple[TaskCard, ...]:
     return ()
 
 
-def checkpoint_identity(checkpoint: str) -> dict[str, Any]:
+def checkpoint_identity(checkpoint: str) -> dict[str, object]:
     """What tells a checkpoint from another one, wherever it was copied to.
 
     Args:
@@ -82,7 +82,7 @@ def checkpoint_identity(checkpoint: str) -> dict[str, Any]:
     """
     tuned = split_source(checkpoint)
     parts = [checkpoint] if tuned is None else [str(part) for part in tuned if part]
-    content: list[list[Any]] = []
+    content: list[list[object]] = []
     step = None
     for part in parts:
         path = step_folder(part) or pathlib.Path(part)
@@ -133,7 +133,7 @@ def load_weights(
     *,
     ema: bool | None = None,
     dtype: str = "",
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     revision: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ImportedCheckpoint:

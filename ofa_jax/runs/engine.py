@@ -11,14 +11,16 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import optax
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.orbax_weights import SourceRecord, write_model_config, write_source_record
+from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.data.tasks.task import TaskSet, image_tokenizer_of
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
 from ofa_jax.model import flops
@@ -34,9 +36,11 @@ from ofa_jax.training.ema import EMAConfig
 from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer, check_patterns
 from ofa_jax.training.schedule import Schedule
 from ofa_jax.training.state import TrainState
+from ofa_jax.training.step import TrainStep
 
 # Scale and bias of batch norm in mode "frozen": without gradient, so without decay and moments.
 FROZEN_BATCH_NORM = r"resnet/(.*/)?(\w+_)?norm\d*/(scale|bias)$"
+_Result = TypeVar("_Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +111,7 @@ class Engine:
         trainer: TrainerConfig,
         partitioner: PartitionerConfig,
         batch_size: int,
-        devices: Sequence[Any] | None = None,
+        devices: Sequence[jax.Device] | None = None,
     ) -> Engine:
         """Makes the parts and checks that they fit together.
 
@@ -148,7 +152,7 @@ class Engine:
             rules=axis_rules,
         )
 
-    def creation(self, batch: Mapping[str, Any]) -> Callable[[jax.Array], TrainState]:
+    def creation(self, batch: Mapping[str, PyTree]) -> Callable[[jax.Array], TrainState]:
         """The function from a key to the boxed state at step 0, to be traced.
 
         Args:
@@ -162,7 +166,7 @@ class Engine:
             self.module, self.tx, key, shapes, ema=self.ema is not None
         )
 
-    def abstract_state(self, batch: Mapping[str, Any]) -> Any:
+    def abstract_state(self, batch: Mapping[str, PyTree]) -> PyTree:
         """Shapes of the boxed state; checks the optimizer's expressions against its parameters.
 
         Args:
@@ -175,7 +179,7 @@ class Engine:
         check_patterns(state.params, self.optimizer)
         return state
 
-    def train_step(self, state_shardings: Any) -> Callable[..., Any]:
+    def train_step(self, state_shardings: PyTree) -> TrainStep:
         """(state, batch, base key) -> (state, metrics); call it through `on_mesh`.
 
         Args:
@@ -196,7 +200,7 @@ class Engine:
     def evaluation(
         self,
         config: EvaluationConfig,
-        pipeline: Any,
+        pipeline: MixturePipeline,
         *,
         seed: int,
         stop_requested: Callable[[], bool],
@@ -219,7 +223,7 @@ class Engine:
             agree=hosts.of_primary,
         )
 
-    def imported(self, path: str, state: TrainState) -> dict[str, Any]:
+    def imported(self, path: str, state: TrainState) -> dict[str, PyTree]:
         """The weights of another run or of a released checkpoint.
 
         Args:
@@ -252,7 +256,7 @@ class Engine:
         facts = run_tasks.task_facts(self.tasks)
         write_source_record(folder, SourceRecord("trained", folder.name, task=facts))
 
-    def export(self, folder: pathlib.Path, variables: Mapping[str, Any], step: int) -> None:
+    def export(self, folder: pathlib.Path, variables: Mapping[str, PyTree], step: int) -> None:
         """Nothing: the checkpoints of the run are what others read (`ofa_jax.convert`)."""
 
     def operations_per_example(self, lengths: Mapping[str, int]) -> float | None:
@@ -270,11 +274,11 @@ class Engine:
             patches=self.config.sample_patch_num or None,
         )
 
-    def on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def on_mesh(self, function: Callable[..., _Result]) -> Callable[..., _Result]:
         """A function that compiles or runs steps, as the model's sharding constraints want it."""
 
         @functools.wraps(function)
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: object) -> _Result:
             with meshes.mesh_context(self.mesh, self.rules):
                 return function(*arguments)
 

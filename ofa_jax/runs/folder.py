@@ -29,7 +29,7 @@ from ofa_jax.runs import tasks as run_tasks
 from ofa_jax.runs.engine import Engine
 from ofa_jax.runs.settings import CheckpointConfig
 from ofa_jax.sharding import placement
-from ofa_jax.training.state import to_checkpoint_tree
+from ofa_jax.training.state import TrainState, to_checkpoint_tree
 
 logger = logging.getLogger("ofa_jax")
 
@@ -160,7 +160,7 @@ def open_manager(
 
 
 def check_space(
-    run: RunFolder, checkpoints: CheckpointConfig, manager: CheckpointManager, state: Any
+    run: RunFolder, checkpoints: CheckpointConfig, manager: CheckpointManager, state: TrainState
 ) -> None:
     """Fails at the start where the checkpoints of the run would not fit on the disk.
 
@@ -201,7 +201,7 @@ def write_trained(run: RunFolder, engine: Engine, variables: Any, initial_path: 
 
 
 def write_settings(
-    run_dir: pathlib.Path, engine: Engine, mixture: str, config: str, settings: Mapping[str, Any]
+    run_dir: pathlib.Path, engine: Engine, mixture: str, config: str, settings: Mapping[str, object]
 ) -> None:
     """Writes what the checkpoints need to be read: configuration, vocabulary, model, task.
 
@@ -252,7 +252,7 @@ def set_damaged_aside(run_dir: pathlib.Path) -> None:
         atomic.set_aside(path, "is no text")
 
 
-def report_placement(run: RunFolder, engine: Engine, abstract_state: Any) -> None:
+def report_placement(run: RunFolder, engine: Engine, abstract_state: TrainState) -> None:
     """Logs mesh and memory per device; writes where every parameter lives to `placement.txt`.
 
     Args:

@@ -165,7 +165,7 @@ class HostWatch:
         process: int,
         count: int,
         *,
-        lost: Callable[[str], Any] | None = None,
+        lost: Callable[[str], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Watches nothing yet.

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 from PIL import Image
 
 from ofa_jax.atomic import JsonObject, write_text
@@ -31,6 +32,7 @@ from ofa_jax.losses.perceptual import Perceptual, distance_in
 from ofa_jax.metrics.image import code_use, psnr
 from ofa_jax.model.vqgan.config import VQGANConfig
 from ofa_jax.runs.engine import Engine
+from ofa_jax.runs.settings import TrainerConfig
 from ofa_jax.sharding import placement
 from ofa_jax.training.image_tokenizer import (
     READ,
@@ -41,6 +43,7 @@ from ofa_jax.training.image_tokenizer import (
     make_tokenizer_step,
 )
 from ofa_jax.training.state import TrainState
+from ofa_jax.training.step import TrainStep
 
 logger = logging.getLogger("ofa_jax")
 
@@ -61,7 +64,7 @@ class TokenizerEngine(Engine):
     description: ClassVar[str] = "VQGAN"
 
     @classmethod
-    def check(cls, config: VQGANConfig, tasks: TaskSet, trainer: Any) -> None:
+    def check(cls, config: VQGANConfig, tasks: TaskSet, trainer: TrainerConfig) -> None:
         """Fails where settings and tasks make no image tokenizer.
 
         Raises:
@@ -107,7 +110,7 @@ class TokenizerEngine(Engine):
         """The perceptual distance that the settings name, or None."""
         return perceptual_distance(self.module.losses)
 
-    def train_step(self, state_shardings: Any) -> Callable[..., Any]:
+    def train_step(self, state_shardings: PyTree) -> TrainStep:
         """See `Engine.train_step`."""
         return make_tokenizer_step(
             self.module,
@@ -132,7 +135,7 @@ class TokenizerEngine(Engine):
         """See `Engine.evaluation`."""
         return TokenizerEvaluation(self, config, pipeline, stop_requested)
 
-    def imported(self, path: str, state: TrainState) -> dict[str, Any]:
+    def imported(self, path: str, state: TrainState) -> dict[str, object]:
         """See `Engine.imported`; the discriminator starts anew."""
         try:
             config, params = read_vqgan(path)
@@ -150,7 +153,7 @@ class TokenizerEngine(Engine):
     def write_description(self, folder: pathlib.Path) -> None:
         """The model of the run needs no vocabulary; it is described beside its export."""
 
-    def export(self, folder: pathlib.Path, variables: Mapping[str, Any], step: int) -> None:
+    def export(self, folder: pathlib.Path, variables: Mapping[str, PyTree], step: int) -> None:
         """Writes `last.ckpt` with `model.yaml`, which `--image_tokenizer` and others read.
 
         Args:
@@ -212,20 +215,20 @@ class TokenizerEvaluation:
         everywhere = NamedSharding(self.engine.mesh, PartitionSpec())
         reconstruct = make_reconstruction(self.engine.config)
 
-        def program(params: Any, batch: Mapping[str, jax.Array]):
+        def program(params: PyTree, batch: Mapping[str, jax.Array]):
             pixels, codes = reconstruct(params, batch["encoder_images"])
             return batch["encoder_images"], pixels, codes, counted(batch)
 
         self._program = self.engine.on_mesh(jax.jit(program, out_shardings=everywhere))
 
-    def during_training(self, variables: Mapping[str, Any]) -> dict[str, float]:
+    def during_training(self, variables: Mapping[str, PyTree]) -> dict[str, float]:
         """Scores of a few examples, as "eval/images/<metric>"."""
         scores, _ = self._split(variables, self.config.split, self.config.num_examples)
         named = {name: value for name, value in scores.items() if isinstance(value, float)}
         return {f"eval/{IMAGES}/{name}": value for name, value in named.items()}
 
     def final(
-        self, variables: Mapping[str, Any], run_dir: pathlib.Path | None, inputs: Any
+        self, variables: Mapping[str, PyTree], run_dir: pathlib.Path | None, inputs: object
     ) -> JsonObject:
         """Scores after training, and the images of the main split.
 
@@ -259,8 +262,8 @@ class TokenizerEvaluation:
         return {"tasks": {IMAGES: entry}, "splits": splits}
 
     def _split(
-        self, variables: Mapping[str, Any], split: str, count: int
-    ) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]]:
+        self, variables: Mapping[str, PyTree], split: str, count: int
+    ) -> tuple[JsonObject, tuple[np.ndarray, np.ndarray]]:
         """(scores, (originals, reconstructions) of the examples to show)."""
         pipeline = dataclasses.replace(self.pipeline, split=split)
         originals, images, codes = [], [], []

@@ -181,7 +181,7 @@ class TrainingProgress:
         self._progress.close()
 
 
-def rows_until(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
+def rows_until(path: pathlib.Path, step: int) -> list[atomic.JsonObject]:
     """Drops the lines of a `metrics.jsonl` after a step, from which a run goes on.
 
     Args:
@@ -196,7 +196,7 @@ def rows_until(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
     return kept
 
 
-def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+def _rows(path: pathlib.Path) -> list[atomic.JsonObject]:
     """The rows of a `metrics.jsonl`; a last line that was cut off by a kill is no row.
 
     Where others are damaged, the file is set aside too.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 
@@ -16,7 +16,7 @@ from ofa_jax.schema import Between
 from ofa_jax.sharding import placement
 from ofa_jax.training.programs import StepPrograms
 from ofa_jax.training.state import TrainState
-from ofa_jax.training.step import TaskSums, make_eval_step
+from ofa_jax.training.step import Batch, TaskSums, make_eval_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class LossEvaluation:
     engine: Engine
     config: LossEvaluationConfig
     pipeline: MixturePipeline
-    state_shardings: Any
+    state_shardings: object
 
     def __post_init__(self) -> None:
         self._pipeline = dataclasses.replace(self.pipeline, split=self.config.split)
@@ -69,10 +69,10 @@ class LossEvaluation:
             batch_shardings=placement.batch_sharding(self.engine.mesh),
         )
         self._programs = StepPrograms(step, "loss evaluation")
-        self._compile: Callable[[TrainState, Any], bool] = self.engine.on_mesh(
+        self._compile: Callable[[TrainState, Batch], bool] = self.engine.on_mesh(
             self._programs.prepare
         )
-        self._step: Callable[[TrainState, Any], TaskSums] = self.engine.on_mesh(self._programs)
+        self._step: Callable[[TrainState, Batch], TaskSums] = self.engine.on_mesh(self._programs)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Measures.

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import PyTree
 
+from ofa_jax.data.sources.example import Example, Records
 from ofa_jax.data.tasks.instruction import trim_at_eos
 from ofa_jax.data.tasks.task import OFATask, TaskSet
 from ofa_jax.decoding.beam import BeamConfig
@@ -31,7 +32,7 @@ from ofa_jax.text.tokenizer import Tokenizer
 from ofa_jax.training.ema import EMAConfig
 from ofa_jax.training.schedule import Schedule
 from ofa_jax.training.scst import Reward, make_scst_step, scst_forward
-from ofa_jax.training.step import make_train_step
+from ofa_jax.training.step import Batch, TrainStep, make_train_step
 
 logger = logging.getLogger("ofa_jax")
 
@@ -57,9 +58,9 @@ def training_step(
     *,
     ema: EMAConfig | None,
     frozen: tuple[str, ...],
-    state_shardings: Any,
-    batch_shardings: Any,
-) -> Callable[..., Any]:
+    state_shardings: PyTree,
+    batch_shardings: PyTree,
+) -> TrainStep:
     """The step of a run: cross entropy, constrained to closed sets where tasks have them, or SCST.
 
     Args:
@@ -109,7 +110,7 @@ def training_step(
         # estimate of the expected reward: a hypothesis weighs the same however improbable it is.
         decoding = SamplingConfig(samples=samples, max_len_b=length)
 
-    def sample(variables: Mapping[str, Any], batch: Any, key: jax.Array) -> jax.Array:
+    def sample(variables: Mapping[str, PyTree], batch: Batch, key: jax.Array) -> jax.Array:
         return generate(model, variables, batch, decoding, rng=key).tokens
 
     frequency = _document_frequency(scst.document_frequency, tasks.tasks[0])
@@ -177,7 +178,7 @@ def _document_frequency(path: str, task: OFATask) -> DocumentFrequency:
     return DocumentFrequency.from_references(list(references))
 
 
-def _each(records: Any) -> Any:
+def _each(records: Records) -> Iterator[Example]:
     return (records[index] for index in range(len(records)))
 
 

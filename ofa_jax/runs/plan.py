@@ -29,12 +29,13 @@ from ofa_jax.data.tasks.registration import import_modules, lookup
 from ofa_jax.data.tasks.task import TaskSet
 from ofa_jax.model.vqgan.config import VQGANConfig
 from ofa_jax.runs.engine import Engine
-from ofa_jax.runs.settings import DatasetConfig
+from ofa_jax.runs.settings import DatasetConfig, PartitionerConfig, TrainerConfig
 from ofa_jax.runs.story import train
 from ofa_jax.sharding import placement
 from ofa_jax.sharding.chips import CHIPS, Chip
 from ofa_jax.sharding.collectives import Collective, program_collectives, summarise
 from ofa_jax.training.operations import count_operations
+from ofa_jax.training.optimizer import OptimizerConfig
 from ofa_jax.training.programs import program_memory
 
 logger = logging.getLogger("ofa_jax")
@@ -137,11 +138,11 @@ def _plan(
     *,
     model: Any,
     train_dataset_cfg: DatasetConfig,
-    optimizer: Any,
-    partitioner: Any,
-    trainer: Any,
+    optimizer: OptimizerConfig,
+    partitioner: PartitionerConfig,
+    trainer: TrainerConfig,
     locations: Mapping[str, str] | None = None,
-    **others: Any,
+    **others: object,
 ) -> StepPlan:
     del others
     for name, path in (locations or {}).items():
@@ -229,7 +230,7 @@ def _tasks(dataset: DatasetConfig, model: Any) -> TaskSet:
     return TaskSet(tasks, rates, (), dataset.task_feature_lengths, tokenizer)
 
 
-def _topology_devices(name: str) -> list[Any]:
+def _topology_devices(name: str) -> list[object]:
     """Devices of a TPU that is not there.
 
     Raises:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from ofa_jax import schema
+from ofa_jax.atomic import JsonObject
 from ofa_jax.checkpoint.bucket import is_remote
 from ofa_jax.data.sources import bucket_file
 from ofa_jax.data.tasks.task import LENGTH_KEYS
@@ -46,7 +47,7 @@ BatchSize = Annotated[int, Between(1, 1 << 20)]
 _Name = Annotated[str, Between(1, 4096)]
 
 # Annotations of the macros of gin files (`ofa_jax.schema`).
-MACROS: dict[str, Any] = {
+MACROS: dict[str, object] = {
     "MIXTURE_OR_TASK_NAME": _Name,
     "MODEL_DIR": _Name,
     "TASK_FEATURE_LENGTHS": Mapping[str, Length] | None,
@@ -230,7 +231,7 @@ class PartitionerConfig:
     mesh: str = ""
     dcn_mesh: str = ""
     rules: str = "data_parallel"
-    additional_rules: Sequence[Sequence[Any]] = ()
+    additional_rules: Sequence[Sequence[object]] = ()
 
     def __post_init__(self) -> None:
         schema.check(self, "Partitioner")
@@ -268,7 +269,7 @@ class TrainerConfig:
         return self.ema is not None and self.ema.decay > 0
 
 
-def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(settings: Mapping[str, object]) -> JsonObject:
     """Settings as they are kept in a file: dataclasses become objects, None is left out.
 
     Args:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pathlib
-from typing import Any
+from collections.abc import Mapping
 
 import jax
+from jaxtyping import PyTree
 
 from ofa_jax.checkpoint.bucket import check_address, is_remote
 from ofa_jax.checkpoint.huggingface import is_repository_id, no_such_path
@@ -39,10 +40,10 @@ def begin(
     engine: Engine,
     manager: CheckpointManager,
     key: jax.Array,
-    batch: Any,
+    batch: Mapping[str, PyTree],
     *,
     initial_path: str | None,
-) -> tuple[TrainState, Any]:
+) -> tuple[TrainState, PyTree]:
     """The newest readable checkpoint of this run, else imported weights, else random ones.
 
     A checkpoint is read straight into its place on this run's mesh, whatever mesh wrote it.
@@ -83,7 +84,7 @@ def begin(
     return state, shardings
 
 
-def best(manager: CheckpointManager, state: TrainState, shardings: Any) -> TrainState:
+def best(manager: CheckpointManager, state: TrainState, shardings: PyTree) -> TrainState:
     """The checkpoint of the best score, or the state as it is where no score decides."""
     step = manager.best_step()
     if step is None or step == int(state.step):
@@ -93,7 +94,7 @@ def best(manager: CheckpointManager, state: TrainState, shardings: Any) -> Train
     return from_checkpoint_tree(tree, state)
 
 
-def input_state(engine: Engine, step: int, batch_size: int) -> dict[str, Any]:
+def input_state(engine: Engine, step: int, batch_size: int) -> dict[str, PyTree]:
     """What a checkpoint says about the input: batches depend on the step alone.
 
     Args:
@@ -108,7 +109,7 @@ def input_state(engine: Engine, step: int, batch_size: int) -> dict[str, Any]:
     }
 
 
-def _compare_mesh(saved: Any, engine: Engine) -> None:
+def _compare_mesh(saved: PyTree, engine: Engine) -> None:
     mesh = saved.get("mesh") if isinstance(saved, dict) else None
     if isinstance(mesh, dict) and mesh != dict(engine.mesh.shape):
         logger.info(
@@ -118,7 +119,7 @@ def _compare_mesh(saved: Any, engine: Engine) -> None:
         )
 
 
-def _with_weights(path: str, state: TrainState, shardings: Any, engine: Engine) -> TrainState:
+def _with_weights(path: str, state: TrainState, shardings: PyTree, engine: Engine) -> TrainState:
     """The weights of another run or of a released checkpoint, with a fresh optimizer."""
     imported = engine.imported(path, state)
     logger.info("starting from the weights of %s", path)

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import jax
 
 from ofa_jax import atomic, errors, schema
+from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.data.tasks.features import FeatureRow
 from ofa_jax.data.tasks.task import TaskSet
@@ -73,7 +74,7 @@ def train(
     stats_period: Annotated[int, Between(1, 10**9)] = 100,
     random_seed: Seed = 0,
     config_text: str = "",
-) -> dict[str, Any]:
+) -> atomic.JsonObject:
     """Trains a mixture, evaluates every task, writes a report.
 
     Args:
@@ -122,7 +123,7 @@ def train(
     _check_best(checkpoint_cfg, infer_eval_dataset_cfg, eval_period)
     layout = tasks.tokenizer.layout
     engine_class: type[Engine] = Engine
-    described: dict[str, Any] = {"vocabulary": layout}
+    described: dict[str, object] = {"vocabulary": layout}
     config: Any  # of the engine's own model
     if is_tokenizer:
         # Imported where it is needed: its step and its checkpoints are nothing to OFA.
@@ -286,7 +287,7 @@ def _workers(wanted: int) -> int:
     return min(wanted, cores)
 
 
-def _training_input(dataset: DatasetConfig, tasks: TaskSet, engine: Engine) -> Any:
+def _training_input(dataset: DatasetConfig, tasks: TaskSet, engine: Engine) -> MixturePipeline:
     """This host's part of the training batches."""
     parts, part = placement.input_share(engine.mesh)
     return MixturePipeline(
@@ -307,14 +308,14 @@ def _training_input(dataset: DatasetConfig, tasks: TaskSet, engine: Engine) -> A
 def _train(
     engine: Engine,
     state: TrainState,
-    shardings: Any,
+    shardings: object,
     pipeline: MixturePipeline,
     batches: Iterator[FeatureRow],
     base_key: jax.Array,
     *,
     periods: loop.Periods,
     run: run_folder.RunFolder,
-    manager: Any,
+    manager: CheckpointManager,
     log: RunLog | NoLog,
     ledger: GoodputLedger | None,
     evaluation: RunEvaluation | None,
@@ -354,7 +355,7 @@ def _train(
             if best_metric:
                 save(step, state, objective.deciding_score(best_metric, values))
 
-    def prepare(*arguments: Any) -> None:
+    def prepare(*arguments: object) -> None:
         if programs and engine.on_mesh(programs.prepare)(*arguments):
             hosts.wait_for_all("the step is compiled")
 
@@ -431,8 +432,8 @@ def _finish(
     evaluation: RunEvaluation,
     state: TrainState,
     log: RunLog | NoLog,
-    facts: dict[str, Any],
-) -> dict[str, Any]:
+    facts: Mapping[str, object],
+) -> atomic.JsonObject:
     """Final evaluation, metrics.json and report; an evaluation that is there is kept."""
     path = run.files / "metrics.json"
     results = _finished_results(path, facts)
@@ -471,7 +472,7 @@ def _finish(
     return results
 
 
-def final_scores(tasks: Mapping[str, Any]) -> dict[str, float]:
+def final_scores(tasks: Mapping[str, Mapping[str, object]]) -> dict[str, float]:
     """Final scores under the names that evaluations during training have."""
     return {
         f"eval/{task}/{name}": value
@@ -481,7 +482,7 @@ def final_scores(tasks: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _finished_results(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+def _finished_results(path: pathlib.Path, facts: Mapping[str, object]) -> atomic.JsonObject | None:
     results = atomic.parsed(path.read_bytes()) if path.is_file() else None
     run = results.get("run") if isinstance(results, dict) else None
     same = isinstance(run, dict) and all(run.get(key) == value for key, value in facts.items())
