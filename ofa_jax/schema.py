@@ -328,7 +328,7 @@ def _words(hint: Any) -> str:
         return f"a list of {len(parts)}: {', '.join(map(_words, parts))}"
     if origin in (Sequence, tuple):
         return f"a list, each {_words(parts[0])}"
-    if origin is Mapping and parts[1] in (Any, object):
+    if origin in (Mapping, dict) and parts[1] in (Any, object):
         return "a dictionary of names and values"
     if origin is Mapping:
         return f"a dictionary {{{_words(parts[0])}: {_words(parts[1])}}}"
