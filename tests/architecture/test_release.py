@@ -5,6 +5,9 @@ import re
 import tomllib
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from tests.release import mistakes_of, sections
 
@@ -52,13 +55,15 @@ def test_the_core_is_without_the_input_stack():
     assert {"tensorflow", "seqio", "clu", "grain"} <= train
 
 
-def test_constraints_fit_the_bounds():
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
+def pinned(name):
+    lines = (ROOT / name).read_text("utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
+    return {canonicalize_name(package): Version(version) for package, version in pairs}
 
-    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
-    pinned = [line.split("==") for line in lines if "==" in line]
-    versions = {canonicalize_name(name): version for name, version in pinned}
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-oldest.txt"])
+def test_constraints_fit_the_bounds(name):
+    versions = pinned(name)
     extras = PROJECT["optional-dependencies"]
     wanted = [*PROJECT["dependencies"], *(one for group in extras.values() for one in group)]
     for one in map(Requirement, wanted):
@@ -66,9 +71,18 @@ def test_constraints_fit_the_bounds():
         assert version is None or one.specifier.contains(version), f"{one}: {version} is pinned"
 
 
+def test_the_lower_bounds_are_tested():
+    versions = pinned("constraints-oldest.txt")
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["train"]
+    for one in map(Requirement, wanted):
+        [lower] = [bound.version for bound in one.specifier if bound.operator == ">="]
+        assert versions[canonicalize_name(one.name)] == Version(lower), one
+
+
 def test_workflows_check_every_python():
     text = (ROOT / ".github" / "workflows" / "checks.yml").read_text("utf-8")
     low, high = re.findall(r"3\.(\d+)", PROJECT["requires-python"])
     assert all(f'"3.{minor}"' in text for minor in range(int(low), int(high)))
     assert "bash .ci/run" in text
+    assert "-c constraints-oldest.txt" in text
     assert "cron:" in text

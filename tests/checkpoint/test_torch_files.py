@@ -270,7 +270,18 @@ def test_flipped_bytes_never_do_worse_than_an_error(tmp_path, legacy):
         (struct.pack("<Q", 20) + b'{"a":{}}            ', "safetensors"),
     ],
     # Not by content: an archive holds the time of the day, and all workers must collect the same.
-    ids="empty lfs html xml gzip text pickle2 pickle4 archive safetensors".split(),
+    ids=[
+        "empty",
+        "lfs",
+        "html",
+        "xml",
+        "gzip",
+        "text",
+        "pickle2",
+        "pickle4",
+        "archive",
+        "safetensors",
+    ],
 )
 def test_foreign_files_are_named(tmp_path, content, message):
     path = tmp_path / "foreign.pt"
