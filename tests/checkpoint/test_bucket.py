@@ -91,6 +91,10 @@ def test_only_what_changed_is_pushed(files, tmp_path):
     assert text(files, "other") == "x"
 
 
+def _holds(files, name, expected):
+    return files.exists(f"{RUN}/{name}") and text(files, name) == expected
+
+
 def test_pushes_in_the_background_and_survives_an_outage(files, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(bucket, "PUSH_PERIOD", 0.02)
     put_file, outages = files.put_file, []
@@ -105,7 +109,8 @@ def test_pushes_in_the_background_and_survives_an_outage(files, tmp_path, monkey
     with caplog.at_level(logging.WARNING, "ofa_jax"), bucket.Mirror(RUN, tmp_path / "r") as mirror:
         (mirror.folder / "a").write_text("1")
         deadline = time.monotonic() + 20
-        while not files.exists(f"{RUN}/a") and time.monotonic() < deadline:
+        # A push may find the file before its text is in it; the next one brings the text.
+        while not _holds(files, "a", "1") and time.monotonic() < deadline:
             time.sleep(0.01)
         assert text(files, "a") == "1"
     assert caplog.messages[0].startswith(
