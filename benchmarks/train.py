@@ -47,7 +47,7 @@ from ofa_jax.model.encoder import EncoderOutput
 from ofa_jax.model.flops import forward_flops, patch_grid, resnet_flops
 from ofa_jax.model.ofa import normalize_images
 from ofa_jax.model.resnet import ResNet
-from ofa_jax.ops.host_memory import keep_freed_memory, only_cpu
+from ofa_jax.ops.host_memory import give_back_freed_memory, keep_freed_memory, only_cpu
 from ofa_jax.training.optimizer import OptimizerConfig, build_optimizer
 from ofa_jax.training.programs import program_memory
 from ofa_jax.training.schedule import ScheduleConfig
@@ -126,6 +126,7 @@ class Training:
         began = time.perf_counter()
         self.program = lowered.compile()
         self.compile_seconds = time.perf_counter() - began
+        give_back_freed_memory()
         self._key = key
 
     def step(self) -> Any:

@@ -16,6 +16,8 @@ import sys
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
+# Whether the process keeps what it frees; the C library cannot be asked.
+_kept = False
 
 
 def only_cpu() -> bool:
@@ -34,8 +36,8 @@ def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory in the process and to reuse it.
 
     For entry points that train on a CPU, before JAX starts its threads: a thread that has memory of
-    its own by then goes on as before. The process holds its peak memory until it ends, what the
-    compiler needed included. Does nothing elsewhere than on Linux with glibc.
+    its own by then goes on as before. The process holds the memory of its largest step until it
+    ends. Does nothing elsewhere than on Linux with glibc.
 
     Returns:
       Whether the settings were accepted.
@@ -48,4 +50,16 @@ def keep_freed_memory() -> bool:
         return False
     # One arena: the others are limited to 64 MiB and fall back to fresh pages beyond.
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
-    return all(mallopt(option, ctypes.c_int(value)) == 1 for option, value in settings)
+    global _kept
+    _kept = all(mallopt(option, ctypes.c_int(value)) == 1 for option, value in settings)
+    return _kept
+
+
+def give_back_freed_memory() -> None:
+    """Gives what is free now back to the system, where `keep_freed_memory` keeps it.
+
+    For after a compilation: what the compiler needed is in pieces that no step's scratch memory
+    fits into, a seventh of the highest memory of a training (benchmarks/RESULTS.md).
+    """
+    if _kept:
+        ctypes.CDLL(None).malloc_trim(0)

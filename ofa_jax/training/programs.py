@@ -13,6 +13,8 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from ofa_jax.ops.host_memory import give_back_freed_memory
+
 logger = logging.getLogger("ofa_jax")
 
 
@@ -48,6 +50,7 @@ class StepPrograms:
         program = self._step.lower(state, batch, *others).compile()
         self._programs[key] = program
         seconds = time.perf_counter() - started
+        give_back_freed_memory()
         memory = program_memory(program)
         logger.info(
             "compiled the %s for %d examples in %.0f s; per device: %s",

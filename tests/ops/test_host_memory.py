@@ -55,6 +55,39 @@ def test_memory_is_reused(program):
     assert int(faults) < 1000
 
 
+FREED = """
+import pathlib
+from ofa_jax.ops.host_memory import give_back_freed_memory, keep_freed_memory
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+accepted = keep_freed_memory()
+import numpy as np
+pieces = [np.ones(1 << 17) for _ in range(256)]
+last = np.ones(1)
+del pieces
+kept = resident()
+give_back_freed_memory()
+print(accepted, kept - resident())
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="needs Linux with glibc"
+)
+def test_memory_is_given_back():
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    accepted, pages = done.stdout.split()
+    assert accepted == "True"
+    # Of 256 MiB in pages of 4 KiB.
+    assert int(pages) > 60_000
+
+
+def test_nothing_is_given_back_where_nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(host_memory, "_kept", False)
+    monkeypatch.setattr(host_memory.ctypes, "CDLL", None)
+    host_memory.give_back_freed_memory()
+
+
 def test_training_on_a_cpu_asks_for_it(monkeypatch, tmp_path, capsys):
     def asked():
         raise ValueError("memory is kept")
