@@ -12,7 +12,7 @@ help:
 quickstart: $(STAMP) ## install, then train and evaluate OFA on all eight tasks (about 15 minutes)
 	$(BIN)/python -m ofa_jax.train --gin_file=gin_configs/runs/quickstart.gin
 
-# In the order of the folders: by count, the files of few long tests would come last, one alone.
+# In the order of the directories: by count, the files of few long tests would come last, one alone.
 test: $(STAMP) ## install, then run the default tests (under 15 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -30,7 +30,7 @@ test-slow: $(STAMP) ## the tests that take minutes each
 
 # The python that has t5x's own dependencies; see docs/t5x.md.
 T5X_PYTHON ?= $(BIN)/python
-test-t5x: $(STAMP) ## the tests of the t5x adapter; T5X_DIR=FOLDER is the checkout of t5x
+test-t5x: $(STAMP) ## the tests of the t5x adapter; T5X_DIR=DIRECTORY is the checkout of t5x
 	T5X_DIR="$(T5X_DIR)" $(T5X_PYTHON) -m pytest -rs -m "slow or not slow" tests/t5x
 
 fuzz: $(STAMP) ## every reader of foreign files for a minute; what breaks one goes to tests/hostile/found

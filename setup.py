@@ -8,10 +8,10 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithBundledFiles(build_py):
-    """An editable installation reads the folders of the checkout instead."""
+    """An editable installation reads the directories of the checkout instead."""
 
     def run(self):
-        """Copies the top folders of the checkout into the package that is being built."""
+        """Copies the top directories of the checkout into the package that is being built."""
         super().run()
         for name in () if self.editable_mode else ("tasks", "mixtures", "gin_configs"):
             target = pathlib.Path(self.build_lib, "ofa_jax", "bundled", name)

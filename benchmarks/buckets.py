@@ -42,10 +42,10 @@ ADDRESS = "gs://bucket/data"
 CACHE_GB = 1.0
 
 
-def serve(folder: str, delay: float, connection) -> None:
-    """Serves the shards of a folder until the other end says stop."""
+def serve(directory: str, delay: float, connection) -> None:
+    """Serves the shards of a directory until the other end says stop."""
     with StorageServer("bucket") as server:
-        for path in pathlib.Path(folder).glob("*.array_record"):
+        for path in pathlib.Path(directory).glob("*.array_record"):
             server.storage.write("bucket", f"data/{path.name}", path.read_bytes(), {})
         server.fault = lambda name, start, stop: time.sleep(delay)
         connection.send(server.environment)
@@ -58,10 +58,10 @@ def use(cache: str, read_ahead: int) -> None:
     bucket_file._connection_of.cache_clear()
 
 
-def rate(folder: str, batches: int, workers: int, threads: int) -> tuple[float, list]:
+def rate(directory: str, batches: int, workers: int, threads: int) -> tuple[float, list]:
     """Images per second after the first batch, and the sums of the batches' images."""
     task = pretraining_tasks(pathlib.Path("unused"))["captioning"]
-    task = dataclasses.replace(task, source=PreparedSource(folder))
+    task = dataclasses.replace(task, source=PreparedSource(directory))
     pipeline = MixturePipeline(
         (task,), (1.0,), LENGTHS, BATCH, num_workers=workers, num_threads=threads
     )
@@ -109,10 +109,10 @@ def main() -> None:
                 "bucket, warm cache": (ADDRESS, cache, 64),
             }
             sums = set()
-            for title, (folder, cache_folder, read_ahead) in settings.items():
-                use(cache_folder, read_ahead)
+            for title, (directory, cache_directory, read_ahead) in settings.items():
+                use(cache_directory, read_ahead)
                 found, batches = rate(
-                    folder, arguments.batches, arguments.workers, arguments.threads
+                    directory, arguments.batches, arguments.workers, arguments.threads
                 )
                 rates.setdefault(title, []).append(found)
                 sums.add(tuple(batches))

@@ -81,7 +81,7 @@ def photographs() -> list[bytes]:
     return files
 
 
-def write_data(folder: pathlib.Path, files: list[bytes]) -> None:
+def write_data(directory: pathlib.Path, files: list[bytes]) -> None:
     """A prepared data set that every task of pretraining can read, and its negative samples."""
     box = np.array([[100, 80, 420, 400], [20, 20, 200, 300]], np.float32)
     examples = [
@@ -100,16 +100,16 @@ def write_data(folder: pathlib.Path, files: list[bytes]) -> None:
         }
         for number, data in enumerate(files)
     ]
-    write_shard(folder / shard_name("train", 0, 1), examples)
-    negatives = folder / "negative_sample"
+    write_shard(directory / shard_name("train", 0, 1), examples)
+    negatives = directory / "negative_sample"
     negatives.mkdir()
     (negatives / "all_captions.txt").write_text("\n".join(CAPTIONS))
     (negatives / "object.txt").write_text("flower\ntemple\nleaf")
     (negatives / "type2ans.json").write_text(json.dumps({"other": ["dog", "cat", "car"]}))
-    locations.assign("DATA_DIR", str(folder))
+    locations.assign("DATA_DIR", str(directory))
 
 
-def pretraining_tasks(folder: pathlib.Path) -> dict[str, OFATask]:
+def pretraining_tasks(directory: pathlib.Path) -> dict[str, OFATask]:
     """The tasks of pretraining by kind, prepared exactly as `tasks.families` declares."""
     from tasks.families import FAMILIES
 
@@ -118,7 +118,7 @@ def pretraining_tasks(folder: pathlib.Path) -> dict[str, OFATask]:
             name=name,
             family=kind.family,
             instructions=(Instruction.parse(kind.instruction),),
-            source=PreparedSource(str(folder)),
+            source=PreparedSource(str(directory)),
             tokenizer=tokenizer,
             prepare=kind.prepare,
             loss_weight=kind.loss_weight,
@@ -262,9 +262,9 @@ def main() -> None:
     files = photographs()
     print(f"{len(files)} files of {np.mean([len(data) for data in files]) / 1e3:.0f} kB")
     with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        write_data(folder, files)
-        tasks = pretraining_tasks(folder)
+        directory = pathlib.Path(name)
+        write_data(directory, files)
+        tasks = pretraining_tasks(directory)
 
         def pipeline(*names: str, workers: int = 0, rates=None, **options) -> MixturePipeline:
             return MixturePipeline(

@@ -39,26 +39,26 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200)}
 
 
-def write_images(folder: pathlib.Path, count: int) -> None:
+def write_images(directory: pathlib.Path, count: int) -> None:
     """JPEG files of 96 x 72 with one rectangle each, and a table of phrases and boxes."""
     dice, lines = np.random.default_rng(0), ["image,phrase,box"]
-    folder.mkdir()
+    directory.mkdir()
     for number in range(count):
         pixels = dice.integers(180, 230, (72, 96, 3), np.uint8)
         x, y = int(dice.integers(0, 60)), int(dice.integers(0, 40))
         name = list(COLOURS)[number % 3]
         pixels[y : y + 30, x : x + 30] = COLOURS[name]
-        Image.fromarray(pixels).save(folder / f"{number:05}.jpg")
+        Image.fromarray(pixels).save(directory / f"{number:05}.jpg")
         lines.append(f'{number:05}.jpg,the {name} box,"{x},{y},{x + 30},{y + 30}"')
-    (folder / "table.csv").write_text("\n".join(lines))
+    (directory / "table.csv").write_text("\n".join(lines))
 
 
-def write_vocabulary(folder: pathlib.Path) -> None:
+def write_vocabulary(directory: pathlib.Path) -> None:
     """The instructions' words."""
     words = 'which region does the text " the red green blue box " describe? what image'
     text = TrainedBPE.train([f" {words}"] * 2, num_merges=100)
     layout = VocabLayout(num_text=text.num_text, num_codes=16, num_bins=32, max_image_size=SIDE)
-    Tokenizer(text, layout).save(folder)
+    Tokenizer(text, layout).save(directory)
 
 
 def command(verb: str, *options: object) -> list[str]:
@@ -66,26 +66,26 @@ def command(verb: str, *options: object) -> list[str]:
     return [sys.executable, "-m", f"ofa_jax.{verb}", *map(str, options)]
 
 
-def prepare(folder: pathlib.Path, images: int, examples: int) -> None:
+def prepare(directory: pathlib.Path, images: int, examples: int) -> None:
     """Everything that the two commands read: images, shards, a checkpoint."""
-    write_images(folder / "few", images)
-    write_images(folder / "many", examples)
-    write_vocabulary(folder / "vocabulary")
-    table = folder / "many" / "table.csv"
+    write_images(directory / "few", images)
+    write_images(directory / "many", examples)
+    write_vocabulary(directory / "vocabulary")
+    table = directory / "many" / "table.csv"
     commands = [
         command(
-            *("prepare", "--source=table", f"--paths={table}", f"--out={folder / 'data'}"),
+            *("prepare", "--source=table", f"--paths={table}", f"--out={directory / 'data'}"),
             *("--split=validation", "--processes=1"),
         ),
         command(
-            *("prepare", "--source=table", f"--paths={folder / 'few' / 'table.csv'}"),
-            *(f"--out={folder / 'data'}", "--split=train", "--processes=1"),
+            *("prepare", "--source=table", f"--paths={directory / 'few' / 'table.csv'}"),
+            *(f"--out={directory / 'data'}", "--split=train", "--processes=1"),
         ),
         command(
             *("train", "--gin_file=gin_configs/models/nano.gin"),
             "--gin_file=gin_configs/runs/finetune/own_grounding.gin",
-            *(f"--gin.MODEL_DIR='{folder / 'run'}'", f"--gin.DATA_DIR='{folder / 'data'}'"),
-            *(f"--gin.VOCAB_DIR='{folder / 'vocabulary'}'", "--gin.TRAIN_STEPS=1", LENGTHS),
+            *(f"--gin.MODEL_DIR='{directory / 'run'}'", f"--gin.DATA_DIR='{directory / 'data'}'"),
+            *(f"--gin.VOCAB_DIR='{directory / 'vocabulary'}'", "--gin.TRAIN_STEPS=1", LENGTHS),
             *("--gin.EVAL_PERIOD=0", "--gin.checkpoints.CheckpointConfig.best_metric=''"),
             "--gin.evaluation.EvaluationConfig.final_num_examples=8",
         ),
@@ -155,14 +155,14 @@ def run(
     return one.returncode, samples
 
 
-def content(folder: pathlib.Path) -> dict[str, str]:
+def content(directory: pathlib.Path) -> dict[str, str]:
     """Digests of what a command leaves, without times."""
     found = {}
-    for path in sorted(folder.rglob("*")):
-        kept = path.relative_to(folder).parts[0] in ("predictions", "examples", "submissions")
+    for path in sorted(directory.rglob("*")):
+        kept = path.relative_to(directory).parts[0] in ("predictions", "examples", "submissions")
         if path.is_file() and kept:
-            found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
-    metrics = json.loads((folder / "metrics.json").read_text())
+            found[str(path.relative_to(directory))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    metrics = json.loads((directory / "metrics.json").read_text())
     found["metrics"] = json.dumps({name: metrics[name] for name in ("tasks", "splits")})
     return found
 
@@ -172,9 +172,9 @@ def measure(name: str, verb: str, options: list[str], rest: argparse.Namespace) 
 
     From a quarter of its lines to the last one.
     """
-    folder = rest.folder
-    whole, killed = folder / f"{name}_whole", folder / f"{name}_killed"
-    log = folder / f"{name}.log"
+    directory = rest.directory
+    whole, killed = directory / f"{name}_whole", directory / f"{name}_killed"
+    log = directory / f"{name}.log"
     for old in (whole, killed):
         shutil.rmtree(old, ignore_errors=True)
     names = {"infer": "predictions/answers.jsonl"}
@@ -232,23 +232,23 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
     parser.add_argument("--examples", type=int, default=5000)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=pathlib.Path, help="kept; default a temporary one")
+    parser.add_argument("--directory", type=pathlib.Path, help="kept; default a temporary one")
     parser.add_argument("--only", choices=("infer", "eval"))
     options, growth = parser.parse_args(arguments), []
     with tempfile.TemporaryDirectory() as temporary:
-        options.folder = options.folder or pathlib.Path(temporary)
-        options.folder.mkdir(exist_ok=True)
+        options.directory = options.directory or pathlib.Path(temporary)
+        options.directory.mkdir(exist_ok=True)
         print(f"load {os.getloadavg()[0]:.1f}", flush=True)
-        if not (options.folder / "run").exists():
-            prepare(options.folder, options.images, options.examples)
-        run_dir, data = options.folder / "run", options.folder / "data"
-        asked = [f"--checkpoint={run_dir}", f"--image={options.folder / 'few'}"]
+        if not (options.directory / "run").exists():
+            prepare(options.directory, options.images, options.examples)
+        run_dir, data = options.directory / "run", options.directory / "data"
+        asked = [f"--checkpoint={run_dir}", f"--image={options.directory / 'few'}"]
         # Eight tokens each, whatever a model of one step says.
         asked.append("--gin.DECODING={'beam': 2, 'max_len_b': 8}")
         if options.only != "eval":
             growth.append(measure("infer", "infer", asked, options))
         scored = [f"--checkpoint={run_dir}", "--task=own_grounding", "--module=tasks.own"]
-        scored += [f"--data={data}", f"--vocabulary={options.folder / 'vocabulary'}", LENGTHS]
+        scored += [f"--data={data}", f"--vocabulary={options.directory / 'vocabulary'}", LENGTHS]
         if options.only != "infer":
             growth.append(measure("eval", "eval", scored, options))
     return growth

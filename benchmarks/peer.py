@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, cast
 
-FOLDER = pathlib.Path(__file__).parent
+DIRECTORY = pathlib.Path(__file__).parent
 
 
 class Peer:
@@ -27,7 +27,7 @@ class Peer:
 
     def __init__(self, python: str, script: str, *arguments: str, environment: Any = None) -> None:
         self._process = subprocess.Popen(
-            [python, str(FOLDER / script), str(os.cpu_count()), *arguments],
+            [python, str(DIRECTORY / script), str(os.cpu_count()), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -33,7 +33,7 @@ ROWS = {
 METRICS = ("cider_d_with_end", "cider_d", "true")
 
 
-def run_folder(row: str, seed: int, arguments: argparse.Namespace) -> pathlib.Path:
+def run_directory(row: str, seed: int, arguments: argparse.Namespace) -> pathlib.Path:
     """Where the run of a row with a seed lies."""
     return pathlib.Path(arguments.output) / f"{row.replace(' ', '_')}_{seed}"
 
@@ -41,12 +41,12 @@ def run_folder(row: str, seed: int, arguments: argparse.Namespace) -> pathlib.Pa
 def train(row: str, seed: int, arguments: argparse.Namespace) -> dict[str, float]:
     """One run, or what is left of it; gives its scores."""
     run_file, start = ROWS[row]
-    folder = run_folder(row, seed, arguments)
+    directory = run_directory(row, seed, arguments)
     first, second = arguments.steps
     settings = {
-        "MODEL_DIR": folder,
+        "MODEL_DIR": directory,
         "INITIAL_CHECKPOINT_PATH": (
-            run_folder(start, seed, arguments) if start else arguments.checkpoint
+            run_directory(start, seed, arguments) if start else arguments.checkpoint
         ),
     }
     numbers = {
@@ -61,18 +61,20 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> dict[str, float
     command += [f'--gin.{name}="{value}"' for name, value in settings.items()]
     command += [f"--gin.{name}={value}" for name, value in numbers.items()]
     subprocess.run(command, check=True)
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
     [scores] = metrics["tasks"].values()
-    return {**scores, "cider_d_with_end": with_end_mark(folder)}
+    return {**scores, "cider_d_with_end": with_end_mark(directory)}
 
 
-def with_end_mark(folder: pathlib.Path) -> float:
+def with_end_mark(directory: pathlib.Path) -> float:
     """CIDEr-D of a run's predictions with the end as a word, which the rewards count too.
 
     Many captions of scenes have three words. Without an end mark they have no 4-gram, and lose a
     quarter of the score that the reward gives them.
     """
-    lines = (folder / "predictions" / "captioning.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (directory / "predictions" / "captioning.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     rows = [json.loads(line) for line in lines]
     hypotheses = [reward_text(row["prediction_text"]) for row in rows]
     references = [[reward_text(text) for text in row["references"]] for row in rows]

@@ -48,12 +48,12 @@ def timed(arguments: list[str], cache: pathlib.Path) -> tuple[float, float]:
     return seconds, usage.ru_utime + usage.ru_stime
 
 
-def measure(folder: pathlib.Path, rounds: int) -> dict[str, Any]:
+def measure(directory: pathlib.Path, rounds: int) -> dict[str, Any]:
     """All commands in turns; prints a line for each."""
-    run, warm, cold = folder / "run", folder / "warm", folder / "cold"
+    run, warm, cold = directory / "run", directory / "warm", directory / "cold"
     answer = command(
-        *("infer", f"--checkpoint={run}", f"--image={folder / 'few' / '00000.jpg'}"),
-        f"--output={folder / 'answers'}",
+        *("infer", f"--checkpoint={run}", f"--image={directory / 'few' / '00000.jpg'}"),
+        f"--output={directory / 'answers'}",
     )
     settings = command("train", "--gin_file=gin_configs/runs/quickstart.gin", "--print_config")
     commands = {
@@ -67,7 +67,7 @@ def measure(folder: pathlib.Path, rounds: int) -> dict[str, Any]:
     for number in range(1 + rounds):
         for name, (arguments, cache) in commands.items():
             shutil.rmtree(cold, ignore_errors=True)
-            shutil.rmtree(folder / "answers", ignore_errors=True)
+            shutil.rmtree(directory / "answers", ignore_errors=True)
             seconds, of_processor = timed(arguments, cache)
             if number:
                 clock[name].append(seconds)
@@ -88,16 +88,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=pathlib.Path, help="kept; default a temporary one")
+    parser.add_argument("--directory", type=pathlib.Path, help="kept; default a temporary one")
     parser.add_argument("--json", help="also write the figures to this file")
     arguments = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.folder or pathlib.Path(temporary)
-        folder.mkdir(exist_ok=True)
-        if not (folder / "run").exists():
-            prepare(folder, images=1, examples=8)
-        results = measure(folder, arguments.rounds)
+        directory = arguments.directory or pathlib.Path(temporary)
+        directory.mkdir(exist_ok=True)
+        if not (directory / "run").exists():
+            prepare(directory, images=1, examples=8)
+        results = measure(directory, arguments.rounds)
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
 

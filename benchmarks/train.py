@@ -230,11 +230,11 @@ def heaviest_operations(training: Training, steps: int = 2) -> list[tuple[str, f
     )
     seconds: collections.Counter[str] = collections.Counter()
     count: collections.Counter[str] = collections.Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
+    with tempfile.TemporaryDirectory() as directory:
+        with jax.profiler.trace(directory):
             for _ in range(steps):
                 jax.block_until_ready(training.step())
-        [path] = pathlib.Path(folder).rglob("*.xplane.pb")
+        [path] = pathlib.Path(directory).rglob("*.xplane.pb")
         profile = jax.profiler.ProfileData.from_file(str(path))
         for plane in profile.planes:
             for line in plane.lines:

@@ -39,14 +39,14 @@ METHODS: dict[str, list[str]] = {
 METRIC = "accuracy_at_0.5"
 
 
-def train(method: str, seed: int, folder: pathlib.Path, arguments: argparse.Namespace) -> None:
+def train(method: str, seed: int, directory: pathlib.Path, arguments: argparse.Namespace) -> None:
     """One run; a run that is finished stays as it is."""
     command = [sys.executable, "-m", "ofa_jax.train", f"--gin_file={RUN}"]
     if method != "full":
         command.append(f"--gin_file=gin_configs/runs/finetune/tuning_{method}.gin")
     settings = [
         *METHODS[method],
-        f'MODEL_DIR="{folder}"',
+        f'MODEL_DIR="{directory}"',
         f'INITIAL_CHECKPOINT_PATH="{arguments.checkpoint}"',
         f"RANDOM_SEED={seed}",
         f"TRAIN_STEPS={arguments.steps}",
@@ -55,14 +55,14 @@ def train(method: str, seed: int, folder: pathlib.Path, arguments: argparse.Name
     subprocess.run([*command, *(f"--gin.{setting}" for setting in settings)], check=True)
 
 
-def result(method: str, folder: pathlib.Path) -> tuple[float, float]:
+def result(method: str, directory: pathlib.Path) -> tuple[float, float]:
     """Accuracy of a run and the share of its parameters that was trained."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
     [scores] = metrics["tasks"].values()
     whole = metrics["run"]["num_parameters"]
     trained = whole
     if method != "full":
-        with safetensors.safe_open(folder / "tuned.safetensors", "numpy") as file:
+        with safetensors.safe_open(directory / "tuned.safetensors", "numpy") as file:
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
         trained = 0
         for shape in shapes:
@@ -112,9 +112,9 @@ def main() -> None:
     for method in arguments.methods:
         results[method] = []
         for seed in range(arguments.seeds):
-            folder = output / f"{method}_{seed}"
-            train(method, seed, folder, arguments)
-            results[method].append(result(method, folder))
+            directory = output / f"{method}_{seed}"
+            train(method, seed, directory, arguments)
+            results[method].append(result(method, directory))
     scored = pathlib.Path(arguments.checkpoint) / "metrics.json"
     start = None
     if scored.is_file():

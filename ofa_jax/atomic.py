@@ -25,7 +25,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Where to write a file so that a reader sees the old or the new one.
 
     Args:
-      path: of the file; its folder is made.
+      path: of the file; its directory is made.
 
     Yields:
       The path to write at. The file takes its place at the end of the block, and is removed where
@@ -54,7 +54,7 @@ def write_json(path: str | os.PathLike, content: object) -> None:
 
 
 def set_aside(path: pathlib.Path, reason: str, *, copy: bool = False) -> None:
-    """Gives a damaged file or folder the name NAME.damaged, with a number where that is taken.
+    """Gives a damaged file or directory the name NAME.damaged, with a number where that is taken.
 
     Args:
       path: of it.

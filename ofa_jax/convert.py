@@ -7,7 +7,7 @@
         --target_format orbax
 
 The source is recognized by its content. Import and export give back every tensor bit for bit:
-folders of ours keep float32 and note the dtypes of the source, which `--dtype source` restores.
+directories of ours keep float32 and note the dtypes of the source, which `--dtype source` restores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from ofa_jax.checkpoint.bucket import local_folder
+from ofa_jax.checkpoint.bucket import local_directory
 from ofa_jax.checkpoint.exports import EXPORT_DTYPES, TARGET_FORMATS, export_checkpoint
 from ofa_jax.checkpoint.fairseq_cfg import OFFICIAL_TASKS
 from ofa_jax.checkpoint.imports import import_checkpoint
@@ -38,9 +38,9 @@ def _arguments() -> argparse.ArgumentParser:
     add(
         "--source",
         type=shell.path,
-        help=".pt file, HuggingFace folder or repository id, or a folder of ours",
+        help=".pt file, HuggingFace directory or repository id, or a directory of ours",
     )
-    add("--target", type=shell.path, required=True, help=".pt file (fairseq) or a new folder")
+    add("--target", type=shell.path, required=True, help=".pt file (fairseq) or a new directory")
     add("--target_format", required=True, choices=TARGET_FORMATS)
     add(
         "--ema",
@@ -67,8 +67,8 @@ def _arguments() -> argparse.ArgumentParser:
     add(
         "--vocabulary",
         type=shell.path,
-        help="folder or hub repository whose vocabulary files go to the target; they must fit the "
-        "weights. By default those beside the source",
+        help="directory or hub repository whose vocabulary files go to the target; they must fit "
+        "the weights. By default those beside the source",
     )
     add(
         "--ignore_extra_rows",
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         require_devices()
-        local_folder(args.target, "--target")
+        local_directory(args.target, "--target")
         imported = import_checkpoint(
             args.source,
             config=SIZES[args.size] if args.size else None,

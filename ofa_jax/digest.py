@@ -1,9 +1,9 @@
 """What a result was made of, noted beside it, so that a stale result is never taken for a new one.
 
-A folder of results (prepared shards, predictions, answers) holds the inputs of its result: a JSON
-object of settings, and of the identity of every file that was read. Who comes to write there again
-compares with `refuse_other`: equal inputs go on or have nothing to do, others are refused with a
-line that names what changed. Standard library only.
+A directory of results (prepared shards, predictions, answers) holds the inputs of its result: a
+JSON object of settings, and of the identity of every file that was read. Who comes to write there
+again compares with `refuse_other`: equal inputs go on or have nothing to do, others are refused
+with a line that names what changed. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 WHOLE_FILE_BYTES = 1 << 26
 _END_BYTES = 1 << 16
 _READ_AT_ONCE = 1 << 20
-# What preparation itself writes, perhaps below a folder that it reads from.
+# What preparation itself writes, perhaps below a directory that it reads from.
 _WRITTEN = (".array_record", ".partial", ".tmp", "manifest.json")
 
 
 class OtherInputsError(ValueError):
-    """A folder holds a result of other inputs; the message names what changed."""
+    """A directory holds a result of other inputs; the message names what changed."""
 
 
 def file_sha256(path: str | pathlib.Path) -> str:
@@ -65,14 +65,14 @@ def file_identity(path: str | pathlib.Path) -> dict[str, object]:
     }
 
 
-def folder_identity(path: str | pathlib.Path) -> dict[str, object]:
-    """What tells a folder of files, such as photographs, from another state of it.
+def directory_identity(path: str | pathlib.Path) -> dict[str, object]:
+    """What tells a directory of files, such as photographs, from another state of it.
 
     Files are not opened: their names, sizes and times count. Hidden files do not, nor what
     preparation writes.
 
     Args:
-      path: a folder.
+      path: a directory.
 
     Returns:
       `files`, `bytes`, and `sha256_of_listing`.
@@ -93,7 +93,7 @@ def folder_identity(path: str | pathlib.Path) -> dict[str, object]:
 
 
 def identities(paths: Iterable[str | pathlib.Path]) -> dict[str, dict[str, object]]:
-    """The identity of each file or folder, by its path.
+    """The identity of each file or directory, by its path.
 
     A file in a bucket is given as address#generation; its generation is its identity.
     """
@@ -103,7 +103,9 @@ def identities(paths: Iterable[str | pathlib.Path]) -> dict[str, dict[str, objec
             address, _, generation = str(path).rpartition("#")
             found[address] = {"generation": generation}
         else:
-            found[str(path)] = folder_identity(path) if os.path.isdir(path) else file_identity(path)
+            found[str(path)] = (
+                directory_identity(path) if os.path.isdir(path) else file_identity(path)
+            )
     return found
 
 
@@ -140,13 +142,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str =
 def refuse_other(
     place: object, before: Mapping[str, object], now: Mapping[str, object], *, remedy: str
 ) -> None:
-    """Fails where a folder holds a result of other inputs.
+    """Fails where a directory holds a result of other inputs.
 
     Args:
-      place: the folder, for the message.
+      place: the directory, for the message.
       before: inputs of what is there.
       now: inputs of what is to be written.
-      remedy: ends the message, such as "take another folder, or --overwrite".
+      remedy: ends the message, such as "take another directory, or --overwrite".
 
     Raises:
       OtherInputsError: one line that names what changed first, and how much more did.

@@ -1,8 +1,8 @@
-"""One writer at a time in a folder: a lock that says who holds it, and does not outlive it.
+"""One writer at a time in a directory: a lock that says who holds it, and does not outlive it.
 
-The lock is a small file in the folder: machine, process, when it began, and a beat that counts on
-while the process lives. A second process on the same machine looks for the first; on another
-machine it watches the beat. Nothing depends on clocks that agree. A folder here is locked by a
+The lock is a small file in the directory: machine, process, when it began, and a beat that counts
+on while the process lives. A second process on the same machine looks for the first; on another
+machine it watches the beat. Nothing depends on clocks that agree. A directory here is locked by a
 `LocalFile`, one in a bucket by a `ofa_jax.checkpoint.bucket_lock.BucketFile`.
 """
 
@@ -53,10 +53,10 @@ class SharedFile(Protocol):
 
 
 class LocalFile:
-    """A `SharedFile` in a folder of this machine or of a file system that machines share."""
+    """A `SharedFile` in a directory of this machine or of a file system that machines share."""
 
     def __init__(self, path: pathlib.Path):
-        """Args: path: its folder must exist."""
+        """Args: path: its directory must exist."""
         self._path = path
 
     def read(self) -> tuple[bytes, Any]:
@@ -108,8 +108,8 @@ def _flock(file: int, operation: int) -> None:
         fcntl.flock(file, operation)
 
 
-class FolderLock:
-    """Holds a folder while it is entered.
+class DirectoryLock:
+    """Holds a directory while it is entered.
 
     A lock whose process is gone from this machine is taken over at once; one of another machine
     after `SILENT_AFTER` seconds without a beat.
@@ -127,7 +127,7 @@ class FolderLock:
 
         Args:
           file: the lock file.
-          name: of the folder, for messages, such as "model_dir runs/mine".
+          name: of the directory, for messages, such as "model_dir runs/mine".
           beat_period: seconds between signs of life.
           silent_after: seconds without one after which a holder counts as gone.
         """
@@ -135,12 +135,12 @@ class FolderLock:
         self._beat_period, self._silent_after = beat_period, silent_after
         self._lost = ""
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="folder lock", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="directory lock", daemon=True)
         self._mark: Any = None
         self._holder = _this_process()
 
-    def __enter__(self) -> FolderLock:
-        """Takes the folder.
+    def __enter__(self) -> DirectoryLock:
+        """Takes the directory.
 
         Raises:
           SettingsError: another process holds it; the message says which.
@@ -163,7 +163,7 @@ class FolderLock:
                 self._file.replace(b"", self._mark)
 
     def check(self) -> None:
-        """Fails where another process has taken the folder, after this one was silent for long.
+        """Fails where another process has taken the directory, after this one was silent for long.
 
         Raises:
           OutsideFailure: with who did.
@@ -180,7 +180,7 @@ class FolderLock:
         if alive:
             raise SettingsError(
                 f"{self._name} is in use by {_shown(holder)}; wait for it, end it, or take "
-                "another folder"
+                "another directory"
             )
         logger.info("%s was locked by %s, which is gone; going on", self._name, _shown(holder))
 

@@ -1,6 +1,6 @@
 """`python -m ofa_jax.negatives DATA_DIR`: collects wrong captions and answers from prepared data.
 
-Image-text matching draws its wrong pairs from the folder `negative_sample` of `DATA_DIR`. The
+Image-text matching draws its wrong pairs from the directory `negative_sample` of `DATA_DIR`. The
 official release has one; this makes one of the data sets that lie prepared in `DATA_DIR`.
 """
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m ofa_jax.negatives", description="Writes DATA_DIR/negative_sample."
     )
     add = parser.add_argument
-    add("data_dir", metavar="DATA_DIR", help="folder of prepared data sets")
+    add("data_dir", metavar="DATA_DIR", help="directory of prepared data sets")
     add(
         "--limit",
         type=shell.whole,
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="records per data set (default: %(default)s)",
     )
     add("--split", default="train", help="split to read (default: %(default)s)")
-    add("--overwrite", action="store_true", help="replace a folder that is there")
+    add("--overwrite", action="store_true", help="replace a directory that is there")
     options = parser.parse_args(argv)
     return shell.run(lambda: _collect(options))
 
@@ -45,18 +45,18 @@ def _collect(options: argparse.Namespace) -> None:
         raise ValueError(f"{data_dir} does not exist; it should hold prepared data sets")
     if (there := negative_sample.existing(data_dir)) and not options.overwrite:
         raise ValueError(
-            f"{data_dir / negative_sample.FOLDER} has {', '.join(there)} already; give "
+            f"{data_dir / negative_sample.DIRECTORY} has {', '.join(there)} already; give "
             "--overwrite to replace them"
         )
     found = negative_sample.NegativeSample()
-    folders = list(negative_sample.prepared_folders(data_dir))
-    if not folders:
+    directories = list(negative_sample.prepared_directories(data_dir))
+    if not directories:
         raise ValueError(f"{data_dir} holds no prepared data sets; run ofa_jax.prepare first")
-    for folder in folders:
-        source = PreparedSource(str(folder))
+    for directory in directories:
+        source = PreparedSource(str(directory))
         if options.split in source.splits():
             taken = found.add_records(source.open(options.split), options.limit)
-            print(f"{folder.name}: {taken:,} records")
+            print(f"{directory.name}: {taken:,} records")
     by_type = found.answers_by_type()
     if not (found.captions or found.objects or by_type):
         raise ValueError(f"the data sets in {data_dir} hold no captions, labels or answers")

@@ -1,4 +1,4 @@
-"""`python -m ofa_jax.prepare --source=FORMAT ... --out=FOLDER`: any data set into shards."""
+"""`python -m ofa_jax.prepare --source=FORMAT ... --out=DIRECTORY`: any data set into shards."""
 
 from __future__ import annotations
 

@@ -36,10 +36,18 @@ def provenance() -> dict[str, str]:
 
 
 def _commit() -> str:
-    folder = pathlib.Path(ofa_jax.__file__).parents[1]
-    if not (folder / ".git").exists():
+    directory = pathlib.Path(ofa_jax.__file__).parents[1]
+    if not (directory / ".git").exists():
         return ""
-    command = ["git", "-C", os.fspath(folder), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    command = [
+        "git",
+        "-C",
+        os.fspath(directory),
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--dirty=+",
+    ]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,6 +1,6 @@
 """Chinese captioning (MUGE) and referring expressions (RefCOCO-CN) (SPEC 8.10, 7.7).
 
-`VOCAB_DIR` is the folder of the Chinese vocabulary; it is recognized by its files.
+`VOCAB_DIR` is the directory of the Chinese vocabulary; it is recognized by its files.
 """
 
 from ofa_jax.data.steps.finetuning import ChineseCaption, FirstReferring

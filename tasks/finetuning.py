@@ -1,6 +1,6 @@
 """What the fine-tuning tasks share: official files by split, vocabulary, images (SPEC 8).
 
-`DATA_DIR` is the folder of one data set, unpacked from the official archive; `VOCAB_DIR` that of
+`DATA_DIR` is the directory of one data set, unpacked from the official archive; `VOCAB_DIR` that of
 GPT-2's vocabulary, or of the Chinese one for Chinese tasks.
 """
 

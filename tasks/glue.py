@@ -20,7 +20,7 @@ SCORERS = {"cola": "correlated_answer", "mrpc": "yes_or_no", "qqp": "yes_or_no"}
 
 
 def source(name: str):
-    """The official files of one task, in its own folder below `DATA_DIR`."""
+    """The official files of one task, in its own directory below `DATA_DIR`."""
     splits = {"train": "train", "validation": "dev", "test": "test"}
     return files(name, **{split: f"{name}/{file}.tsv" for split, file in splits.items()})
 

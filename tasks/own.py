@@ -1,8 +1,8 @@
 """Own prepared data: captions, phrases with a box, questions with free answers.
 
 The chains are those of the official fine-tuning, over prepared shards instead of official files:
-`DATA_DIR` is the folder that was prepared, of whatever source. Each task takes the examples of its
-type, so one folder may serve several.
+`DATA_DIR` is the directory that was prepared, of whatever source. Each task takes the examples of
+its type, so one directory may serve several.
 """
 
 from ofa_jax.data.sources.array_record import PreparedSource
@@ -23,7 +23,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def prepared(example_type: str) -> PreparedSource:
-    """The examples of one type in the prepared folder `DATA_DIR`."""
+    """The examples of one type in the prepared directory `DATA_DIR`."""
     return PreparedSource("{DATA_DIR}", (example_type,))
 
 

@@ -1,8 +1,8 @@
 """The eight pretraining tasks over the official TSV files (SPEC 4).
 
-Files lie in the folder `DATA_DIR`, named as in the official release, and those of the validation
-split under the same names in its folder `validation`; the vocabulary lies in
-`VOCAB_DIR` (GPT-2's `encoder.json`, `vocab.bpe`, `dict.txt`, or a HuggingFace OFA folder).
+Files lie in the directory `DATA_DIR`, named as in the official release, and those of the validation
+split under the same names in its directory `validation`; the vocabulary lies in
+`VOCAB_DIR` (GPT-2's `encoder.json`, `vocab.bpe`, `dict.txt`, or a HuggingFace OFA directory).
 The same tasks over prepared data sets, one set each: `tasks.pretrain_slots`.
 """
 

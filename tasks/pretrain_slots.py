@@ -20,7 +20,7 @@ from . import families
 CAPTIONS = ("captioning", "image_text_matching")
 ANSWERS = ("vqa", "answer_matching")
 REGIONS = ("visual_grounding", "grounded_captioning")
-# Arguments of formats that name files and folders.
+# Arguments of formats that name files and directories.
 _PATHS = ("paths", "questions", "annotations", "refs", "instances", "boxes", "classes", "images")
 
 
@@ -29,13 +29,13 @@ class DataSlot:
     """A place for one data set.
 
     Attributes:
-      name: folder below `DATA_DIR`, and the beginning of the names of its tasks.
+      name: directory below `DATA_DIR`, and the beginning of the names of its tasks.
       title: as people call it.
       samples: family (key of `tasks.families.FAMILIES`) to its samples in millions. They divide
         a family's rate among its slots and are published sizes, rounded; where SPEC 4.2 has a sum
         and the others are known, what remains.
       format: of `ofa_jax.prepare`, for what people usually have on disk.
-      arguments: of the format, for files in a folder `raw`.
+      arguments: of the format, for files in a directory `raw`.
       obtain: where it comes from.
       licence: a hint, not advice; look before you train.
       captions_from: field whose texts serve as captions.
@@ -57,13 +57,13 @@ class DataSlot:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What lies on disk before preparation: files and folders, `*` for several."""
+        """What lies on disk before preparation: files and directories, `*` for several."""
         paths = (self.arguments[name] for name in _PATHS if name in self.arguments)
         return tuple(path for words in paths for path in words.split(","))
 
     @property
     def command(self) -> tuple[str, ...]:
-        """Words of the command that fills the slot in a folder `data` from the folder `raw`."""
+        """Words of the command that fills the slot in a directory `data` from one called `raw`."""
         codes = ("--image_tokenizer=raw/codebook.npz",) if "image_infilling" in self.samples else ()
         return (
             *("python", "-m", "ofa_jax.prepare", f"--source={self.format}"),

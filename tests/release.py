@@ -42,11 +42,11 @@ def _git(*words: str) -> str:
     return done.stdout.strip()
 
 
-def wheel_of(source: pathlib.Path, folder: pathlib.Path) -> tuple[str, list[str]]:
+def wheel_of(source: pathlib.Path, directory: pathlib.Path) -> tuple[str, list[str]]:
     """Builds a wheel; returns its version and the requirements that PyPI refuses."""
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
-    subprocess.run([*build, str(folder), str(source)], check=True)
-    [path] = folder.glob("*.whl")
+    subprocess.run([*build, str(directory), str(source)], check=True)
+    [path] = directory.glob("*.whl")
     with zipfile.ZipFile(path) as wheel:
         [name] = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = wheel.read(name).decode().partition("\n\n")[0].splitlines()
@@ -63,14 +63,16 @@ def main() -> int:
     if changed := _git("status", "--porcelain"):
         mistakes.append(f"the checkout is not as committed:\n{changed}")
     with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
+        directory = pathlib.Path(name)
         subprocess.run(
-            ["git", "archive", "--output", str(folder / "source.tar"), "HEAD"], cwd=ROOT, check=True
+            ["git", "archive", "--output", str(directory / "source.tar"), "HEAD"],
+            cwd=ROOT,
+            check=True,
         )
-        with tarfile.open(folder / "source.tar") as archive:
-            archive.extractall(folder / "source", filter="data")
-        for source, what in ((ROOT, "checkout"), (folder / "source", "archive")):
-            built, refused = wheel_of(source, folder / what)
+        with tarfile.open(directory / "source.tar") as archive:
+            archive.extractall(directory / "source", filter="data")
+        for source, what in ((ROOT, "checkout"), (directory / "source", "archive")):
+            built, refused = wheel_of(source, directory / what)
             print(f"wheel of the {what}: {built}")
             if tag and built != version:
                 mistakes.append(f"the wheel of the {what} is of version {built}, not {version}")

@@ -18,16 +18,16 @@ from ofa_jax.errors import SettingsError
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def run(folder, *words, code="import sys; from ofa_jax.__main__ import main; sys.exit(main())"):
-    """A Python in another folder, with the library on its path and not the checkout."""
-    site = folder.with_name(f"{folder.name}_site")
+def run(directory, *words, code="import sys; from ofa_jax.__main__ import main; sys.exit(main())"):
+    """A Python in another directory, with the library on its path and not the checkout."""
+    site = directory.with_name(f"{directory.name}_site")
     site.mkdir()
     (site / "ofa_jax").symlink_to(ROOT / "ofa_jax")
     return subprocess.run(
         [sys.executable, "-c", code, *words],
         capture_output=True,
         text=True,
-        cwd=folder,
+        cwd=directory,
         env={**os.environ, "PYTHONPATH": str(site)},
         check=False,
     )
@@ -75,7 +75,7 @@ def test_whole_names():
     assert bundled.whole_name("mixtures.scenes") == "ofa_jax.bundled.mixtures.scenes"
     for name in ("tasks.of_mine", "tests.cli", "vqa", "tasks", "ofa_jax.vocab"):
         assert bundled.whole_name(name) == ("ofa_jax.bundled.tasks" if name == "tasks" else name)
-    assert (bundled.FOLDER / "gin_configs" / "runs" / "quickstart.gin").is_file()
+    assert (bundled.DIRECTORY / "gin_configs" / "runs" / "quickstart.gin").is_file()
 
 
 def test_steps_pickle_by_the_whole_name():

@@ -1,4 +1,4 @@
-"""Identities of files and folders, and the line that names what changed."""
+"""Identities of files and directories, and the line that names what changed."""
 
 import json
 import os
@@ -42,19 +42,19 @@ def test_a_large_file_is_its_size_time_and_ends(tmp_path, monkeypatch):
         assert digest.file_identity(path) != before
 
 
-def test_a_folder_is_its_listing(tmp_path):
+def test_a_directory_is_its_listing(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "a.jpg").write_bytes(b"1")
     (tmp_path / "deep" / "b.jpg").write_bytes(b"22")
-    before = digest.folder_identity(tmp_path)
+    before = digest.directory_identity(tmp_path)
     assert (before["files"], before["bytes"]) == (2, 3)
     # What preparation writes, and what systems hide, does not count.
     (tmp_path / ".DS_Store").write_bytes(b"x")
     (tmp_path / "train-00000-of-00001.array_record").write_bytes(b"x")
     (tmp_path / "manifest.json").write_bytes(b"x")
-    assert digest.folder_identity(tmp_path) == before
+    assert digest.directory_identity(tmp_path) == before
     (tmp_path / "deep" / "b.jpg").rename(tmp_path / "deep" / "c.jpg")
-    assert digest.folder_identity(tmp_path) != before
+    assert digest.directory_identity(tmp_path) != before
 
 
 def test_what_changed_is_named(tmp_path):
@@ -64,14 +64,14 @@ def test_what_changed_is_named(tmp_path):
     same = note(before)
     assert digest.differences(same, before) == []
     assert digest.fingerprint(same) == digest.fingerprint(dict(reversed(before.items())))
-    digest.refuse_other("out", same, before, remedy="take another folder")
+    digest.refuse_other("out", same, before, remedy="take another directory")
 
     path.write_text("a\tb\nc\td\n")
     now = {"step": 20, "task": "caption", "files": digest.identities([path])}
-    step, file, folder = digest.differences(same, now)
+    step, file, directory = digest.differences(same, now)
     assert step == "step was 10, now it is 20"
     assert file == f"{path} has changed (4 bytes before, 8 now)"
-    assert folder == f"{tmp_path} is not there"
+    assert directory == f"{tmp_path} is not there"
     path.write_text("a\tb\nc\te\n")
     later = {"files": digest.identities([path, tmp_path])}
     assert digest.differences(now, {**now, **later}) == [
@@ -79,10 +79,10 @@ def test_what_changed_is_named(tmp_path):
         f"{tmp_path} was not there",
     ]
     with pytest.raises(digest.OtherInputsError) as error:
-        digest.refuse_other("out", same, now, remedy="take another folder")
+        digest.refuse_other("out", same, now, remedy="take another directory")
     assert str(error.value) == (
         "out holds the result of other inputs: step was 10, now it is 20 (and 2 more); "
-        "take another folder"
+        "take another directory"
     )
     assert digest.fingerprint(now) != digest.fingerprint(before)
 

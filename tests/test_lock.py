@@ -1,4 +1,4 @@
-"""One writer at a time in a folder: refused, taken over, lost, and what is on the disk."""
+"""One writer at a time in a directory: refused, taken over, lost, and what is on the disk."""
 
 import json
 import os
@@ -13,13 +13,13 @@ import pytest
 
 from ofa_jax import lock
 from ofa_jax.errors import SettingsError
-from ofa_jax.lock import FolderLock, LocalFile
+from ofa_jax.lock import DirectoryLock, LocalFile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HOLD = """
 import pathlib, sys, time
-from ofa_jax.lock import FolderLock, LocalFile
-with FolderLock(LocalFile(pathlib.Path(sys.argv[1])), "the folder"):
+from ofa_jax.lock import DirectoryLock, LocalFile
+with DirectoryLock(LocalFile(pathlib.Path(sys.argv[1])), "the directory"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -31,12 +31,12 @@ def path(tmp_path):
 
 
 def locked(path, **options):
-    return FolderLock(LocalFile(path), "model_dir runs/mine", **options)
+    return DirectoryLock(LocalFile(path), "model_dir runs/mine", **options)
 
 
 @pytest.fixture
 def holder(path):
-    """Another process that holds the folder."""
+    """Another process that holds the directory."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -51,13 +51,13 @@ def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes) + "\n")
 
 
-def test_a_second_start_says_who_holds_the_folder(path, holder):
+def test_a_second_start_says_who_holds_the_directory(path, holder):
     with pytest.raises(SettingsError) as error, locked(path):
         pass
     message = str(error.value)
     assert message.startswith(f"model_dir runs/mine is in use by process {holder.pid} on ")
     assert " since 20" in message
-    assert message.endswith("wait for it, end it, or take another folder")
+    assert message.endswith("wait for it, end it, or take another directory")
 
 
 def test_it_is_gone_after_a_good_end_and_after_an_error(path):

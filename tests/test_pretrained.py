@@ -1,4 +1,4 @@
-"""The one-line interface: from a folder of weights and vocabulary to text and boxes."""
+"""The one-line interface: from a directory of weights and vocabulary to text and boxes."""
 
 import dataclasses
 
@@ -23,22 +23,24 @@ SIDE = 48
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    """A folder of ours: random weights, a trained vocabulary, its configuration."""
-    folder = tmp_path_factory.mktemp("model")
+def model_directory(tmp_path_factory):
+    """A directory of ours: random weights, a trained vocabulary, its configuration."""
+    directory = tmp_path_factory.mktemp("model")
     text = TrainedBPE.train(["what does the image describe? a red circle"] * 3, num_merges=20)
     layout = VocabLayout(num_text=text.num_text, num_codes=4, num_bins=20, max_image_size=64)
-    Tokenizer(text, layout).save(folder)
+    Tokenizer(text, layout).save(directory)
     config = dataclasses.replace(SMALL, vocab_size=layout.size, padded_vocab_size=None, num_codes=4)
     variables = to_params(random_state_dict(config), config)
     record = orbax_weights.SourceRecord("initialized", "test")
-    orbax_weights.write_weights(folder, variables, config, record)
-    return folder
+    orbax_weights.write_weights(directory, variables, config, record)
+    return directory
 
 
 @pytest.fixture(scope="module")
-def predictor(model_folder):
-    return load(model_folder, image_size=SIDE, decoding=BeamConfig(beam=1, max_len_b=4, min_len=4))
+def predictor(model_directory):
+    return load(
+        model_directory, image_size=SIDE, decoding=BeamConfig(beam=1, max_len_b=4, min_len=4)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +141,9 @@ def test_bad_questions(predictor, images, instructions, message):
         predictor.generate_batch(images, instructions)
 
 
-def test_bad_models(model_folder, tmp_path, predictor):
+def test_bad_models(model_directory, tmp_path, predictor):
     with pytest.raises(ValueError, match=r"image_size must be 1 \.\. 96"):
-        load(model_folder, image_size=500)
+        load(model_directory, image_size=500)
     config = dataclasses.replace(predictor.config, vocab_size=600, padded_vocab_size=None)
     with pytest.raises(ValueError, match="belong to different models"):
         OFAPredictor(config, {}, predictor.tokenizer)
@@ -158,26 +160,26 @@ def test_bad_models(model_folder, tmp_path, predictor):
     words = ["antidisestablishmentarianism", "floccinaucinihilipilification"] * 2
     Tokenizer(TrainedBPE.train(words, num_merges=45)).save(small)
     with pytest.raises(ValueError, match="do not belong together"):
-        load(model_folder, vocabulary=small, image_size=SIDE)
+        load(model_directory, vocabulary=small, image_size=SIDE)
 
 
-def test_vocabulary_from_the_hub(model_folder, monkeypatch):
+def test_vocabulary_from_the_hub(model_directory, monkeypatch):
     asked = []
 
     def fetch(repository, *, weights):
         asked.append((repository, weights))
-        return model_folder
+        return model_directory
 
     monkeypatch.setattr(vocabulary, "fetch_repository", fetch)
-    loaded = load(model_folder, vocabulary="owner/words", image_size=SIDE)
+    loaded = load(model_directory, vocabulary="owner/words", image_size=SIDE)
     assert asked == [("owner/words", False)]
     assert loaded.tokenizer.layout.num_codes == 4
 
 
 def test_the_layout_saved_with_the_weights_counts_where_the_vocabulary_has_none(
-    model_folder, predictor, tmp_path
+    model_directory, predictor, tmp_path
 ):
-    (tmp_path / "trained_bpe.json").write_text((model_folder / "trained_bpe.json").read_text())
-    loaded = load(model_folder, vocabulary=tmp_path, dtype="bfloat16", image_size=SIDE)
+    (tmp_path / "trained_bpe.json").write_text((model_directory / "trained_bpe.json").read_text())
+    loaded = load(model_directory, vocabulary=tmp_path, dtype="bfloat16", image_size=SIDE)
     assert loaded.tokenizer.layout == predictor.tokenizer.layout
     assert loaded.config.dtype == "bfloat16"

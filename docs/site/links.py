@@ -31,7 +31,7 @@ def _summary(path: pathlib.Path) -> str:
 
 
 def _shown(target: str) -> str:
-    """The page of a file or folder."""
+    """The page of a file or directory."""
     path = ROOT / target
     if path.is_dir():
         rows = [
@@ -46,7 +46,7 @@ def _shown(target: str) -> str:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Adds a page for each file and folder outside of docs that a page links to."""
+    """Adds a page for each file and directory outside of docs that a page links to."""
     targets = set()
     for file in files.documentation_pages():
         for link, _ in _LINK.findall(file.content_string):

@@ -94,18 +94,20 @@ def train_all(ablation: Ablation, runs: Sequence[Run], left: Sequence[Run]) -> i
     """
     begun = time.monotonic()
     for number, run in enumerate(left):
-        print(f"run {number + 1} of {len(left)}: {run.folder} ({run.state()})", flush=True)
+        print(f"run {number + 1} of {len(left)}: {run.directory} ({run.state()})", flush=True)
         status = train(run)
         if status == Status.UNFINISHED:
-            raise Unfinished(f"stopped in {run.folder}")
+            raise Unfinished(f"stopped in {run.directory}")
         if status:
-            say = f"the run of {run.folder} ended with exit status {status}; see above"
+            say = f"the run of {run.directory} ended with exit status {status}; see above"
             print(f"error: {say}", file=sys.stderr)
             return status
         # After every run, so that there is something to look at.
         write_results(ablation, runs)
         rest = (time.monotonic() - begun) / (number + 1) * (len(left) - number - 1)
         if rest:
-            folder = pathlib.Path(ablation.folder)
-            print(f"{folder / 'table.md'} is new; about {format_duration(rest)} left", flush=True)
+            directory = pathlib.Path(ablation.directory)
+            print(
+                f"{directory / 'table.md'} is new; about {format_duration(rest)} left", flush=True
+            )
     return Status.DONE

@@ -45,8 +45,8 @@ def write_results(ablation: Ablation, runs: Sequence[Run]) -> pathlib.Path | Non
     text += table.to_markdown()
     if intervals := interval_table(cells):
         text += f"\n{intervals.to_markdown()}"
-    folder = pathlib.Path(ablation.folder)
-    (folder / TABLE).write_text(text, encoding="utf-8")
-    (folder / "table.csv").write_text(to_csv(cells), encoding="utf-8")
-    save_chart(cells, folder / "chart.png", title=ablation.title, level=ablation.significance)
-    return folder / TABLE
+    directory = pathlib.Path(ablation.directory)
+    (directory / TABLE).write_text(text, encoding="utf-8")
+    (directory / "table.csv").write_text(to_csv(cells), encoding="utf-8")
+    save_chart(cells, directory / "chart.png", title=ablation.title, level=ablation.significance)
+    return directory / TABLE

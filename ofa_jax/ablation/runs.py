@@ -1,7 +1,7 @@
-"""The runs of an ablation: their commands, their folders, and how far each of them is.
+"""The runs of an ablation: their commands, their directories, and how far each of them is.
 
-Second step. A run is `python -m ofa_jax.train` in a process of its own; what it left in its folder
-is all that is known of it, so an ablation goes on wherever it was.
+Second step. A run is `python -m ofa_jax.train` in a process of its own; what it left in its
+directory is all that is known of it, so an ablation goes on wherever it was.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ofa_jax.ablation.settings import Ablation, Variant
 from ofa_jax.errors import Status
 from ofa_jax.schema import read_json
 
-# In a run's folder: the settings that it was started with.
+# In a run's directory: the settings that it was started with.
 SETTINGS_FILE = "ablation.json"
 
 
@@ -33,7 +33,7 @@ class Run:
       row: its mixture.
       seed: RANDOM_SEED.
       steps: TRAIN_STEPS.
-      folder: MODEL_DIR.
+      directory: MODEL_DIR.
       settings: arguments of training besides MODEL_DIR.
       engine: "native", or "t5x" for t5x's `train.py`.
     """
@@ -41,24 +41,24 @@ class Run:
     row: Variant
     seed: int
     steps: int
-    folder: pathlib.Path
+    directory: pathlib.Path
     settings: tuple[str, ...]
     engine: str = "native"
 
     @property
     def results(self) -> pathlib.Path:
-        """Folder of its scores and predictions."""
-        return self.folder / "inference_eval" if self.engine == "t5x" else self.folder
+        """Directory of its scores and predictions."""
+        return self.directory / "inference_eval" if self.engine == "t5x" else self.directory
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """All arguments of training."""
-        return (*self.settings, f"--gin.MODEL_DIR={str(self.folder)!r}")
+        return (*self.settings, f"--gin.MODEL_DIR={str(self.directory)!r}")
 
     @property
     def name(self) -> str:
         """For launchers: lower-case letters, digits and hyphens, at most 40."""
-        name = f"{self.row.folder.replace('_', '-').replace('.', '-')}-{self.seed}"
+        name = f"{self.row.directory.replace('_', '-').replace('.', '-')}-{self.seed}"
         return name[-40:].lstrip("-0123456789")
 
     def command(self, launcher: Sequence[str] = ()) -> tuple[str, ...]:
@@ -77,9 +77,9 @@ class Run:
         """ "finished", "begun" or "new".
 
         Raises:
-          ValueError: the folder holds a run of other settings.
+          ValueError: the directory holds a run of other settings.
         """
-        path = self.folder / SETTINGS_FILE
+        path = self.directory / SETTINGS_FILE
         if path.is_file():
             before = read_json(path, expected=list)
             if before != list(self.settings):
@@ -87,8 +87,8 @@ class Run:
                     word for word in before if word not in self.settings
                 ]
                 raise ValueError(
-                    f"{self.folder} holds a run of other settings (now: {changed[0]}); give "
-                    "ablation.Ablation.folder another value, or delete that folder"
+                    f"{self.directory} holds a run of other settings (now: {changed[0]}); give "
+                    "ablation.Ablation.directory another value, or delete that directory"
                 )
         metrics = self.results / "metrics.json"
         if metrics.is_file():
@@ -96,13 +96,13 @@ class Run:
             done = {"steps": self.steps, "seed": self.seed}
             if isinstance(facts, dict) and facts.items() >= done.items():
                 return "finished"
-        return "begun" if self.folder.is_dir() else "new"
+        return "begun" if self.directory.is_dir() else "new"
 
     def remember_settings(self) -> None:
-        """Writes the settings into the folder, before the run begins."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Writes the settings into the directory, before the run begins."""
+        self.directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps(list(self.settings), indent=1) + "\n"
-        (self.folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
+        (self.directory / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
 def plan(ablation: Ablation, engine: str = "native") -> tuple[Run, ...]:
@@ -114,9 +114,9 @@ def plan(ablation: Ablation, engine: str = "native") -> tuple[Run, ...]:
     common = [f"--gin_file={file}" for file in ablation.gin_files]
     common += [f"--gin.{name}={text}" for name, text in ablation.bindings.items()]
     common.append(f"--gin.TRAIN_STEPS={ablation.steps}")
-    folder = pathlib.Path(ablation.folder)
+    directory = pathlib.Path(ablation.directory)
     if engine == "t5x":
-        folder = folder.absolute()
+        directory = directory.absolute()
         common += [
             f"--gin.{name}={ablation.steps}" for name in ("EVAL_PERIOD", "CHECKPOINT_PERIOD")
         ]
@@ -127,7 +127,7 @@ def plan(ablation: Ablation, engine: str = "native") -> tuple[Run, ...]:
             seed=seed,
             steps=ablation.steps,
             engine=engine,
-            folder=folder / "runs" / row.folder / f"seed_{seed}",
+            directory=directory / "runs" / row.directory / f"seed_{seed}",
             settings=(
                 *common,
                 f"--gin.RANDOM_SEED={seed}",
@@ -192,7 +192,7 @@ def train(run: Run) -> int:
         return max(status, Status.FAILED)
     if run.state() != "finished":
         raise ValueError(
-            f"the run of {run.folder} ended without scores in its metrics.json; "
+            f"the run of {run.directory} ended without scores in its metrics.json; "
             "evaluation.EvaluationConfig.final_num_examples must not be 0"
         )
     return Status.DONE

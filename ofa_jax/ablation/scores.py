@@ -66,7 +66,7 @@ def read_scores(runs: Sequence[Run]) -> Scores:
             known = scores[run.row.name].get(task) or TaskSeeds(found.primary, {}, {})
             if known.metric != found.primary:
                 raise ValueError(
-                    f"{run.folder}: {task} is scored by {found.primary}, elsewhere by "
+                    f"{run.directory}: {task} is scored by {found.primary}, elsewhere by "
                     f"{known.metric}"
                 )
             examples = _example_scores(record, task)

@@ -37,8 +37,8 @@ class Variant:
     changes: Mapping[str, object]
 
     @property
-    def folder(self) -> str:
-        """The name as a folder: lower-case letters, digits and underscores."""
+    def directory(self) -> str:
+        """The name as a directory: lower-case letters, digits and underscores."""
         return re.sub(r"[^a-z0-9.]+", "_", self.name.lower()).strip("_")
 
 
@@ -51,7 +51,7 @@ class Ablation:
 
     Attributes:
       gin_files: of the run that every row changes, as for `python -m ofa_jax.train`.
-      folder: results and, below `runs/<row>/seed_<number>`, the runs.
+      directory: results and, below `runs/<row>/seed_<number>`, the runs.
       steps: TRAIN_STEPS of every run.
       seeds: RANDOM_SEED of the runs of every row.
       leave_out: families (or tasks, data sets) to leave out, one row each; a mapping from a name to
@@ -67,7 +67,7 @@ class Ablation:
     """
 
     gin_files: Sequence[str]
-    folder: str
+    directory: str
     steps: int
     seeds: Sequence[int] = (0, 1, 2)
     leave_out: Sequence[str] | Mapping[str, Sequence[str]] = ()
@@ -88,10 +88,14 @@ class Ablation:
                 )
         if not self.gin_files:
             raise ValueError("ablation.Ablation.gin_files: name the run file that rows change")
-        if not isinstance(self.folder, str) or not self.folder:
-            raise ValueError('ablation.Ablation.folder must be a path such as "runs/ablations/a"')
-        if "://" in self.folder:
-            raise ValueError(f"ablation.Ablation.folder {self.folder} must be a folder here")
+        if not isinstance(self.directory, str) or not self.directory:
+            raise ValueError(
+                'ablation.Ablation.directory must be a path such as "runs/ablations/a"'
+            )
+        if "://" in self.directory:
+            raise ValueError(
+                f"ablation.Ablation.directory {self.directory} must be a directory here"
+            )
         if not _whole(self.steps) or self.steps < 1:
             raise ValueError(
                 f"ablation.Ablation.steps must be a whole number of 1 or more, got {self.steps!r}"
@@ -143,7 +147,7 @@ class Ablation:
             mixes = owner == "inputs.DatasetConfig"
             if name in _OWN_BINDINGS or (mixes and field in MIXING_FIELDS):
                 raise ValueError(
-                    f"ablation.Ablation.bindings: {name} is set by folder, seeds, steps or the "
+                    f"ablation.Ablation.bindings: {name} is set by directory, seeds, steps or the "
                     "rows, so that all rows have the same budget"
                 )
 
@@ -173,9 +177,9 @@ class Ablation:
                 "ablation.Ablation: nothing to compare with the full mixture; set leave_out, "
                 "rate_grid, temperatures or rows"
             )
-        folders = [row.folder for row in rows]
-        twice = sorted({name for name in folders if folders.count(name) > 1})
-        if twice or "" in folders:
+        directories = [row.directory for row in rows]
+        twice = sorted({name for name in directories if directories.count(name) > 1})
+        if twice or "" in directories:
             raise ValueError(f"ablation.Ablation: rows need different names: {', '.join(twice)}")
         return tuple(rows)
 

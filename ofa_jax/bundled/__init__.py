@@ -1,7 +1,7 @@
 """What comes with the library as files: task declarations, mixtures, gin files.
 
-A checkout holds the only copy, in its top folders `tasks`, `mixtures` and `gin_configs`; a wheel
-carries them in this package. Their modules have one name in both, such as
+A checkout holds the only copy, in its top directories `tasks`, `mixtures` and `gin_configs`; a
+wheel carries them in this package. Their modules have one name in both, such as
 `ofa_jax.bundled.tasks.vqa`, which no package `tasks` of a user can hide. `tasks.vqa` is short for
 it: always where a setting names a module, in an `import` where no other `tasks` is found.
 """
@@ -20,10 +20,10 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 _HERE = pathlib.Path(__file__).resolve().parent
-# The folder that holds `tasks`, `mixtures` and `gin_configs`.
-FOLDER = _HERE if (_HERE / "tasks").is_dir() else _HERE.parents[1]
-if FOLDER != _HERE:
-    __path__.append(str(FOLDER))
+# The directory that holds `tasks`, `mixtures` and `gin_configs`.
+DIRECTORY = _HERE if (_HERE / "tasks").is_dir() else _HERE.parents[1]
+if DIRECTORY != _HERE:
+    __path__.append(str(DIRECTORY))
 
 _PACKAGES = ("tasks", "mixtures")
 
@@ -33,14 +33,14 @@ def whole_name(name: str) -> str:
 
     Names of modules that the library has not are returned as they are.
     """
-    path = FOLDER.joinpath(*name.split("."))
+    path = DIRECTORY.joinpath(*name.split("."))
     ours = name.partition(".")[0] in _PACKAGES
     there = path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
     return f"{__name__}.{name}" if ours and there else name
 
 
-def gin_file(name: str, folders: Sequence[str | pathlib.Path] = ()) -> pathlib.Path:
-    """Finds a gin file: from the working directory, of the library, then in other folders.
+def gin_file(name: str, directories: Sequence[str | pathlib.Path] = ()) -> pathlib.Path:
+    """Finds a gin file: from the working directory, of the library, then in other directories.
 
     `~` and `$NAME` in its name are those of a shell.
 
@@ -48,7 +48,7 @@ def gin_file(name: str, folders: Sequence[str | pathlib.Path] = ()) -> pathlib.P
       ValueError: there is none; names those of similar names.
     """
     wanted = pathlib.Path(os.path.expandvars(name)).expanduser()
-    places = [pathlib.Path(folder, wanted) for folder in ("", FOLDER, *folders)]
+    places = [pathlib.Path(directory, wanted) for directory in ("", DIRECTORY, *directories)]
     if found := next((place for place in places if place.is_file()), None):
         return found
     beside = {path.name for place in places[:2] for path in place.parent.glob("*.gin")}
@@ -71,7 +71,7 @@ class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             ours = getattr(sys.modules.get(top), "__name__", "") == f"{__name__}.{top}"
         else:
             found = PathFinder.find_spec(fullname)
-            ours = found is None or found.origin == str(FOLDER / top / "__init__.py")
+            ours = found is None or found.origin == str(DIRECTORY / top / "__init__.py")
         return importlib.util.spec_from_loader(fullname, self) if ours else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -84,5 +84,5 @@ class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.__spec__ = self._specs.pop(module.__name__.removeprefix(f"{__name__}."))
 
 
-# A checkout on the path has folders of these names, so it comes before Python's own finder.
+# A checkout on the path has directories of these names, so it comes before Python's own finder.
 sys.meta_path.insert(0, _ShortNames())

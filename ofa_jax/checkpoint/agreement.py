@@ -1,7 +1,7 @@
-"""Whether the weights in a folder of ours are those of the model that is described beside them.
+"""Whether the weights in a directory of ours are those of the model that is described beside them.
 
 Names and shapes are compared before an array is read, so a description that was changed, or belongs
-to another folder, is one line and costs no memory.
+to another directory, is one line and costs no memory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Runs and checkpoints in a bucket of Google Cloud Storage, gs://bucket/path.
 
 Orbax writes checkpoints into the bucket itself. Object storage cannot append to a file or replace
-one in place, so whatever else a run writes goes to a folder of this machine, a `Mirror`, which is
-copied there whenever it changes. Needs the package gcsfs.
+one in place, so whatever else a run writes goes to a directory of this machine, a `Mirror`, which
+is copied there whenever it changes. Needs the package gcsfs.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ logger = logging.getLogger("ofa_jax")
 PUSH_PERIOD = 30.0
 _ADDRESS = re.compile(r"(\w+)://([^/]+)/*(.*?)/*")
 _MOUNTS = {"gs": "gcsfuse {bucket} /mnt/{bucket}", "s3": "mount-s3 {bucket} /mnt/{bucket}"}
-_STEP_FOLDER = re.compile(r"checkpoint_\d+")
-_STATE_FOLDER = re.compile(r"(checkpoint|damaged)_\d+")
-# Orbax writes it last where folders cannot be renamed.
+_STEP_DIRECTORY = re.compile(r"checkpoint_\d+")
+_STATE_DIRECTORY = re.compile(r"(checkpoint|damaged)_\d+")
+# Orbax writes it last where directories cannot be renamed.
 _COMMITTED = "commit_success.txt"
 _UNFINISHED = (".partial", ".unfinished")
 
@@ -59,13 +59,15 @@ def check_address(address: str, setting: str) -> None:
     """
     match = _ADDRESS.fullmatch(address)
     if match is None or not match[3]:
-        raise ValueError(f"{setting} {address} is no address of a folder, such as gs://bucket/run")
+        raise ValueError(
+            f"{setting} {address} is no address of a directory, such as gs://bucket/run"
+        )
     scheme, name, rest = match.groups()
     mount = _MOUNTS.get(scheme, "its FUSE driver").format(bucket=name)
     mounted = f"mount it on every host ({mount}) and set {setting}='/mnt/{name}/{rest}'"
     if scheme != "gs":
         raise ValueError(
-            f"{setting} {address}: no driver makes {scheme}:// a folder here; {mounted}"
+            f"{setting} {address}: no driver makes {scheme}:// a directory here; {mounted}"
         )
     if importlib.util.find_spec("gcsfs") is None:
         raise ValueError(
@@ -73,8 +75,8 @@ def check_address(address: str, setting: str) -> None:
         )
 
 
-def local_folder(path: str | os.PathLike, setting: str) -> pathlib.Path:
-    """A folder that has to be on this machine.
+def local_directory(path: str | os.PathLike, setting: str) -> pathlib.Path:
+    """A directory that has to be on this machine.
 
     Args:
       path: as the user gave it.
@@ -85,8 +87,8 @@ def local_folder(path: str | os.PathLike, setting: str) -> pathlib.Path:
     """
     if is_remote(path):
         raise ValueError(
-            f"{setting} {path} must be a folder here; only model_dir and checkpoints may be gs:// "
-            "addresses, so mount the bucket (gcsfuse) and give its folder"
+            f"{setting} {path} must be a directory here; only model_dir and checkpoints may be "
+            "gs:// addresses, so mount the bucket (gcsfuse) and give its directory"
         )
     return pathlib.Path(path)
 
@@ -95,7 +97,7 @@ AnyPath = pathlib.Path | epath.Path
 
 
 def directory_path(directory: str | os.PathLike) -> AnyPath:
-    """A folder here, as a whole path, or in a bucket.
+    """A directory here, as a whole path, or in a bucket.
 
     Args:
       directory: path or address.
@@ -151,20 +153,20 @@ def fail_clearly(what: str) -> Callable[[Callable], Callable]:
 
 
 class Mirror:
-    """A folder of this machine whose files are copied to a bucket when they change.
+    """A directory of this machine whose files are copied to a bucket when they change.
 
     Use as a context manager: entering fetches what the bucket has, leaving pushes what is new.
     Checkpoints are left alone. Several hosts may mirror the same address, as long as they write
     files of different names.
 
     Attributes:
-      address: of the folder in the bucket.
-      folder: the one here.
+      address: of the directory in the bucket.
+      directory: the one here.
     """
 
-    def __init__(self, address: str, folder: pathlib.Path):
-        """Args: address: in the bucket. folder: here; made where it does not exist."""
-        self.address, self.folder = address.rstrip("/"), folder
+    def __init__(self, address: str, directory: pathlib.Path):
+        """Args: address: in the bucket. directory: here; made where it does not exist."""
+        self.address, self.directory = address.rstrip("/"), directory
         self._files = file_system()
         self._pushed: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
@@ -188,13 +190,13 @@ class Mirror:
         Raises:
           CheckpointError: the bucket cannot be read.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         for name in _names_below(
-            self._files, self.address, lambda top: not _STATE_FOLDER.fullmatch(top)
+            self._files, self.address, lambda top: not _STATE_DIRECTORY.fullmatch(top)
         ):
             if name == LOCK_NAME:
                 continue
-            path = self.folder / name
+            path = self.directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             self._files.get_file(f"{self.address}/{name}", str(path))
         self._pushed = self._there()
@@ -210,7 +212,7 @@ class Mirror:
             there = self._there()
             for name, stamp in there.items():
                 if self._pushed.get(name) != stamp:
-                    self._files.put_file(str(self.folder / name), f"{self.address}/{name}")
+                    self._files.put_file(str(self.directory / name), f"{self.address}/{name}")
                     self._pushed[name] = stamp
             for name in self._pushed.keys() - there.keys():
                 if self._files.exists(f"{self.address}/{name}"):
@@ -219,11 +221,14 @@ class Mirror:
 
     def _there(self) -> dict[str, tuple[int, int]]:
         found = {}
-        for path in sorted(self.folder.rglob("*")):
+        for path in sorted(self.directory.rglob("*")):
             if path.is_symlink() or path.name.endswith(_UNFINISHED) or not path.is_file():
                 continue
             status = path.stat()
-            found[path.relative_to(self.folder).as_posix()] = (status.st_mtime_ns, status.st_size)
+            found[path.relative_to(self.directory).as_posix()] = (
+                status.st_mtime_ns,
+                status.st_size,
+            )
         return found
 
     def _push_now_and_then(self) -> None:
@@ -245,9 +250,9 @@ def best_step_of(scores: object) -> int | None:
     return step if type(step) is int else None
 
 
-def is_step_folder(name: str) -> bool:
-    """Whether a folder of that name is a checkpoint."""
-    return _STEP_FOLDER.fullmatch(name) is not None
+def is_step_directory(name: str) -> bool:
+    """Whether a directory of that name is a checkpoint."""
+    return _STEP_DIRECTORY.fullmatch(name) is not None
 
 
 def is_finished(checkpoint: AnyPath) -> bool:
@@ -258,12 +263,12 @@ def is_finished(checkpoint: AnyPath) -> bool:
 def _names_below(
     files: Any, address: str, wanted: Callable[[str], bool] = lambda top: True
 ) -> Iterator[str]:
-    """Paths of the files in a folder of a bucket, relative to it.
+    """Paths of the files in a directory of a bucket, relative to it.
 
     Args:
       files: file system.
-      address: of the folder; nothing is found where there is none.
-      wanted: whether to go into a top-level folder of that name.
+      address: of the directory; nothing is found where there is none.
+      wanted: whether to go into a top-level directory of that name.
     """
     root = files._strip_protocol(address)
     try:
@@ -289,8 +294,8 @@ def local_copy(address: str) -> pathlib.Path:
     """Copies a checkpoint of a bucket to this machine, where it stays until the process ends.
 
     Args:
-      address: of a run's folder (of its checkpoints the best is taken where the run chose one, else
-        the last), of one of its checkpoints, of a folder in another format, or of a file.
+      address: of a run's directory (of its checkpoints the best is taken where the run chose one,
+        else the last), of one of its checkpoints, of a directory in another format, or of a file.
 
     Returns:
       The copy; what describes the model lies around it as it does there.
@@ -312,9 +317,9 @@ def local_copy(address: str) -> pathlib.Path:
 def _copy_here(address: str) -> pathlib.Path:
     files = file_system()
     if not files.exists(address):
-        raise FileNotFoundError(f"{address}: no such file or folder")
+        raise FileNotFoundError(f"{address}: no such file or directory")
     parent, _, name = address.rpartition("/")
-    is_file, is_step = files.isfile(address), is_step_folder(name)
+    is_file, is_step = files.isfile(address), is_step_directory(name)
     root = parent if is_file or is_step else address
     if is_file:
         beside = (name, "config.json", "config.gin")
@@ -337,12 +342,12 @@ def _copy_here(address: str) -> pathlib.Path:
 
 
 def _chosen_step(files: AbstractFileSystem, run: str) -> str | None:
-    """Name of the folder of a run's best or last finished checkpoint, None where it has none."""
+    """Name of the directory of a run's best or last finished checkpoint, None where it has none."""
     tops = (entry["name"].rstrip("/").rpartition("/")[2] for entry in files.ls(run, detail=True))
     steps = [
         int(top.removeprefix("checkpoint_"))
         for top in tops
-        if is_step_folder(top) and files.exists(f"{run}/{top}/{_COMMITTED}")
+        if is_step_directory(top) and files.exists(f"{run}/{top}/{_COMMITTED}")
     ]
     best = None
     if files.isfile(f"{run}/metrics.json"):

@@ -1,4 +1,4 @@
-"""The lock of a folder in a bucket: an object, written only over the generation that was seen."""
+"""The lock of a directory in a bucket: an object, written only over the generation seen."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ def dataset_file(directory: AnyPath) -> AnyPath:
     """The file of this process.
 
     Args:
-      directory: a checkpoint's `dataset` folder.
+      directory: a checkpoint's `dataset` directory.
 
     Returns:
-      `train_ds-000-of-001.json`, in a folder of its own where there are several processes.
+      `train_ds-000-of-001.json`, in a directory of its own where there are several processes.
     """
     process, processes = jax.process_index(), jax.process_count()
     if processes > 1:
@@ -38,7 +38,7 @@ class DatasetHandler(ocp.CheckpointHandler):
         """Writes this process's file.
 
         Args:
-          directory: the checkpoint's `dataset` folder.
+          directory: the checkpoint's `dataset` directory.
         """
         path = dataset_file(epath.Path(directory))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ class DatasetHandler(ocp.CheckpointHandler):
         """Reads this process's file.
 
         Args:
-          directory: the checkpoint's `dataset` folder.
+          directory: the checkpoint's `dataset` directory.
           args: not used.
 
         Returns:

@@ -12,7 +12,7 @@ class CheckpointStructureError(CheckpointError):
 
 
 class ModelMismatchError(CheckpointError):
-    """The folder holds checkpoints of another model."""
+    """The directory holds checkpoints of another model."""
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Our variables to any checkpoint: fairseq files, HuggingFace folders, our own folders.
+"""Our variables to any checkpoint: fairseq files, HuggingFace directories, our own directories.
 
 The counterpart of `imports`. `ofa_jax.convert` is the command line around both.
 """
@@ -20,7 +20,7 @@ from ofa_jax.checkpoint.huggingface import (
     SAFETENSORS_FILE,
     TORCH_FILE,
     copy_vocabulary,
-    write_huggingface_folder,
+    write_huggingface_directory,
 )
 from ofa_jax.checkpoint.imports import ImportedCheckpoint
 from ofa_jax.checkpoint.layout import SHARED_EMBEDDING
@@ -118,11 +118,11 @@ def export_checkpoint(
     """Writes weights in one of the three formats.
 
     Args:
-      target: a `.pt` file ("fairseq") or a folder; must not hold a checkpoint yet.
+      target: a `.pt` file ("fairseq") or a directory; must not hold a checkpoint yet.
       target_format: "orbax", "fairseq" or "huggingface".
-      dtype: see `official_state_dict`; our own folders are always float32.
-      vocabulary_files: copied into folders; None takes those that lay beside the source.
-      hub_weights: weight files of a HuggingFace folder.
+      dtype: see `official_state_dict`; our own directories are always float32.
+      vocabulary_files: copied into directories; None takes those that lay beside the source.
+      hub_weights: weight files of a HuggingFace directory.
       legacy: write the fairseq file in the format of torch before 1.6.
       task: official task of the fairseq file (`fairseq_cfg.OFFICIAL_TASKS`); "" is what the source
         says, else pretraining.
@@ -138,7 +138,7 @@ def export_checkpoint(
     weights = {
         "fairseq": target,
         "huggingface": target / "config.json",
-        "orbax": orbax_weights.step_folder(target) or target / "checkpoint_0",
+        "orbax": orbax_weights.step_directory(target) or target / "checkpoint_0",
     }[target_format]
     if weights.exists():
         raise FileExistsError(f"{weights} exists; give another target or remove it first")
@@ -160,7 +160,7 @@ def export_checkpoint(
         ema = tensors if name == AVERAGED else None
         write_fairseq_checkpoint(target, tensors, cfg=cfg, ema=ema, legacy=legacy)
     else:
-        write_huggingface_folder(
+        write_huggingface_directory(
             target,
             state_dict,
             imported.config,

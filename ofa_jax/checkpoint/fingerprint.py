@@ -1,4 +1,4 @@
-"""Which model a run's folder belongs to.
+"""Which model a run's directory belongs to.
 
 The settings that checkpoints depend on lie beside them as `model_fingerprint.json`, written with
 the first one; a run with other settings is refused before it reads or overwrites anything.
@@ -40,7 +40,7 @@ def flatten_settings(settings: object, prefix: str = "") -> dict[str, object]:
     return {prefix: json.loads(json.dumps(settings))}
 
 
-# Settings that older folders lack, with the value that they imply there.
+# Settings that older directories lack, with the value that they imply there.
 _LATER_SETTINGS = {
     "model.decoder_ffn_dim": None,
     "model.image_mean": [0.5, 0.5, 0.5],
@@ -54,10 +54,10 @@ _COMPUTATION = ("model.remat", "model.attention", "model.conv")
 
 
 def check_fingerprint(directory: AnyPath, config: Mapping[str, object]) -> None:
-    """Compares with the settings in a folder, where there are some.
+    """Compares with the settings in a directory, where there are some.
 
     Args:
-      directory: the run's folder.
+      directory: the run's directory.
       config: nested, JSON-able settings of model and vocabulary.
 
     Raises:
@@ -89,7 +89,7 @@ def check_fingerprint(directory: AnyPath, config: Mapping[str, object]) -> None:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise ModelMismatchError(
             f"{directory} holds checkpoints of another model: {shown}{more}; "
-            "choose another folder, or the model of this one"
+            "choose another directory, or the model of this one"
         )
 
 
@@ -99,7 +99,7 @@ def write_fingerprint(
     """Writes the settings of a run, once for all of its processes.
 
     Args:
-      directory: the run's folder.
+      directory: the run's directory.
       config: see `check_fingerprint`.
       replace: whether those that are there belong to no checkpoint.
     """

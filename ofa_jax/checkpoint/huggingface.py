@@ -1,6 +1,6 @@
-"""Folders and hub repositories in HuggingFace's format (SPEC 2.5).
+"""Directories and hub repositories in HuggingFace's format (SPEC 2.5).
 
-A folder holds config.json, weights as model.safetensors or pytorch_model.bin (in one file or in
+A directory holds config.json, weights as model.safetensors or pytorch_model.bin (in one file or in
 shards with an index) and vocabulary files. Reading gives the official names, so the rest of the
 import is the same as for fairseq files; no torch and no transformers are needed.
 """
@@ -147,11 +147,11 @@ class _Index:
     weight_map: Annotated[Mapping[str, str], schema.Between(1, 1 << 20)]
 
 
-def _read_weights(folder: pathlib.Path) -> StateDict:
-    found = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+def _read_weights(directory: pathlib.Path) -> StateDict:
+    found = next((directory / name for name in _WEIGHT_FILES if (directory / name).is_file()), None)
     if found is None:
         raise CheckpointFileError(
-            f"{folder}: no weights in this folder (looked for {', '.join(_WEIGHT_FILES)})"
+            f"{directory}: no weights in this directory (looked for {', '.join(_WEIGHT_FILES)})"
         )
     if found.suffix != ".json":
         return StateDict(_read_one(found))
@@ -159,8 +159,8 @@ def _read_weights(folder: pathlib.Path) -> StateDict:
     index = schema.build(_Index, content, found, CheckpointFileError, unknown="ignore").weight_map
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(index.values())):
-        path = folder / shard
-        if path.parent != folder or not path.is_file():
+        path = directory / shard
+        if path.parent != directory or not path.is_file():
             raise CheckpointFileError(f"{found}: names the shard {shard!r}, which is not there")
         tensors.update(_read_one(path))
     missing = [name for name in without_wrappers(index, found) if name not in tensors]
@@ -173,28 +173,28 @@ def _read_weights(folder: pathlib.Path) -> StateDict:
 
 @dataclasses.dataclass(frozen=True)
 class HuggingFaceCheckpoint:
-    """A folder in HuggingFace's format.
+    """A directory in HuggingFace's format.
 
     Attributes:
-      folder: where it lies.
+      directory: where it lies.
       state_dict: official names; arrays are read when they are asked for.
       config: from config.json, checked against the weights; from the weights where it is absent.
-      vocabulary_files: vocabulary files found in the folder.
-      task: what is known about its task, where the folder is an export of ours.
+      vocabulary_files: vocabulary files found in the directory.
+      task: what is known about its task, where the directory is an export of ours.
     """
 
-    folder: pathlib.Path
+    directory: pathlib.Path
     state_dict: StateDict
     config: OFAConfig
     vocabulary_files: tuple[pathlib.Path, ...]
     task: TaskFacts = dataclasses.field(default_factory=TaskFacts)
 
 
-def read_huggingface_folder(folder: str | os.PathLike) -> HuggingFaceCheckpoint:
+def read_huggingface_directory(directory: str | os.PathLike) -> HuggingFaceCheckpoint:
     """Reads config.json, weights and the list of vocabulary files.
 
     Args:
-      folder: a local folder.
+      directory: a local directory.
 
     Returns:
       The checkpoint in official names.
@@ -204,13 +204,13 @@ def read_huggingface_folder(folder: str | os.PathLike) -> HuggingFaceCheckpoint:
       CheckpointMismatchError: config.json and weights contradict each other.
       ValueError: config.json describes a model that does not exist here.
     """
-    folder = pathlib.Path(folder)
-    weights = _read_weights(folder)
+    directory = pathlib.Path(directory)
+    weights = _read_weights(directory)
     tensors = {from_huggingface_name(name): t for name, t in weights.tensors.items()}
     state_dict = StateDict(tensors)
     task = TaskFacts()
-    if (folder / CONFIG_FILE).is_file():
-        path = folder / CONFIG_FILE
+    if (directory / CONFIG_FILE).is_file():
+        path = directory / CONFIG_FILE
         fields = schema.read_json(path, CheckpointFileError, expected=dict)
         task = task_from_huggingface(fields, path)
         config = config_from_huggingface(fields, path)
@@ -221,37 +221,39 @@ def read_huggingface_folder(folder: str | os.PathLike) -> HuggingFaceCheckpoint:
             if said != true:
                 true = seen.ffn_dim if true is None else true
                 raise CheckpointMismatchError(
-                    f"{folder}: config.json says {theirs} = {fields.get(theirs, said)!r}, but the "
-                    f"weights have {true!r}; they belong to different models"
+                    f"{directory}: config.json says {theirs} = {fields.get(theirs, said)!r}, but "
+                    f"the weights have {true!r}; they belong to different models"
                 )
     else:
         config = config_from_state_dict(state_dict.shapes())
-    vocabulary = tuple(folder / name for name in VOCABULARY_FILES if (folder / name).is_file())
-    return HuggingFaceCheckpoint(folder, state_dict, config, vocabulary, task)
+    vocabulary = tuple(
+        directory / name for name in VOCABULARY_FILES if (directory / name).is_file()
+    )
+    return HuggingFaceCheckpoint(directory, state_dict, config, vocabulary, task)
 
 
-def copy_vocabulary(files: Iterable[str | os.PathLike], folder: str | os.PathLike) -> None:
-    """Copies vocabulary files into a folder, which is created where missing.
+def copy_vocabulary(files: Iterable[str | os.PathLike], directory: str | os.PathLike) -> None:
+    """Copies vocabulary files into a directory, which is created where missing.
 
     Args:
       files: paths of existing files.
-      folder: target.
+      directory: target.
 
     Raises:
       FileNotFoundError: one of the files is missing; nothing is copied then.
     """
-    paths, folder = [pathlib.Path(path) for path in files], pathlib.Path(folder)
+    paths, directory = [pathlib.Path(path) for path in files], pathlib.Path(directory)
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such vocabulary file")
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     for path in paths:
-        if path.resolve() != (folder / path.name).resolve():
-            shutil.copyfile(path, folder / path.name)
+        if path.resolve() != (directory / path.name).resolve():
+            shutil.copyfile(path, directory / path.name)
 
 
 def _write_vocabulary(
-    files: Iterable[str | os.PathLike], folder: pathlib.Path, max_positions: int
+    files: Iterable[str | os.PathLike], directory: pathlib.Path, max_positions: int
 ) -> None:
     """Vocabulary files in HuggingFace's layout, where there is one for them; else as they are."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -262,16 +264,16 @@ def _write_vocabulary(
         with contextlib.suppress(FileNotFoundError):
             written = load_tokenizer(found).huggingface_files(max_positions)
         for name, content in written.items():
-            # What another folder of HuggingFace's says about its tokenizer stays.
+            # What another directory of HuggingFace's says about its tokenizer stays.
             if name not in _TOKENIZER_SETTINGS or not (found / name).exists():
                 (found / name).write_text(content, encoding="utf-8")
         for name in FAIRSEQ_FILES if written else ():
             (found / name).unlink(missing_ok=True)
-        copy_vocabulary(found.iterdir(), folder)
+        copy_vocabulary(found.iterdir(), directory)
 
 
-def write_huggingface_folder(
-    folder: str | os.PathLike,
+def write_huggingface_directory(
+    directory: str | os.PathLike,
     state_dict: Mapping[str, Tensor],
     config: OFAConfig,
     *,
@@ -279,26 +281,26 @@ def write_huggingface_folder(
     vocabulary_files: Iterable[str | os.PathLike] = (),
     task: TaskFacts | None = None,
 ) -> None:
-    """Writes a folder that HuggingFace's OFA classes and `read_huggingface_folder` read.
+    """Writes a directory that HuggingFace's OFA classes and `read_huggingface_directory` read.
 
     Args:
-      folder: target; created where missing.
+      directory: target; created where missing.
       state_dict: official names -> array-likes. `*.version` entries are left out.
       weights: which weight files to write, of "model.safetensors" and "pytorch_model.bin". Tied
         embeddings share one storage in the latter and are repeated in the former.
-      vocabulary_files: go into the folder, in HuggingFace's layout: `vocab.json` and `merges.txt`
-        instead of fairseq's files, `vocab.txt` with the specials in front.
-      task: what is known about the task, for `read_huggingface_folder`.
+      vocabulary_files: go into the directory, in HuggingFace's layout: `vocab.json` and
+        `merges.txt` instead of fairseq's files, `vocab.txt` with the specials in front.
+      task: what is known about the task, for `read_huggingface_directory`.
 
     Raises:
       ValueError: an unknown weight file, or a damaged vocabulary.
       FileNotFoundError: a vocabulary file is missing.
     """
-    folder = pathlib.Path(folder)
+    directory = pathlib.Path(directory)
     weights = tuple(weights)
     if unknown := set(weights) - {SAFETENSORS_FILE, TORCH_FILE}:
         raise ValueError(f"weights may name {SAFETENSORS_FILE} and {TORCH_FILE}, not {unknown}")
-    _write_vocabulary(vocabulary_files, folder, config.max_positions)
+    _write_vocabulary(vocabulary_files, directory, config.max_positions)
     source = getattr(state_dict, "tensors", state_dict)
     renamed = {
         to_huggingface_name(name): tensor
@@ -309,25 +311,25 @@ def write_huggingface_folder(
         # HuggingFace's class has one filler less behind the window, and loads no other length.
         renamed[POSITION_INDEX] = np.asarray(index)[:-1]
     if TORCH_FILE in weights:
-        write_torch_file(folder / TORCH_FILE, renamed)
+        write_torch_file(directory / TORCH_FILE, renamed)
     if SAFETENSORS_FILE in weights:
         arrays = {name: np.ascontiguousarray(np.asarray(t)) for name, t in renamed.items()}
         # Scalars: ascontiguousarray makes them vectors of one entry.
         arrays = {name: a.reshape(renamed[name].shape) for name, a in arrays.items()}
-        with replacing(folder / SAFETENSORS_FILE) as unfinished:
+        with replacing(directory / SAFETENSORS_FILE) as unfinished:
             # The library writes files that only their owner may read; new ones have the user's.
             unfinished.touch()
             mode = unfinished.stat().st_mode
             safetensors.numpy.save_file(arrays, unfinished, metadata={"format": "pt"})
             unfinished.chmod(mode)
     text = json.dumps(config_to_huggingface(config, task), indent=2, sort_keys=True)
-    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    (directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def is_repository_id(source: str) -> bool:
     """Whether a string is "owner/name" of the hub.
 
-    A mistyped path is none: there is no local folder of the owner's name, and the name does not
+    A mistyped path is none: there is no local directory of the owner's name, and the name does not
     end like that of a file.
     """
     return _looks_like_repository(source) and not pathlib.Path(source).parent.exists()
@@ -350,9 +352,9 @@ def no_such_path(source: str | os.PathLike) -> FileNotFoundError:
     near = difflib.get_close_matches(below, names, n=_NEIGHBORS, cutoff=0.5)
     shown = ", ".join(str(home / name) for name in near or names[:_NEIGHBORS])
     there = "there is " if near else f"{home} has "
-    message = f"{source}: no such file or folder" + (f"; {there}{shown}" if shown else "")
+    message = f"{source}: no such file or directory" + (f"; {there}{shown}" if shown else "")
     if _looks_like_repository(str(source)):
-        message += f". It is not looked for on the hub, because there is a folder {home} here"
+        message += f". It is not looked for on the hub, because there is a directory {home} here"
     return FileNotFoundError(message)
 
 
@@ -372,7 +374,7 @@ def fetch_repository(
       weights: False takes the vocabulary files only.
 
     Returns:
-      The local folder.
+      The local directory.
 
     Raises:
       CheckpointFileError: the repository cannot be had; the message says what to do.
@@ -384,7 +386,7 @@ def fetch_repository(
     if weights:
         patterns += [CONFIG_FILE, "*.safetensors", "*.bin", "*.index.json"]
     try:
-        folder = huggingface_hub.snapshot_download(
+        directory = huggingface_hub.snapshot_download(
             repository,
             revision=revision,
             local_files_only=local_files_only,
@@ -394,8 +396,8 @@ def fetch_repository(
         # The hub's client raises errors of several libraries; all mean that there are no files.
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointFileError(
-            f"{repository}: there is no such folder here, and it cannot be downloaded from the "
+            f"{repository}: there is no such directory here, and it cannot be downloaded from the "
             f"HuggingFace hub and is not in the local cache ({reason}). Without a network, "
-            "download the repository elsewhere and give its folder."
+            "download the repository elsewhere and give its directory."
         ) from error
-    return pathlib.Path(folder)
+    return pathlib.Path(directory)

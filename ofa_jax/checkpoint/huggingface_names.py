@@ -1,6 +1,6 @@
 """OFA in HuggingFace's format: names of tensors and fields of config.json, both ways (SPEC 2.5).
 
-Pure functions; `huggingface` reads and writes the folders that use them.
+Pure functions; `huggingface` reads and writes the directories that use them.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def config_to_huggingface(config: OFAConfig, task: TaskFacts | None = None) -> d
 
     Returns:
       A JSON-able dict. `resnet_type` is None where HuggingFace has no name for the stem; only
-      this library can then read the folder.
+      this library can then read the directory.
 
     Raises:
       ValueError: a model with tuned parts.
@@ -198,13 +198,13 @@ def config_to_huggingface(config: OFAConfig, task: TaskFacts | None = None) -> d
     fields["resnet_type"] = resnet_name(config.resnet)
     if config.tuning.is_on:
         raise ValueError(
-            "a HuggingFace folder has no place for prefixes, adapters or LoRA; write "
+            "a HuggingFace directory has no place for prefixes, adapters or LoRA; write "
             "--target_format fairseq, or merge LoRA first (ofa_jax.model.tuning.merge_low_rank)"
         )
     own = {name: getattr(config, name) for name in _OWN_FIELDS}
     fields[_OWN_SECTION] = {**own, "resnet": dataclasses.asdict(config.resnet)}
     if task is not None:
-        # The folder has one set of weights.
+        # The directory has one set of weights.
         alone = dataclasses.replace(task, has_ema=False, is_ema=False)
         fields[_OWN_SECTION]["task"] = alone.to_json()
     return fields

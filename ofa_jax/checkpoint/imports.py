@@ -1,4 +1,4 @@
-"""Any checkpoint to our variables: fairseq, HuggingFace, state dicts, our own folders.
+"""Any checkpoint to our variables: fairseq, HuggingFace, state dicts, our own directories.
 
 `import_checkpoint` finds out what a path or repository holds, reads it (`torch_reader`,
 `huggingface`, `orbax_weights`), repairs it (`repairs`) and maps it (`names`). The dtypes of the
@@ -28,7 +28,7 @@ from ofa_jax.checkpoint.huggingface import (
     fetch_repository,
     is_repository_id,
     no_such_path,
-    read_huggingface_folder,
+    read_huggingface_directory,
     read_safetensors,
 )
 from ofa_jax.checkpoint.huggingface_names import from_huggingface_name, is_huggingface_naming
@@ -126,22 +126,26 @@ def initial_variables(config: OFAConfig, seed: int = 0) -> dict[str, PyTree]:
     return jax.tree.map(np.asarray, nn.unbox(dict(variables)))
 
 
-# Where a training run keeps its vocabulary, below its folder.
+# Where a training run keeps its vocabulary, below its directory.
 RUN_VOCABULARY = "vocabulary"
 
 
-def vocabulary_beside(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
-    """The vocabulary files in a folder."""
-    return tuple(folder / name for name in VOCABULARY_FILES if (folder / name).is_file())
+def vocabulary_beside(directory: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    """The vocabulary files in a directory."""
+    return tuple(directory / name for name in VOCABULARY_FILES if (directory / name).is_file())
 
 
 def _read_foreign(path: pathlib.Path, ema: bool | None) -> _ForeignWeights:
     if path.is_dir():
         if ema:
-            raise CheckpointFileError(f"{path}: HuggingFace folders have no moving average")
-        folder = read_huggingface_folder(path)
+            raise CheckpointFileError(f"{path}: HuggingFace directories have no moving average")
+        directory = read_huggingface_directory(path)
         return _ForeignWeights(
-            folder.state_dict, "huggingface", folder.config, folder.vocabulary_files, folder.task
+            directory.state_dict,
+            "huggingface",
+            directory.config,
+            directory.vocabulary_files,
+            directory.task,
         )
     if path.suffix == ".safetensors":
         if ema:
@@ -325,9 +329,9 @@ _NO_SHAPE = frozenset({
 def _import_own(
     path: pathlib.Path, config: OFAConfig | None, ema: bool | None, layer_stack: LayerStack | None
 ) -> ImportedCheckpoint:
-    # The configuration lies in the run's folder; the path may be a checkpoint inside.
+    # The configuration lies in the run's directory; the path may be a checkpoint inside.
     homes = (path, path.absolute().parent)
-    folders = tuple(folder for home in homes for folder in (home, home / RUN_VOCABULARY))
+    directories = tuple(directory for home in homes for directory in (home, home / RUN_VOCABULARY))
     saved = next((c for c in map(orbax_weights.read_model_config, homes) if c is not None), None)
     described = f"{orbax_weights.CONFIG_FILE} beside them" if config is None else "this model"
     config = config or saved
@@ -361,7 +365,7 @@ def _import_own(
     stacked = "layers" in variables["params"].get("encoder", {})
     if stacked != (config.layer_stack == "scan"):
         variables = to_params(to_state_dict(variables, config), config)
-    vocabulary = next((v for v in map(vocabulary_beside, folders) if v), ())
+    vocabulary = next((v for v in map(vocabulary_beside, directories) if v), ())
     return ImportedCheckpoint(
         variables, config, record or SourceRecord("orbax", path.name), vocabulary
     )
@@ -384,8 +388,8 @@ def import_checkpoint(
     """Reads a checkpoint of any known kind.
 
     Args:
-      source: a fairseq `.pt` or bare state dict, a `.safetensors` file, a HuggingFace folder or
-        repository id, one of our folders, the gs:// address of any of these, or trained parts
+      source: a fairseq `.pt` or bare state dict, a `.safetensors` file, a HuggingFace directory or
+        repository id, one of our directories, the gs:// address of any of these, or trained parts
         (`tuned.write_tuned`) as FILE or FILE@BASE; None starts from initialization and needs
         `config`.
       config: the model to be filled; None takes it from the source. The Chinese vocabulary of a
@@ -434,7 +438,7 @@ def import_checkpoint(
             path, name = fetch_repository(str(source), revision=revision), str(source)
         if not path.exists():
             raise no_such_path(source)
-        checkpoint = orbax_weights.step_folder(path)
+        checkpoint = orbax_weights.step_directory(path)
         progress(f"reading {path if checkpoint is None else checkpoint}")
         if checkpoint is None:
             try:

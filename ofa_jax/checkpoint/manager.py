@@ -3,7 +3,7 @@
 The only writer of training checkpoints. Layout (T5X 4): `<run>/checkpoint_<step>/state` is the
 tree of `ofa_jax.training.state.to_checkpoint_tree` in orbax's OCDBT format, `dataset/` beside it
 holds the input state as JSON, one file per process. A checkpoint is written into a temporary
-folder and renamed when complete, so an interrupted save leaves only the older ones. In a bucket,
+directory and renamed when complete, so an interrupted save leaves only the older ones. In a bucket,
 where nothing can be renamed, a file that is written last says that it is complete.
 """
 
@@ -31,7 +31,7 @@ from ofa_jax.checkpoint.bucket import (
     directory_path,
     is_finished,
     is_remote,
-    is_step_folder,
+    is_step_directory,
 )
 from ofa_jax.checkpoint.dataset_state import DatasetHandler, DatasetSave, dataset_file
 from ofa_jax.checkpoint.errors import CheckpointError, CheckpointStructureError, one_line
@@ -81,7 +81,7 @@ class CheckpointManager:
     Use as a context manager: leaving it waits for the save in progress, also on an exception.
 
     Attributes:
-      directory: the run's folder.
+      directory: the run's directory.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class CheckpointManager:
         keep_best: int = 1,
         asynchronous: bool = True,
     ) -> None:
-        """Opens a run's folder, creating it where missing.
+        """Opens a run's directory, creating it where missing.
 
         Args:
-          directory: the run's folder, on a disk that all processes share or at a gs:// address.
+          directory: the run's directory, on a disk that all processes share or at a gs:// address.
           config: settings of model and vocabulary that checkpoints depend on, nested and
-            JSON-able. Written with the first checkpoint; another run's folder is refused.
+            JSON-able. Written with the first checkpoint; another run's directory is refused.
           keep: newest checkpoints that stay.
           best_metric: key of the metrics given to `save`; the best checkpoints stay as well.
           best_mode: "max" or "min".
@@ -108,8 +108,8 @@ class CheckpointManager:
           asynchronous: whether writing goes on in the background after `save` returns.
 
         Raises:
-          ModelMismatchError: the folder holds another model's checkpoints.
-          CheckpointError: the folder cannot be written.
+          ModelMismatchError: the directory holds another model's checkpoints.
+          CheckpointError: the directory cannot be written.
           ValueError: impossible settings.
         """
         if keep < 1 or keep_best < 1:
@@ -138,8 +138,8 @@ class CheckpointManager:
             )
         options = ocp.CheckpointManagerOptions(
             step_prefix=STEP_PREFIX,
-            # In a bucket orbax would take away every folder that is no finished checkpoint, those
-            # with logs and reports too.
+            # In a bucket orbax would take away every directory that is no finished checkpoint,
+            # those with logs and reports too.
             cleanup_tmp_directories=not is_remote(self.directory),
             enable_async_checkpointing=asynchronous,
             preservation_policy=AnyPreservationPolicy(policies),
@@ -180,13 +180,13 @@ class CheckpointManager:
             ) from error
 
     def _has_checkpoints(self) -> bool:
-        return any(is_step_folder(path.name) for path in self.directory.iterdir())
+        return any(is_step_directory(path.name) for path in self.directory.iterdir())
 
     def _remove_unfinished(self) -> None:
         """Takes away checkpoints in a bucket whose writing was interrupted."""
         if jax.process_index() == 0:
             for path in self.directory.iterdir():
-                if is_step_folder(path.name) and not is_finished(path):
+                if is_step_directory(path.name) and not is_finished(path):
                     logger.info("removing %s, which was never finished", path)
                     epath.Path(path).rmtree()
         if jax.process_count() > 1:
@@ -195,7 +195,7 @@ class CheckpointManager:
     def _set_notes_aside(self) -> None:
         """Renames damaged notes in checkpoints, which orbax would stop at, and needs none of."""
         for step in self.directory.iterdir() if jax.process_index() == 0 else ():
-            if not is_step_folder(step.name):
+            if not is_step_directory(step.name):
                 continue
             if not step.is_dir():
                 atomic.set_aside(pathlib.Path(step), "is no checkpoint")
@@ -347,7 +347,7 @@ class CheckpointManager:
           shardings: see `restore`.
 
         Returns:
-          (step, tree), or None where the folder has no checkpoint.
+          (step, tree), or None where the directory has no checkpoint.
 
         Raises:
           CheckpointStructureError: the newest readable checkpoint fits another tree.

@@ -1,7 +1,7 @@
-"""Weights alone in our own folders: what conversion writes and inference reads.
+"""Weights alone in our own directories: what conversion writes and inference reads.
 
-The layout is that of training checkpoints (T5X 4), `<folder>/checkpoint_<step>/state` with the
-parameters under `target`, so a converted folder is a run's starting point. Beside it lie
+The layout is that of training checkpoints (T5X 4), `<directory>/checkpoint_<step>/state` with the
+parameters under `target`, so a converted directory is a run's starting point. Beside it lie
 `model_config.json`, without which weights cannot be used, and `source.json`, which remembers the
 task of the source and what a later export needs to give back every tensor bit for bit.
 """
@@ -32,7 +32,7 @@ from ofa_jax.model.config import OFAConfig
 
 CONFIG_FILE = "model_config.json"
 RECORD_FILE = "source.json"
-_STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
+_STEP_DIRECTORY = re.compile(r"checkpoint_(\d+)")
 # How much orbax may hold in flight; it bounds the memory that saving needs beyond the weights.
 _CONCURRENT_GB = 1
 
@@ -43,7 +43,7 @@ class SourceRecord:
 
     Attributes:
       format: "fairseq", "state_dict", "huggingface", "initialized", or "trained" in a run of ours.
-      name: name of the file, folder or repository (no local path).
+      name: name of the file, directory or repository (no local path).
       dtypes: official tensor name -> dtype name in the source.
       batches_tracked: BatchNorm counters of the source.
       repairs: what was changed on the way in, one line each.
@@ -117,46 +117,46 @@ def _read_json(path: pathlib.Path) -> JsonObject:
     return schema.read_json(path, CheckpointFileError, expected=dict)
 
 
-def write_model_config(folder: str | os.PathLike, config: OFAConfig) -> None:
+def write_model_config(directory: str | os.PathLike, config: OFAConfig) -> None:
     """Saves a configuration as `model_config.json`.
 
     Args:
-      folder: the run's or the converted model's folder; created where missing.
+      directory: the run's or the converted model's directory; created where missing.
     """
-    write_json(pathlib.Path(folder) / CONFIG_FILE, dataclasses.asdict(config))
+    write_json(pathlib.Path(directory) / CONFIG_FILE, dataclasses.asdict(config))
 
 
-def read_model_config(folder: str | os.PathLike) -> OFAConfig | None:
+def read_model_config(directory: str | os.PathLike) -> OFAConfig | None:
     """Reads the configuration that lies beside checkpoints.
 
     Args:
-      folder: where `write_model_config` wrote, or the folder of a training run, whose fingerprint
-        has the configuration in its section "model".
+      directory: where `write_model_config` wrote, or the directory of a training run, whose
+        fingerprint has the configuration in its section "model".
 
     Returns:
-      The configuration, or None where the folder has neither file.
+      The configuration, or None where the directory has neither file.
 
     Raises:
       CheckpointFileError: the file has unknown fields or impossible values.
     """
-    path = pathlib.Path(folder) / CONFIG_FILE
+    path = pathlib.Path(directory) / CONFIG_FILE
     if path.is_file():
         fields = _read_json(path)
     else:
-        path = pathlib.Path(folder) / FINGERPRINT_FILE
+        path = pathlib.Path(directory) / FINGERPRINT_FILE
         fields = _read_json(path).get("model") if path.is_file() else None
         if fields is None:
             return None
     return schema.build(OFAConfig, fields, path, CheckpointFileError)
 
 
-def best_step(folder: str | os.PathLike) -> int | None:
+def best_step(directory: str | os.PathLike) -> int | None:
     """The step that a finished run chose by its evaluations, where its checkpoint is still there.
 
     Args:
-      folder: a run's folder.
+      directory: a run's directory.
     """
-    path = pathlib.Path(folder) / "metrics.json"
+    path = pathlib.Path(directory) / "metrics.json"
     if not path.is_file():
         return None
     step = best_step_of(schema.read_json(path, CheckpointFileError))
@@ -164,33 +164,33 @@ def best_step(folder: str | os.PathLike) -> int | None:
     return step if there else None
 
 
-def step_folder(folder: str | os.PathLike, step: int | None = None) -> pathlib.Path | None:
-    """The checkpoint folder of a step, of the run's best step, or of the last step.
+def step_directory(directory: str | os.PathLike, step: int | None = None) -> pathlib.Path | None:
+    """The checkpoint directory of a step, of the run's best step, or of the last step.
 
     Args:
-      folder: a run's folder, or itself a folder `checkpoint_<step>`.
+      directory: a run's directory, or itself a directory `checkpoint_<step>`.
       step: which one; None = the best where the run has chosen one, else the last.
 
     Returns:
-      The folder that has `state` in it, or None.
+      The directory that has `state` in it, or None.
     """
-    folder = pathlib.Path(folder)
-    if _STEP_FOLDER.fullmatch(folder.name) and (folder / "state").is_dir():
-        return folder
+    directory = pathlib.Path(directory)
+    if _STEP_DIRECTORY.fullmatch(directory.name) and (directory / "state").is_dir():
+        return directory
     found = {
         int(match.group(1)): child
-        for child in (folder.iterdir() if folder.is_dir() else ())
-        if (match := _STEP_FOLDER.fullmatch(child.name)) and (child / "state").is_dir()
+        for child in (directory.iterdir() if directory.is_dir() else ())
+        if (match := _STEP_DIRECTORY.fullmatch(child.name)) and (child / "state").is_dir()
     }
     if step is None:
-        step = best_step(folder)
+        step = best_step(directory)
     if step is not None:
         return found.get(step)
     return found[max(found)] if found else None
 
 
 def write_weights(
-    folder: str | os.PathLike,
+    directory: str | os.PathLike,
     variables: Mapping[str, PyTree],
     config: OFAConfig,
     record: SourceRecord,
@@ -200,15 +200,15 @@ def write_weights(
     """Writes weights as a checkpoint without optimizer state.
 
     Args:
-      folder: target; gets `checkpoint_<step>`, `model_config.json` and `source.json`.
+      directory: target; gets `checkpoint_<step>`, `model_config.json` and `source.json`.
       variables: {"params", "batch_stats"} of arrays, unboxed.
       record: where the weights came from.
       step: number of the checkpoint.
 
     Returns:
-      The checkpoint's folder.
+      The checkpoint's directory.
     """
-    folder = pathlib.Path(folder).absolute()
+    directory = pathlib.Path(directory).absolute()
     tree = {
         "target": variables["params"],
         "state": {"step": np.int32(step)},
@@ -219,17 +219,17 @@ def write_weights(
     )
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, save_concurrent_gb=_CONCURRENT_GB)
     with ocp.CheckpointManager(
-        folder, options=options, item_handlers={"state": handler}
+        directory, options=options, item_handlers={"state": handler}
     ) as manager:
         manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))
         manager.wait_until_finished()
-    write_model_config(folder, config)
-    write_source_record(folder, record)
-    return folder / f"checkpoint_{step}"
+    write_model_config(directory, config)
+    write_source_record(directory, record)
+    return directory / f"checkpoint_{step}"
 
 
 def read_weights(
-    folder: str | os.PathLike,
+    directory: str | os.PathLike,
     *,
     step: int | None = None,
     ema: bool | None = False,
@@ -238,8 +238,8 @@ def read_weights(
     """Reads parameters and batch statistics, and nothing else, from a checkpoint.
 
     Args:
-      folder: a run's folder or a folder `checkpoint_<step>`.
-      step: which checkpoint; None as in `step_folder`.
+      directory: a run's directory or a directory `checkpoint_<step>`.
+      step: which checkpoint; None as in `step_directory`.
       ema: read the moving average instead; None = where there is one.
       check: called with a tree like the result before anything is read; its leaves have shapes.
 
@@ -250,10 +250,10 @@ def read_weights(
     Raises:
       CheckpointFileError: no checkpoint there, a damaged one, or one without moving average.
     """
-    checkpoint = step_folder(folder, step)
+    checkpoint = step_directory(directory, step)
     if checkpoint is None:
         wanted = "checkpoint_<step>" if step is None else f"checkpoint_{step}"
-        raise CheckpointFileError(f"{folder}: no {wanted} with a state in it")
+        raise CheckpointFileError(f"{directory}: no {wanted} with a state in it")
     state = epath.Path(checkpoint.absolute() / "state")
     # The handler itself, because a Checkpointer would look for files of a layout that t5x's lacks.
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, restore_concurrent_gb=_CONCURRENT_GB)
@@ -292,12 +292,12 @@ def _variables(tree: Mapping[str, PyTree], ema: bool) -> dict[str, PyTree]:
     return {"params": tree["target"], "batch_stats": statistics}
 
 
-def write_source_record(folder: str | os.PathLike, record: SourceRecord) -> None:
+def write_source_record(directory: str | os.PathLike, record: SourceRecord) -> None:
     """Writes `source.json` beside checkpoints."""
-    write_json(pathlib.Path(folder) / RECORD_FILE, record.to_json())
+    write_json(pathlib.Path(directory) / RECORD_FILE, record.to_json())
 
 
-def read_source_record(folder: str | os.PathLike) -> SourceRecord | None:
+def read_source_record(directory: str | os.PathLike) -> SourceRecord | None:
     """Reads `source.json`, or None where there is none."""
-    path = pathlib.Path(folder) / RECORD_FILE
+    path = pathlib.Path(directory) / RECORD_FILE
     return SourceRecord.from_json(_read_json(path), path) if path.is_file() else None

@@ -1,6 +1,6 @@
 """What a checkpoint says about its task, from fairseq's `cfg` or `args` (SPEC 2.1, 8).
 
-Evaluation and inference take these as their defaults. A converted folder keeps them in
+Evaluation and inference take these as their defaults. A converted directory keeps them in
 `source.json`, with the configuration that they came from.
 """
 

@@ -411,7 +411,7 @@ def _open_archive(path: pathlib.Path) -> _Archive:
             raise CheckpointFileError(f"{path}: not a torch checkpoint but {what}")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < max(size, 1 << 27):
         raise CheckpointFileError(
-            f"{path}: a safetensors file; name it .safetensors or give its folder"
+            f"{path}: a safetensors file; name it .safetensors or give its directory"
         )
     if head[257:262] == b"ustar":
         raise CheckpointFileError(f"{path}: a tar archive (unpack it, or torch before 0.1.10)")

@@ -25,7 +25,7 @@ def _released_vocabulary(imported: ImportedCheckpoint) -> pathlib.Path:
     """The vocabulary of the released English models, from the hub or its cache on this machine."""
     message = (
         f"{imported.record.name}: no vocabulary files beside the weights; give their "
-        "folder or a hub repository that has them (vocabulary=...)"
+        "directory or a hub repository that has them (vocabulary=...)"
     )
     if imported.config.vocab_size != ENGLISH.size:
         raise FileNotFoundError(message)
@@ -47,8 +47,8 @@ def open_vocabulary(
     """Opens the vocabulary of weights, and says which ids the weights have.
 
     Args:
-      vocabulary: folder, or repository of the hub, with the vocabulary files; None = those beside
-        the weights, else, for 59,457 ids, those of the released English models from the hub.
+      vocabulary: directory, or repository of the hub, with the vocabulary files; None = those
+        beside the weights, else, for 59,457 ids, those of the released English models from the hub.
       ignore_extra_rows: see `fitting_layout`.
 
     Returns:
@@ -61,21 +61,21 @@ def open_vocabulary(
     """
     if vocabulary is None:
         beside = imported.vocabulary_files
-        folder = beside[0].parent if beside else _released_vocabulary(imported)
+        directory = beside[0].parent if beside else _released_vocabulary(imported)
     elif is_repository_id(str(vocabulary)):
-        folder = fetch_repository(str(vocabulary), weights=False)
+        directory = fetch_repository(str(vocabulary), weights=False)
     else:
-        folder = pathlib.Path(vocabulary)
-        if not folder.is_dir():
-            raise no_such_path(folder)
-    text = load_tokenizer(folder).text_tokenizer
+        directory = pathlib.Path(vocabulary)
+        if not directory.is_dir():
+            raise no_such_path(directory)
+    text = load_tokenizer(directory).text_tokenizer
     config, task = imported.config, imported.task
     beside = next((path for path in imported.vocabulary_files if path.name == LAYOUT_FILE), None)
     layout = fitting_layout(
         text.num_text,
         config.vocab_size,
-        name=str(folder),
-        stated=stated_layout(folder, text.num_text),
+        name=str(directory),
+        stated=stated_layout(directory, text.num_text),
         own=None if beside is None else read_layout(beside.parent),
         num_codes=config.num_codes if task.num_codes is None else task.num_codes,
         num_bins=task.num_bins,
@@ -83,7 +83,7 @@ def open_vocabulary(
         ignore_extra_rows=ignore_extra_rows,
     )
     config = dataclasses.replace(config, vocab_size=layout.size, num_codes=layout.num_codes)
-    files = vocabulary_beside(folder)
+    files = vocabulary_beside(directory)
     return Tokenizer(text, layout), dataclasses.replace(
         imported, config=config, vocabulary_files=files
     )

@@ -58,7 +58,7 @@ _flags: dict[str, str] = {}
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separates t5x-style `--gin.NAME=VALUE` from the other command-line arguments.
 
-    `--gin.NAME VALUE` and `--gin_bindings='NAME = VALUE'` are the same. The folders of
+    `--gin.NAME VALUE` and `--gin_bindings='NAME = VALUE'` are the same. The directories of
     `--gin_search_paths=A,B` are handed to gin, as t5x does.
 
     Args:
@@ -78,8 +78,10 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         elif match := _BINDINGS.match(argument):
             bindings.append(match.group(1))
         elif match := _SEARCH_PATHS.match(argument):
-            for folder in filter(None, match.group(1).split(",")):
-                gin.add_config_file_search_path(_shell_path("--gin_search_paths", folder.strip()))
+            for directory in filter(None, match.group(1).split(",")):
+                gin.add_config_file_search_path(
+                    _shell_path("--gin_search_paths", directory.strip())
+                )
         else:
             others.append(argument)
     return others, bindings
@@ -97,7 +99,7 @@ def parse(
     """Parses gin files in order, then bindings that override them, and checks every macro.
 
     Args:
-      files: paths, relative to the working directory or to `bundled.FOLDER`.
+      files: paths, relative to the working directory or to `bundled.DIRECTORY`.
       overrides: lines such as `TRAIN_STEPS = 100`.
       known: configurable names and what stands behind them, for the hints of errors.
       required: macros that must have a value.
@@ -286,9 +288,9 @@ def _located(file: str, *, asked_by: str) -> str:
       ConfigError: there is none; names those of similar names.
     """
     _shell_path(asked_by, file)
-    folders = (pathlib.Path(asked_by).parent, *gin.config._LOCATION_PREFIXES[1:])
+    directories = (pathlib.Path(asked_by).parent, *gin.config._LOCATION_PREFIXES[1:])
     try:
-        return str(bundled.gin_file(file, folders).resolve())
+        return str(bundled.gin_file(file, directories).resolve())
     except ValueError as error:
         raise ConfigError(f"{asked_by}: {error}") from None
 
@@ -347,7 +349,7 @@ def with_macros(message: str) -> str:
     return _with_flags(message)
 
 
-_LOCATION = re.compile(r"set DatasetConfig\.locations = \{'(\w+)': 'FOLDER'\}")
+_LOCATION = re.compile(r"set DatasetConfig\.locations = \{'(\w+)': 'DIRECTORY'\}")
 
 
 def _with_flags(message: str) -> str:
@@ -356,7 +358,7 @@ def _with_flags(message: str) -> str:
     def give(match: re.Match[str]) -> str:
         macro = f"--gin.{match[1]}" if (match[1], "gin.macro") in gin.config._CONFIG else None
         option = _flags.get(match[1], macro)
-        return match[0] if option is None else f"give {option}=FOLDER"
+        return match[0] if option is None else f"give {option}=DIRECTORY"
 
     message = _LOCATION.sub(give, message)
     for macro, flag in _flags.items():

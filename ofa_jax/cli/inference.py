@@ -38,7 +38,7 @@ def run_eval(arguments: Sequence[str]) -> int:
     add = parser.add_argument
     add("--task", help="registered task or mixture")
     add("--split", action="append", help="repeatable; default validation")
-    add("--data", type=shell.path, help="DATA_DIR, the folder of the task's files")
+    add("--data", type=shell.path, help="DATA_DIR, the directory of the task's files")
     add("--num_examples", type=shell.whole, help="the first so many; default all")
     options, bindings = _options(parser, arguments)
     function = "eval_script.evaluate"
@@ -64,7 +64,7 @@ def run_infer(arguments: Sequence[str]) -> int:
     """
     parser = _parser("infer", "Answers an instruction about images.")
     add = parser.add_argument
-    add("--image", action="append", type=shell.path, help="file, folder or pattern; repeatable")
+    add("--image", action="append", type=shell.path, help="file, directory or pattern; repeatable")
     add("--instruction", help='such as "what does the image describe?"')
     add("--task", help="a task of the model instead, such as grounded_captioning")
     add("--field", action="append", type=_field, help="NAME=TEXT that the task reads; repeatable")
@@ -100,13 +100,13 @@ def _parser(verb: str, description: str) -> argparse.ArgumentParser:
         epilog="Any other setting can be given as --gin.NAME=VALUE.",
     )
     add = parser.add_argument
-    checkpoint = "run folder, gs:// address, .pt, HuggingFace or hub id"
+    checkpoint = "run directory, gs:// address, .pt, HuggingFace or hub id"
     add("--checkpoint", type=shell.path, help=checkpoint)
     add("--module", action="append", help="module that registers --task; repeatable; it is run")
-    add("--output", type=shell.path, help="folder of the results")
+    add("--output", type=shell.path, help="directory of the results")
     add("--overwrite", action="store_true", help="throw away what --output holds of other inputs")
-    add("--vocabulary", type=shell.path, help="its folder; default beside the checkpoint")
-    add("--prepared", type=shell.path, help="folder of prepared shards, instead of files")
+    add("--vocabulary", type=shell.path, help="its directory; default beside the checkpoint")
+    add("--prepared", type=shell.path, help="directory of prepared shards, instead of files")
     add("--best", type=shell.whole, help="so many answers, with their probabilities")
     add("--batch_size", type=shell.whole, help="images per step, over all devices")
     tokenizer = "last.ckpt, codebook.npz or module:function: shows image codes as images"

@@ -30,9 +30,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--source", metavar="FORMAT", help="format of the data set, see below")
-    add("--out", metavar="FOLDER", help="where to write")
+    add("--out", metavar="DIRECTORY", help="where to write")
     add("--split", default="train", help="one split or several, separated by commas")
-    add("--verify", metavar="FOLDER", help="only compare a prepared folder with its checksums")
+    add(
+        "--verify", metavar="DIRECTORY", help="only compare a prepared directory with its checksums"
+    )
 
     group = parser.add_argument_group("shards and processes")
     add = group.add_argument

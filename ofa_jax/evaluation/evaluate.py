@@ -18,7 +18,7 @@ import jax
 
 from ofa_jax import extras, schema
 from ofa_jax.atomic import JsonObject, write_json
-from ofa_jax.checkpoint.bucket import is_remote, local_folder
+from ofa_jax.checkpoint.bucket import is_remote, local_directory
 from ofa_jax.checkpoint.huggingface import fetch_repository, is_repository_id
 from ofa_jax.checkpoint.imports import ImportedCheckpoint
 from ofa_jax.data.sources import locations as data_locations
@@ -158,7 +158,7 @@ def evaluate(
         for split in splits:
             task.source.open(split)
 
-    root = local_folder(output_dir, "output_dir")
+    root = local_directory(output_dir, "output_dir")
     root.mkdir(parents=True, exist_ok=True)
     answerer = Answerer(
         OFA(imported.config),

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ofa_jax import digest, schema
-from ofa_jax.checkpoint.bucket import is_remote, local_folder
+from ofa_jax.checkpoint.bucket import is_remote, local_directory
 from ofa_jax.data.ops.image import read_image
 from ofa_jax.data.ops.image_tokenizer import load_image_tokenizer
 from ofa_jax.data.sources.array_record import PreparedSource
@@ -144,7 +144,7 @@ def infer(
     instruction = "" if task else DEFAULT_INSTRUCTION if instruction is None else instruction
     if not task and not instruction.strip():
         raise ValueError("--instruction is empty; say what the model should do")
-    local_folder(output_dir, "output_dir")
+    local_directory(output_dir, "output_dir")
     paths = find_images(images)
     has_image = bool(paths or prepared_data)
     if task and not has_image and (asked_for := _image_instruction(checkpoint, task, fields or {})):

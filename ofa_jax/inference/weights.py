@@ -11,7 +11,7 @@ from typing import Any
 from ofa_jax import digest
 from ofa_jax.checkpoint.bucket import is_remote, local_copy
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, import_checkpoint
-from ofa_jax.checkpoint.orbax_weights import best_step, step_folder
+from ofa_jax.checkpoint.orbax_weights import best_step, step_directory
 from ofa_jax.checkpoint.tuned import split_source
 from ofa_jax.data.tasks.card import TaskCard, read_cards, read_settings
 from ofa_jax.model.config import OFAConfig
@@ -85,7 +85,7 @@ def checkpoint_identity(checkpoint: str) -> dict[str, object]:
     content: list[list[object]] = []
     step = None
     for part in parts:
-        path = step_folder(part) or pathlib.Path(part)
+        path = step_directory(part) or pathlib.Path(part)
         if not path.exists():
             return {"id": checkpoint}
         if path.name.startswith("checkpoint_"):

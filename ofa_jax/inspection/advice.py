@@ -50,7 +50,7 @@ def advice(opened: OpenedData, types: Mapping[str, int]) -> list[str]:
         return lines
     task = _FINETUNING[best]
     if isinstance(opened.source, PreparedSource):
-        directory, there = opened.source.folder, opened.splits
+        directory, there = opened.source.directory, opened.splits
     else:
         directory = f"data/{opened.name}"
         commands, there = _preparations(opened, directory)

@@ -162,10 +162,10 @@ def _find_negatives(opened: OpenedData) -> None:
     """Takes the directory around the data for `DATA_DIR` where it holds wrong pairs."""
     if _is_set("{DATA_DIR}"):
         return
-    place = getattr(opened.source, "folder", None) or dict(opened.facts).get("paths")
+    place = getattr(opened.source, "directory", None) or dict(opened.facts).get("paths")
     if place and is_remote(locations.resolve(str(place))):
         around = locations.resolve(str(place)).rstrip("/").rpartition("/")[0]
-        if around.count("/") > 2 and bucket_file.folder_files(f"{around}/negative_sample"):
+        if around.count("/") > 2 and bucket_file.directory_files(f"{around}/negative_sample"):
             locations.assign("DATA_DIR", around)
     elif place:
         around = pathlib.Path(locations.resolve(str(place))).expanduser().resolve().parent

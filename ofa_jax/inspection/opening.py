@@ -160,12 +160,12 @@ def _open_scenes(name: str, split: str) -> OpenedData:
 
 
 def _open_prepared(source: PreparedSource, split: str | None) -> OpenedData:
-    directory = locations.resolve(source.folder).rstrip("/")
+    directory = locations.resolve(source.directory).rstrip("/")
     splits = tuple(source.splits())
     if not splits:
         raise UnknownFormatError(f"{directory} holds no prepared shards")
     chosen = split or ("train" if "train" in splits else splits[0])
-    written = manifest.of_folder(directory)
+    written = manifest.of_directory(directory)
     shards = len(source.splits().get(chosen, ()))
     facts = [("shards", f"{shards:,}"), ("splits", ", ".join(splits))]
     if written is None:

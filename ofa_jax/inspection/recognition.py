@@ -74,7 +74,7 @@ def recognize(path: pathlib.Path) -> Recognized:
 def _directory(path: pathlib.Path) -> Recognized:
     names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if any(name.endswith(".array_record") for name in names):
-        return Recognized("prepared", {"folder": str(path)})
+        return Recognized("prepared", {"directory": str(path)})
     if tars := [name for name in names if name.endswith(".tar")]:
         return Recognized("webdataset", {"paths": f"{path}/{split_prefix(tars)}*.tar"})
     for ending in (".parquet", ".arrow"):

@@ -50,5 +50,5 @@ def _belongs(task: OFATask, opened: OpenedData) -> bool:
     return (
         isinstance(task.source, PreparedSource)
         and isinstance(opened.source, PreparedSource)
-        and pathlib.PurePath(task.source.folder).name == opened.name
+        and pathlib.PurePath(task.source.directory).name == opened.name
     )

@@ -169,25 +169,3 @@ def generation_scores(
     if cosines:
         scores["clip_score"] = 100.0 * float(np.mean(np.concatenate(cosines)))
     return scores
-
-
-def best_by_clip(pictures: Images, caption: str, extractors: Extractors) -> tuple[int, float]:
-    """The candidate image that fits a caption best (SPEC 7.9).
-
-    Args:
-      pictures: uint8[g, y, x, 3] candidates.
-      caption: their caption.
-      extractors: both CLIP embeddings must be there.
-
-    Returns:
-      (index of the best, its cosine).
-
-    Raises:
-      ValueError: an embedding is missing.
-    """
-    if extractors.image_embeddings is None or extractors.text_embeddings is None:
-        raise ValueError("reranking needs image_embeddings and text_embeddings")
-    embedded = np.asarray(extractors.image_embeddings(pictures))[None]
-    text = np.asarray(extractors.text_embeddings([caption]))
-    cosines = image_metrics.clip_similarities(embedded, text)[0]
-    return int(cosines.argmax()), float(cosines.max())

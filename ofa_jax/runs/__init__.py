@@ -1,1 +1,1 @@
-"""A training run: its story, folder, log, state, tasks and rates, objective, engine and hosts."""
+"""A training run: story, directory, log, state, tasks and rates, objective, engine and hosts."""

@@ -245,18 +245,18 @@ class Engine:
             )
         return dict(found.variables)
 
-    def write_description(self, folder: pathlib.Path) -> None:
+    def write_description(self, directory: pathlib.Path) -> None:
         """Writes what the checkpoints need to be read: vocabulary, model, task.
 
         Args:
-          folder: of the run.
+          directory: of the run.
         """
-        run_tasks.save_vocabulary(folder, self.tasks)
-        write_model_config(folder, self.config)
+        run_tasks.save_vocabulary(directory, self.tasks)
+        write_model_config(directory, self.config)
         facts = run_tasks.task_facts(self.tasks)
-        write_source_record(folder, SourceRecord("trained", folder.name, task=facts))
+        write_source_record(directory, SourceRecord("trained", directory.name, task=facts))
 
-    def export(self, folder: pathlib.Path, variables: Mapping[str, PyTree], step: int) -> None:
+    def export(self, directory: pathlib.Path, variables: Mapping[str, PyTree], step: int) -> None:
         """Nothing: the checkpoints of the run are what others read (`ofa_jax.convert`)."""
 
     def operations_per_example(self, lengths: Mapping[str, int]) -> float | None:

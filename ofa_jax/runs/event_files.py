@@ -15,11 +15,11 @@ _HEAD, _TAIL = 12, 4
 _STEP_FIELD = 2
 
 
-def purge(folder: AnyPath, step: int) -> int:
+def purge(directory: AnyPath, step: int) -> int:
     """Drops the events after a step, which a run that is started again will write once more.
 
     Args:
-      folder: of event files, those in folders below included.
+      directory: of event files, those in directories below included.
       step: the last one that stays.
 
     Returns:
@@ -27,7 +27,7 @@ def purge(folder: AnyPath, step: int) -> int:
       as it is.
     """
     dropped = 0
-    for path in sorted(folder.rglob("events.out.tfevents.*")) if folder.exists() else ():
+    for path in sorted(directory.rglob("events.out.tfevents.*")) if directory.exists() else ():
         records = list(_records(path.read_bytes()))
         kept = [record for record in records if _step(record) <= step]
         if len(kept) < len(records):

@@ -318,7 +318,7 @@ def require_same_settings(settings: Sequence[str]) -> None:
     """Fails on all processes where one was started with other settings than process 0.
 
     Args:
-      settings: a line NAME = VALUE for each. Folders of one machine are not compared.
+      settings: a line NAME = VALUE for each. Directories of one machine are not compared.
 
     Raises:
       SettingsError: names the process and what it has and has not.

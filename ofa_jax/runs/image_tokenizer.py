@@ -150,14 +150,14 @@ class TokenizerEngine(Engine):
                 )
         return {"params": {**state.params, "autoencoder": params}, "batch_stats": state.batch_stats}
 
-    def write_description(self, folder: pathlib.Path) -> None:
+    def write_description(self, directory: pathlib.Path) -> None:
         """The model of the run needs no vocabulary; it is described beside its export."""
 
-    def export(self, folder: pathlib.Path, variables: Mapping[str, PyTree], step: int) -> None:
+    def export(self, directory: pathlib.Path, variables: Mapping[str, PyTree], step: int) -> None:
         """Writes `last.ckpt` with `model.yaml`, which `--image_tokenizer` and others read.
 
         Args:
-          folder: of the run.
+          directory: of the run.
           variables: {"params", "batch_stats"}, whole on this host.
           step: finished updates.
         """
@@ -166,7 +166,7 @@ class TokenizerEngine(Engine):
             statistics = variables["batch_stats"]["discriminator"]
             tensors = discriminator_state_dict(params["discriminator"], statistics)
             others = {f"loss.discriminator.{name}": value for name, value in tensors.items()}
-        path, side = folder / CHECKPOINT, self.tasks.lengths["image"]
+        path, side = directory / CHECKPOINT, self.tasks.lengths["image"]
         write_vqgan(path, params["autoencoder"], self.config, side=side, step=step, others=others)
         logger.info("the image tokenizer for other programs: %s", path)
 
@@ -234,7 +234,7 @@ class TokenizerEvaluation:
 
         Args:
           variables: of the networks.
-          run_dir: folder of the run; None on processes that write nothing.
+          run_dir: directory of the run; None on processes that write nothing.
           inputs: not used.
 
         Returns:
@@ -286,12 +286,12 @@ class TokenizerEvaluation:
 
 def _write_images(run_dir: pathlib.Path, originals: np.ndarray, images: np.ndarray) -> None:
     """Writes what the report shows: originals beside reconstructions."""
-    folder = run_dir / "examples" / IMAGES
-    folder.mkdir(parents=True, exist_ok=True)
+    directory = run_dir / "examples" / IMAGES
+    directory.mkdir(parents=True, exist_ok=True)
 
     def write(pixels: np.ndarray, name: str) -> str:
-        Image.fromarray(pixels).save(folder / name)
-        return str((folder / name).relative_to(run_dir))
+        Image.fromarray(pixels).save(directory / name)
+        return str((directory / name).relative_to(run_dir))
 
     rows: Sequence[JsonObject] = [
         {

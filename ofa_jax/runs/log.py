@@ -28,7 +28,7 @@ class LogConfig:
       tensorboard: whether event files are written.
       wandb_project: project of Weights & Biases; "" sends nothing there.
       wandb_entity: account or team of that project; "" is the user's own.
-      wandb_mode: "online" or "offline" (kept in the run's folder).
+      wandb_mode: "online" or "offline" (kept in the run's directory).
     """
 
     tensorboard: bool = True
@@ -59,7 +59,7 @@ class RunLog:
         """Opens the files.
 
         Args:
-          run_dir: folder of the run.
+          run_dir: directory of the run.
           start_step: lines and events after it (of a run that was killed) are dropped.
           config: where the numbers go.
           address: of the run, by which a restart finds its W&B run again; "" is `run_dir`.
@@ -109,18 +109,18 @@ class RunLog:
             self._wandb.finish()
 
 
-def _tensorboard_writer(folder: pathlib.Path) -> Any:
+def _tensorboard_writer(directory: pathlib.Path) -> Any:
     # Imported here: TensorFlow below it takes seconds and half a gigabyte.
     quiet_tensorflow.load()
     from clu import metric_writers
 
     # Its first writer looks for accelerators, and says that there is none.
     with quiet_tensorflow.quiet_native_stderr():
-        return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(folder))])
+        return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(directory))])
 
 
 def _wandb_run(run_dir: pathlib.Path, address: str, config: LogConfig, settings: str) -> Any:
-    """The run of Weights & Biases that belongs to a folder, or None; a restart goes on with it."""
+    """The run of Weights & Biases of a directory, or None; a restart goes on with it."""
     if not config.wandb_project:
         return None
     try:
@@ -130,8 +130,8 @@ def _wandb_run(run_dir: pathlib.Path, address: str, config: LogConfig, settings:
             "LogConfig.wandb_project is set, but the package wandb is not installed: "
             "pip install wandb, or leave the setting out"
         ) from error
-    folder = str(run_dir.absolute())
-    identity = address if is_remote(address) else folder
+    directory = str(run_dir.absolute())
+    identity = address if is_remote(address) else directory
     return wandb.init(
         project=config.wandb_project,
         entity=config.wandb_entity or None,
@@ -139,7 +139,7 @@ def _wandb_run(run_dir: pathlib.Path, address: str, config: LogConfig, settings:
         name=run_dir.name,
         id=f"{run_dir.name}-{zlib.crc32(identity.encode()):08x}",
         resume="allow",
-        dir=folder,
+        dir=directory,
         config={"gin": settings},
     )
 

@@ -134,10 +134,10 @@ def _has_official_files() -> bool:
 
 
 def _reason(name: str, error: str) -> str:
-    """The first clause of an error; equal for all data sets that lack only their folder."""
+    """The first clause of an error; equal for all data sets that lack only their directory."""
     clause = error.split("; ")[0]
     parent = clause.removesuffix(f"{os.sep}{name} does not exist")
-    return clause if parent == clause else f"no such folder in {parent}"
+    return clause if parent == clause else f"no such directory in {parent}"
 
 
 def _missing_sets(tasks: Sequence[OFATask], errors: Mapping[str, str]) -> dict[str, str]:

@@ -90,8 +90,8 @@ class DatasetConfig:
       rates: changed rates of the mixture, by task, data set, prefix of names or family (then the
         total of its tasks); 0 leaves out.
       module: modules to import first, which register tasks and mixtures.
-      locations: folders by name, for example {"DATA_DIR": ..., "VOCAB_DIR": ...}; without the last
-        one, the vocabulary beside the checkpoint to start from.
+      locations: directories by name, for example {"DATA_DIR": ..., "VOCAB_DIR": ...}; without the
+        last one, the vocabulary beside the checkpoint to start from.
       split: split of the sources.
       seed: seed of order, preparation and noise.
       num_workers: worker processes; 0 reads in this process.
@@ -107,8 +107,8 @@ class DatasetConfig:
       on_bad_record: "error", or "skip" to count it and go on.
       truncated_images: "drop" takes an image that is cut off for a bad record; "decode" trains on
         what there is of it, as the official code does. They are counted either way.
-      bucket_cache: folder of this machine that keeps what was read of gs:// data; all processes of
-        the machine share it. None: the variable OFA_BUCKET_CACHE, else nothing is kept.
+      bucket_cache: directory of this machine that keeps what was read of gs:// data; all processes
+        of the machine share it. None: the variable OFA_BUCKET_CACHE, else nothing is kept.
       bucket_cache_gb: its size, in 10^9 bytes. None: the variable OFA_BUCKET_CACHE_GB.
       bucket_read_ahead: requests to a bucket that a process has under way at once. None: the
         variable OFA_BUCKET_READ_AHEAD, else 64.
@@ -141,7 +141,7 @@ class DatasetConfig:
         _check_lengths(self.task_feature_lengths)
         if self.bucket_cache and is_remote(self.bucket_cache):
             raise ValueError(
-                "DatasetConfig.bucket_cache must be a folder on a disk of this machine, got "
+                "DatasetConfig.bucket_cache must be a directory on a disk of this machine, got "
                 f"{self.bucket_cache!r}"
             )
         self._check_mixing()
@@ -249,7 +249,7 @@ class TrainerConfig:
       image_tokenizer: the losses of an image tokenizer (`ImageTokenizerConfig`), where the model
         is one.
       profile_start: finished steps when the profiler starts to record.
-      profile_steps: steps that it records into the folder `profile` of the run; 0 records none.
+      profile_steps: steps that it records into the directory `profile` of the run; 0 records none.
     """
 
     num_microbatches: Annotated[int, Between(1, 1 << 20)] = 1

@@ -28,7 +28,7 @@ from ofa_jax.model.vqgan.config import VQGANConfig
 from ofa_jax.progress import format_duration
 from ofa_jax.provenance import provenance
 from ofa_jax.report.collect import NOT_SCORES, RecordError
-from ofa_jax.runs import folder as run_folder
+from ofa_jax.runs import directory as run_directory
 from ofa_jax.runs import hosts, objective
 from ofa_jax.runs import state as run_state
 from ofa_jax.runs import tasks as run_tasks
@@ -79,7 +79,7 @@ def train(
 
     Args:
       model: `OFA` settings.
-      model_dir: folder of the run, or a gs:// address; made where it does not exist.
+      model_dir: directory of the run, or a gs:// address; made where it does not exist.
       train_dataset_cfg: mixture, lengths, batch size.
       optimizer: update rule and learning rate.
       total_steps: train until this step.
@@ -111,7 +111,7 @@ def train(
         or [f"{name} = {value!r}" for name, value in given.items()]
     )
     began = time.monotonic()
-    run_folder.check_model_dir(model_dir)
+    run_directory.check_model_dir(model_dir)
     run_tasks.assign_locations(train_dataset_cfg.locations, checkpoint_cfg.initial_path)
     train_dataset_cfg.configure_buckets()
     tasks = run_tasks.load(train_dataset_cfg, infer_eval_dataset_cfg)
@@ -155,14 +155,14 @@ def train(
 
     base_key = jax.random.key(random_seed)
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(run_folder.opened(model_dir))
+        run = stack.enter_context(run_directory.opened(model_dir))
         run_dir = run.files
         manager = stack.enter_context(
-            run_folder.open_manager(run, checkpoint_cfg, model=config, **described)
+            run_directory.open_manager(run, checkpoint_cfg, model=config, **described)
         )
         run_state.check_initial_path(checkpoint_cfg.initial_path, manager)
         abstract_state = engine.abstract_state(example_batch)
-        run_folder.check_space(run, checkpoint_cfg, manager, abstract_state)
+        run_directory.check_space(run, checkpoint_cfg, manager, abstract_state)
         state, shardings = run_state.begin(
             engine, manager, base_key, example_batch, initial_path=checkpoint_cfg.initial_path
         )
@@ -188,11 +188,11 @@ def train(
                 batches = itertools.chain([next(rest)], rest)
         log: RunLog | NoLog = NoLog()
         ledger = None
-        if run_folder.is_primary():
-            run_folder.set_damaged_aside(run_dir)
-            run_folder.report_placement(run, engine, abstract_state)
+        if run_directory.is_primary():
+            run_directory.set_damaged_aside(run_dir)
+            run_directory.report_placement(run, engine, abstract_state)
             mixture = train_dataset_cfg.mixture_or_task_name
-            run_folder.write_settings(run_dir, engine, mixture, config_text, given)
+            run_directory.write_settings(run_dir, engine, mixture, config_text, given)
             log = RunLog(
                 run_dir,
                 start_step,
@@ -244,11 +244,11 @@ def train(
         state = run_state.best(manager, state, shardings)
         if checkpoint_cfg.save_trained:
             variables = hosts.on_every_host(state.variables(use_ema=True))
-            if run_folder.is_primary():
-                run_folder.write_trained(run, engine, variables, checkpoint_cfg.initial_path)
+            if run_directory.is_primary():
+                run_directory.write_trained(run, engine, variables, checkpoint_cfg.initial_path)
         if is_tokenizer:
             variables = hosts.on_every_host(state.variables(use_ema=True))
-            if run_folder.is_primary():
+            if run_directory.is_primary():
                 engine.export(run.files, variables, int(state.step))
         if evaluation and evaluation.config.final_num_examples:
             facts = {
@@ -314,7 +314,7 @@ def _train(
     base_key: jax.Array,
     *,
     periods: loop.Periods,
-    run: run_folder.RunFolder,
+    run: run_directory.RunDirectory,
     manager: CheckpointManager,
     log: RunLog | NoLog,
     ledger: GoodputLedger | None,
@@ -379,7 +379,7 @@ def _train(
         watcher = ProfilerWindow(
             run.files / "profile", engine.trainer.profile_start, engine.trainer.profile_steps
         )
-    primary = run_folder.is_primary()
+    primary = run_directory.is_primary()
     try:
         state = loop.run(
             state,
@@ -403,7 +403,7 @@ def _train(
             timers=timers,
         )
     except loop.NonFiniteLossError as error:
-        path = run_folder.dump_batch(
+        path = run_directory.dump_batch(
             run.files, error.batch, pipeline.batch(error.batch), engine.tasks
         )
         raise loop.NonFiniteLossError(f"{error}: {run.shown(path)}", error.batch) from error
@@ -428,7 +428,7 @@ def _peak_examples_per_second(engine: Engine, pipeline: MixturePipeline) -> floa
 
 
 def _finish(
-    run: run_folder.RunFolder,
+    run: run_directory.RunDirectory,
     evaluation: RunEvaluation,
     state: TrainState,
     log: RunLog | NoLog,
@@ -440,7 +440,7 @@ def _finish(
     is_finished = hosts.of_primary(int(results is not None))
     variables = state.variables(use_ema=True)
     inputs = {"step": int(state.step), "facts": facts}
-    if not run_folder.is_primary():
+    if not run_directory.is_primary():
         # All hosts answer together, one writes.
         return {} if is_finished else evaluation.final(variables, None, inputs)
     if results is None:

@@ -130,14 +130,14 @@ def save_vocabulary(run_dir: str | pathlib.Path, tasks: TaskSet) -> None:
     """Writes what ids stand for to `vocabulary/` of the run, so that checkpoints can be read alone.
 
     Args:
-      run_dir: folder of the run.
+      run_dir: directory of the run.
       tasks: of the run; a patch codebook that codes their images is written too.
     """
-    folder = pathlib.Path(run_dir) / "vocabulary"
-    tasks.tokenizer.save(folder)
+    directory = pathlib.Path(run_dir) / "vocabulary"
+    tasks.tokenizer.save(directory)
     for task in tasks.tasks:
         if isinstance(codebook := image_tokenizer_of(task), PatchCodebook):
-            codebook.save(folder / CODEBOOK_FILE)
+            codebook.save(directory / CODEBOOK_FILE)
 
 
 def save_cards(
@@ -146,7 +146,7 @@ def save_cards(
     """Writes `config.json`: the settings, and by which the model can be asked about its tasks.
 
     Args:
-      run_dir: folder of the run.
+      run_dir: directory of the run.
       tasks: of the run.
       mixture: name of the mixture or task.
       settings: of the run, by argument of `train`.
@@ -166,13 +166,13 @@ def refuse_other_settings(
     """A finished run is not overwritten by one with other settings; an unfinished one warns.
 
     Args:
-      run_dir: folder of the run.
+      run_dir: directory of the run.
       config: the resolved gin configuration of this start.
       total_steps: steps of this start.
       start_step: step of the checkpoint that it goes on from.
 
     Raises:
-      ValueError: the folder holds a finished run whose `config.gin` differs.
+      ValueError: the directory holds a finished run whose `config.gin` differs.
     """
     path = run_dir / "config.gin"
     if start_step == 0:
@@ -189,7 +189,7 @@ def refuse_other_settings(
     if start_step >= total_steps:
         raise ValueError(
             f"model_dir holds a finished run with other settings (now: {changed[0]}); "
-            "give another model_dir, or delete that folder"
+            "give another model_dir, or delete that directory"
         )
     logger.warning("settings differ from those this run began with: %s", "; ".join(changed))
 
@@ -202,11 +202,11 @@ def settings_lines(config: str) -> list[str]:
 
 
 def assign_locations(locations: Mapping[str, str | None], initial_path: str | None) -> None:
-    """Gives the named folders of a run their paths.
+    """Gives the named directories of a run their paths.
 
     Args:
-      locations: name to folder; None leaves a name as it is. VOCAB_DIR may be a repository of the
-        hub.
+      locations: name to directory; None leaves a name as it is. VOCAB_DIR may be a repository of
+        the hub.
       initial_path: checkpoint to start from. Where nothing says where the vocabulary lies, it is
         the one beside these weights.
 
@@ -222,7 +222,7 @@ def assign_locations(locations: Mapping[str, str | None], initial_path: str | No
         if is_repository_id(initial_path):
             initial_path = str(fetch_repository(initial_path, weights=False))
         path = pathlib.Path(initial_path).expanduser()
-        for folder in (path, path / "vocabulary", path.parent):
-            if vocabulary_beside(folder):
-                data_locations.assign("VOCAB_DIR", str(folder))
+        for directory in (path, path / "vocabulary", path.parent):
+            if vocabulary_beside(directory):
+                data_locations.assign("VOCAB_DIR", str(directory))
                 return

@@ -5,7 +5,8 @@ gin; what they are given comes from here. Reading order: `features` and `inputs`
 `models` (what the scripts call a model), `partitioning`, `trainer` (one step), `evaluation`,
 `run_files`. The gin files are in `gin_configs/t5x`, the manual is docs/t5x.md.
 
-This is the only folder that may import t5x, which is not on PyPI (docs/t5x.md says how to get it).
+This is the only directory that may import t5x, which is not on PyPI (docs/t5x.md says how to get
+it).
 """
 
 from ofa_jax.t5x import script

@@ -25,7 +25,7 @@ from ofa_jax.data.tasks.features import empty_row
 from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.data.tasks.task import OFATask, TaskSet
 from ofa_jax.evaluation.run_evaluation import EvaluationConfig, RunEvaluation
-from ofa_jax.runs import folder as run_folder
+from ofa_jax.runs import directory as run_directory
 from ofa_jax.runs import tasks as run_tasks
 from ofa_jax.runs.hosts import of_primary
 from ofa_jax.sharding.layout import MeshLayout
@@ -64,7 +64,8 @@ class Evaluator:
           seed: of the examples.
           sequence_length: must be that of the run.
           use_memory_cache: not used.
-          log_dir: where predictions and scores go, a folder or gs:// address; None writes nothing.
+          log_dir: where predictions and scores go, a directory or gs:// address; None writes
+            nothing.
           logger_cls: not used.
           model: of the run.
           settings: how much is evaluated, as for the native runner.
@@ -91,16 +92,16 @@ class Evaluator:
         run_tasks.check_evaluation(self._tasks, settings, period=1)
         self._model, self._settings, self._seed = model, settings, seed or 0
         self._complete = complete
-        self._folder, self._writer = None, None
+        self._directory, self._writer = None, None
         self._open = contextlib.ExitStack()
         # All hosts come here; one of them writes.
-        run = self._open.enter_context(run_folder.opened(log_dir)) if log_dir else None
-        if run is not None and run_folder.is_primary():
+        run = self._open.enter_context(run_directory.opened(log_dir)) if log_dir else None
+        if run is not None and run_directory.is_primary():
             self._run = run
-            self._folder = run.files
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._directory = run.files
+            self._directory.mkdir(parents=True, exist_ok=True)
             self._writer = metric_writers.create_default_writer(
-                str(self._folder), asynchronous=False
+                str(self._directory), asynchronous=False
             )
 
     @property
@@ -150,12 +151,12 @@ class Evaluator:
             agree=of_primary,
         )
         future: concurrent.futures.Future = concurrent.futures.Future()
-        if self._complete and of_primary(int(self._folder is not None)):
-            results = evaluation.final(variables, self._folder, {"step": step})
+        if self._complete and of_primary(int(self._directory is not None)):
+            results = evaluation.final(variables, self._directory, {"step": step})
             values = _flat_scores(results) if compute_metrics else {}
-            if self._folder is not None:
+            if self._directory is not None:
                 facts = {"steps": step, "seed": self._model.random_seed}
-                atomic.write_json(self._folder / "metrics.json", {**results, "run": facts})
+                atomic.write_json(self._directory / "metrics.json", {**results, "run": facts})
         else:
             values = evaluation.during_training(variables)
         if not compute_metrics:
@@ -172,9 +173,9 @@ class Evaluator:
     def _write(self, values: Mapping[str, float], step: int) -> None:
         for name, value in sorted(values.items()):
             logging.info("step %d, %s: %.4f", step, name, value)
-        if self._folder is None or self._writer is None:
+        if self._directory is None or self._writer is None:
             return
-        with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self._directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         self._writer.write_scalars(step, dict(values))
         self._writer.flush()

@@ -4,7 +4,7 @@
 Batch t is the one that the native runner trains at step t, so the position of the input is the
 number of finished steps: it is taken from the newest checkpoint of the run, whichever engine wrote
 it, and no state of the input needs to be saved. Where a run takes over the step of another one, in
-an empty folder, the trainer moves the input there (`place`).
+an empty directory, the trainer moves the input there (`place`).
 
 With a saved iterator t5x loses one batch when it restarts from `checkpoint_0` (T5X 2.8); here it
 does not.
@@ -101,7 +101,7 @@ def _state_file(filename: str | os.PathLike) -> epath.Path:
 
 
 def start_step(model_dir: str) -> int:
-    """The step from which t5x goes on in a folder: that of its newest checkpoint, else 0."""
+    """The step from which t5x goes on in a directory: that of its newest checkpoint, else 0."""
     is_there = is_remote(model_dir) or os.path.isdir(model_dir)
     steps = checkpoints.all_steps(model_dir) if is_there else []
     return max(steps, default=0)
@@ -195,7 +195,7 @@ def grain_dataset(
       continue_from_last_checkpoint: not used, it always does.
       dataset: `inputs.DatasetConfig` in gin; what t5x's settings have no place for: how tasks are
         mixed, modules, readers.
-      model_dir: folder of the run.
+      model_dir: directory of the run.
 
     Returns:
       The iterator, at the step of the newest checkpoint in `model_dir`.

@@ -1,7 +1,7 @@
 """What a run under t5x writes beside t5x's own files, so that everything else of ours can read it.
 
-With the model's configuration and the vocabulary in its folder, a run of t5x can be resumed by the
-native runner, converted, and loaded by `ofa_jax.load`.
+With the model's configuration and the vocabulary in its directory, a run of t5x can be resumed by
+the native runner, converted, and loaded by `ofa_jax.load`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from t5x import gin_utils  # pyrefly: ignore[missing-import]
 from ofa_jax.checkpoint.bucket import directory_path
 from ofa_jax.checkpoint.fingerprint import check_fingerprint, write_fingerprint
 from ofa_jax.checkpoint.orbax_weights import write_model_config
+from ofa_jax.runs import directory as run_directory
 from ofa_jax.runs import event_files, hosts
-from ofa_jax.runs import folder as run_folder
 from ofa_jax.runs import tasks as run_tasks
 from ofa_jax.runs.log import rows_until
 from ofa_jax.t5x.models import OFAModel
@@ -41,7 +41,7 @@ def write_run_files(
     compares it when it goes on.
 
     Args:
-      model_dir: folder of the run, or a gs:// address.
+      model_dir: directory of the run, or a gs:// address.
       summary_writer: t5x's writer, or None.
       step: at which the run starts.
       model: of the run.
@@ -49,8 +49,8 @@ def write_run_files(
       save_trained: what only the native runner writes at the end.
 
     Raises:
-      ModelMismatchError: the folder belongs to another model.
-      SettingsError: another process trains in the folder.
+      ModelMismatchError: the directory belongs to another model.
+      SettingsError: another process trains in the directory.
     """
     if best_metric:
         logging.warning(
@@ -65,7 +65,7 @@ def write_run_files(
     settings = {"model": dataclasses.asdict(model.config), "vocabulary": dataclasses.asdict(layout)}
     run = hold(model_dir)
     with hosts.agreed("files of the run"):
-        if run_folder.is_primary():
+        if run_directory.is_primary():
             check_fingerprint(directory, settings)
             write_fingerprint(directory, settings)
             (run.files / CONFIG_FILE).write_text(gin_utils.get_gin_config_str(), encoding="utf-8")
@@ -83,30 +83,30 @@ def write_run_files(
         summary_writer.flush()
 
 
-_folders: dict[str, run_folder.RunFolder] = {}
-_open_folders = contextlib.ExitStack()
+_directories: dict[str, run_directory.RunDirectory] = {}
+_open_directories = contextlib.ExitStack()
 
 
 def release() -> None:
-    """Opens the folders of this process's runs to others; at its end by itself."""
-    _folders.clear()
-    _open_folders.close()
+    """Opens the directories of this process's runs to others; at its end by itself."""
+    _directories.clear()
+    _open_directories.close()
 
 
 atexit.register(release)
 
 
-def hold(model_dir: str) -> run_folder.RunFolder:
-    """The folder of a run, locked until the process ends: t5x says nowhere that it is done.
+def hold(model_dir: str) -> run_directory.RunDirectory:
+    """The directory of a run, locked until the process ends: t5x says nowhere that it is done.
 
     A second run of the same command, or hosts that do not know of each other, find it in use.
 
     Args:
-      model_dir: folder or gs:// address; the same on all processes.
+      model_dir: directory or gs:// address; the same on all processes.
 
     Raises:
-      SettingsError: another process trains in the folder.
+      SettingsError: another process trains in the directory.
     """
-    if model_dir not in _folders:
-        _folders[model_dir] = _open_folders.enter_context(run_folder.opened(model_dir))
-    return _folders[model_dir]
+    if model_dir not in _directories:
+        _directories[model_dir] = _open_directories.enter_context(run_directory.opened(model_dir))
+    return _directories[model_dir]

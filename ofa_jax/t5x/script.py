@@ -22,23 +22,23 @@ from ofa_jax.errors import Phase, Status, phases
 from ofa_jax.runs.hosts import end_if_lost, initialize_distributed
 from ofa_jax.runs.settings import MACROS
 
-_FOLDER = os.path.realpath(os.path.dirname(t5x.__file__))
+_DIRECTORY = os.path.realpath(os.path.dirname(t5x.__file__))
 _context = contextlib.ExitStack()
 
 
 def is_running() -> bool:
     """Whether this process is one of t5x's scripts, as a file or with `python -m`."""
     file = getattr(sys.modules["__main__"], "__file__", None)
-    return bool(file) and os.path.dirname(os.path.realpath(file)) == _FOLDER
+    return bool(file) and os.path.dirname(os.path.realpath(file)) == _DIRECTORY
 
 
 def set_up() -> None:
     """Once, when the package is imported; does nothing outside of t5x's scripts."""
     if not is_running():
         return
-    # `python t5x/train.py` puts t5x's own folder first on the path, where its tasks.py would be
+    # `python t5x/train.py` puts t5x's own directory first on the path, where its tasks.py would be
     # found in place of our package of task declarations.
-    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or ".") != _FOLDER]
+    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or ".") != _DIRECTORY]
     phase = _context.enter_context(phases())
     sys.excepthook = _reporter(phase, sys.excepthook)
     gin.config.register_finalize_hook(_finish)

@@ -16,10 +16,10 @@ TASKS = {
 COSTS = {"without detection": {"captioning": 0.12}, "without text infilling": {"vqa": 0.004}}
 
 
-def ablation(folder, **changes):
+def ablation(directory, **changes):
     settings = {
         "gin_files": ("gin_configs/runs/quickstart.gin",),
-        "folder": str(folder),
+        "directory": str(directory),
         "steps": 30,
         "leave_out": ("text_infilling", "detection"),
         "bootstrap_samples": 200,
@@ -42,11 +42,11 @@ def finish(run, examples=40):
             {"example_id": f"e{index}", "score": float(index < score * examples)}
             for index in range(examples)
         ]
-        path = run.folder / "predictions" / f"{task}.jsonl"
+        path = run.directory / "predictions" / f"{task}.jsonl"
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    facts = {"steps": run.steps, "seed": run.seed, "name": run.folder.name}
-    (run.folder / "metrics.json").write_text(json.dumps({"run": facts, "tasks": tasks}))
+    facts = {"steps": run.steps, "seed": run.seed, "name": run.directory.name}
+    (run.directory / "metrics.json").write_text(json.dumps({"run": facts, "tasks": tasks}))
 
 
 def finish_all(settings):

@@ -47,7 +47,7 @@ def test_runs_of_t5x(tmp_path):
     assert words[1:3] == ["-m", "t5x.train"]
     assert "--gin.inputs.DatasetConfig.rates={'text_infilling': 0}" in words
     assert {"--gin.EVAL_PERIOD=30", "--gin.CHECKPOINT_PERIOD=30"} < set(words)
-    assert run.results == run.folder / "inference_eval"
+    assert run.results == run.directory / "inference_eval"
     launched = shlex.split(shell_line(run, ("python", "launch/local.py", "--dry_run")))
     done = subprocess.run(
         [sys.executable, *launched[1:]], cwd=ROOT, capture_output=True, text=True, check=True
@@ -89,7 +89,7 @@ def test_state(tmp_path):
     assert run.state() == "begun"
     finish(run)
     assert run.state() == "finished"
-    (longer,) = [r for r in plan(ablation(tmp_path, steps=60)) if r.folder == run.folder][:1]
+    (longer,) = [r for r in plan(ablation(tmp_path, steps=60)) if r.directory == run.directory][:1]
     with pytest.raises(ValueError, match=r"run of other settings \(now: --gin.TRAIN_STEPS=60\)"):
         longer.state()
 
@@ -137,7 +137,7 @@ def test_finished_runs_are_not_repeated(tmp_path, monkeypatch, capsys):
     trained = []
 
     def train(run):
-        trained.append(run.folder)
+        trained.append(run.directory)
         if len(trained) == 2:
             return 75
         finish(run)
@@ -150,7 +150,7 @@ def test_finished_runs_are_not_repeated(tmp_path, monkeypatch, capsys):
     assert command_line.run_ablate(["--gin_file=x.gin", "--print_commands"]) == 0
     assert capsys.readouterr().out.count("ofa_jax.train") == 3
     assert command_line.run_ablate(["--gin_file=x.gin"]) == 0
-    assert trained == [run.folder for run in (*plan(settings)[5:7], *plan(settings)[6:])]
+    assert trained == [run.directory for run in (*plan(settings)[5:7], *plan(settings)[6:])]
     assert "9 of 9" not in capsys.readouterr().out
     assert command_line.run_ablate(["--gin_file=x.gin", "--table_only"]) == 0
     assert "9 of 9 runs are finished" in capsys.readouterr().out
@@ -185,7 +185,7 @@ def test_gin_files(path):
         ({"rows": {"full": {"temperature": 2}}}, "rows need different names: full"),
         (
             {"bindings": {"RANDOM_SEED": "1"}},
-            "bindings: RANDOM_SEED is set by folder, seeds, steps",
+            "bindings: RANDOM_SEED is set by directory, seeds, steps",
         ),
         ({"significance": 5}, r"significance must be in \(0, 1\), got 5"),
     ],
@@ -224,7 +224,7 @@ def test_a_real_ablation_of_two_rows(tmp_path):
         "--gin.ablation.Ablation.seeds=(0,)",
         "--gin.ablation.Ablation.steps=3",
         f"--gin.ablation.Ablation.bindings={small!r}",
-        f"--gin.ablation.Ablation.folder='{tmp_path}'",
+        f"--gin.ablation.Ablation.directory='{tmp_path}'",
     ]  # fmt: skip
     for attempt in range(2):
         done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -5,7 +5,7 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "differences.md"
-FOLDERS = ("ofa_jax", "tasks", "mixtures", "gin_configs", "launch")
+DIRECTORIES = ("ofa_jax", "tasks", "mixtures", "gin_configs", "launch")
 MARK = re.compile(r"OFA-NOTE:?\s*(\S.*)")
 ROW = re.compile(r"^\| `([^`]+)` \| `([^`]+)` \|", re.MULTILINE)
 # A row of the page may quote as much of the mark's line as it likes, but at least this.
@@ -15,8 +15,8 @@ FEWEST_WORDS = 5
 def marks() -> list[tuple[str, str]]:
     """(file, rest of the line after OFA-NOTE) of every mark."""
     found = []
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*")):
+    for directory in DIRECTORIES:
+        for path in sorted((ROOT / directory).rglob("*")):
             if path.suffix not in (".py", ".gin"):
                 continue
             for line in path.read_text(encoding="utf-8").splitlines():

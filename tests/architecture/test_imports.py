@@ -14,7 +14,7 @@ LIBRARY = ROOT / "ofa_jax"
 INPUT_STACK = {"tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text", "gin", "clu"}
 ACCELERATOR = {"jax", "flax", "optax", "orbax"}
 
-# Folder or file -> top-level packages that it must not import.
+# Directory or file -> top-level packages that it must not import.
 FORBIDDEN = {
     "vocab.py": INPUT_STACK | ACCELERATOR | {"grain", "matplotlib"},
     "text": INPUT_STACK | ACCELERATOR | {"grain", "matplotlib"},
@@ -154,9 +154,9 @@ def test_no_modules_import_each_other_in_a_circle():
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
-def test_every_folder_is_a_room():
-    folders = {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
-    assert folders <= set(ROOMS)
+def test_every_directory_is_a_room():
+    directories = {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
+    assert directories <= set(ROOMS)
 
 
 def test_command_lines_hold_no_library():
@@ -205,8 +205,8 @@ def test_what_an_import_really_loads(modules, absent):
 
 def test_files_stay_readable():
     """No file above 700 lines, and no name that says nothing."""
-    for folder in ("ofa_jax", "tasks", "mixtures", "tests", "launch", "benchmarks"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
+    for directory in ("ofa_jax", "tasks", "mixtures", "tests", "launch", "benchmarks"):
+        for path in sorted((ROOT / directory).rglob("*.py")):
             lines = len(path.read_text(encoding="utf-8").splitlines())
             assert lines <= 700, f"{path.relative_to(ROOT)} has {lines} lines"
             assert path.stem not in {"utils", "helpers", "common", "misc"}, path

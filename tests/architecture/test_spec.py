@@ -7,7 +7,16 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "spec").glob("*.md"))
-FOLDERS = ("ofa_jax", "tasks", "mixtures", "gin_configs", "launch", "benchmarks", "tests", "docs")
+DIRECTORIES = (
+    "ofa_jax",
+    "tasks",
+    "mixtures",
+    "gin_configs",
+    "launch",
+    "benchmarks",
+    "tests",
+    "docs",
+)
 _NUMBER = r"\d+(?:\.\d+)*[a-d]?\b"
 # `SPEC 4.3, 4.4`, `SPEC 2.2 and 2.3`; a comment may be wrapped before any number.
 _REFERENCE = re.compile(
@@ -34,10 +43,10 @@ def test_references_are_read_as_they_are_written():
     assert references(text) == expected
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_every_reference_has_an_anchor(folder):
+@pytest.mark.parametrize("directory", DIRECTORIES)
+def test_every_reference_has_an_anchor(directory):
     known, missing, seen = set(anchors()), [], 0
-    for path in sorted((ROOT / folder).rglob("*")):
+    for path in sorted((ROOT / directory).rglob("*")):
         if path.suffix in (".py", ".md", ".gin", ".json") and path != pathlib.Path(__file__):
             if path.is_relative_to(ROOT / "tests" / "parity" / "data"):
                 continue
@@ -46,7 +55,7 @@ def test_every_reference_has_an_anchor(folder):
                 if name not in known:
                     missing.append(f"{path.relative_to(ROOT)}: {name}")
     assert missing == []
-    assert seen > {"ofa_jax": 200, "tests": 30}.get(folder, -1)
+    assert seen > {"ofa_jax": 200, "tests": 30}.get(directory, -1)
 
 
 def test_anchors_are_unique_and_stand_in_their_headings():

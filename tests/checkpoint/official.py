@@ -1,4 +1,4 @@
-"""Small official state dicts for the tests of this folder."""
+"""Small official state dicts for the tests of this directory."""
 
 import json
 import pathlib
@@ -62,12 +62,12 @@ def replace_none(path: pathlib.Path, **values) -> None:
 
 def fixture_state_dict() -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """The complete official state dict of the fixture `mini`, in float16, and its hints."""
-    folder = fixtures_dir() / "mini"
-    listing = json.loads((folder / "state_dict.json").read_text())
-    args = json.loads((folder / "config.json").read_text())["args"]
-    with np.load(folder / "weights.npz") as stored:
+    directory = fixtures_dir() / "mini"
+    listing = json.loads((directory / "state_dict.json").read_text())
+    args = json.loads((directory / "config.json").read_text())["args"]
+    with np.load(directory / "weights.npz") as stored:
         weights = {name: stored[name] for name in stored}
-    with np.load(folder.parent / "rp_buckets.npz") as stored:
+    with np.load(directory.parent / "rp_buckets.npz") as stored:
         buckets = {name: stored[name].astype(np.int64) for name in stored}
     state_dict = {}
     for name, entry in listing.items():

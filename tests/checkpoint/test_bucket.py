@@ -55,38 +55,38 @@ def text(files, name):
 
 def test_leaving_pushes_and_entering_fetches(files, tmp_path):
     with bucket.Mirror(RUN, tmp_path / "first") as mirror:
-        (mirror.folder / "metrics.jsonl").write_text("one\n")
-        (mirror.folder / "report_files").mkdir()
-        (mirror.folder / "report_files" / "plot.svg").write_text("<svg/>")
-        (mirror.folder / "metrics.json.partial").write_text("half")
+        (mirror.directory / "metrics.jsonl").write_text("one\n")
+        (mirror.directory / "report_files").mkdir()
+        (mirror.directory / "report_files" / "plot.svg").write_text("<svg/>")
+        (mirror.directory / "metrics.json.partial").write_text("half")
     assert text(files, "metrics.jsonl") == "one\n"
     assert text(files, "report_files/plot.svg") == "<svg/>"
     assert not files.exists(f"{RUN}/metrics.json.partial")
     with bucket.Mirror(RUN, tmp_path / "second") as mirror:
-        assert (mirror.folder / "metrics.jsonl").read_text() == "one\n"
-        assert (mirror.folder / "report_files" / "plot.svg").read_text() == "<svg/>"
+        assert (mirror.directory / "metrics.jsonl").read_text() == "one\n"
+        assert (mirror.directory / "report_files" / "plot.svg").read_text() == "<svg/>"
 
 
 def test_checkpoints_are_left_alone(files, tmp_path):
     put(files, **{"checkpoint_3/state/d": "x", "damaged_2/state/d": "x", "config.gin": "A = 1"})
     with bucket.Mirror(RUN, tmp_path / "run") as mirror:
-        assert [path.name for path in mirror.folder.iterdir()] == ["config.gin"]
+        assert [path.name for path in mirror.directory.iterdir()] == ["config.gin"]
     assert text(files, "checkpoint_3/state/d") == "x"
 
 
 def test_only_what_changed_is_pushed(files, tmp_path):
     with bucket.Mirror(RUN, tmp_path / "run") as mirror:
-        (mirror.folder / "a").write_text("1")
-        (mirror.folder / "b").write_text("1")
+        (mirror.directory / "a").write_text("1")
+        (mirror.directory / "b").write_text("1")
         mirror.push()
         # Another host's file of the same run stays, and so does what is not ours to change.
         put(files, a="changed there", other="x")
-        with (mirror.folder / "b").open("a") as file:
+        with (mirror.directory / "b").open("a") as file:
             file.write("2")
         mirror.push()
         assert text(files, "a") == "changed there"
         assert text(files, "b") == "12"
-        (mirror.folder / "b").unlink()
+        (mirror.directory / "b").unlink()
     assert not files.exists(f"{RUN}/b")
     assert text(files, "other") == "x"
 
@@ -107,7 +107,7 @@ def test_pushes_in_the_background_and_survives_an_outage(files, tmp_path, monkey
 
     monkeypatch.setattr(files, "put_file", sometimes)
     with caplog.at_level(logging.WARNING, "ofa_jax"), bucket.Mirror(RUN, tmp_path / "r") as mirror:
-        (mirror.folder / "a").write_text("1")
+        (mirror.directory / "a").write_text("1")
         deadline = time.monotonic() + 20
         # A push may find the file before its text is in it; the next one brings the text.
         while not _holds(files, "a", "1") and time.monotonic() < deadline:
@@ -127,7 +127,7 @@ def test_an_outage_at_the_end_is_an_error(files, tmp_path, monkeypatch):
         pytest.raises(CheckpointError, match=f"{RUN} .OSError: no route"),
         bucket.Mirror(RUN, tmp_path / "run") as mirror,
     ):
-        (mirror.folder / "a").write_text("1")
+        (mirror.directory / "a").write_text("1")
 
 
 STEPS = {
@@ -210,7 +210,7 @@ def test_what_is_not_there(files):
         bucket.local_copy("gs://bucket/none")
 
 
-def test_other_folders_must_be_here(tmp_path):
-    assert bucket.local_folder(tmp_path, "OUTPUT_DIR") == tmp_path
+def test_other_directories_must_be_here(tmp_path):
+    assert bucket.local_directory(tmp_path, "OUTPUT_DIR") == tmp_path
     with pytest.raises(ValueError, match="OUTPUT_DIR gs://b/x"):
-        bucket.local_folder("gs://b/x", "OUTPUT_DIR")
+        bucket.local_directory("gs://b/x", "OUTPUT_DIR")

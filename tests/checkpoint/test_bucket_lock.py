@@ -1,4 +1,4 @@
-"""The lock of a folder in a bucket, against a server of the storage protocol."""
+"""The lock of a directory in a bucket, against a server of the storage protocol."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import time
 import pytest
 
 from ofa_jax.errors import SettingsError
-from ofa_jax.lock import FolderLock
+from ofa_jax.lock import DirectoryLock
 from tests.storage_server import StorageServer
 
 ADDRESS = "gs://bucket/runs/one/.lock"
@@ -27,7 +27,7 @@ def storage(monkeypatch):
 def locked(**options):
     from ofa_jax.checkpoint.bucket_lock import BucketFile
 
-    return FolderLock(BucketFile(ADDRESS), "MODEL_DIR gs://bucket/runs/one", **options)
+    return DirectoryLock(BucketFile(ADDRESS), "MODEL_DIR gs://bucket/runs/one", **options)
 
 
 def written(storage):

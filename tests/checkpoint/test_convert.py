@@ -8,7 +8,7 @@ import pytest
 
 from ofa_jax.checkpoint import imports, orbax_weights
 from ofa_jax.checkpoint.exports import export_checkpoint, official_state_dict
-from ofa_jax.checkpoint.huggingface import read_huggingface_folder, write_huggingface_folder
+from ofa_jax.checkpoint.huggingface import read_huggingface_directory, write_huggingface_directory
 from ofa_jax.checkpoint.imports import import_checkpoint, initial_variables, read_stem
 from ofa_jax.checkpoint.layout import (
     POSITION_INDEX,
@@ -43,10 +43,10 @@ def assert_same_tensors(found, expected):
 
 @pytest.fixture
 def small_source(tmp_path):
-    """A HuggingFace-like folder is the only format that carries the odd sizes of SMALL."""
-    folder = tmp_path / "small"
-    write_huggingface_folder(folder, random_state_dict(), SMALL)
-    return folder
+    """A HuggingFace-like directory is the only format that carries the odd sizes of SMALL."""
+    directory = tmp_path / "small"
+    write_huggingface_directory(directory, random_state_dict(), SMALL)
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_official_weights_survive_every_format_bit_for_bit(tmp_path, capsys):
     without_version = {k: v for k, v in original.items() if not k.endswith(".version")}
     # HuggingFace's class has one filler less.
     shorter = {POSITION_INDEX: original[POSITION_INDEX][:-1]}
-    hub = read_huggingface_folder(tmp_path / "hub").state_dict
+    hub = read_huggingface_directory(tmp_path / "hub").state_dict
     assert_same_tensors(hub, without_version | shorter)
     assert convert(tmp_path / "hub", tmp_path / "again.pt", "fairseq") == 0
     again = dict(read_torch_checkpoint(tmp_path / "again.pt").state_dict)
@@ -155,12 +155,12 @@ def test_moving_average_is_imported_on_request(tmp_path):
         found = official_state_dict(imported)
         np.testing.assert_array_equal(found[SHARED_EMBEDDING[1]], expected[SHARED_EMBEDDING[0]])
     variables = small_variables()
-    folder = tmp_path / "run"
+    directory = tmp_path / "run"
     orbax_weights.write_weights(
-        folder, variables, SMALL, orbax_weights.SourceRecord("initialized", "x")
+        directory, variables, SMALL, orbax_weights.SourceRecord("initialized", "x")
     )
     with pytest.raises(ValueError, match="has no moving average"):
-        import_checkpoint(folder, ema=True)
+        import_checkpoint(directory, ema=True)
 
 
 def test_orbax_layout_is_that_of_t5x(tmp_path, small_source):
@@ -177,7 +177,7 @@ def test_orbax_layout_is_that_of_t5x(tmp_path, small_source):
     assert json.loads((tmp_path / "ours" / "source.json").read_text())["format"] == "huggingface"
 
 
-def test_damaged_folders_of_ours_are_one_clear_error(tmp_path, small_source, capsys):
+def test_damaged_directories_of_ours_are_one_clear_error(tmp_path, small_source, capsys):
     assert convert(small_source, tmp_path / "ours", "orbax") == 0
     state = tmp_path / "ours" / "checkpoint_0" / "state"
     for data in state.rglob("d/*"):
@@ -195,7 +195,7 @@ def test_damaged_folders_of_ours_are_one_clear_error(tmp_path, small_source, cap
 def test_tolerant_import_keeps_initial_values_and_says_so(
     tmp_path, small_source, initial, initialized_once
 ):
-    tensors = dict(read_huggingface_folder(small_source).state_dict.tensors)
+    tensors = dict(read_huggingface_directory(small_source).state_dict.tensors)
     lost = "decoder.layers.0.fc1.bias"
     del tensors[lost]
     tensors["extra.weight"] = np.zeros(3, np.float32)
@@ -254,7 +254,7 @@ def test_torchvision_stem(tmp_path, small_source, initialized_once):
         else:
             value_before = before[name]
         np.testing.assert_array_equal(value, value_before, err_msg=name)
-    # On a fresh model and on a folder of ours too; a stem of other depth is refused.
+    # On a fresh model and on a directory of ours too; a stem of other depth is refused.
     fresh = import_checkpoint(None, config=SMALL, stem=path)
     kernel = fresh.variables["params"]["encoder"]["resnet"]["stem"]["kernel"]
     np.testing.assert_array_equal(kernel, stem["conv1.weight"].transpose(2, 3, 1, 0))
@@ -277,8 +277,8 @@ def test_size_of_another_model_is_a_clear_error(tmp_path, small_source, capsys):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nowhere.pt", "nowhere.pt: no such file or folder"),
-        ("empty", "no weights in this folder"),
+        ("nowhere.pt", "nowhere.pt: no such file or directory"),
+        ("empty", "no weights in this directory"),
         ("broken.pt", "broken.pt: the file is empty"),
     ],
 )
@@ -300,19 +300,19 @@ def test_existing_targets_are_not_overwritten(tmp_path, small_source, capsys):
 
 
 def test_weights_without_configuration_ask_for_the_size(tmp_path, capsys):
-    folder = tmp_path / "run"
+    directory = tmp_path / "run"
     record = orbax_weights.SourceRecord("initialized", "x")
     config = SIZES["nano"]
-    orbax_weights.write_weights(folder, small_variables(config), config, record, step=7)
-    (folder / "model_config.json").unlink()
-    assert convert(folder, tmp_path / "x.pt", "fairseq") == 2
+    orbax_weights.write_weights(directory, small_variables(config), config, record, step=7)
+    (directory / "model_config.json").unlink()
+    assert convert(directory, tmp_path / "x.pt", "fairseq") == 2
     assert "--size" in capsys.readouterr().err
-    assert convert(folder, tmp_path / "x.pt", "fairseq", "--size", "nano") == 0
+    assert convert(directory, tmp_path / "x.pt", "fairseq", "--size", "nano") == 0
     settings = {"model": dataclasses.asdict(config), "vocabulary": {}}
-    (folder / "model_fingerprint.json").write_text(json.dumps(settings))
-    assert orbax_weights.read_model_config(folder) == config
-    folder.joinpath("model_config.json").write_text('{"width": 3}')
-    assert convert(folder, tmp_path / "y.pt", "fairseq") == 2
+    (directory / "model_fingerprint.json").write_text(json.dumps(settings))
+    assert orbax_weights.read_model_config(directory) == config
+    directory.joinpath("model_config.json").write_text('{"width": 3}')
+    assert convert(directory, tmp_path / "y.pt", "fairseq") == 2
     assert "model_config.json: OFAConfig.num_heads must be" in capsys.readouterr().err
 
 
@@ -334,19 +334,22 @@ DESCRIPTIONS = {
 @pytest.mark.parametrize("layer_stack", ["loop", "scan"])
 def test_a_description_of_another_model_is_refused(tmp_path, layer_stack, capsys):
     """Before anything is read; it was exported as if it were right."""
-    folder, config = tmp_path / "ours", dataclasses.replace(SIZES["nano"], layer_stack=layer_stack)
+    directory, config = (
+        tmp_path / "ours",
+        dataclasses.replace(SIZES["nano"], layer_stack=layer_stack),
+    )
     record = orbax_weights.SourceRecord("initialized", "x")
-    orbax_weights.write_weights(folder, small_variables(config), config, record)
-    path = folder / "model_config.json"
+    orbax_weights.write_weights(directory, small_variables(config), config, record)
+    path = directory / "model_config.json"
     right = json.loads(path.read_text())
     for changes, message in DESCRIPTIONS.values():
         fields = {**right, **changes}
         if "tuning" in changes:
             fields["tuning"] = {**right["tuning"], **changes["tuning"]}
         path.write_text(json.dumps(fields))
-        assert convert(folder, tmp_path / "x.pt", "fairseq") == 2
+        assert convert(directory, tmp_path / "x.pt", "fairseq") == 2
         text = capsys.readouterr().err
-        assert text.startswith(f"error: {folder}"), text
+        assert text.startswith(f"error: {directory}"), text
         assert path.name in text
         assert message in text
         assert len(text.splitlines()) == 1

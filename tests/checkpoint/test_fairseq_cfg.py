@@ -88,7 +88,7 @@ def test_every_task_is_written_whole(name):
 def test_caption_is_what_the_official_trainer_writes():
     path = shared_dir() / "cases" / "official" / "export_cfg.json"
     if not path.is_file():
-        pytest.skip("needs the cases from the field (set OFA_SHARED to their parent folder)")
+        pytest.skip("needs the cases from the field (set OFA_SHARED to their parent directory)")
     expected = json.loads(path.read_text())["cfg.task of the official trainer (caption)"]
     paths = {name: None for name, value in expected.items() if value == "..."}
     assert fairseq_cfg(TINY, TaskFacts(), {}, "caption")["task"] == expected | paths

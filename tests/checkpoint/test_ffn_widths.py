@@ -10,7 +10,7 @@ import pytest
 from ofa_jax.checkpoint import orbax_weights
 from ofa_jax.checkpoint.exports import export_checkpoint, official_state_dict
 from ofa_jax.checkpoint.fingerprint import check_fingerprint
-from ofa_jax.checkpoint.huggingface import write_huggingface_folder
+from ofa_jax.checkpoint.huggingface import write_huggingface_directory
 from ofa_jax.checkpoint.huggingface_names import config_from_huggingface, config_to_huggingface
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.layout import config_from_state_dict, expected_shapes
@@ -53,7 +53,7 @@ def test_the_model_computes_what_the_official_one_would():
 @pytest.mark.parametrize("target_format", ["orbax", "fairseq", "huggingface"])
 def test_every_format_keeps_both_widths(tmp_path, target_format):
     original = random_state_dict(CONFIG)
-    write_huggingface_folder(tmp_path / "hub", original, CONFIG)
+    write_huggingface_directory(tmp_path / "hub", original, CONFIG)
     fields = json.loads((tmp_path / "hub" / "config.json").read_text())
     assert (fields["encoder_ffn_dim"], fields["decoder_ffn_dim"]) == (24, 40)
     imported = import_checkpoint(tmp_path / "hub")
@@ -74,7 +74,7 @@ def test_the_widths_are_inferred_and_contradictions_named(tmp_path):
     assert config_from_huggingface(json.loads(json.dumps(fields))) == CONFIG
     del fields["decoder_ffn_dim"]
     assert config_from_huggingface(fields) == SMALL
-    write_huggingface_folder(tmp_path, random_state_dict(SMALL), CONFIG)
+    write_huggingface_directory(tmp_path, random_state_dict(SMALL), CONFIG)
     with pytest.raises(ValueError, match=r"decoder_ffn_dim = 40, .* 24"):
         import_checkpoint(tmp_path)
     write_fairseq_checkpoint(tmp_path / "m.pt", random_state_dict(CONFIG))
@@ -83,7 +83,7 @@ def test_the_widths_are_inferred_and_contradictions_named(tmp_path):
         import_checkpoint(tmp_path / "m.pt", config=SMALL)
 
 
-def test_folders_of_before_hold_one_width(tmp_path):
+def test_directories_of_before_hold_one_width(tmp_path):
     settings = {"model": dataclasses.asdict(SMALL)}
     older = {name: v for name, v in settings["model"].items() if name != "decoder_ffn_dim"}
     (tmp_path / "model_fingerprint.json").write_text(json.dumps({"model": older}))

@@ -9,7 +9,7 @@ import pytest
 from ofa_jax.checkpoint import orbax_weights
 from ofa_jax.checkpoint.exports import export_checkpoint
 from ofa_jax.checkpoint.finite import check_range
-from ofa_jax.checkpoint.huggingface import write_huggingface_folder
+from ofa_jax.checkpoint.huggingface import write_huggingface_directory
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.names import to_params
 from ofa_jax.checkpoint.torch_writer import write_fairseq_checkpoint
@@ -43,7 +43,7 @@ def test_values_that_are_no_numbers_are_named(tmp_path, kind, name, value):
     if kind == "fairseq":
         write_fairseq_checkpoint(source, state_dict)
     elif kind == "huggingface":
-        write_huggingface_folder(source, state_dict, config)
+        write_huggingface_directory(source, state_dict, config)
     else:
         record = orbax_weights.SourceRecord("initialized", "x")
         orbax_weights.write_weights(source, to_params(state_dict, config), config, record)
@@ -66,7 +66,7 @@ def test_numbers_too_large_for_float32_are_named_too(tmp_path):
 def test_overflow_on_export_is_named_before_anything_is_written(tmp_path, target_format, capsys):
     name = "decoder.layers.0.fc2.weight"
     source, target = tmp_path / "source", tmp_path / "target"
-    write_huggingface_folder(source, damaged(name, -70000.0), SMALL)
+    write_huggingface_directory(source, damaged(name, -70000.0), SMALL)
     command = ["--source", source, "--target", target, "--target_format", target_format]
     assert main([*map(str, command), "--dtype", "float16"]) == 2
     error = capsys.readouterr().err

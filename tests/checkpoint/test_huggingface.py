@@ -1,4 +1,4 @@
-"""HuggingFace's format: names, configuration, folders, shards, the hub without a network."""
+"""HuggingFace's format: names, configuration, directories, shards, the hub without a network."""
 
 import dataclasses
 import json
@@ -11,9 +11,9 @@ import safetensors.numpy
 from ofa_jax.checkpoint.huggingface import (
     fetch_repository,
     is_repository_id,
-    read_huggingface_folder,
+    read_huggingface_directory,
     read_safetensors,
-    write_huggingface_folder,
+    write_huggingface_directory,
 )
 from ofa_jax.checkpoint.huggingface_names import (
     config_from_huggingface,
@@ -145,18 +145,18 @@ def test_impossible_configurations(change, message):
 
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_folder_round_trip(tmp_path, weights, dtype):
+def test_directory_round_trip(tmp_path, weights, dtype):
     original = random_state_dict(dtype=np.dtype(getattr(ml_dtypes, dtype, dtype)))
     original["encoder.version"] = np.array([3.0], np.float32)
     original["encoder.embed_images.bn1.num_batches_tracked"] = np.array(5)
     vocabulary = tmp_path / "vocab.json"
     vocabulary.write_text("{}")
-    folder = tmp_path / "model"
-    write_huggingface_folder(
-        folder, original, SMALL, weights=[weights], vocabulary_files=[vocabulary]
+    directory = tmp_path / "model"
+    write_huggingface_directory(
+        directory, original, SMALL, weights=[weights], vocabulary_files=[vocabulary]
     )
-    assert {p.name for p in folder.iterdir()} == {"config.json", "vocab.json", weights}
-    found = read_huggingface_folder(folder)
+    assert {p.name for p in directory.iterdir()} == {"config.json", "vocab.json", weights}
+    found = read_huggingface_directory(directory)
     assert found.config == SMALL
     assert [path.name for path in found.vocabulary_files] == ["vocab.json"]
     assert set(found.state_dict) == set(original) - {"encoder.version"}
@@ -167,7 +167,7 @@ def test_folder_round_trip(tmp_path, weights, dtype):
 
 
 def test_bin_shares_the_embedding(tmp_path):
-    write_huggingface_folder(tmp_path, random_state_dict(), SMALL, weights=["pytorch_model.bin"])
+    write_huggingface_directory(tmp_path, random_state_dict(), SMALL, weights=["pytorch_model.bin"])
     tensors = read_torch_checkpoint(tmp_path / "pytorch_model.bin").state_dict.tensors
     first, second, third = (tensors[name] for name in SHARED_EMBEDDING)
     assert first.shares_storage_with(second)
@@ -175,7 +175,7 @@ def test_bin_shares_the_embedding(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
-def test_sharded_folder(tmp_path, kind):
+def test_sharded_directory(tmp_path, kind):
     original = random_state_dict()
     renamed = {to_huggingface_name(name): value for name, value in original.items()}
     names = sorted(renamed)
@@ -191,48 +191,48 @@ def test_sharded_folder(tmp_path, kind):
         index.update(dict.fromkeys(part, file))
     (tmp_path / f"{kind}.index.json").write_text(json.dumps({"weight_map": index}))
     (tmp_path / "config.json").write_text(json.dumps(config_to_huggingface(SMALL)))
-    found = read_huggingface_folder(tmp_path)
+    found = read_huggingface_directory(tmp_path)
     assert set(found.state_dict) == set(original)
     for name, value in found.state_dict.items():
         np.testing.assert_array_equal(value, original[name], err_msg=name)
 
     (tmp_path / f"{stem}-00002-of-00003.{suffix}").unlink()
     with pytest.raises(CheckpointFileError, match=r"00002-of-00003.*not there"):
-        read_huggingface_folder(tmp_path)
+        read_huggingface_directory(tmp_path)
     outside = {"weight_map": {"a": "../x.bin"}}
     (tmp_path / f"{kind}.index.json").write_text(json.dumps(outside))
     with pytest.raises(CheckpointFileError, match="not there"):
-        read_huggingface_folder(tmp_path)
+        read_huggingface_directory(tmp_path)
     (tmp_path / f"{kind}.index.json").write_text("{}")
     with pytest.raises(CheckpointFileError, match=r"lacks .*'weight_map'"):
-        read_huggingface_folder(tmp_path)
+        read_huggingface_directory(tmp_path)
 
 
-def test_folder_without_configuration_is_inferred(tmp_path):
+def test_directory_without_configuration_is_inferred(tmp_path):
     config = SIZES["tiny"]
     config = dataclasses.replace(config, encoder_layers=1, decoder_layers=1)
     shapes = expected_shapes(config)
     zeros = {name: np.zeros(shape, np.float16) for name, shape in shapes.items()}
-    write_huggingface_folder(tmp_path, zeros, config, weights=["model.safetensors"])
+    write_huggingface_directory(tmp_path, zeros, config, weights=["model.safetensors"])
     (tmp_path / "config.json").unlink()
-    assert read_huggingface_folder(tmp_path).config == config
+    assert read_huggingface_directory(tmp_path).config == config
 
 
 def test_contradicting_configuration_is_an_error(tmp_path):
-    write_huggingface_folder(tmp_path, random_state_dict(), SMALL)
+    write_huggingface_directory(tmp_path, random_state_dict(), SMALL)
     path = tmp_path / "config.json"
     fields = json.loads(path.read_text())
     path.write_text(json.dumps({**fields, "encoder_layers": 6}))
     with pytest.raises(CheckpointMismatchError, match=r"encoder_layers = 6.* 2"):
-        read_huggingface_folder(tmp_path)
+        read_huggingface_directory(tmp_path)
     path.write_text("{")
     with pytest.raises(CheckpointFileError, match=r"config\.json: .*JSON"):
-        read_huggingface_folder(tmp_path)
+        read_huggingface_directory(tmp_path)
 
 
 def test_damaged_and_missing_weights(tmp_path):
     with pytest.raises(CheckpointFileError, match=r"no weights .*model\.safetensors"):
-        read_huggingface_folder(tmp_path)
+        read_huggingface_directory(tmp_path)
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file({"a": np.zeros(100, np.float32)}, path)
     data = path.read_bytes()
@@ -244,11 +244,11 @@ def test_damaged_and_missing_weights(tmp_path):
 
 def test_vocabulary_files_must_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"vocab\.json"):
-        write_huggingface_folder(
+        write_huggingface_directory(
             tmp_path / "x", random_state_dict(), SMALL, vocabulary_files=[tmp_path / "vocab.json"]
         )
     with pytest.raises(ValueError, match="weights may name"):
-        write_huggingface_folder(tmp_path / "x", random_state_dict(), SMALL, weights=["tf.h5"])
+        write_huggingface_directory(tmp_path / "x", random_state_dict(), SMALL, weights=["tf.h5"])
 
 
 def test_repository_ids(tmp_path, monkeypatch):
@@ -267,13 +267,19 @@ def test_repository_ids(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("runs/quikstart", "runs/quikstart: no such file or folder; there is runs/quickstart. It "),
-        ("quikstart", "quikstart: no such file or folder; . has notes.txt, runs"),
-        ("ruins/quickstart.pt", "ruins/quickstart.pt: no such file or folder; there is runs"),
-        ("runs/zzz", "runs/zzz: no such file or folder; runs has runs/ofa.pt, runs/quickstart. It"),
-        ("runs/of.pt", "runs/of.pt: no such file or folder; there is runs/ofa.pt"),
-        ("runs/quickstart/checkpoint_7", "runs/quickstart/checkpoint_7: no such file or folder"),
-        ("runs/ofa.pt/x", "runs/ofa.pt/x: no such file or folder; there is runs/ofa.pt"),
+        (
+            "runs/quikstart",
+            "runs/quikstart: no such file or directory; there is runs/quickstart. It ",
+        ),
+        ("quikstart", "quikstart: no such file or directory; . has notes.txt, runs"),
+        ("ruins/quickstart.pt", "ruins/quickstart.pt: no such file or directory; there is runs"),
+        (
+            "runs/zzz",
+            "runs/zzz: no such file or directory; runs has runs/ofa.pt, runs/quickstart. It",
+        ),
+        ("runs/of.pt", "runs/of.pt: no such file or directory; there is runs/ofa.pt"),
+        ("runs/quickstart/checkpoint_7", "runs/quickstart/checkpoint_7: no such file or directory"),
+        ("runs/ofa.pt/x", "runs/ofa.pt/x: no such file or directory; there is runs/ofa.pt"),
     ],
 )
 def test_a_mistyped_path_is_no_repository(tmp_path, monkeypatch, source, message):

@@ -1,4 +1,4 @@
-"""Exported folders as the transformers port of OFA reads them, and back bit for bit."""
+"""Exported directories as the transformers port of OFA reads them, and back bit for bit."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ofa_jax.checkpoint.exports import export_checkpoint
-from ofa_jax.checkpoint.huggingface import read_huggingface_folder
+from ofa_jax.checkpoint.huggingface import read_huggingface_directory
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, import_checkpoint
 from ofa_jax.checkpoint.names import to_params
 from ofa_jax.checkpoint.orbax_weights import SourceRecord
@@ -37,26 +37,26 @@ def imported(config=SMALL, files=()) -> ImportedCheckpoint:
     return ImportedCheckpoint(variables, config, record, tuple(files))
 
 
-def fairseq_bpe(folder: pathlib.Path, line_end="\n") -> pathlib.Path:
+def fairseq_bpe(directory: pathlib.Path, line_end="\n") -> pathlib.Path:
     """GPT-2's three files with four merges, and a dictionary in another order than the BPE."""
-    folder.mkdir()
+    directory.mkdir()
     space = byte_alphabet()[32]
     merges = [("l", "o"), ("lo", "w"), (space, "low"), ("e", "r")]
     tokens = [*byte_alphabet().values(), *("".join(merge) for merge in merges), "<|endoftext|>"]
     numbers = {token: number for number, token in enumerate(tokens)}
-    (folder / "encoder.json").write_text(json.dumps(numbers))
+    (directory / "encoder.json").write_text(json.dumps(numbers))
     lines = ["#version: 0.2", *(" ".join(merge) for merge in merges), ""]
-    (folder / "vocab.bpe").write_bytes(line_end.join(lines).encode())
+    (directory / "vocab.bpe").write_bytes(line_end.join(lines).encode())
     order = [*reversed(range(len(tokens))), "madeupword0000"]
-    (folder / "dict.txt").write_text("".join(f"{symbol} 1\n" for symbol in order))
-    return folder
+    (directory / "dict.txt").write_text("".join(f"{symbol} 1\n" for symbol in order))
+    return directory
 
 
-def with_vocabulary(folder: pathlib.Path, layout: VocabLayout) -> ImportedCheckpoint:
-    write_layout(folder, layout)
+def with_vocabulary(directory: pathlib.Path, layout: VocabLayout) -> ImportedCheckpoint:
+    write_layout(directory, layout)
     config = dataclasses.replace(SMALL, vocab_size=layout.size, num_codes=layout.num_codes)
     config = dataclasses.replace(config, padded_vocab_size=None)
-    return imported(config, folder.iterdir())
+    return imported(config, directory.iterdir())
 
 
 @pytest.mark.parametrize(("side", "length"), [(16, 773), (32, 785), (48, 805)])
@@ -69,7 +69,7 @@ def test_position_index_is_as_long_as_the_port_has_it(tmp_path, side, length):
     for name in ("pytorch_model.bin", "model.safetensors"):
         if name == "model.safetensors":
             (tmp_path / "hub" / "pytorch_model.bin").unlink()
-            found = read_huggingface_folder(tmp_path / "hub").state_dict[INDEX]
+            found = read_huggingface_directory(tmp_path / "hub").state_dict[INDEX]
         else:
             found = read_torch_checkpoint(tmp_path / "hub" / name).state_dict[INDEX]
         assert found.shape == (length,)
@@ -83,7 +83,7 @@ def test_position_index_is_as_long_as_the_port_has_it(tmp_path, side, length):
         assert again[name].tobytes() == value.tobytes(), name
     # Shapes alone tell the window, too.
     (tmp_path / "hub" / "config.json").unlink()
-    assert read_huggingface_folder(tmp_path / "hub").config.code_image_size == side
+    assert read_huggingface_directory(tmp_path / "hub").config.code_image_size == side
 
 
 def test_others_may_read_what_is_exported_as_far_as_the_user_lets_them(tmp_path):
@@ -104,32 +104,32 @@ def test_english_vocabulary_is_written_as_the_port_opens_it(tmp_path, line_end):
     source = fairseq_bpe(tmp_path / "words", line_end)
     ours = Tokenizer(GPT2BPE(source), VocabLayout(262, num_codes=4, num_bins=9))
     export_checkpoint(with_vocabulary(source, ours.layout), tmp_path / "hub", "huggingface")
-    folder = tmp_path / "hub"
-    assert {p.name for p in folder.iterdir()} == WEIGHTS | ENGLISH_FILES | {"vocab_layout.json"}
-    ids = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    directory = tmp_path / "hub"
+    assert {p.name for p in directory.iterdir()} == WEIGHTS | ENGLISH_FILES | {"vocab_layout.json"}
+    ids = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
     assert list(ids.values()) == list(range(4 + 262 + 1))
     specials = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<|endoftext|>": 4}
     assert ids.items() >= (specials | {"madeupword0000": 265, "<mask>": 266}).items()
     # The port drops the first line and what follows the last line feed.
-    merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")
     assert merges[0].startswith("#version")
     assert merges[1:] == ["l o", "lo w", "\u0120 low", "e r", ""]
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "OFATokenizer"
     assert settings["model_max_length"] == SMALL.max_positions
-    theirs = load_tokenizer(folder)
+    theirs = load_tokenizer(directory)
     assert theirs.layout == ours.layout
     for text in SENTENCES:
         assert theirs.encode(text) == ours.encode(text), text
     # HuggingFace to HuggingFace: what lies there stays.
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BartTokenizer"}')
-    assert main(["--source", str(folder), "--target", str(tmp_path / "copy"), *TO_HUB]) == 0
+    (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "BartTokenizer"}')
+    assert main(["--source", str(directory), "--target", str(tmp_path / "copy"), *TO_HUB]) == 0
     for name in ENGLISH_FILES:
-        assert (tmp_path / "copy" / name).read_bytes() == (folder / name).read_bytes(), name
+        assert (tmp_path / "copy" / name).read_bytes() == (directory / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("layout_of", ["fairseq", "bert"])
-def test_chinese_vocabulary_is_written_as_published_folders_have_it(tmp_path, layout_of):
+def test_chinese_vocabulary_is_written_as_published_directories_have_it(tmp_path, layout_of):
     rows = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "图", "片", "a", "##b", "\u2028", "片段"]
     source = tmp_path / "words"
     source.mkdir()

@@ -50,7 +50,7 @@ def test_930m_half_precision_imports_in_two_minutes_and_8_gib(tmp_path):
             timeout=600,
         )
     finally:
-        # pytest keeps the folders of past runs; gigabytes are too much for that.
+        # pytest keeps the directories of past runs; gigabytes are too much for that.
         shutil.rmtree(tmp_path)
     measured = json.loads(done.stdout.splitlines()[-1])
     print(measured)

@@ -204,7 +204,7 @@ def test_damaged_notes_in_a_checkpoint_cost_nothing(tmp_path, note, caplog):
     path = tmp_path / "checkpoint_2" / note
     for content in (b"\xff", b"[1]", b"[" * 100_000, b'{"score": "x"}', b""):
         path.write_bytes(content)
-        (tmp_path / "checkpoint_9").write_text("no folder")
+        (tmp_path / "checkpoint_9").write_text("no directory")
         with CheckpointManager(tmp_path, **options) as manager:
             step, _ = manager.restore_latest(to_checkpoint_tree(make_state()))
             assert step == 2
@@ -221,7 +221,7 @@ def test_another_way_to_compute_is_welcome(tmp_path):
         CheckpointManager(tmp_path, config={"model": {**settings, "conv": "xla", "width": 16}})
 
 
-def test_unwritable_folder(tmp_path):
+def test_unwritable_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"file/run: Not a dir"):
         CheckpointManager(tmp_path / "file" / "run")
@@ -237,7 +237,7 @@ def test_no_space_is_found_before_writing(tmp_path, monkeypatch):
 
 
 def test_a_failed_save_is_reported(tmp_path):
-    # In the background orbax would wait five minutes for a folder that cannot be made.
+    # In the background orbax would wait five minutes for a directory that cannot be made.
     with CheckpointManager(tmp_path / "run", asynchronous=False) as manager:
         shutil.rmtree(tmp_path / "run")
         (tmp_path / "run").write_text("in the way")
@@ -269,7 +269,7 @@ def wait_for(condition, process, seconds=60):
 
 
 def test_kill_during_a_save_leaves_the_previous_checkpoint(tmp_path):
-    """Kill -9 while a temporary folder exists, that is in the middle of writing, twice."""
+    """Kill -9 while a temporary directory exists, that is in the middle of writing, twice."""
     last = 0
     for _ in range(2):
         process = subprocess.Popen(

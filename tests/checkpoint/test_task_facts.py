@@ -51,7 +51,7 @@ def averaged(by=1.0):
     return average | dict.fromkeys(SHARED_EMBEDDING, average[SHARED_EMBEDDING[0]])
 
 
-def test_a_checkpoint_keeps_its_task_through_our_folder(tmp_path):
+def test_a_checkpoint_keeps_its_task_through_our_directory(tmp_path):
     source = written(tmp_path / "official.pt", cfg={"task": TASK, "model": MODEL})
     lines = []
     imported = import_checkpoint(source, progress=lines.append)
@@ -76,7 +76,7 @@ def test_a_checkpoint_keeps_its_task_through_our_folder(tmp_path):
     assert saved["task"]["name"] == "image_classify"
 
 
-def test_the_task_goes_through_a_huggingface_folder(tmp_path):
+def test_the_task_goes_through_a_huggingface_directory(tmp_path):
     cfg = {"task": {**TASK, "_name": "vqa_gen", "prompt_type": "prev_output"}, "model": MODEL}
     source = written(tmp_path / "official.pt", cfg=cfg, ema=averaged())
     imported = import_checkpoint(source, ema=None)
@@ -84,7 +84,7 @@ def test_the_task_goes_through_a_huggingface_folder(tmp_path):
     export_checkpoint(imported, tmp_path / "hub", "huggingface")
     lines = []
     again = import_checkpoint(tmp_path / "hub", ema=None, progress=lines.append)
-    # The folder has one set of weights.
+    # The directory has one set of weights.
     assert again.task == dataclasses.replace(imported.task, has_ema=False, is_ema=False)
     assert again.config == imported.config
     assert again.config.image_mean == IMAGENET["image_mean"]

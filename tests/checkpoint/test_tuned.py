@@ -69,12 +69,12 @@ def test_official_names_hold_every_tuned_part():
     assert not infer_tuning(without).is_on
 
 
-def test_huggingface_folders_have_no_tuned_parts():
+def test_huggingface_directories_have_no_tuned_parts():
     with pytest.raises(ValueError, match="prefixes, adapters or LoRA"):
         config_to_huggingface(make_config(tuning=ALL))
 
 
-def test_settings_are_read_back_and_older_folders_fit(tmp_path):
+def test_settings_are_read_back_and_older_directories_fit(tmp_path):
     config = make_config(tuning=ALL)
     write_model_config(tmp_path / "new", config)
     assert read_model_config(tmp_path / "new") == config
@@ -88,10 +88,10 @@ def test_settings_are_read_back_and_older_folders_fit(tmp_path):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A folder of ours with a model without tuned parts."""
-    folder = tmp_path_factory.mktemp("base")
-    write_weights(folder, make_variables(), CONFIG, SourceRecord("initialized", "test"))
-    return folder
+    """A directory of ours with a model without tuned parts."""
+    directory = tmp_path_factory.mktemp("base")
+    write_weights(directory, make_variables(), CONFIG, SourceRecord("initialized", "test"))
+    return directory
 
 
 def test_new_parts_on_old_weights(base):

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from ofa_jax.checkpoint.huggingface import write_huggingface_folder
+from ofa_jax.checkpoint.huggingface import write_huggingface_directory
 from ofa_jax.checkpoint.imports import import_checkpoint
 from ofa_jax.checkpoint.layout import SHARED_EMBEDDING
 from ofa_jax.checkpoint.torch_archive import CheckpointFileError
@@ -32,18 +32,18 @@ def sized(vocab_size, **changes):
     return dataclasses.replace(SMALL, vocab_size=vocab_size, **changes)
 
 
-def write_weights(folder, vocab_size, **changes):
+def write_weights(directory, vocab_size, **changes):
     config = sized(vocab_size, **changes)
-    write_huggingface_folder(folder, random_state_dict(config), config)
-    return folder
+    write_huggingface_directory(directory, random_state_dict(config), config)
+    return directory
 
 
-def write_text(folder, *, layout=None):
-    folder.mkdir(exist_ok=True)
-    Tokenizer(TEXT, layout or VocabLayout(TEXT.num_text)).save(folder)
+def write_text(directory, *, layout=None):
+    directory.mkdir(exist_ok=True)
+    Tokenizer(TEXT, layout or VocabLayout(TEXT.num_text)).save(directory)
     if layout is None:
-        (folder / "vocab_layout.json").unlink()
-    return folder
+        (directory / "vocab_layout.json").unlink()
+    return directory
 
 
 def convert(source, target, target_format, *more):
@@ -99,7 +99,7 @@ def test_a_vocabulary_beside_the_weights_is_checked_too(tmp_path, capsys):
 
 
 def test_what_the_checkpoint_names_fits_and_is_written_down(tmp_path):
-    """Codes and bins of a `.pt`, and its pixels of the last bin, reach our folder."""
+    """Codes and bins of a `.pt`, and its pixels of the last bin, reach our directory."""
     config = sized(LAYOUT.size)
     task = {"_name": "refcoco", "code_dict_size": 4, "num_bins": 20, "max_image_size": 64}
     source = tmp_path / "official.pt"
@@ -151,8 +151,8 @@ def test_released_english_files_find_their_vocabulary_on_the_hub(tmp_path, monke
     assert asked == [("OFA-Sys/ofa-base", False)] * 2
 
 
-def test_chinese_folders_load_with_their_own_vocabulary(tmp_path):
-    """A HuggingFace folder with vocab.txt and added_tokens.json, as they are published."""
+def test_chinese_directories_load_with_their_own_vocabulary(tmp_path):
+    """A HuggingFace directory with vocab.txt and added_tokens.json, as they are published."""
     pieces = ["[PAD]", "[UNK]", "图", "片", "描", "述", "狗"]
     layout = VocabLayout(num_text=len(pieces), num_codes=4, num_bins=20)
     weights = write_weights(tmp_path / "weights", layout.size)
@@ -184,14 +184,14 @@ def test_the_published_case_loads(tmp_path):
     if not case.is_dir():
         pytest.skip("needs the case cn_hf")
     config = import_config(case)
-    write_huggingface_folder(tmp_path, random_state_dict(config), config)
+    write_huggingface_directory(tmp_path, random_state_dict(config), config)
     for path in case.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     predictor = load(tmp_path)
     assert predictor.tokenizer.layout.size == predictor.config.vocab_size == 30325
 
 
-def import_config(folder):
+def import_config(directory):
     from ofa_jax.checkpoint.huggingface_names import config_from_huggingface
 
-    return config_from_huggingface(json.loads((folder / "config.json").read_text()))
+    return config_from_huggingface(json.loads((directory / "config.json").read_text()))

@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from ofa_jax.checkpoint.exports import official_state_dict
-from ofa_jax.checkpoint.huggingface import write_huggingface_folder
+from ofa_jax.checkpoint.huggingface import write_huggingface_directory
 from ofa_jax.checkpoint.huggingface_names import config_to_huggingface, to_huggingface_name
 from ofa_jax.checkpoint.imports import import_checkpoint, read_stem
 from ofa_jax.checkpoint.layout import RESNET_PREFIX
@@ -84,27 +84,27 @@ def test_wrappers_between_parts_of_a_name_go_too(tmp_path):
     assert_imported(tmp_path / "m.pt")
 
 
-def test_safetensors_and_sharded_folders(tmp_path):
+def test_safetensors_and_sharded_directories(tmp_path):
     tensors = {
         f"_orig_mod.model.{to_huggingface_name(name)}": value
         for name, value in random_state_dict().items()
     }
     safetensors.numpy.save_file(tensors, tmp_path / "m.safetensors")
     assert_imported(tmp_path / "m.safetensors")
-    folder = tmp_path / "shards"
-    folder.mkdir()
+    directory = tmp_path / "shards"
+    directory.mkdir()
     names = sorted(tensors)
     shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
     for shard, part in shards.items():
-        safetensors.numpy.save_file({name: tensors[name] for name in part}, folder / shard)
+        safetensors.numpy.save_file({name: tensors[name] for name in part}, directory / shard)
     index = {name: shard for shard, part in shards.items() for name in part}
-    path = folder / "model.safetensors.index.json"
+    path = directory / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": index}))
-    (folder / "config.json").write_text(json.dumps(config_to_huggingface(SMALL)))
-    assert_imported(folder)
+    (directory / "config.json").write_text(json.dumps(config_to_huggingface(SMALL)))
+    assert_imported(directory)
     path.write_text(json.dumps({"weight_map": {**index, "_orig_mod.lost": "a.safetensors"}}))
     with pytest.raises(CheckpointFileError, match="1 tensors such as lost"):
-        import_checkpoint(folder)
+        import_checkpoint(directory)
 
 
 def test_moving_averages_and_stems(tmp_path):
@@ -128,5 +128,5 @@ def test_two_models_in_one_state_dict_are_an_error(tmp_path):
     write_torch_file(tmp_path / "m.pt", both)
     with pytest.raises(CheckpointFileError, match=r"both the .*more than one model"):
         import_checkpoint(tmp_path / "m.pt", config=SMALL)
-    write_huggingface_folder(tmp_path / "plain", original, SMALL)
+    write_huggingface_directory(tmp_path / "plain", original, SMALL)
     assert_imported(tmp_path / "plain")

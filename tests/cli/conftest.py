@@ -52,12 +52,12 @@ def quick_state(create, *arguments, mesh, rules):
 class Runs:
     """Makes three steps with a tiny model in this process."""
 
-    def __init__(self, folder, capsys):
-        self.folder, self._capsys = folder, capsys
+    def __init__(self, directory, capsys):
+        self.directory, self._capsys = directory, capsys
 
     def start(self, *arguments):
         """One start of the run; returns (exit status, what it said)."""
-        given = ["--gin.TRAIN_STEPS=3", f"--gin.MODEL_DIR='{self.folder}'", *arguments]
+        given = ["--gin.TRAIN_STEPS=3", f"--gin.MODEL_DIR='{self.directory}'", *arguments]
         status = entry.run_train([*TINY, *given])
         return status, self._capsys.readouterr().err
 

@@ -15,7 +15,7 @@ import pytest
 
 from ofa_jax.checkpoint.fingerprint import write_fingerprint
 from ofa_jax.checkpoint.manager import CheckpointManager
-from ofa_jax.runs import folder as run_folder
+from ofa_jax.runs import directory as run_directory
 from ofa_jax.runs.settings import DatasetConfig
 from ofa_jax.runs.story import train
 from ofa_jax.sharding import placement
@@ -232,16 +232,16 @@ def test_several_vocabularies(refused, tmp_path, monkeypatch):
     assert "'scenes_captioning' and 'scenes_small_vqa' use different vocabularies" in line
 
 
-# The folder of the run.
+# The directory of the run.
 
 
-def test_folder_that_cannot_be_written(refused, tmp_path):
+def test_directory_that_cannot_be_written(refused, tmp_path):
     (tmp_path / "file").write_text("")
     line = refused(QUICKSTART, f"--gin.MODEL_DIR='{tmp_path / 'file' / 'run'}'")
     assert f"MODEL_DIR: cannot write checkpoints to {tmp_path / 'file' / 'run'}: Not a dir" in line
 
 
-def test_folder_of_another_model(refused, command_line, tmp_path, monkeypatch):
+def test_directory_of_another_model(refused, command_line, tmp_path, monkeypatch):
     configs = []
 
     class Remembering(CheckpointManager):
@@ -249,33 +249,35 @@ def test_folder_of_another_model(refused, command_line, tmp_path, monkeypatch):
             configs.append(config)
             super().__init__(*arguments, config=config, **options)
 
-    monkeypatch.setattr(run_folder, "CheckpointManager", Remembering)
-    folder = f"--gin.MODEL_DIR='{tmp_path / 'run'}'"
+    monkeypatch.setattr(run_directory, "CheckpointManager", Remembering)
+    directory = f"--gin.MODEL_DIR='{tmp_path / 'run'}'"
     with pytest.raises(ComputationStarted):
-        command_line([QUICKSTART, folder])
+        command_line([QUICKSTART, directory])
     with pytest.raises(ComputationStarted):  # nothing is there that another model could harm
-        command_line([QUICKSTART, folder, "--gin.models.OFA.encoder_layers=1"])
+        command_line([QUICKSTART, directory, "--gin.models.OFA.encoder_layers=1"])
     (tmp_path / "run" / "checkpoint_5").mkdir()
     write_fingerprint(tmp_path / "run", configs[0])
-    line = refused(QUICKSTART, folder, "--gin.models.OFA.encoder_layers=1")
+    line = refused(QUICKSTART, directory, "--gin.models.OFA.encoder_layers=1")
     assert "MODEL_DIR: " in line
     assert "holds checkpoints of another model: model.encoder_layers is " in line
-    assert "and 1 here; choose another folder" in line
+    assert "and 1 here; choose another directory" in line
 
 
 def test_disk_without_space(refused, command_line, tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
-    folder = tmp_path / "run"
+    directory = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage(1 << 30, 1 << 30, 1 << 20))
-        line = refused(QUICKSTART, f"--gin.MODEL_DIR='{folder}'")
-    assert line.startswith(f"error: MODEL_DIR {folder} has 1.0 MiB free; 2 checkpoints and the one")
-    assert list(folder.iterdir()) == []
+        line = refused(QUICKSTART, f"--gin.MODEL_DIR='{directory}'")
+    assert line.startswith(
+        f"error: MODEL_DIR {directory} has 1.0 MiB free; 2 checkpoints and the one"
+    )
+    assert list(directory.iterdir()) == []
     with pytest.raises(ComputationStarted):  # a smaller model is no "other model"
-        command_line([QUICKSTART, f"--gin.MODEL_DIR='{folder}'", "--gin.models.OFA.width=64"])
+        command_line([QUICKSTART, f"--gin.MODEL_DIR='{directory}'", "--gin.models.OFA.width=64"])
 
 
-def test_remote_folder_without_a_driver(refused, monkeypatch):
+def test_remote_directory_without_a_driver(refused, monkeypatch):
     find = importlib.util.find_spec
     without = lambda name, *rest: None if name == "gcsfs" else find(name, *rest)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", without)
@@ -283,9 +285,9 @@ def test_remote_folder_without_a_driver(refused, monkeypatch):
     assert "MODEL_DIR gs://bucket/runs/one needs the package gcsfs: pip install" in line
     assert "gcsfuse bucket /mnt/bucket) and set MODEL_DIR='/mnt/bucket/runs/one'" in line
     line = refused(QUICKSTART, "--gin.MODEL_DIR='s3://bucket/runs/one'")
-    assert "no driver makes s3:// a folder here; mount it on every host (mount-s3 bucket" in line
+    assert "no driver makes s3:// a directory here; mount it on every host (mount-s3 bucket" in line
     line = refused(QUICKSTART, "--gin.MODEL_DIR='gs://bucket'")
-    assert "gs://bucket is no address of a folder, such as gs://bucket/run" in line
+    assert "gs://bucket is no address of a directory, such as gs://bucket/run" in line
 
 
 # The process.

@@ -119,8 +119,8 @@ class Store:
         assert allow_overwrite
         self.values[key] = value
 
-    def key_value_dir_get(self, folder):
-        return [(key, value) for key, value in self.values.items() if key.startswith(folder)]
+    def key_value_dir_get(self, directory):
+        return [(key, value) for key, value in self.values.items() if key.startswith(directory)]
 
 
 def test_a_silent_host_is_noticed():
@@ -198,8 +198,8 @@ class Shared:
     def key_value_set(self, key, value):
         self.values[key] = value
 
-    def key_value_dir_get(self, folder):
-        return [(key, value) for key, value in self.values.items() if key.startswith(folder)]
+    def key_value_dir_get(self, directory):
+        return [(key, value) for key, value in self.values.items() if key.startswith(directory)]
 
     def wait_at_barrier(self, place, milliseconds):
         self._together.wait(30)
@@ -216,7 +216,7 @@ class Shared:
         (["RANDOM_SEED = 0"], "process 1 was started with less, process 0 with utils.X.keep = 2"),
         (["RANDOM_SEED = 0", "utils.X.keep = 2", "utils.X.bucket_cache = '/tmp'"], ""),
     ],
-    ids=["equal", "seed", "missing", "folder of a machine"],
+    ids=["equal", "seed", "missing", "directory of a machine"],
 )
 def test_hosts_with_other_settings_are_refused_by_name(monkeypatch, second, message):
     state = types.SimpleNamespace(client=Shared(2))

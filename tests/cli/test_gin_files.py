@@ -44,10 +44,10 @@ def test_images_of_ones_own_take_the_vocabulary_beside_the_checkpoint(name):
     places = ('--gin.DATA_DIR="data"', '--gin.MODEL_DIR="runs/own"')
     found = settings(files, *places, '--gin.INITIAL_CHECKPOINT_PATH="start"')
     assert found["VOCAB_DIR"] == "None"
-    folders = {"DATA_DIR": "data", "VOCAB_DIR": None}
+    directories = {"DATA_DIR": "data", "VOCAB_DIR": None}
     lengths = {"inputs": 8, "targets": 8, "image": 32}
-    config = DatasetConfig("scenes_vqa", lengths, 4, locations=folders)
-    assert config.locations == folders
+    config = DatasetConfig("scenes_vqa", lengths, 4, locations=directories)
+    assert config.locations == directories
 
 
 def written(path, text):
@@ -64,11 +64,11 @@ def test_a_byte_order_mark(tmp_path):
 
 @pytest.mark.parametrize("include", ["include 'base.gin'", '  include "base.gin"  # ours'])
 def test_includes_beside_the_file_that_includes(tmp_path, include):
-    """Each file of two folders means its own neighbor."""
+    """Each file of two directories means its own neighbor."""
     files = []
-    for folder, steps in (("a", 11), ("b", 22)):
-        written(tmp_path / folder / "base.gin", f"TRAIN_STEPS = {steps}\n")
-        files.append(written(tmp_path / folder / "mine.gin", f"{BASE}{include}\n"))
+    for directory, steps in (("a", 11), ("b", 22)):
+        written(tmp_path / directory / "base.gin", f"TRAIN_STEPS = {steps}\n")
+        files.append(written(tmp_path / directory / "mine.gin", f"{BASE}{include}\n"))
     assert settings([files[0]])["TRAIN_STEPS"] == "11"
     assert settings([files[1]])["TRAIN_STEPS"] == "22"
 
@@ -120,7 +120,7 @@ def test_paths_are_those_of_a_shell(monkeypatch):
         settings(["gin_configs/runs/quickstart.gin"], "--gin.MODEL_DIR='$NOWHERE/one'")
 
 
-def test_run_files_of_the_home_folder(tmp_path, monkeypatch):
+def test_run_files_of_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
     written(tmp_path / "gin" / "steps.gin", "TRAIN_STEPS = 13\n")

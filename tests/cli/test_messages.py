@@ -62,10 +62,10 @@ def test_a_location_is_named_by_the_option_that_gives_it():
     except ValueError as error:
         message = str(error)
     gin_files._start_afresh({"OF_NOBODY": "--data"})
-    assert "give --data=FOLDER or the environment variable" in gin_files.with_macros(message)
+    assert "give --data=DIRECTORY or the environment variable" in gin_files.with_macros(message)
     gin_files._start_afresh(None)
     gin_files.gin.parse_config("OF_NOBODY = None")
-    assert "give --gin.OF_NOBODY=FOLDER or" in gin_files.with_macros(message)
+    assert "give --gin.OF_NOBODY=DIRECTORY or" in gin_files.with_macros(message)
     gin_files._start_afresh(None)
     assert "set DatasetConfig.locations = {'OF_NOBODY'" in gin_files.with_macros(message)
 
@@ -170,7 +170,7 @@ def test_vocabulary_of_a_repository(tmp_path, monkeypatch, setting):
         return tmp_path
 
     monkeypatch.setattr(tasks, "fetch_repository", fetch)
-    monkeypatch.setattr(tasks, "vocabulary_beside", lambda folder: folder == tmp_path)
+    monkeypatch.setattr(tasks, "vocabulary_beside", lambda directory: directory == tmp_path)
     monkeypatch.delenv("OFA_VOCAB_DIR", raising=False)
     given = {"VOCAB_DIR": "OFA-Sys/ofa-base" if setting == "VOCAB_DIR" else None}
     tasks.assign_locations(given, "OFA-Sys/ofa-base" if setting == "initial" else None)

@@ -38,13 +38,13 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
-def logged_steps(folder):
+def logged_steps(directory):
     """Steps with a loss, by TensorFlow's own reader."""
     import tensorflow as tf
 
     return sorted(
         event.step
-        for path in folder.glob("events*")
+        for path in directory.glob("events*")
         for event in tf.compat.v1.train.summary_iterator(str(path))
         if any(value.tag == "loss" for value in event.summary.value)
     )
@@ -55,17 +55,17 @@ def test_events_after_the_checkpoint_are_dropped(tmp_path):
     for step in (1, 200, 70_000):
         log.write(step, {"loss": 1.0})
     log.close()
-    folder = tmp_path / "tensorboard"
-    [events] = folder.iterdir()
+    directory = tmp_path / "tensorboard"
+    [events] = directory.iterdir()
     with events.open("ab") as file:
         file.write(b"\x40" + bytes(20))  # cut off by a kill
     again = run_log.RunLog(tmp_path, 200)
     again.write(201, {"loss": 0.5})
     again.close()
-    assert logged_steps(folder) == [1, 200, 201]
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert event_files.purge(folder, 201) == 0
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert logged_steps(directory) == [1, 200, 201]
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    assert event_files.purge(directory, 201) == 0
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
     assert event_files.purge(tmp_path / "none", 0) == 0
 
 

@@ -15,7 +15,7 @@ from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.data.tasks.task import TaskSet
 from ofa_jax.model import flops
 from ofa_jax.model.config import SIZES
-from ofa_jax.runs import folder as run_folder
+from ofa_jax.runs import directory as run_directory
 from ofa_jax.runs import log as run_log
 from ofa_jax.runs.engine import FROZEN_BATCH_NORM
 from ofa_jax.runs.log import LogConfig
@@ -48,7 +48,7 @@ def test_wandb_gets_the_same_numbers_and_goes_on_after_a_restart(tmp_path, monke
         log.write(step, {"loss": 3.0})
         log.close()
     first, second = calls[0], calls[3]
-    assert first == second, "one run of W&B for a folder"
+    assert first == second, "one run of W&B for a directory"
     assert (first["project"], first["mode"], first["name"]) == ("ofa", "offline", "run")
     assert first["resume"] == "allow"
     assert first["config"] == {"gin": "RANDOM_SEED = 0"}
@@ -69,7 +69,7 @@ def test_dump_of_a_bad_batch(tmp_path):
     batch["decoder_loss_weights"][1] = np.nan
     ids = [1, *task.tokenizer().encode("what color"), 2]
     batch["encoder_input_tokens"][2, : len(ids)] = ids
-    path = run_folder.dump_batch(tmp_path, 17, batch, tasks)
+    path = run_directory.dump_batch(tmp_path, 17, batch, tasks)
     assert path == tmp_path / "nonfinite" / "batch_17.npz"
     with np.load(path) as saved:
         assert set(saved.files) == set(batch)

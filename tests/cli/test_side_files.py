@@ -31,10 +31,10 @@ FILES = (
     "placement.txt",
     "source.json",
 )
-FOLDERS = ("tensorboard", "vocabulary", "profile", "nonfinite", "predictions", "report", "work")
+DIRECTORIES = ("tensorboard", "vocabulary", "profile", "nonfinite", "predictions", "report", "work")
 
 
-def become_folder(path):
+def become_directory(path):
     path.unlink(missing_ok=True)
     path.mkdir()
 
@@ -46,31 +46,33 @@ def become_file(path):
 
 def test_a_run_goes_on_past_everything_that_is_damaged(runs, caplog):
     assert runs.start()[0] == 0
-    with (runs.folder / "metrics.jsonl").open("ab") as file:
+    with (runs.directory / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 3, "time": "soon"}\n{"step": 3, "lo\xffs": 1}\n{"step": 3, "lo')
     for name, content in CONTENTS.items():
-        if (path := runs.folder / name).parent.exists():
+        if (path := runs.directory / name).parent.exists():
             path.write_bytes(content)
     status, text = runs.start("--gin.TRAIN_STEPS=4")
     assert status == 0, text
-    assert checkpoints(runs.folder)[-1] == 4
-    lines = [json.loads(line) for line in (runs.folder / "metrics.jsonl").read_text().splitlines()]
+    assert checkpoints(runs.directory)[-1] == 4
+    lines = [
+        json.loads(line) for line in (runs.directory / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in lines] == [1, 2, 3, 4], "the good lines stay"
     for name in ("config.gin", "goodput.json", "metrics.json", "metrics.jsonl"):
         assert f"set aside as {name}.damaged" in caplog.text
-        assert (runs.folder / f"{name}.damaged").exists()
+        assert (runs.directory / f"{name}.damaged").exists()
     assert "metrics.jsonl has 2 damaged lines, which are left out; set aside" in caplog.text
 
     for name in FILES:
-        become_folder(runs.folder / name)
-    for name in FOLDERS:
-        become_file(runs.folder / name)
+        become_directory(runs.directory / name)
+    for name in DIRECTORIES:
+        become_file(runs.directory / name)
     status, text = runs.start("--gin.TRAIN_STEPS=5", "--gin.log.LogConfig.tensorboard=True")
     assert status == 0, text
-    assert checkpoints(runs.folder)[-1] == 5
-    for name in (*FILES, *FOLDERS):
-        assert list(runs.folder.glob(f"{name}.damaged*")), name
-    assert list((runs.folder / "tensorboard").iterdir())
+    assert checkpoints(runs.directory)[-1] == 5
+    for name in (*FILES, *DIRECTORIES):
+        assert list(runs.directory.glob(f"{name}.damaged*")), name
+    assert list((runs.directory / "tensorboard").iterdir())
 
 
 @pytest.mark.parametrize(

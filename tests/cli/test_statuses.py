@@ -24,7 +24,7 @@ from ofa_jax.cli.inference import run_infer
 from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.errors import SettingsError, Status, Unfinished
 from ofa_jax.inference.answerer import Answerer
-from ofa_jax.lock import LOCK_NAME, FolderLock, LocalFile
+from ofa_jax.lock import LOCK_NAME, DirectoryLock, LocalFile
 from ofa_jax.runs.engine import Engine
 from tests.compiling import QUICK_TO_COMPILE
 from tests.integration.tiny_run import TINY, checkpoints
@@ -205,9 +205,9 @@ def test_a_disk_that_fails_in_the_middle(runs, tmp_path, monkeypatch):
     assert "Traceback" in text
     assert "\nOSError: [Errno 5] Input/output error: 'records.tsv'\n" in text
     # Records 17 to 24 are those of batch 2.
-    assert checkpoints(runs.folder) == [2]
+    assert checkpoints(runs.directory) == [2]
     assert runs.start(*BREAKING)[0] == 0
-    assert checkpoints(runs.folder)[-1] == 3
+    assert checkpoints(runs.directory)[-1] == 3
 
 
 def test_a_worker_that_is_killed(runs, monkeypatch, capsys):
@@ -226,9 +226,9 @@ def test_a_worker_that_is_killed(runs, monkeypatch, capsys):
     assert "Traceback" not in text
     [line] = [line for line in text.splitlines() if line.startswith("error: ")]
     assert "input workers ended with exit code -9; the system kills processes" in line
-    assert checkpoints(runs.folder) == [2]
+    assert checkpoints(runs.directory) == [2]
     assert runs.start()[0] == 0
-    assert checkpoints(runs.folder)[-1] == 3
+    assert checkpoints(runs.directory)[-1] == 3
 
 
 def test_a_source_that_fails_at_once_is_a_mistake(runs, tmp_path, monkeypatch):
@@ -236,7 +236,7 @@ def test_a_source_that_fails_at_once_is_a_mistake(runs, tmp_path, monkeypatch):
     status, text = runs.start(*BREAKING)
     assert status == 2
     assert text == "error: [Errno 5] Input/output error: 'records.tsv'\n"
-    assert not (runs.folder / "metrics.jsonl").exists()
+    assert not (runs.directory / "metrics.jsonl").exists()
 
 
 def test_a_checkpoint_that_cannot_be_written(runs, monkeypatch):
@@ -261,17 +261,19 @@ def test_a_bug_of_numpy(runs, monkeypatch):
     assert "ValueError: operands could not be broadcast together" in text.splitlines()[-1]
 
 
-def test_a_folder_in_use(runs):
-    runs.folder.mkdir()
-    with FolderLock(LocalFile(runs.folder / LOCK_NAME), "the folder"):
-        before = sorted(path.name for path in runs.folder.iterdir())
+def test_a_directory_in_use(runs):
+    runs.directory.mkdir()
+    with DirectoryLock(LocalFile(runs.directory / LOCK_NAME), "the directory"):
+        before = sorted(path.name for path in runs.directory.iterdir())
         status, text = runs.start()
         assert status == 2
         assert text.startswith(
-            f"error: MODEL_DIR {runs.folder} is in use by process {os.getpid()} on "
+            f"error: MODEL_DIR {runs.directory} is in use by process {os.getpid()} on "
         )
         assert len(text.splitlines()) == 1
-        assert sorted(path.name for path in runs.folder.iterdir()) == before, "nothing is touched"
+        assert sorted(path.name for path in runs.directory.iterdir()) == before, (
+            "nothing is touched"
+        )
 
 
 def test_sigterm_in_the_final_evaluation(runs, monkeypatch):
@@ -294,10 +296,10 @@ def test_sigterm_in_the_final_evaluation(runs, monkeypatch):
     assert status == 75, text
     assert len(batches) == 2
     assert text.endswith("give the same command again to go on\n")
-    assert not (runs.folder / "metrics.json").exists()
+    assert not (runs.directory / "metrics.json").exists()
     status, text = runs.start(*evaluated)
     assert status == 0, text
-    assert json.loads((runs.folder / "metrics.json").read_text())["tasks"]["vqa"]["n"] == 20
+    assert json.loads((runs.directory / "metrics.json").read_text())["tasks"]["vqa"]["n"] == 20
 
 
 # The same with real processes.
@@ -306,8 +308,8 @@ def test_sigterm_in_the_final_evaluation(runs, monkeypatch):
 class Command:
     """Processes of the tiny run."""
 
-    def __init__(self, folder):
-        self.folder, self.run = folder, folder / "run"
+    def __init__(self, directory):
+        self.directory, self.run = directory, directory / "run"
         self.environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": QUICK_TO_COMPILE,
@@ -350,7 +352,7 @@ def test_a_launcher_starts_a_failed_run_again(command, workers):
         f"--gin.TRAIN_STEPS={steps}",
         f"--gin.inputs.DatasetConfig.num_workers={workers}",
         around=around,
-        OFA_TEST_BREAK=f"{command.folder / 'broken'}:{what}",
+        OFA_TEST_BREAK=f"{command.directory / 'broken'}:{what}",
     )
     status, text = command.wait(process)
     assert status == 0, text[-3000:]
@@ -366,7 +368,7 @@ def test_a_launcher_starts_a_failed_run_again(command, workers):
 
 
 @pytest.mark.slow
-def test_two_starts_in_one_folder_and_a_kill(command):
+def test_two_starts_in_one_directory_and_a_kill(command):
     """The second start leaves the first alone; after kill -9 the next goes on at once."""
     arguments = ("--gin.TRAIN_STEPS=100000", "--gin.checkpoints.CheckpointConfig.period=5")
     first = command.start(*arguments)

@@ -16,7 +16,7 @@ from tests.shared import fixtures_dir
 
 
 def listed_settings():
-    """(folder, case, setting) of every entry in every fixture folder.
+    """(directory, case, setting) of every entry in every fixture directory.
 
     Each takes seconds to compile, so the default suite runs each setting on one case, the slow
     suite on the others.
@@ -32,18 +32,18 @@ def listed_settings():
 
 
 @functools.cache
-def loaded(folder, case):
+def loaded(directory, case):
     """(model, variables, batch, generation entry) of a case."""
-    fixture = Fixture(fixtures_dir() / folder)
+    fixture = Fixture(fixtures_dir() / directory)
     opened = fixture.case(case)
     config = opened.model_config()
     entry = fixture.optional_json("generation.json")[case]
     return OFA(config), opened.variables(config), opened.batch(), entry
 
 
-@pytest.mark.parametrize(("folder", "case", "setting"), listed_settings())
-def test_hypotheses_equal_official(folder, case, setting):
-    model, variables, batch, entries = loaded(folder, case)
+@pytest.mark.parametrize(("directory", "case", "setting"), listed_settings())
+def test_hypotheses_equal_official(directory, case, setting):
+    model, variables, batch, entries = loaded(directory, case)
     entry = entries[setting]
     found = generate(model, variables, batch, config_of(setting), constraint=constraint_of(entry))
     for sentence, expected in enumerate(hypotheses_of(entry)):
@@ -64,8 +64,8 @@ def test_hypotheses_equal_official(folder, case, setting):
 
 def test_ranking_agrees_with_the_official_trie_search():
     values = [entry.values for entry in listed_settings()]
-    folder, case, setting = next(entry for entry in values if entry[2].startswith("trie"))
-    model, variables, batch, entries = loaded(folder, case)
+    directory, case, setting = next(entry for entry in values if entry[2].startswith("trie"))
+    model, variables, batch, entries = loaded(directory, case)
     # (These ids are the same in both orders.)
     answers = entries[setting]["answers"]
     scores = rank(model, variables, batch, Candidates.build(answers, chunk=4))

@@ -19,16 +19,16 @@ LENGTHS = {"inputs": 32, "targets": 8, "image": 32}
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("demo")
-    tokenizer = finetuning_files.write_vocabulary(folder)
+    directory = tmp_path_factory.mktemp("demo")
+    tokenizer = finetuning_files.write_vocabulary(directory)
     config = finetuning_files.small_config(tokenizer)
     record = SourceRecord("initialized", "random")
     imported = ImportedCheckpoint(initial_variables(config), config, record)
-    export_checkpoint(imported, folder, "orbax")
+    export_checkpoint(imported, directory, "orbax")
     names = ("captioning", "vqa", "visual_grounding", "grounded_captioning", "detection")
     found = [task for name in names for task, _ in lookup(f"scenes_{name}")]
-    write_cards(folder, "scenes", [TaskCard.of(task, LENGTHS) for task in found])
-    return folder
+    write_cards(directory, "scenes", [TaskCard.of(task, LENGTHS) for task in found])
+    return directory
 
 
 @pytest.fixture(scope="session")

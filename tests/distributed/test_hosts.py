@@ -24,11 +24,11 @@ RESTARTABLE = (1, 75)
 class Hosts:
     """The processes of one session."""
 
-    def __init__(self, folder, name, count, *, steps=STEPS, signals=None, others=None):
+    def __init__(self, directory, name, count, *, steps=STEPS, signals=None, others=None):
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             address = f"localhost:{probe.getsockname()[1]}"
-        self.outputs = [folder / f"{name}.{time.time_ns()}.{host}.log" for host in range(count)]
+        self.outputs = [directory / f"{name}.{time.time_ns()}.{host}.log" for host in range(count)]
         self.processes = []
         for host, output in enumerate(self.outputs):
             environment = os.environ | {
@@ -50,7 +50,7 @@ class Hosts:
                 "tests.distributed.host",
                 *SETTINGS,
                 f"--gin.TRAIN_STEPS={steps}",
-                f"--gin.MODEL_DIR='{folder / name}'",
+                f"--gin.MODEL_DIR='{directory / name}'",
                 *(others or {}).get(host, ()),
             ]
             with output.open("w") as file:
@@ -86,7 +86,7 @@ def numbers(run_dir, key):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def directory(tmp_path_factory):
     """A finished run of one process, `one`."""
     path = tmp_path_factory.mktemp("hosts")
     finish(path, "one", 1)
@@ -99,9 +99,9 @@ def folder(tmp_path_factory):
     [("save", 0), ("save", 1), ("evaluation", 0), ("evaluation", 1), ("compile", 1)],
     ids=lambda value: str(value),
 )
-def test_a_host_that_dies_in_the_middle_of_something(folder, place, host):
+def test_a_host_that_dies_in_the_middle_of_something(directory, place, host):
     name = f"{place}_{host}"
-    with Hosts(folder, name, 2, signals={host: {"OFA_TEST_KILL_IN": place}}) as hosts:
+    with Hosts(directory, name, 2, signals={host: {"OFA_TEST_KILL_IN": place}}) as hosts:
         assert hosts.processes[host].wait(1500) == -signal.SIGKILL
         died = time.monotonic()
         status = hosts.processes[1 - host].wait(90)
@@ -111,9 +111,9 @@ def test_a_host_that_dies_in_the_middle_of_something(folder, place, host):
     assert status in RESTARTABLE, text[-3000:]
     assert "lost another host" in text, text[-3000:]
     assert "start all of them again with the same command" in text
-    finish(folder, name, 2)
+    finish(directory, name, 2)
     for key in ("loss", "eval_loss"):
-        alone, together = (numbers(folder / run, key) for run in ("one", name))
+        alone, together = (numbers(directory / run, key) for run in ("one", name))
         assert alone.keys() == together.keys()
         np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=1e-5)
 
@@ -131,8 +131,8 @@ def test_hosts_of_other_seeds_are_refused_by_name(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_hosts_equal_one_and_survive_the_loss_of_one(folder):
-    tmp_path = folder
+def test_two_hosts_equal_one_and_survive_the_loss_of_one(directory):
+    tmp_path = directory
     # Host 1 dies before its 6th step; a checkpoint is complete by then.
     with Hosts(tmp_path, "two", 2, signals={1: {"OFA_TEST_KILL_STEP": "6"}}) as hosts:
         assert hosts.processes[1].wait(1500) == -signal.SIGKILL

@@ -9,8 +9,8 @@ from ofa_jax.runs.story import final_scores
 
 
 def test_a_task_of_several_seeds_keeps_the_predictions_of_all(tmp_path):
-    folder = tmp_path / "predictions"
-    folder.mkdir()
+    directory = tmp_path / "predictions"
+    directory.mkdir()
 
     def score(task, split, count, name, *, seed, root):
         (root / "predictions" / f"{name}.jsonl").write_text(json.dumps({"seed": seed}) + "\n")
@@ -18,8 +18,8 @@ def test_a_task_of_several_seeds_keeps_the_predictions_of_all(tmp_path):
 
     evaluation = RunEvaluation(None, None, EvaluationConfig(unseen_task_seeds=3), None, seed=5)
     evaluation._unseen(types.SimpleNamespace(family="grounded_vqa"), score, tmp_path)
-    assert [path.name for path in folder.iterdir()] == ["grounded_vqa.jsonl"]
-    lines = (folder / "grounded_vqa.jsonl").read_text().splitlines()
+    assert [path.name for path in directory.iterdir()] == ["grounded_vqa.jsonl"]
+    lines = (directory / "grounded_vqa.jsonl").read_text().splitlines()
     assert [json.loads(line)["seed"] for line in lines] == [5, 6, 7]
 
 

@@ -63,20 +63,20 @@ def examples(lines):
     return [line["example"] for line in lines]
 
 
-def write(family, lines, folder, **options):
+def write(family, lines, directory, **options):
     task = scenes_task(family)
     write_split(
         task,
         [lines],
         score_split(task, [lines]),
-        folder,
+        directory,
         name=family,
         lengths=LENGTHS,
         split="validation",
         image_tokenizer=image_tokenizer_of(task),
         **options,
     )
-    return read(folder / "predictions" / f"{family}.jsonl")
+    return read(directory / "predictions" / f"{family}.jsonl")
 
 
 def read(path):

@@ -44,13 +44,13 @@ class Oracle:
         return Answers(targets, scores, scores)
 
 
-def run(task, answer, folder, *, shard=WHOLE, limit=13, **options):
+def run(task, answer, directory, *, shard=WHOLE, limit=13, **options):
     return predict_split(
         task,
         answer,
         LENGTHS,
         split="validation",
-        lines=FileLines(shard.work_file(folder / "work", "it")),
+        lines=FileLines(shard.work_file(directory / "work", "it")),
         batch_size=4,
         shard=shard,
         limit=limit,
@@ -58,12 +58,12 @@ def run(task, answer, folder, *, shard=WHOLE, limit=13, **options):
     )
 
 
-def finish(task, works, folder, *, limit=None):
+def finish(task, works, directory, *, limit=None):
     """Scores and writes; returns (result, number of skipped records)."""
     files = [FileLines(path) for path in works]
     scored = score_split(task, files, limit)
     write_split(
-        task, files, scored, folder, name="it", lengths=LENGTHS, split="validation", limit=limit
+        task, files, scored, directory, name="it", lengths=LENGTHS, split="validation", limit=limit
     )
     return scored.result, scored.skipped
 

@@ -33,7 +33,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("form", EXPECTED)
 def test_formats(form, tmp_path):
-    path = tmp_path / "folder" / file_name(form, "test")
+    path = tmp_path / "directory" / file_name(form, "test")
     assert path.name == "test_predict.json"
     assert write_submission(path, form, iter([ROW, ROW])) == 2
     assert json.loads(path.read_text()) == [EXPECTED[form]] * 2

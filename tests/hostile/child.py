@@ -27,9 +27,9 @@ def main() -> None:
     from tests.hostile import readers
 
     # Readers import what they need at first use, which is none of an input's memory.
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         for name, data in readers.seeds().items():
-            readers.read(name, pathlib.Path(folder), data[0])
+            readers.read(name, pathlib.Path(directory), data[0])
     now = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
     for line in sys.stdin:
@@ -37,9 +37,9 @@ def main() -> None:
         data = base64.b64decode(encoded)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began = time.process_time()
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as directory:
             try:
-                said, bad = readers.read(name, pathlib.Path(folder), data), ""
+                said, bad = readers.read(name, pathlib.Path(directory), data), ""
             except BaseException:
                 said, bad = "", traceback.format_exc(limit=-6)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024

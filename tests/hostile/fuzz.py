@@ -61,9 +61,9 @@ def fuzz(name: str, seconds: float) -> int:
         if time.monotonic() > end:
             return
         count += 1
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as directory:
             try:
-                readers.read(name, pathlib.Path(folder), data)
+                readers.read(name, pathlib.Path(directory), data)
             except Exception:
                 FOUND.mkdir(exist_ok=True)
                 (FOUND / f"{name}-smallest.bin").write_bytes(data)

@@ -38,8 +38,8 @@ Reader = Callable[[pathlib.Path, bytes], None]
 _MOST = 50
 
 
-def _written(folder: pathlib.Path, name: str, data: bytes) -> str:
-    path = folder / name
+def _written(directory: pathlib.Path, name: str, data: bytes) -> str:
+    path = directory / name
     path.write_bytes(data)
     return str(path)
 
@@ -51,7 +51,7 @@ def _records(source, split: str = "train") -> None:
             records[index]
 
 
-def _torch(folder: pathlib.Path, data: bytes) -> None:
+def _torch(directory: pathlib.Path, data: bytes) -> None:
     def walk(value, depth: int = 4) -> None:
         if isinstance(value, TorchTensor):
             np.asarray(value)
@@ -59,151 +59,151 @@ def _torch(folder: pathlib.Path, data: bytes) -> None:
             for one in list(value.values())[:_MOST]:
                 walk(one, depth - 1)
 
-    found = read_torch_file(_written(folder, "a.pt", data))
+    found = read_torch_file(_written(directory, "a.pt", data))
     walk(found)
     plain_fields(found)
 
 
-def _pickle(folder: pathlib.Path, data: bytes) -> None:
-    del folder
+def _pickle(directory: pathlib.Path, data: bytes) -> None:
+    del directory
     plain_fields(load_restricted(data))
 
 
-def _safetensors(folder: pathlib.Path, data: bytes) -> None:
+def _safetensors(directory: pathlib.Path, data: bytes) -> None:
     from ofa_jax.checkpoint.huggingface import read_safetensors
 
-    tensors = read_safetensors(_written(folder, "a.safetensors", data))
+    tensors = read_safetensors(_written(directory, "a.safetensors", data))
     for name in tensors:
         np.asarray(tensors[name])
 
 
-def _weights(folder: pathlib.Path, data: bytes) -> None:
+def _weights(directory: pathlib.Path, data: bytes) -> None:
     from ofa_jax.checkpoint.imports import import_checkpoint
 
-    import_checkpoint(_written(folder, "a.safetensors", data))
+    import_checkpoint(_written(directory, "a.safetensors", data))
 
 
-def _tuned(folder: pathlib.Path, data: bytes) -> None:
+def _tuned(directory: pathlib.Path, data: bytes) -> None:
     from ofa_jax.checkpoint.tuned import read_tuned
 
-    read_tuned(_written(folder, "a.safetensors", data))
+    read_tuned(_written(directory, "a.safetensors", data))
 
 
-def _huggingface(folder: pathlib.Path, data: bytes) -> None:
-    from ofa_jax.checkpoint.huggingface import read_huggingface_folder
+def _huggingface(directory: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.checkpoint.huggingface import read_huggingface_directory
 
-    _written(folder, "config.json", data)
-    _written(folder, "model.safetensors", _tensors(*_NAMES))
-    read_huggingface_folder(folder)
-
-
-def _index(folder: pathlib.Path, data: bytes) -> None:
-    from ofa_jax.checkpoint.huggingface import read_huggingface_folder
-
-    _written(folder, "model.safetensors.index.json", data)
-    _written(folder, "a.safetensors", _tensors(*_NAMES))
-    read_huggingface_folder(folder)
+    _written(directory, "config.json", data)
+    _written(directory, "model.safetensors", _tensors(*_NAMES))
+    read_huggingface_directory(directory)
 
 
-def _tsv(folder: pathlib.Path, data: bytes) -> None:
-    path = _written(folder, "a.tsv", data)
+def _index(directory: pathlib.Path, data: bytes) -> None:
+    from ofa_jax.checkpoint.huggingface import read_huggingface_directory
+
+    _written(directory, "model.safetensors.index.json", data)
+    _written(directory, "a.safetensors", _tensors(*_NAMES))
+    read_huggingface_directory(directory)
+
+
+def _tsv(directory: pathlib.Path, data: bytes) -> None:
+    path = _written(directory, "a.tsv", data)
     for layout in ("vision_language", "detection", "caption", "image"):
         with contextlib.suppress(ValueError, OSError):
             _records(TsvSource(path, layout))
 
 
-def _coco(folder: pathlib.Path, data: bytes) -> None:
-    path = _written(folder, "a.json", data)
+def _coco(directory: pathlib.Path, data: bytes) -> None:
+    path = _written(directory, "a.json", data)
     for source in (CocoCaptions, CocoInstances):
         with contextlib.suppress(ValueError, OSError):
-            _records(source(annotations=path, images=str(folder)))
+            _records(source(annotations=path, images=str(directory)))
 
 
-def _lines(folder: pathlib.Path, data: bytes) -> None:
-    _records(TextSource(_written(folder, "a.jsonl", data)))
+def _lines(directory: pathlib.Path, data: bytes) -> None:
+    _records(TextSource(_written(directory, "a.jsonl", data)))
 
 
-def _unpacked_lines(folder: pathlib.Path, data: bytes) -> None:
-    _records(TextSource(_written(folder, "a.jsonl.gz", data)))
+def _unpacked_lines(directory: pathlib.Path, data: bytes) -> None:
+    _records(TextSource(_written(directory, "a.jsonl.gz", data)))
 
 
-def _tar(folder: pathlib.Path, data: bytes) -> None:
-    path = _written(folder, "a.tar", data)
+def _tar(directory: pathlib.Path, data: bytes) -> None:
+    path = _written(directory, "a.tar", data)
     members(path)
     _records(WebdatasetSource(path))
 
 
-def _instruction(folder: pathlib.Path, data: bytes) -> None:
-    del folder
+def _instruction(directory: pathlib.Path, data: bytes) -> None:
+    del directory
     Instruction.parse(data.decode("utf-8"))
 
 
 def _answers(suffix: str) -> Reader:
-    def read(folder: pathlib.Path, data: bytes) -> None:
-        path = _written(folder, f"a{suffix}", data)
+    def read(directory: pathlib.Path, data: bytes) -> None:
+        path = _written(directory, f"a{suffix}", data)
         read_answers.cache_clear()
         read_answers(path)
 
     return read
 
 
-def _bins(folder: pathlib.Path, data: bytes) -> None:
-    del folder
+def _bins(directory: pathlib.Path, data: bytes) -> None:
+    del directory
     tokenizer = _tokenizer()
     tokenizer.encode(data.decode("utf-8"))
 
 
-def _gin(folder: pathlib.Path, data: bytes) -> None:
+def _gin(directory: pathlib.Path, data: bytes) -> None:
     from ofa_jax.cli import gin_files
 
-    del folder
+    del directory
     _, bindings = gin_files.split_overrides([data.decode("utf-8")])
     # A gin text may import modules, which is code that its user gives.
     gin_files.parse((), [one for one in bindings if "import" not in one], {})
 
 
-def _layout(folder: pathlib.Path, data: bytes) -> None:
+def _layout(directory: pathlib.Path, data: bytes) -> None:
     from ofa_jax.text.layouts import LAYOUT_FILE, read_layout
 
-    _written(folder, LAYOUT_FILE, data)
-    read_layout(folder)
+    _written(directory, LAYOUT_FILE, data)
+    read_layout(directory)
 
 
-def _vocabulary(folder: pathlib.Path, data: bytes) -> None:
+def _vocabulary(directory: pathlib.Path, data: bytes) -> None:
     from ofa_jax.text.gpt2_bpe import GPT2BPE, HUGGINGFACE_FILES
 
-    _written(folder, HUGGINGFACE_FILES[0], data)
-    _written(folder, HUGGINGFACE_FILES[1], b"#version: 0.2\n")
-    GPT2BPE(folder).encode("a bus")
+    _written(directory, HUGGINGFACE_FILES[0], data)
+    _written(directory, HUGGINGFACE_FILES[1], b"#version: 0.2\n")
+    GPT2BPE(directory).encode("a bus")
 
 
-def _card(folder: pathlib.Path, data: bytes) -> None:
+def _card(directory: pathlib.Path, data: bytes) -> None:
     from ofa_jax.data.tasks.card import CARDS_FILE, read_cards
 
-    _written(folder, CARDS_FILE, data)
-    read_cards(folder)
+    _written(directory, CARDS_FILE, data)
+    read_cards(directory)
 
 
-def _manifest(folder: pathlib.Path, data: bytes) -> None:
+def _manifest(directory: pathlib.Path, data: bytes) -> None:
     from ofa_jax.data.preparation import manifest
     from ofa_jax.data.preparation.storage import LocalStorage
 
-    _written(folder, manifest.NAME, data)
-    manifest.read(LocalStorage(folder))
+    _written(directory, manifest.NAME, data)
+    manifest.read(LocalStorage(directory))
 
 
-def _frequencies(folder: pathlib.Path, data: bytes) -> None:
+def _frequencies(directory: pathlib.Path, data: bytes) -> None:
     from ofa_jax.metrics.caption import DocumentFrequency
 
-    DocumentFrequency.load(_written(folder, "words.json", data))
+    DocumentFrequency.load(_written(directory, "words.json", data))
 
 
-def _answer_types(folder: pathlib.Path, data: bytes) -> None:
+def _answer_types(directory: pathlib.Path, data: bytes) -> None:
     from ofa_jax.data.steps import matching as matching_steps
 
-    _written(folder, "type2ans.json", data)
+    _written(directory, "type2ans.json", data)
     matching_steps._answers.cache_clear()
-    matching_steps._answers(str(folder))
+    matching_steps._answers(str(directory))
 
 
 def _tokenizer():
@@ -246,7 +246,7 @@ READERS: dict[str, Reader] = {
 FILES = READERS.keys() - {"pickle", "instruction", "bins", "gin"}
 
 
-def read(name: str, folder: pathlib.Path, data: bytes) -> str:
+def read(name: str, directory: pathlib.Path, data: bytes) -> str:
     """What a reader says about an input: "" where it accepts it, else its message.
 
     Raises:
@@ -254,14 +254,14 @@ def read(name: str, folder: pathlib.Path, data: bytes) -> str:
     """
     message = ""
     try:
-        READERS[name](folder, data)
+        READERS[name](directory, data)
         return ""
     except (ValueError, OSError) as error:
         message = str(error)
     longest = 1000 if name in FILES else 3 * len(data) + 1000
     if not message.strip() or len(message) > longest:
         raise RuntimeError(f"a message of {len(message)} characters")
-    if name in FILES and str(folder) not in message:
+    if name in FILES and str(directory) not in message:
         raise RuntimeError(f"without the file's name: {message}")
     return message
 
@@ -271,8 +271,8 @@ def read(name: str, folder: pathlib.Path, data: bytes) -> str:
 
 def _torch_file() -> bytes:
     weights = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(2, np.float16)}
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "a.pt")
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory, "a.pt")
         write_torch_file(path, {"model": weights, "cfg": {"a": [1, "x", None]}})
         return path.read_bytes()
 

@@ -48,13 +48,13 @@ def images(tmp_path):
     return image_files([str(path) for path in paths])
 
 
-def run(predictor, images, folder):
+def run(predictor, images, directory):
     asked = Question(None, "what does the image describe?")
-    answer_images(predictor, images, asked, "", {}, str(folder), BATCH, inputs={}, facts={})
+    answer_images(predictor, images, asked, "", {}, str(directory), BATCH, inputs={}, facts={})
 
 
-def rows(folder):
-    text = (folder / "predictions" / "answers.jsonl").read_text()
+def rows(directory):
+    text = (directory / "predictions" / "answers.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
 
 

@@ -1,7 +1,7 @@
 """Raw files of every pretraining slot, as their authors publish them, from some photographs.
 
-`write_raw(folder)` lays them out as the commands of `tasks.pretrain_slots` expect, so that a test
-can fill all slots by the commands that a person would type.
+`write_raw(directory)` lays them out as the commands of `tasks.pretrain_slots` expect, so that a
+test can fill all slots by the commands that a person would type.
 """
 
 import csv
@@ -119,21 +119,21 @@ def write_questions(raw):
             "fullAnswer": f"Yes, there is a {one.label}.",
             "isBalanced": True,
         }
-    folder = raw / "vqa"
+    directory = raw / "vqa"
     _dump(
-        folder / "v2_OpenEnded_mscoco_train2014_questions.json",
+        directory / "v2_OpenEnded_mscoco_train2014_questions.json",
         {"data_subtype": "train2014", "questions": questions},
     )
-    _dump(folder / "v2_mscoco_train2014_annotations.json", {"annotations": answers})
+    _dump(directory / "v2_mscoco_train2014_annotations.json", {"annotations": answers})
     _dump(raw / "gqa" / "train_balanced_questions.json", graph)
     write_pictures(raw / "gqa" / "images")
 
 
 def write_visual_genome(raw):
     """Regions, questions and objects of Visual Genome."""
-    folder = raw / "visual_genome"
-    write_pictures(folder / "VG_100K")
-    (folder / "VG_100K_2").mkdir()
+    directory = raw / "visual_genome"
+    write_pictures(directory / "VG_100K")
+    (directory / "VG_100K_2").mkdir()
     regions, questions, objects = [], [], []
     for one in pictures():
         left, top, width, height = one.left_top_size
@@ -146,9 +146,9 @@ def write_visual_genome(raw):
         questions.append({"id": one.number, "qas": [pair | {"answer": f"A {one.label}."}]})
         thing = place | {"w": width, "h": height, "names": [one.label], "object_id": 1}
         objects.append({"image_id": one.number, "objects": [thing]})
-    _dump(folder / "region_descriptions.json", regions)
-    _dump(folder / "question_answers.json", questions)
-    _dump(folder / "objects.json", objects)
+    _dump(directory / "region_descriptions.json", regions)
+    _dump(directory / "question_answers.json", questions)
+    _dump(directory / "objects.json", objects)
 
 
 def write_refcoco(raw):
@@ -176,13 +176,13 @@ def write_refcoco(raw):
 
 def write_open_images(raw):
     """The table of boxes, the names of classes, the images."""
-    folder = raw / "openimages"
-    write_pictures(folder / "train")
-    with open(folder / "class-descriptions-boxable.csv", "w", newline="") as file:
+    directory = raw / "openimages"
+    write_pictures(directory / "train")
+    with open(directory / "class-descriptions-boxable.csv", "w", newline="") as file:
         csv.writer(file).writerow(["/m/01", "Subject"])
     columns = "ImageID Source LabelName Confidence XMin XMax YMin YMax IsOccluded IsTruncated "
     columns += "IsGroupOf IsDepiction IsInside"
-    with open(folder / "oidv6-train-annotations-bbox.csv", "w", newline="") as file:
+    with open(directory / "oidv6-train-annotations-bbox.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(columns.split())
         for one in pictures():
@@ -203,7 +203,8 @@ def write_text(raw):
 
 
 def write_others(raw):
-    """Formats that are no slot's first choice: Karpathy's splits, SNLI-VE, parquet, class folders.
+    """Formats that are no slot's first choice: Karpathy's splits, SNLI-VE, parquet, class
+    directories.
 
     Beside what `write_coco` wrote.
     """

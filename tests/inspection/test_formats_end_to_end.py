@@ -28,7 +28,7 @@ OTHERS = {
     "image_folder": ("--images=raw/classes --kind=classification", COUNT),
     "tfds": ("--name=photographs --data_dir=raw/array_record --kind=detection", 4),
     "table": ("--paths=raw/own.csv --images=raw/classes", COUNT),
-    "prepared": ("--folder=data/tsv --types=qa", COUNT),
+    "prepared": ("--directory=data/tsv --types=qa", COUNT),
 }
 
 

@@ -67,22 +67,22 @@ def test_the_command_fills_what_matching_reads(data_dir, capsys):
     output = capsys.readouterr().out
     assert "cc12m: 3 records" in output
     assert "vqav2" not in output, "it has no train split"
-    folder = data_dir / "negative_sample"
-    captions = (folder / "all_captions.txt").read_text().splitlines()
+    directory = data_dir / "negative_sample"
+    captions = (directory / "all_captions.txt").read_text().splitlines()
     assert captions == ["caption number 0", "a dog", "caption number 2", "caption number 4"]
-    assert (folder / "object.txt").read_text().splitlines() == ["cat", "dog", "street lamp"]
-    assert json.loads((folder / "type2ans.json").read_text()) == {"other": ["yes"]}
+    assert (directory / "object.txt").read_text().splitlines() == ["cat", "dog", "street lamp"]
+    assert json.loads((directory / "type2ans.json").read_text()) == {"other": ["yes"]}
 
     example = {"caption": "a dog", "objects": []}
     found = {
-        MatchCaption(str(folder))(example, np.random.default_rng(seed))["caption"]
+        MatchCaption(str(directory))(example, np.random.default_rng(seed))["caption"]
         for seed in range(40)
     }
     assert found <= set(captions)
     assert len(found) > 2
     answer = {"answer": "no", "confidence": 1.0}
     found = {
-        MatchAnswer(str(folder))(answer, np.random.default_rng(seed))["candidate"]
+        MatchAnswer(str(directory))(answer, np.random.default_rng(seed))["candidate"]
         for seed in range(20)
     }
     assert found == {"yes", "no"}
@@ -97,7 +97,7 @@ def test_nothing_is_overwritten_unasked(data_dir, capsys):
 
 
 @pytest.mark.parametrize("name", ["nowhere", "notes"])
-def test_folders_without_data_are_one_line(data_dir, capsys, name):
+def test_directories_without_data_are_one_line(data_dir, capsys, name):
     assert command.main([str(data_dir / name)]) == 2
     line = capsys.readouterr().err.strip()
     assert line.startswith("error: ")

@@ -15,23 +15,32 @@ from tests.inspection.raw_files import COUNT, write_raw
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slots")
-    write_raw(folder / "raw")
-    return folder
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("slots")
+    write_raw(directory / "raw")
+    return directory
 
 
-# Whether a whole folder says what it is; the others hold several data sets.
-FOLDERS = {"cc12m", "vqav2", "gqa", "refcoco", "refcocoplus", "refcocog", "objects365", "yfcc100m"}
+# Whether a whole directory says what it is; the others hold several data sets.
+DIRECTORIES = {
+    "cc12m",
+    "vqav2",
+    "gqa",
+    "refcoco",
+    "refcocoplus",
+    "refcocog",
+    "objects365",
+    "yfcc100m",
+}
 
 
 @pytest.mark.parametrize("slot", SLOTS, ids=lambda slot: slot.name)
-def test_files_of_every_slot_are_recognized(folder, slot, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_files_of_every_slot_are_recognized(directory, slot, monkeypatch):
+    monkeypatch.chdir(directory)
     path = pathlib.Path(slot.arguments[main_argument(slot.format)].replace("*", "00"))
     if slot.format == "webdataset":
         path = path.parent
-    if slot.name in FOLDERS:
+    if slot.name in DIRECTORIES:
         path = path.parent if path.suffix in (".json", ".p") else path
     path = path if path.exists() else next(path.parent.glob("*"))
     found = recognize(path)
@@ -45,18 +54,18 @@ def test_files_of_every_slot_are_recognized(folder, slot, monkeypatch):
             assert by_path[number].get("image") == by_command[number].get("image")
 
 
-def test_images_are_looked_for_nearby(folder):
-    found = recognize(folder / "raw" / "visual_genome" / "objects.json")
-    assert found.arguments["images"] == str(folder / "raw" / "visual_genome" / "VG_100K")
-    around = recognize(folder / "raw" / "coco" / "annotations" / "captions_train2014.json")
-    assert str(folder / "raw" / "coco" / "train2014") in around.arguments["images"].split(",")
+def test_images_are_looked_for_nearby(directory):
+    found = recognize(directory / "raw" / "visual_genome" / "objects.json")
+    assert found.arguments["images"] == str(directory / "raw" / "visual_genome" / "VG_100K")
+    around = recognize(directory / "raw" / "coco" / "annotations" / "captions_train2014.json")
+    assert str(directory / "raw" / "coco" / "train2014") in around.arguments["images"].split(",")
     assert "gqa" not in around.arguments["images"]
 
 
-def test_folders_of_images(folder, tmp_path):
-    found = recognize(folder / "raw" / "coco" / "train2017")
+def test_directories_of_images(directory, tmp_path):
+    found = recognize(directory / "raw" / "coco" / "train2017")
     assert (found.name, found.arguments["kind"]) == ("image_folder", "image")
-    picture = next((folder / "raw" / "coco" / "train2017").iterdir())
+    picture = next((directory / "raw" / "coco" / "train2017").iterdir())
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").write_bytes(picture.read_bytes())
     (tmp_path / "a" / "1.txt").write_text("a temple")
@@ -73,8 +82,8 @@ def refusal(path):
     return message
 
 
-def test_what_cannot_be_told_is_said(folder, tmp_path):
-    raw = folder / "raw"
+def test_what_cannot_be_told_is_said(directory, tmp_path):
+    raw = directory / "raw"
     assert "give one of its files: annotations/captions_train2014.json, annotations/inst" in (
         refusal(raw / "coco")
     )
@@ -95,7 +104,7 @@ def test_what_cannot_be_told_is_said(folder, tmp_path):
     assert "no directory of images near it; give --images" in refusal(lonely / "objects.json")
 
 
-def test_prepared_folders(tmp_path):
+def test_prepared_directories(tmp_path):
     for name in ("b", "a"):
         write_shard(tmp_path / name / shard_name("train", 0, 1), [{"text": "x", "type": "text"}])
     assert recognize(tmp_path / "a").name == "prepared"
@@ -129,8 +138,8 @@ def test_scenes():
         open_data("scenes", split="valid")
 
 
-def test_own_tables_and_what_they_can_feed(folder, tmp_path):
-    picture = next((folder / "raw" / "coco" / "train2017").iterdir())
+def test_own_tables_and_what_they_can_feed(directory, tmp_path):
+    picture = next((directory / "raw" / "coco" / "train2017").iterdir())
     (tmp_path / "a.jpg").write_bytes(picture.read_bytes())
     rows = {"csv": "file_name,question,answer\na.jpg,what?,bus", "tsv": "image\ttext\na.jpg\ta bus"}
     rows["jsonl"] = json.dumps({"file_name": "a.jpg", "text": "a bus"})

@@ -19,14 +19,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "data.md"
 
 
-def run(words, folder):
-    """Runs `python ...` in a folder; returns the finished process."""
+def run(words, directory):
+    """Runs `python ...` in a directory; returns the finished process."""
     assert words[0] == "python"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     environment.pop("OFA_DATA_DIR", None)
     return subprocess.run(
         [sys.executable, *words[1:]],
-        cwd=folder,
+        cwd=directory,
         env=environment,
         capture_output=True,
         text=True,
@@ -34,14 +34,14 @@ def run(words, folder):
     )
 
 
-def train_words(folder, run_dir):
+def train_words(directory, run_dir):
     return [
         *("python", "-m", "ofa_jax.train"),
         "--gin_file=gin_configs/models/nano.gin",
         "--gin_file=gin_configs/runs/pretrain.gin",
-        f'--gin.DATA_DIR="{folder / "data"}"',
+        f'--gin.DATA_DIR="{directory / "data"}"',
         f'--gin.VOCAB_DIR="{gpt2_dir()}"',
-        f'--gin.MODEL_DIR="{folder / run_dir}"',
+        f'--gin.MODEL_DIR="{directory / run_dir}"',
         "--gin.TRAIN_STEPS=3",
         "--gin.BATCH_SIZE=8",
         "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 257, 'image': 64}",
@@ -101,6 +101,8 @@ def test_all_slots_by_the_commands_of_the_page(tmp_path):
     finished = run(train_words(tmp_path, "without"), ROOT)
     assert finished.returncode == 2
     line = finished.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: 'ofa_pretrain' has no train data for gqa, sbu (no such folder")
+    assert line.startswith(
+        "error: 'ofa_pretrain' has no train data for gqa, sbu (no such directory"
+    )
     setting, zeros = "--gin.inputs.DatasetConfig.rates=", "{'gqa': 0, 'sbu': 0}"
     assert line.endswith(f'leave them out: {setting}"{zeros}"')

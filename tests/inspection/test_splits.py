@@ -27,60 +27,60 @@ def captions(path, number):
     dump(path, {"images": images, "annotations": [entry]})
 
 
-def images(folder, *numbers):
-    folder.mkdir(parents=True, exist_ok=True)
+def images(directory, *numbers):
+    directory.mkdir(parents=True, exist_ok=True)
     for number in numbers:
-        Image.new("RGB", (20, 10)).save(folder / f"{number}.png")
+        Image.new("RGB", (20, 10)).save(directory / f"{number}.png")
 
 
-def coco(folder):
+def coco(directory):
     for number, word in enumerate(("train", "val")):
-        captions(folder / "annotations" / f"captions_{word}2014.json", number)
-        images(folder / f"{word}2014", number)
-    return folder / "annotations" / "captions_train2014.json"
+        captions(directory / "annotations" / f"captions_{word}2014.json", number)
+        images(directory / f"{word}2014", number)
+    return directory / "annotations" / "captions_train2014.json"
 
 
-def karpathy(folder):
+def karpathy(directory):
     entries = [
         {"split": split, "imgid": number, "filename": f"{number}.png", "sentences": [{"raw": "a"}]}
         for number, split in enumerate(("train", "val", "test", "restval"))
     ]
-    dump(folder / "dataset_x.json", {"images": entries})
-    images(folder / "img", 0, 1, 2, 3)
-    return folder / "dataset_x.json"
+    dump(directory / "dataset_x.json", {"images": entries})
+    images(directory / "img", 0, 1, 2, 3)
+    return directory / "dataset_x.json"
 
 
-def questions(folder):
+def questions(directory):
     for number, word in enumerate(("train", "val")):
         asked = {"question_id": number, "image_id": number, "question": "what?"}
         given = {"question_id": number, "answers": [{"answer": "a bus"}]}
         stem = f"mscoco_{word}2014"
         about = {"data_subtype": f"{word}2014", "questions": [asked]}
-        dump(folder / f"v2_OpenEnded_{stem}_questions.json", about)
-        dump(folder / f"v2_{stem}_annotations.json", {"annotations": [given]})
-        images(folder / "img", number)
+        dump(directory / f"v2_OpenEnded_{stem}_questions.json", about)
+        dump(directory / f"v2_{stem}_annotations.json", {"annotations": [given]})
+        images(directory / "img", number)
         name = f"COCO_{word}2014_{number:012d}.jpg"
-        (folder / "img" / f"{number}.png").rename(folder / "img" / name)
-    return folder / "v2_OpenEnded_mscoco_train2014_questions.json"
+        (directory / "img" / f"{number}.png").rename(directory / "img" / name)
+    return directory / "v2_OpenEnded_mscoco_train2014_questions.json"
 
 
-def parquet(folder):
-    folder.mkdir(exist_ok=True)
+def parquet(directory):
+    directory.mkdir(exist_ok=True)
     for word, rows in (("train", 3), ("validation", 1), ("test", 2)):
         table = {"image": [image_files.jpeg()] * rows, "caption": ["a bus"] * rows}
-        path = folder / f"{word}-00000-of-00001.parquet"
+        path = directory / f"{word}-00000-of-00001.parquet"
         pyarrow.parquet.write_table(pyarrow.table(table), path)
-    return folder
+    return directory
 
 
-def table(folder):
+def table(directory):
     for word in ("train", "val"):
-        images(folder, 0)
-        (folder / f"{word}.csv").write_text("image,caption\n0.png,a bus\n")
-    return folder / "train.csv"
+        images(directory, 0)
+        (directory / f"{word}.csv").write_text("image,caption\n0.png,a bus\n")
+    return directory / "train.csv"
 
 
-def refs(folder):
+def refs(directory):
     listed = [
         {
             "ann_id": 1,
@@ -90,12 +90,12 @@ def refs(folder):
         }
         for number, split in enumerate(("train", "val", "testA"))
     ]
-    dump(folder / "refs.json", listed)
+    dump(directory / "refs.json", listed)
     box = {"id": 1, "image_id": 1, "bbox": [1, 1, 5, 5]}
     entry = {"id": 1, "file_name": "1.png"}
-    dump(folder / "instances.json", {"images": [entry], "annotations": [box]})
-    images(folder / "img", 1)
-    return folder / "refs.json"
+    dump(directory / "instances.json", {"images": [entry], "annotations": [box]})
+    images(directory / "img", 1)
+    return directory / "refs.json"
 
 
 SETS = {

@@ -125,20 +125,20 @@ FILES = {
 }
 
 
-def write_data(folder: pathlib.Path, task: str) -> None:
+def write_data(directory: pathlib.Path, task: str) -> None:
     """The official files of one task, with its list of answers."""
     kind, layout, names = FILES[task]
     for name in names:
-        path = folder / name
+        path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         tsv_writer.write(path, [tsv_writer.row(layout, example) for example in examples(kind)])
     colours = {colour: number for number, colour in enumerate([*COLOURS, "yes", "no"])}
-    (folder / "trainval_ans2label.pkl").write_bytes(pickle.dumps(colours, protocol=2))
+    (directory / "trainval_ans2label.pkl").write_bytes(pickle.dumps(colours, protocol=2))
     classes = {f"{colour} square": number for number, colour in enumerate(COLOURS)}
-    (folder / "class2label_new.pkl").write_bytes(pickle.dumps(classes, protocol=2))
+    (directory / "class2label_new.pkl").write_bytes(pickle.dumps(classes, protocol=2))
 
 
-def write_vocabulary(folder: pathlib.Path) -> Tokenizer:
+def write_vocabulary(directory: pathlib.Path) -> Tokenizer:
     """A little vocabulary in which the words of the tests are single tokens."""
     lines = [*instructions.GLUE.values(), instructions.CAPTIONING, instructions.VISUAL_GROUNDING]
     words = " ".join(
@@ -151,20 +151,22 @@ def write_vocabulary(folder: pathlib.Path) -> Tokenizer:
     )
     corpus = [*lines, words, " yes no maybe positive negative red green blue square"]
     text = TrainedBPE.train([f" {line}" for line in corpus] * 2, num_merges=400)
-    Tokenizer(text, VocabLayout(num_text=text.num_text, **LAYOUT)).save(folder)
-    return load_tokenizer(folder)
+    Tokenizer(text, VocabLayout(num_text=text.num_text, **LAYOUT)).save(directory)
+    return load_tokenizer(directory)
 
 
-def write_chinese_vocabulary(folder: pathlib.Path) -> Tokenizer:
+def write_chinese_vocabulary(directory: pathlib.Path) -> Tokenizer:
     """Chinese BERT files with the characters of the prompts and of the rows."""
     characters = set('图片描述了什么内容这段文字的是哪个区域上红绿蓝方块?"？')
     pieces = ["[PAD]", "[UNK]", *sorted(characters)]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    (folder / "dict.txt").write_text("".join(f"{piece} 1\n" for piece in pieces), encoding="utf-8")
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    (directory / "dict.txt").write_text(
+        "".join(f"{piece} 1\n" for piece in pieces), encoding="utf-8"
+    )
     layout = VocabLayout(num_text=len(pieces), **LAYOUT)
-    (folder / "vocab_layout.json").write_text(json.dumps(dataclasses.asdict(layout)))
-    return load_tokenizer(folder)
+    (directory / "vocab_layout.json").write_text(json.dumps(dataclasses.asdict(layout)))
+    return load_tokenizer(directory)
 
 
 MICRO_RESNET = ResNetConfig(

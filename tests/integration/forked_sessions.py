@@ -36,15 +36,15 @@ def kill_after_step(number, delay):
 
 
 def kill_while_saving(number):
-    """Kills as soon as the folder of an unfinished checkpoint has something in it."""
+    """Kills as soon as the directory of an unfinished checkpoint has something in it."""
     from ofa_jax.checkpoint.manager import CheckpointManager
 
     save, saved = CheckpointManager.save, []
 
     def watch(directory, step):
         while True:
-            for folder in directory.glob(f"checkpoint_{step}.orbax-checkpoint-tmp*"):
-                if any(folder.rglob("*")):
+            for unfinished in directory.glob(f"checkpoint_{step}.orbax-checkpoint-tmp*"):
+                if any(unfinished.rglob("*")):
                     os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.0005)
 

@@ -54,10 +54,10 @@ def photographs() -> dict[str, np.ndarray]:
     import matplotlib
     import skimage.data
 
-    folder = pathlib.Path(matplotlib.get_data_path()) / "sample_data"
+    directory = pathlib.Path(matplotlib.get_data_path()) / "sample_data"
     left, right, _ = skimage.data.stereo_motorcycle()
     pictures = {
-        "grace_hopper": np.asarray(Image.open(folder / "grace_hopper.jpg").convert("RGB")),
+        "grace_hopper": np.asarray(Image.open(directory / "grace_hopper.jpg").convert("RGB")),
         "motorcycle_left": left,
         "motorcycle_right": right,
     }
@@ -75,8 +75,8 @@ def jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def write_official_files(folder: pathlib.Path, *, patch: int = 8) -> None:
-    """Writes the four official TSV files and the negative samples into a folder.
+def write_official_files(directory: pathlib.Path, *, patch: int = 8) -> None:
+    """Writes the four official TSV files and the negative samples into a directory.
 
     `patch` is the side of an image code in pixels: (128 / patch) ** 2 codes of each image.
     """
@@ -110,15 +110,15 @@ def write_official_files(folder: pathlib.Path, *, patch: int = 8) -> None:
         infillings.append(common | {"image": jpeg(square), "image_codes": codes})
         texts.append({"image_id": name, "text": f"{caption} , which is all that one can see"})
 
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     for file, row, examples in (
         ("vision_language_examples.tsv", tsv_writer.vision_language_row, pairs),
         ("detection_examples.tsv", tsv_writer.detection_row, detections),
         ("image_examples.tsv", tsv_writer.image_row, infillings),
         ("text_examples.tsv", tsv_writer.text_row, texts),
     ):
-        tsv_writer.write(folder / file, [row(example) for example in examples])
-    negatives = folder / "negative_sample"
+        tsv_writer.write(directory / file, [row(example) for example in examples])
+    negatives = directory / "negative_sample"
     negatives.mkdir(exist_ok=True)
     captions = [caption for caption, _, _ in SUBJECTS.values()]
     (negatives / "all_captions.txt").write_text("\n".join(captions) + "\n")

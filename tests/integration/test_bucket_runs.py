@@ -50,8 +50,8 @@ def storage():
 
 
 class Runs:
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, directory):
+        self.directory = directory
         self.count = 0
 
     def start(self, model_dir, *arguments, hosts=1, kill=None):
@@ -74,7 +74,7 @@ class Runs:
                 }
             if kill is not None:
                 environment["OFA_TEST_KILL_STEP"] = str(kill)
-            log = self.folder / f"session_{self.count}.{host}.log"
+            log = self.directory / f"session_{self.count}.{host}.log"
             command = [
                 sys.executable,
                 "-m",
@@ -111,9 +111,9 @@ def runs(storage, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(runs):
-    """The same run in a folder of this machine."""
-    runs.session(runs.folder / "alone")
-    return runs.folder / "alone"
+    """The same run in a directory of this machine."""
+    runs.session(runs.directory / "alone")
+    return runs.directory / "alone"
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_a_run_is_read_from_the_bucket(killed_and_restarted, alone):
 
 def test_a_run_starts_from_another_in_the_bucket(killed_and_restarted, runs):
     text = runs.session(
-        runs.folder / "second", f"--gin.INITIAL_CHECKPOINT_PATH='{killed_and_restarted}'"
+        runs.directory / "second", f"--gin.INITIAL_CHECKPOINT_PATH='{killed_and_restarted}'"
     )
     assert f"starting from the weights of {killed_and_restarted}" in text
 

@@ -1,7 +1,7 @@
 """One model, the same questions at every door: `load`, `infer`, `eval`, evaluation in training.
 
 A short run of the quickstart's settings stands for the trained model: what is compared are answers,
-right or wrong. Named by OFA_QUICKSTART_RUN, the folder of a whole run with the vocabulary of the
+right or wrong. Named by OFA_QUICKSTART_RUN, the directory of a whole run with the vocabulary of the
 quickstart is asked as well, by `load` and `eval`.
 """
 
@@ -30,10 +30,10 @@ GREEDY = BeamConfig(beam=1, max_len_b=19)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a run: 30 steps, then its own evaluation of 64 examples per task."""
-    folder = tmp_path_factory.mktemp("doors") / "run"
+    """The directory of a run: 30 steps, then its own evaluation of 64 examples per task."""
+    directory = tmp_path_factory.mktemp("doors") / "run"
     settings = {
-        "MODEL_DIR": repr(str(folder)),
+        "MODEL_DIR": repr(str(directory)),
         "TRAIN_STEPS": 30,
         "WARMUP_STEPS": 5,
         "BATCH_SIZE": 16,
@@ -52,7 +52,7 @@ def run(tmp_path_factory):
         status = entry.run_train(arguments)
     gin.clear_config()
     assert status == 0
-    return folder
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def in_training(run):
     return rows_of(run)
 
 
-def test_further_splits_have_folders_of_their_own(run, in_training):
+def test_further_splits_have_directories_of_their_own(run, in_training):
     found = rows_of(run / "splits" / "compositions")
     assert sorted(found) == sorted(set(in_training) - {"grounded_vqa"})
     assert {len(rows) for rows in found.values()} == {8}
@@ -70,16 +70,16 @@ def test_further_splits_have_folders_of_their_own(run, in_training):
 
 @pytest.fixture(scope="module")
 def by_eval(run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("eval")
+    directory = tmp_path_factory.mktemp("eval")
     for mixture in ("scenes_quickstart", "scenes_grounded_vqa"):
         evaluate(
-            output_dir=str(folder / mixture),
+            output_dir=str(directory / mixture),
             mixture_or_task_name=mixture,
             checkpoint=str(run),
             num_examples=COUNT,
             batch_size=32,
         )
-    return rows_of(folder / "scenes_quickstart") | rows_of(folder / "scenes_grounded_vqa")
+    return rows_of(directory / "scenes_quickstart") | rows_of(directory / "scenes_grounded_vqa")
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +87,10 @@ def model(run):
     return ofa_jax.load(run)
 
 
-def rows_of(folder):
+def rows_of(directory):
     return {
         path.stem: [json.loads(line) for line in path.read_text().splitlines()]
-        for path in (folder / "predictions").glob("*.jsonl")
+        for path in (directory / "predictions").glob("*.jsonl")
     }
 
 
@@ -195,15 +195,15 @@ def test_spaces_reach_the_tokenizer(model):
 
 
 @pytest.mark.parametrize("family", ["captioning", "detection", "image_infilling"])
-def test_infer_over_a_folder_answers_as_eval(family, run, by_eval, tmp_path, monkeypatch):
+def test_infer_over_a_directory_answers_as_eval(family, run, by_eval, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "images"
-    folder.mkdir()
+    directory = tmp_path / "images"
+    directory.mkdir()
     rows = by_eval[family]
     for row in rows:
-        Image.fromarray(record(row)).save(folder / f"{row['index']:03d}.png")
+        Image.fromarray(record(row)).save(directory / f"{row['index']:03d}.png")
     infer_module.infer(
-        task=family, checkpoint=str(run), images=[str(folder)], output_dir="out", batch_size=32
+        task=family, checkpoint=str(run), images=[str(directory)], output_dir="out", batch_size=32
     )
     answers = rows_of(tmp_path / "out")["answers"]
     for answer, row in zip(answers, rows, strict=True):
@@ -291,10 +291,10 @@ def test_bad_questions(model, task, asked, message):
 @pytest.mark.skipif("OFA_QUICKSTART_RUN" not in os.environ, reason="OFA_QUICKSTART_RUN is not set")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_whole_quickstart_answers_by_load_as_it_did(family):
-    folder = os.environ["OFA_QUICKSTART_RUN"]
-    model = ofa_jax.load(folder)
+    directory = os.environ["OFA_QUICKSTART_RUN"]
+    model = ofa_jax.load(directory)
 
-    rows = rows_of(pathlib.Path(folder))[family][:COUNT]
+    rows = rows_of(pathlib.Path(directory))[family][:COUNT]
     for start in range(0, COUNT, 32):
         chosen = rows[start : start + 32]
         answers = model.answer([question(family, row) for row in chosen], family)

@@ -55,20 +55,20 @@ SUBMISSIONS = {"glue": "validation_predict.tsv"}
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """(vocabulary folder, fairseq file) by language."""
+    """(vocabulary directory, fairseq file) by language."""
     made = {}
 
     def get(chinese):
         if chinese not in made:
-            folder = tmp_path_factory.mktemp("chinese" if chinese else "english")
+            directory = tmp_path_factory.mktemp("chinese" if chinese else "english")
             writer = (
                 finetuning_files.write_chinese_vocabulary
                 if chinese
                 else finetuning_files.write_vocabulary
             )
-            tokenizer = writer(folder / "vocabulary")
-            finetuning_files.write_checkpoint(folder / "ofa.pt", tokenizer)
-            made[chinese] = folder / "vocabulary", folder / "ofa.pt", tokenizer
+            tokenizer = writer(directory / "vocabulary")
+            finetuning_files.write_checkpoint(directory / "ofa.pt", tokenizer)
+            made[chinese] = directory / "vocabulary", directory / "ofa.pt", tokenizer
         return made[chinese]
 
     return get
@@ -88,13 +88,13 @@ def train(monkeypatch):
     gin.clear_config()
 
 
-def arguments(folder, run_files, vocabulary, checkpoint, overrides=()):
-    """The command line of a small run over `folder / "data"`, into `folder / "run"`."""
+def arguments(directory, run_files, vocabulary, checkpoint, overrides=()):
+    """The command line of a small run over `directory / "data"`, into `directory / "run"`."""
     return [
         "--gin_file=gin_configs/models/nano.gin",
         *(f"--gin_file=gin_configs/runs/finetune/{name}.gin" for name in run_files),
-        f"--gin.MODEL_DIR='{folder / 'run'}'",
-        f"--gin.DATA_DIR='{folder / 'data'}'",
+        f"--gin.MODEL_DIR='{directory / 'run'}'",
+        f"--gin.DATA_DIR='{directory / 'data'}'",
         f"--gin.VOCAB_DIR='{vocabulary}'",
         f"--gin.INITIAL_CHECKPOINT_PATH='{checkpoint}'",
         f"--gin.TASK_FEATURE_LENGTHS={SMALL}",

@@ -29,10 +29,10 @@ INSTRUCTION = "--instruction=what is the complete image? caption: a red bus"
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A model with 4 codes that makes images of 2 x 2 codes, its codebook, and a photograph."""
-    folder = tmp_path_factory.mktemp("files")
+    directory = tmp_path_factory.mktemp("files")
     text = TrainedBPE.train(["what is the complete image? caption: a red bus"], num_merges=60)
     layout = VocabLayout(num_text=text.num_text, num_codes=4, num_bins=20, max_image_size=64)
-    Tokenizer(text, layout).save(folder / "model")
+    Tokenizer(text, layout).save(directory / "model")
     config = dataclasses.replace(
         SMALL,
         vocab_size=layout.size,
@@ -43,11 +43,11 @@ def files(tmp_path_factory):
     )
     variables = to_params(random_state_dict(config), config)
     record = orbax_weights.SourceRecord("initialized", "test")
-    orbax_weights.write_weights(folder / "model", variables, config, record)
+    orbax_weights.write_weights(directory / "model", variables, config, record)
     colours = np.random.default_rng(0).integers(0, 256, (4, 1, 1, 3))
-    PatchCodebook(np.broadcast_to(colours, (4, 8, 8, 3))).save(folder / "codebook.npz")
-    Image.new("RGB", (60, 40), (9, 99, 199)).save(folder / "photo.png")
-    return folder
+    PatchCodebook(np.broadcast_to(colours, (4, 8, 8, 3))).save(directory / "codebook.npz")
+    Image.new("RGB", (60, 40), (9, 99, 199)).save(directory / "photo.png")
+    return directory
 
 
 @pytest.fixture

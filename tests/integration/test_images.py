@@ -1,4 +1,4 @@
-"""The same image at every door: turned, transparent, deep or cut off, in files, folders, TSVs."""
+"""The same image at every door: turned, transparent, deep, cut off; in files, directories, TSVs."""
 
 import base64
 import io
@@ -25,14 +25,14 @@ SMALL = "--image_side=32"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A converted folder: weights, configuration, vocabulary."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = finetuning_files.write_vocabulary(folder)
+    """A converted directory: weights, configuration, vocabulary."""
+    directory = tmp_path_factory.mktemp("model")
+    tokenizer = finetuning_files.write_vocabulary(directory)
     config = finetuning_files.small_config(tokenizer)
     record = SourceRecord("initialized", "random")
     imported = ImportedCheckpoint(initial_variables(config), config, record)
-    export_checkpoint(imported, folder, "orbax")
-    return folder
+    export_checkpoint(imported, directory, "orbax")
+    return directory
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def saved(image: Image.Image, form: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def forms_of_one_image(folder) -> list:
+def forms_of_one_image(directory) -> list:
     """One image of 96 x 64 pixels in files that all look the same."""
     pixels = np.kron(np.arange(6, dtype=np.uint8).reshape(2, 3) * 50, np.ones((32, 32), np.uint8))
     image = Image.fromarray(pixels)
@@ -73,8 +73,8 @@ def forms_of_one_image(folder) -> list:
     }
     paths = []
     for name, data in files.items():
-        (folder / name).write_bytes(data)
-        paths.append(folder / name)
+        (directory / name).write_bytes(data)
+        paths.append(directory / name)
     return paths
 
 
@@ -89,16 +89,16 @@ def test_files_that_look_the_same_are_the_same_to_the_predictor(model, tmp_path)
     }
 
 
-def test_a_folder_is_read_whole_and_the_rest_is_counted(command, model, tmp_path, caplog):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    paths = forms_of_one_image(folder)
-    (folder / "b.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
-    (folder / "notes.txt").write_text("no image")
-    assert find_images([str(folder)]) == sorted(map(str, [*paths, folder / "b.heic"]))
+def test_a_directory_is_read_whole_and_the_rest_is_counted(command, model, tmp_path, caplog):
+    directory = tmp_path / "photos"
+    directory.mkdir()
+    paths = forms_of_one_image(directory)
+    (directory / "b.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    (directory / "notes.txt").write_text("no image")
+    assert find_images([str(directory)]) == sorted(map(str, [*paths, directory / "b.heic"]))
     assert "1 files are no images and are left out, notes.txt for example" in caplog.text
     out = tmp_path / "out"
-    arguments = [f"--image={folder}", f"--checkpoint={model}", f"--output={out}", SMALL]
+    arguments = [f"--image={directory}", f"--checkpoint={model}", f"--output={out}", SMALL]
     assert command(inference_entry.run_infer, *arguments, "--answers=yes,no") == 0
     lines = (out / "predictions" / "answers.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]

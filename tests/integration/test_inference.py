@@ -16,7 +16,7 @@ from PIL import Image
 import tasks.snli_ve  # noqa: F401  (registers the tasks)
 from ofa_jax.checkpoint.exports import export_checkpoint
 from ofa_jax.checkpoint.imports import ImportedCheckpoint, initial_variables
-from ofa_jax.checkpoint.orbax_weights import SourceRecord, step_folder
+from ofa_jax.checkpoint.orbax_weights import SourceRecord, step_directory
 from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
 from ofa_jax.cli import inference as inference_entry
 from ofa_jax.cli import shell
@@ -35,24 +35,24 @@ SMALL = "--gin.DECODING={'beam': 2, 'max_len_b': 6}"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A converted folder: weights, configuration, vocabulary."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = finetuning_files.write_vocabulary(folder)
+    """A converted directory: weights, configuration, vocabulary."""
+    directory = tmp_path_factory.mktemp("model")
+    tokenizer = finetuning_files.write_vocabulary(directory)
     config = finetuning_files.small_config(tokenizer)
     record = SourceRecord("initialized", "random")
     imported = ImportedCheckpoint(initial_variables(config), config, record)
-    export_checkpoint(imported, folder, "orbax")
-    return folder
+    export_checkpoint(imported, directory, "orbax")
+    return directory
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
+    directory = tmp_path_factory.mktemp("photos")
     for name, colour in zip(("a.png", "b.png", "sub/c.png"), finetuning_files.COLOURS):
-        path = folder / name
+        path = directory / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(finetuning_files.picture(colour))
-    return folder
+    return directory
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_run_says_how_its_model_is_asked(tmp_path, model):
     (tmp_path / "checkpoint_8" / "state").mkdir(parents=True)
     assert find_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint_4")
     # The same one is taken where a run is given as a starting point.
-    assert step_folder(tmp_path) == tmp_path / "checkpoint_4"
+    assert step_directory(tmp_path) == tmp_path / "checkpoint_4"
 
 
 def test_a_box_is_drawn(command, model, photos, tmp_path, capsys, monkeypatch):
@@ -174,7 +174,7 @@ BAD = {
     "no image": (["--instruction=what?"], "no image: give --image FILE or DIRECTORY, or --without"),
     "missing": (["--image=nowhere.png"], "--image nowhere.png: no such file or directory"),
     "not an image": (["--image={photos}/../note.txt"], "cannot decode an image of 5 bytes"),
-    "empty folder": (["--image={photos}/../empty"], "the directory has no images"),
+    "empty directory": (["--image={photos}/../empty"], "the directory has no images"),
     "no instruction": (["--image={photos}/a.png", "--instruction= "], "--instruction is empty"),
     "no answers": (["--image={photos}/a.png", "--answers= , "], "--answers: the list is em"),
     "nothing as answers": (
@@ -210,7 +210,10 @@ BAD = {
         ["--image={photos}/a.png", "--gin.DECODING={'max_len_b': 10000000}"],
         "decoding.max_len_b must be a whole number from 0 to 1,048,576",
     ),
-    "no model": (["--image={photos}/a.png", "--checkpoint=gone"], "gone: no such file or folder"),
+    "no model": (
+        ["--image={photos}/a.png", "--checkpoint=gone"],
+        "gone: no such file or directory",
+    ),
     "unknown setting": (
         ["--image={photos}/a.png", "--gin.DECODING={'beams': 2}"],
         "decoding has no setting 'beams'; here it is beam",
@@ -237,7 +240,7 @@ def test_without_checkpoint_and_quickstart(command, photos, capsys):
     assert "no checkpoint: give --checkpoint" in capsys.readouterr().err
 
 
-def test_a_folder_is_streamed_and_resumed(command, model, photos, tmp_path, caplog, capsys):
+def test_a_directory_is_streamed_and_resumed(command, model, photos, tmp_path, caplog, capsys):
     (photos / "broken.png").write_bytes(b"no image")
     out = tmp_path / "out"
     arguments = [

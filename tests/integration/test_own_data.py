@@ -27,7 +27,7 @@ COLOURS = ("red", "green", "blue", "yellow")
 
 
 @pytest.fixture
-def folder(tmp_path):
+def directory(tmp_path):
     (tmp_path / "photos").mkdir()
     lines = ["image,question,answer"]
     for number in range(20):
@@ -39,13 +39,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-def typed(command, folder, **variables):
+def typed(command, directory, **variables):
     """Types a command in a shell; returns what it printed."""
     script = f'python() {{ "{sys.executable}" "$@"; }}; {command}'
-    path = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": str(ROOT)}
+    path = {"PATH": "/usr/bin:/bin", "HOME": str(directory), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         ["bash", "-c", script],
-        cwd=folder,
+        cwd=directory,
         env={**path, "JAX_PLATFORMS": "cpu", **variables},
         capture_output=True,
         text=True,
@@ -55,7 +55,7 @@ def typed(command, folder, **variables):
     return done.stdout
 
 
-def test_the_page_has_five_commands_and_the_data_part_works(folder, monkeypatch):
+def test_the_page_has_five_commands_and_the_data_part_works(directory, monkeypatch):
     assert [re.match(r"python -m ofa_jax\.(\w+)", one)[1] for one in COMMANDS] == [
         "inspect",
         "prepare",
@@ -63,7 +63,7 @@ def test_the_page_has_five_commands_and_the_data_part_works(folder, monkeypatch)
         "eval",
         "infer",
     ]
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(directory)
     assert run_prepare([*COMMANDS[1].split()[3:], "--processes=1"]) == 0
     monkeypatch.setenv("OFA_DATA_DIR", "data/photos")
     assert locations.resolve("{DATA_DIR}") == "data/photos"
@@ -73,7 +73,7 @@ def test_the_page_has_five_commands_and_the_data_part_works(folder, monkeypatch)
     assert records["validation"][0]["answers"] == ["red"]
 
 
-def test_one_folder_serves_all_three_tasks(tmp_path, monkeypatch):
+def test_one_directory_serves_all_three_tasks(tmp_path, monkeypatch):
     """Two images with everything: each task takes its part, for training and for evaluation."""
     lines = ["image,caption,phrase,box,question,answer"]
     for name in ("a", "b"):
@@ -115,20 +115,20 @@ def test_one_folder_serves_all_three_tasks(tmp_path, monkeypatch):
 
 @requires_gpt2
 @pytest.mark.slow
-def test_the_commands_of_the_page(folder):
+def test_the_commands_of_the_page(directory):
     """With the smallest model, from weights that were trained for one step, on small images."""
     lengths = '--gin.TASK_FEATURE_LENGTHS={"inputs":64,"targets":96,"image":32}'
     more = f"--gin.TRAIN_STEPS=2 --gin.EVAL_PERIOD=2 {lengths}"
-    typed(COMMANDS[1], folder)
+    typed(COMMANDS[1], directory)
     vocabulary = gpt2_dir()
     start = COMMANDS[2].replace("runs/own_vqa'", "runs/start'").replace("'$CHECKPOINT'", "None")
     start += f" --gin.VOCAB_DIR=\"'{vocabulary}'\""
-    typed(start, folder, SIZE="nano", MORE=more)
+    typed(start, directory, SIZE="nano", MORE=more)
     variables = {"SIZE": "nano", "CHECKPOINT": "runs/start", "MORE": more}
-    shown = [typed(command, folder, **variables) for command in COMMANDS]
+    shown = [typed(command, directory, **variables) for command in COMMANDS]
     assert "fine-tuning own_vqa" in shown[0]
-    assert (folder / "runs" / "own_vqa" / "evaluation" / "metrics.json").is_file()
-    assert (folder / "runs" / "own_vqa" / "report.html").is_file()
-    rows = folder / "runs" / "own_vqa" / "evaluation" / "predictions" / "vqa.jsonl"
+    assert (directory / "runs" / "own_vqa" / "evaluation" / "metrics.json").is_file()
+    assert (directory / "runs" / "own_vqa" / "report.html").is_file()
+    rows = directory / "runs" / "own_vqa" / "evaluation" / "predictions" / "vqa.jsonl"
     assert len(rows.read_text().splitlines()) == 4
     assert shown[-1].strip()

@@ -30,8 +30,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 class Sessions:
     """Runs one training session after another in forks of one process."""
 
-    def __init__(self, folder, settings=TINY):
-        self.folder, self.settings = folder, settings
+    def __init__(self, directory, settings=TINY):
+        self.directory, self.settings = directory, settings
         self.environment = {
             "JAX_PLATFORMS": "cpu",
         }
@@ -46,12 +46,12 @@ class Sessions:
         self.count = 0
 
     def run(self, name, *arguments, kill=None, devices=1):
-        """One session of the run in folder `name`; returns (exit status, what it said)."""
+        """One session of the run in directory `name`; returns (exit status, what it said)."""
         self.count += 1
-        output = self.folder / f"{name}.{self.count}.log"
+        output = self.directory / f"{name}.{self.count}.log"
         flags = f"--xla_force_host_platform_device_count={devices} {QUICK_TO_COMPILE}"
         request = {
-            "arguments": [*self.settings, f"--gin.MODEL_DIR='{self.folder / name}'", *arguments],
+            "arguments": [*self.settings, f"--gin.MODEL_DIR='{self.directory / name}'", *arguments],
             "output": str(output),
             "environment": {"XLA_FLAGS": flags},
             "kill": kill,

@@ -39,7 +39,7 @@ def test_python_is_one_that_the_project_allows():
 
 
 @pytest.mark.parametrize("name", ["gke.py", "Dockerfile"])
-def test_the_launcher_and_the_image_agree_on_the_folder(name):
+def test_the_launcher_and_the_image_agree_on_the_directory(name):
     text = (ROOT / "launch" / name).read_text("utf-8")
     assert "/ofa_jax" in re.findall(
         r'(?:"--workdir", default="|^WORKDIR )([^"\s]+)', text, re.MULTILINE

@@ -87,7 +87,7 @@ def test_a_signal_is_handed_on_once_and_ends_it():
 
 @pytest.mark.slow
 def test_local_launcher_trains_on_two_processes(tmp_path):
-    folder = tmp_path / "run"
+    directory = tmp_path / "run"
     settings = [
         "--gin_file=gin_configs/runs/quickstart.gin",
         "--gin_file=gin_configs/sharding/fsdp.gin",
@@ -104,7 +104,7 @@ def test_local_launcher_trains_on_two_processes(tmp_path):
         "--gin.evaluation.EvaluationConfig.final_num_examples=0",
         "--gin.evaluation.EvaluationConfig.unseen_tasks=()",
         "--gin.log.LogConfig.tensorboard=False",
-        f"--gin.MODEL_DIR='{folder}'",
+        f"--gin.MODEL_DIR='{directory}'",
     ]
     started = time.monotonic()
     done = subprocess.run(
@@ -116,7 +116,7 @@ def test_local_launcher_trains_on_two_processes(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert "process 0 of 2 (from plain variables), 2 of 4 devices" in done.stdout
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
-    assert (folder / "checkpoint_4").is_dir()
+    assert (directory / "checkpoint_4").is_dir()
     assert time.monotonic() - started < 900

@@ -6,7 +6,7 @@
 - JobSet: `JOBSET_CRD` names the file of the CRD of a JobSet release.
 
 `GCLOUD_PROGRAM`, `XPK_PROGRAM` and `SBATCH_PROGRAM` name programs that are not on the PATH,
-`SLURM_PLUGINS` the folder of SLURM's plugins where it is not the usual one.
+`SLURM_PLUGINS` the directory of SLURM's plugins where it is not the usual one.
 """
 
 import os

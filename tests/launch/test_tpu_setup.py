@@ -24,20 +24,20 @@ esac
 """
 
 
-def program(folder, name, text):
-    path = folder / name
+def program(directory, name, text):
+    path = directory / name
     path.write_text(text if text.startswith("#!") else f"#!/bin/bash\n{text}\n")
     path.chmod(0o755)
 
 
-def python(folder, name, version, *, pip="true"):
+def python(directory, name, version, *, pip="true"):
     fits = int(not (3, 11) <= tuple(map(int, version.split("."))) < (3, 14))
-    program(folder, name, PYTHON.format(fits=fits, pip=pip, version=version))
+    program(directory, name, PYTHON.format(fits=fits, pip=pip, version=version))
 
 
 @pytest.fixture
 def host(tmp_path):
-    """A home with the checkout's archive, and a folder that is the whole PATH."""
+    """A home with the checkout's archive, and a directory that is the whole PATH."""
     (tmp_path / "bin").mkdir()
     for name in SYSTEM:
         (found,) = [p for p in (pathlib.Path("/usr/bin") / name, pathlib.Path("/bin") / name)

@@ -6,7 +6,6 @@ import pytest
 from ofa_jax.metrics.generation import (
     Extractors,
     RunningGaussian,
-    best_by_clip,
     generation_scores,
 )
 from ofa_jax.metrics.image import frechet_distance
@@ -75,15 +74,6 @@ def test_only_what_is_given_is_computed():
     }
     with pytest.raises(ValueError, match="40 images for 3 captions"):
         generation_scores(PICTURES, captions[:3], Extractors())
-
-
-def test_reranking_takes_the_fitting_image():
-    shades = np.stack([np.full((4, 4, 3), value, np.uint8) for value in (10, 120, 250)])
-    extractors = Extractors(image_embeddings=brightness, text_embeddings=words)
-    assert best_by_clip(shades, "bright", extractors)[0] == 2
-    assert best_by_clip(shades, "dark", extractors)[0] == 0
-    with pytest.raises(ValueError, match="reranking needs"):
-        best_by_clip(shades, "dark", Extractors())
 
 
 def make():

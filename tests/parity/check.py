@@ -1,4 +1,4 @@
-"""Checks our model against a folder of official numbers: `python tests/parity/check.py DIR`.
+"""Checks our model against a directory of official numbers: `python tests/parity/check.py DIR`.
 
 DIR has the format of the oracle fixtures; whatever it says about the model comes from its
 `config.json`. One row per case: largest differences of encoder output, of what was stored of the
@@ -52,9 +52,9 @@ def check_case(
     """Runs one case.
 
     Args:
-      fixture: the folder.
+      fixture: the directory.
       name: the case.
-      room: shapes that all cases of the folder share.
+      room: shapes that all cases of the directory share.
       skip: of `SKIPPABLE`, what not to run.
 
     Returns:
@@ -124,7 +124,7 @@ def common_room(fixture: Fixture, names: list[str]) -> Room:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Checks a folder and prints the table.
+    """Checks a directory and prints the table.
 
     Args:
       arguments: the command line, without the program's name.
@@ -133,18 +133,18 @@ def main(arguments: list[str] | None = None) -> int:
       The exit status.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=pathlib.Path, help="fixture folder with a config.json")
+    parser.add_argument("directory", type=pathlib.Path, help="fixture directory with a config.json")
     parser.add_argument("--cases", nargs="*", help="only these cases")
     parser.add_argument("--skip", nargs="*", default=[], choices=SKIPPABLE)
     options = parser.parse_args(arguments)
     try:
-        fixture = Fixture(options.folder)
+        fixture = Fixture(options.directory)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     names = fixture.case_names()
     unknown = set(options.cases or ()) - set(names)
     if unknown or not names:
-        parser.error(f"no case {sorted(unknown)} in {options.folder}; there are {names}")
+        parser.error(f"no case {sorted(unknown)} in {options.directory}; there are {names}")
     names = options.cases or names
     widths = [max(map(len, [*names, COLUMNS[0]])), *(max(len(c), 9) for c in COLUMNS[1:])]
 

@@ -278,7 +278,7 @@ def compare_beams(run: Run, setting: str, entry: Hypotheses | Mapping[str, Any])
 
 
 def compare_parameters(fixture: Fixture) -> Comparison:
-    """Names, shapes and number of the parameters, where the folder lists them."""
+    """Names, shapes and number of the parameters, where the directory lists them."""
     result = Comparison("parameters")
     config = config_from_fixture(fixture.config)
     ours = expected_shapes(config)

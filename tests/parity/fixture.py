@@ -1,7 +1,7 @@
-"""Reads a folder of official numbers and turns its cases into batches of ours.
+"""Reads a directory of official numbers and turns its cases into batches of ours.
 
 The format is that of the oracle fixtures: `config.json`, `weights.npz`, `case_<name>.npz` and
-others. Nothing of one folder is assumed: sizes, depths, ResNet, vocabulary and image sizes come
+others. Nothing of one directory is assumed: sizes, depths, ResNet, vocabulary and image sizes come
 from its configuration.
 """
 
@@ -57,7 +57,7 @@ _REQUIRED: dict[str, Any] = {
 }
 # Both stacks have the same of these (SPEC 1.1).
 _SHARED = ("embed_dim", "ffn_embed_dim", "attention_heads")
-# `resnet_layers` of `resnet_type`, where a folder names only the type (SPEC 1.3).
+# `resnet_layers` of `resnet_type`, where a directory names only the type (SPEC 1.3).
 _RESNETS = {
     "resnet18": (2, 2, 2),
     "resnet34": (3, 4, 6),
@@ -93,7 +93,7 @@ def config_from_fixture(config_json: Mapping[str, Any], **options: Any) -> OFACo
     """Our configuration for a fixture.
 
     Args:
-      config_json: the parsed `config.json` of a fixture folder.
+      config_json: the parsed `config.json` of a fixture directory.
       **options: official argument names that a case changes (`interpolate_position`, ...) and
         fields of `OFAConfig` that the caller wants (`layer_stack`, ...).
 
@@ -106,7 +106,7 @@ def config_from_fixture(config_json: Mapping[str, Any], **options: Any) -> OFACo
     args.update({name: value for name, value in options.items() if name not in fields})
     _check_architecture(args)
     blocks = config_json.get("resnet_layers") or _RESNETS[args["resnet_type"]]
-    # Rates do nothing in evaluation, so a folder need not list them.
+    # Rates do nothing in evaluation, so a directory need not list them.
     rates = {
         "dropout": "dropout",
         "attention_dropout": "attention_dropout",
@@ -139,24 +139,24 @@ def config_from_fixture(config_json: Mapping[str, Any], **options: Any) -> OFACo
 
 
 class Fixture:
-    """One fixture folder.
+    """One fixture directory.
 
     Attributes:
-      path: the folder.
+      path: the directory.
       config: its parsed `config.json`.
     """
 
     def __init__(self, path: pathlib.Path | str) -> None:
         self.path = pathlib.Path(path)
         if not (self.path / "config.json").is_file():
-            raise FileNotFoundError(f"{self.path} holds no config.json: not a fixture folder")
+            raise FileNotFoundError(f"{self.path} holds no config.json: not a fixture directory")
         self.config: dict[str, Any] = self._json("config.json")
 
     def _json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text())
 
     def optional_json(self, name: str) -> Any | None:
-        """A parsed file of the folder, or None where it has none of that name."""
+        """A parsed file of the directory, or None where it has none of that name."""
         return self._json(name) if (self.path / name).is_file() else None
 
     def case_names(self) -> list[str]:
@@ -200,7 +200,7 @@ class Fixture:
             return {name: weights[name].astype(np.float32) for name in weights}
 
     def complete_gradients(self, case: str) -> dict[str, np.ndarray]:
-        """Whole gradients of a case under official names; {} where the folder has none."""
+        """Whole gradients of a case under official names; {} where the directory has none."""
         path = self.path / f"grads_{case}.npz"
         if not path.is_file():
             return {}
@@ -256,7 +256,8 @@ class Case:
     def noise(self) -> dict[str, float]:
         """Measured |float32 - float64| of the official run: "encoder_out", "logits"; may be {}.
 
-        A case without a measurement has the largest of its folder, since the weights are the same.
+        A case without a measurement has the largest of its directory, since the weights are the
+        same.
         """
         listed = self.fixture.facts(self.name).get("fp32_noise")
         return self.fixture.largest_noise() if listed is None else listed

@@ -3,7 +3,7 @@
 Compiling is nearly all of the time here. So the encoder runs forward once per image size, its
 backward pass is a program of its own, and everything behind it sees inputs that are padded to
 common shapes (`Room`), masked as in training: one program per kind of target and one per setting
-of the search serve all cases of a folder.
+of the search serve all cases of a directory.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Reference:
 
         Args:
           weights: official names to arrays, ties stored once.
-          config_json: the parsed `config.json` of a fixture folder.
+          config_json: the parsed `config.json` of a fixture directory.
           **options: arguments that a case changes.
         """
         self.weights = {name: np.asarray(array, np.float64) for name, array in weights.items()}

@@ -1,6 +1,6 @@
 """Our model on one case of a fixture.
 
-`check.py` gives all runs of a folder the same `Room`, so that they share programs; a run alone
+`check.py` gives all runs of a directory the same `Room`, so that they share programs; a run alone
 takes the shapes of its case. Official ids, names and layouts are converted here.
 """
 

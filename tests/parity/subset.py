@@ -1,4 +1,4 @@
-"""Writes `tests/parity/data` from a folder with all the official numbers.
+"""Writes `tests/parity/data` from a directory with all the official numbers.
 
     python -m tests.parity.subset ../shared/fixtures
 

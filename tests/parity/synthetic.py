@@ -1,6 +1,6 @@
-"""Writes a fixture folder of any configuration, with numbers of the numpy `Reference`.
+"""Writes a fixture directory of any configuration, with numbers of the numpy `Reference`.
 
-There are official numbers of few configurations only. These folders have the same format and
+There are official numbers of few configurations only. These directories have the same format and
 float64 truth, so `check.py` can be tried on sizes it has never seen. Gradients, which numpy does
 not give, are left to the caller (`gradient_statistics`).
 """
@@ -127,10 +127,10 @@ def random_weights(config: Mapping[str, Any], rng: np.random.Generator) -> dict[
 
 
 class _Writer:
-    """One folder in the making."""
+    """One directory in the making."""
 
-    def __init__(self, folder: pathlib.Path, config: dict[str, Any], seed: int) -> None:
-        self.folder, self.config = folder, config
+    def __init__(self, directory: pathlib.Path, config: dict[str, Any], seed: int) -> None:
+        self.directory, self.config = directory, config
         self.rng = np.random.default_rng(seed)
         self.weights = random_weights(config, self.rng)
         self.inputs: dict[str, dict[str, np.ndarray]] = {}
@@ -208,7 +208,7 @@ class _Writer:
                 for setting, allowed in recipe.searches.items()
             }
         arrays = {**stored, **{f"out.{name}": array for name, array in outputs.items()}}
-        np.savez(self.folder / f"case_{recipe.name}.npz", **arrays)
+        np.savez(self.directory / f"case_{recipe.name}.npz", **arrays)
         facts: dict[str, Any] = {"note": "synthetic"}
         if recipe.options:
             facts["opts"] = dict(recipe.options)
@@ -329,23 +329,23 @@ def run_reference(
 
 
 def write_fixture(
-    folder: pathlib.Path, config: dict[str, Any], recipes: Sequence[Recipe], seed: int = 0
+    directory: pathlib.Path, config: dict[str, Any], recipes: Sequence[Recipe], seed: int = 0
 ) -> None:
     """Writes config.json, weights.npz, the cases and, where any case has searches, generation.json.
 
     Args:
-      folder: target, which must exist.
+      directory: target, which must exist.
       config: from `config_json`.
       recipes: the cases; one with `images_of` or `resids` comes after the case it borrows from.
       seed: of weights and inputs.
     """
-    writer = _Writer(folder, json.loads(json.dumps(config)), seed)
+    writer = _Writer(directory, json.loads(json.dumps(config)), seed)
     for recipe in recipes:
         writer.write_case(recipe)
-    np.savez(folder / "weights.npz", **writer.weights)
-    (folder / "config.json").write_text(json.dumps(writer.config))
+    np.savez(directory / "weights.npz", **writer.weights)
+    (directory / "config.json").write_text(json.dumps(writer.config))
     if writer.generation:
-        (folder / "generation.json").write_text(json.dumps(writer.generation))
+        (directory / "generation.json").write_text(json.dumps(writer.generation))
 
 
 def gradient_statistics(

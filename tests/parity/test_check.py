@@ -13,7 +13,7 @@ def mini():
     return fixtures_dir() / "mini"
 
 
-def test_a_good_folder_passes(capsys):
+def test_a_good_directory_passes(capsys):
     assert check.main([str(mini()), "--cases", "text_only", "--skip", "gradients", "beams"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[0] == "case"
@@ -37,7 +37,7 @@ def test_wrong_numbers_fail(tmp_path, capsys):
     assert any(line.startswith("broken: ") for line in lines)
 
 
-def test_a_folder_without_fixture_is_named(tmp_path, capsys):
+def test_a_directory_without_fixture_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         check.main([str(tmp_path)])
     assert "holds no config.json" in capsys.readouterr().err

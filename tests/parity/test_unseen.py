@@ -1,4 +1,4 @@
-"""The parity check on a folder it has never seen: odd sizes, and numbers of a numpy model."""
+"""The parity check on a directory it has never seen: odd sizes, and numbers of a numpy model."""
 
 import json
 
@@ -86,16 +86,16 @@ IMAGES = (
 )
 
 
-def add_gradients(folder, names):
+def add_gradients(directory, names):
     """Stores gradients of ours, which are checked against finite differences of the reference."""
-    fixture = Fixture(folder)
+    fixture = Fixture(directory)
     entries = {}
     for name in names:
         run = Run(fixture.case(name), gradients=True)
         loss, gradients = run.official_gradients()
         check_direction(fixture, name, gradients)
         entries[name] = gradient_statistics(loss, gradients, int(run.target_mask.sum()))
-    (folder / "grad_stats.json").write_text(json.dumps(entries))
+    (directory / "grad_stats.json").write_text(json.dumps(entries))
 
 
 def check_direction(fixture, name, gradients):
@@ -122,31 +122,33 @@ def check_direction(fixture, name, gradients):
     assert slope == pytest.approx(expected, rel=1e-3)
 
 
-def check_folder(folder, capsys, *arguments):
+def check_directory(directory, capsys, *arguments):
     """Exit status and printed lines of the check."""
-    status = check.main([str(folder), *arguments])
+    status = check.main([str(directory), *arguments])
     return status, capsys.readouterr().out.splitlines()
 
 
-def perturb(folder, name, factor):
-    with np.load(folder / "weights.npz") as stored:
+def perturb(directory, name, factor):
+    with np.load(directory / "weights.npz") as stored:
         weights = dict(stored)
     weights[name] = (weights[name] * factor).astype(np.float16)
-    np.savez(folder / "weights.npz", **weights)
+    np.savez(directory / "weights.npz", **weights)
 
 
 @pytest.mark.slow
 def test_odd_sizes_pass_and_a_wrong_weight_fails(tmp_path, capsys):
     write_fixture(tmp_path, config_json(**ODD), TEXT)
     add_gradients(tmp_path, ["words"])
-    status, lines = check_folder(tmp_path, capsys)
+    status, lines = check_directory(tmp_path, capsys)
     assert lines[-1] == "parity: OK", lines
     assert status == 0
     words = lines[1].split()
     assert (words[0], words[6:9]) == ("words", ["equal", "equal", "(1)"])
 
     perturb(tmp_path, "decoder.layers.0.encoder_attn.c_attn", 1.01)
-    status, lines = check_folder(tmp_path, capsys, "--cases", "words", "--skip", "greedy", "beams")
+    status, lines = check_directory(
+        tmp_path, capsys, "--cases", "words", "--skip", "greedy", "beams"
+    )
     assert status == 1
     assert lines[-1].startswith("parity: FAIL (")
     assert any(line.startswith("words: logits differs by") for line in lines)
@@ -158,13 +160,13 @@ def test_odd_sizes_with_images(tmp_path, capsys):
     config = config_json(**ODD)
     write_fixture(tmp_path, config, IMAGES)
     add_gradients(tmp_path, ["seen", "sampled"])
-    status, lines = check_folder(tmp_path, capsys)
+    status, lines = check_directory(tmp_path, capsys)
     assert lines[-1] == "parity: OK", lines
     assert status == 0
     assert len(lines) == 2 + len(IMAGES)
 
     perturb(tmp_path, "encoder.embed_images.layer3.0.conv2.weight", 1.01)
-    status, lines = check_folder(tmp_path, capsys, "--skip", "gradients", "greedy", "beams")
+    status, lines = check_directory(tmp_path, capsys, "--skip", "gradients", "greedy", "beams")
     assert status == 1
     assert all(any(line.startswith(f"{r.name}: encoder differs") for line in lines) for r in IMAGES)
 
@@ -204,6 +206,6 @@ def test_resnet_is_read_from_its_type_where_blocks_are_not_listed():
 def test_missing_inputs_are_named(tmp_path, capsys):
     write_fixture(tmp_path, config_json(**ODD), TEXT[:1])
     np.savez(tmp_path / "case_alone.npz", **{"out.logits": np.zeros(3)})
-    status, lines = check_folder(tmp_path, capsys, "--cases", "alone")
+    status, lines = check_directory(tmp_path, capsys, "--cases", "alone")
     assert status == 1
     assert any("case alone has no inputs" in line for line in lines)

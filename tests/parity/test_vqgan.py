@@ -34,7 +34,7 @@ from tests.parity.tolerances import (
 )
 from tests.shared import fixtures_dir, requires_all_fixtures
 
-FOLDER = fixtures_dir() / "vqgan"
+DIRECTORY = fixtures_dir() / "vqgan"
 # A size is a compilation, so the others are left to the slow tests.
 CASES = (
     "sq64",
@@ -47,12 +47,12 @@ CASES = (
 
 @functools.cache
 def cases():
-    return dict(np.load(FOLDER / "cases.npz"))
+    return dict(np.load(DIRECTORY / "cases.npz"))
 
 
 @functools.cache
 def facts():
-    return json.loads((FOLDER / "config.json").read_text())
+    return json.loads((DIRECTORY / "config.json").read_text())
 
 
 def official_config(quantizer="gumbel"):
@@ -62,7 +62,7 @@ def official_config(quantizer="gumbel"):
 
 @functools.cache
 def variables(quantizer="gumbel"):
-    weights = dict(np.load(FOLDER / "weights.npz"))
+    weights = dict(np.load(DIRECTORY / "weights.npz"))
     if quantizer == "nearest":
         weights["quantize.embedding.weight"] = weights["vq.quantize.embedding.weight"]
         weights = {n: w for n, w in weights.items() if not re.match(r"quantize\.(proj|embed\.)", n)}
@@ -132,7 +132,7 @@ def assert_close(found, expected, tolerance):
 
 
 def test_configuration_and_names_are_the_official_ones():
-    listed = json.loads((FOLDER / "state_dict.json").read_text())
+    listed = json.loads((DIRECTORY / "state_dict.json").read_text())
     for kind, description, quantizer, total in (
         ("f8_8192_gumbel", facts()["released_f8_8192"], "gumbel", 68_995_971),
         ("mini_gumbel", facts(), "gumbel", 3_041_475),
@@ -147,7 +147,7 @@ def test_configuration_and_names_are_the_official_ones():
         assert dict(expected_parameters(config).values()) == official
         assert sum(math.prod(shape) for shape in official.values()) == total
     back = to_state_dict(variables()["params"], official_config())
-    weights = np.load(FOLDER / "weights.npz")
+    weights = np.load(DIRECTORY / "weights.npz")
     for name in back:
         np.testing.assert_array_equal(back[name], weights[name].astype(np.float32))
 

@@ -24,7 +24,14 @@ from ofa_jax.training.image_tokenizer import (
     tokenizer_gradients,
 )
 from ofa_jax.training.schedule import ScheduleConfig, build_schedule
-from tests.parity.test_vqgan import FOLDER, cases, channels_last, facts, official_config, variables
+from tests.parity.test_vqgan import (
+    DIRECTORY,
+    cases,
+    channels_last,
+    facts,
+    official_config,
+    variables,
+)
 from tests.parity.tolerances import (
     ADAPTIVE_WEIGHT,
     DISCRIMINATOR_SCORE,
@@ -43,7 +50,7 @@ LOSSES = ImageTokenizerConfig(
 def discriminator():
     weights = {
         name.removeprefix("disc."): values.astype(np.float32)
-        for name, values in np.load(FOLDER / "weights.npz").items()
+        for name, values in np.load(DIRECTORY / "weights.npz").items()
         if name.startswith("disc.")
     }
     init = functools.partial(DISCRIMINATOR.init, train=False)
@@ -141,7 +148,7 @@ def test_the_whole_step(step):
 
 
 def test_lpips():
-    weights = np.load(FOLDER / "weights.npz")
+    weights = np.load(DIRECTORY / "weights.npz")
     channels = [
         weights[f"lpips.lin{i}.model.1.weight"].astype(np.float32).ravel() for i in range(5)
     ]

@@ -174,19 +174,21 @@ def _curves(rng: np.random.Generator, steps: int) -> list[dict[str, object]]:
     return rows
 
 
-def write_run(folder: pathlib.Path, *, rows_per_task: int = 96, steps: int = 4800) -> pathlib.Path:
+def write_run(
+    directory: pathlib.Path, *, rows_per_task: int = 96, steps: int = 4800
+) -> pathlib.Path:
     """Writes a complete run directory.
 
     Args:
-      folder: directory to create.
+      directory: directory to create.
       rows_per_task: predictions per task; the first 48 have images.
       steps: length of the curves.
 
     Returns:
-      `folder`.
+      `directory`.
     """
     rng = np.random.default_rng(0)
-    (folder / "predictions").mkdir(parents=True, exist_ok=True)
+    (directory / "predictions").mkdir(parents=True, exist_ok=True)
     tasks: dict[str, dict] = {}
     for task, (metric, value, baselines, floor, aim) in TASKS.items():
         tasks[task] = {metric: value, "mean_iou": 0.5, "n": 512, "primary": metric, **baselines}
@@ -198,14 +200,14 @@ def write_run(folder: pathlib.Path, *, rows_per_task: int = 96, steps: int = 480
                 if index >= 48:
                     return None
                 name = f"{index:04d}.png" if kind == "image" else f"{index:04d}_{kind}.png"
-                path = folder / "examples" / task / name
+                path = directory / "examples" / task / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 image.save(path)
-                return str(path.relative_to(folder))
+                return str(path.relative_to(directory))
 
             row = _row(task, bool(rng.random() < min(value, 0.95)), rng, save)
             lines.append(json.dumps({"example_id": f"{index:04d}", **row}))
-        (folder / "predictions" / f"{task}.jsonl").write_text("\n".join(lines) + "\n")
+        (directory / "predictions" / f"{task}.jsonl").write_text("\n".join(lines) + "\n")
     splits = {}
     for split, factor in (
         ("validation", 1.0), ("test", 0.99), ("compositions", 0.6), ("unseen_style", 0.9)
@@ -229,11 +231,11 @@ def write_run(folder: pathlib.Path, *, rows_per_task: int = 96, steps: int = 480
         "versions": {"jax": "0.10.2", "flax": "0.12.8"},
     }
     record = {"run": run, "tasks": tasks, "splits": splits}
-    (folder / "metrics.json").write_text(json.dumps(record, indent=1))
+    (directory / "metrics.json").write_text(json.dumps(record, indent=1))
     curves = "\n".join(json.dumps(row) for row in _curves(rng, steps))
-    (folder / "metrics.jsonl").write_text(curves + "\n")
-    (folder / "config.gin").write_text("MODEL = 'nano'\nTRAIN_STEPS = 4800\nBATCH_SIZE = 64\n")
-    return folder
+    (directory / "metrics.jsonl").write_text(curves + "\n")
+    (directory / "config.gin").write_text("MODEL = 'nano'\nTRAIN_STEPS = 4800\nBATCH_SIZE = 64\n")
+    return directory
 
 
 if __name__ == "__main__":

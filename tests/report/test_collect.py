@@ -9,8 +9,8 @@ import pytest
 from ofa_jax.report.collect import RecordError, collect
 
 
-def _write(folder, name, text):
-    path = folder / name
+def _write(directory, name, text):
+    path = directory / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 

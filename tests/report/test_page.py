@@ -97,11 +97,11 @@ def _section(text, task):
     return text.split(f'<section id="task-{task}"')[1].split("</section>")[0]
 
 
-def _write_rows(folder, task, rows):
-    (folder / "predictions").mkdir(parents=True, exist_ok=True)
+def _write_rows(directory, task, rows):
+    (directory / "predictions").mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps({"example_id": str(i), **row}) + "\n" for i, row in enumerate(rows))
-    (folder / "predictions" / f"{task}.jsonl").write_text(lines)
-    return _parse(build.build_report(folder))
+    (directory / "predictions" / f"{task}.jsonl").write_text(lines)
+    return _parse(build.build_report(directory))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_every_object_is_drawn():
 
 
 def test_answers_show_every_object_and_the_next_best(tmp_path):
-    """The rows of `infer` over a folder: some answers are objects, some one box, some words."""
+    """The rows of `infer` over a directory: some answers are objects, some one box, some words."""
     (tmp_path / "metrics.json").write_text(json.dumps({"run": {"kind": "answers"}}))
     boxes = [[0, 0, 9, 9], [20, 0, 29, 9]]
     objects = [{"box": box, "label": name} for box, name in zip(boxes, ("cat", "dog"))]
@@ -231,7 +231,7 @@ def test_incomplete_run_makes_a_page(run_dir, tmp_path, missing, said):
 
 
 @pytest.mark.parametrize(("kind", "scores"), [("evaluation", 1), ("answers", 0)])
-def test_what_a_kind_of_folder_never_has_is_not_missed(tmp_path, kind, scores):
+def test_what_a_kind_of_directory_never_has_is_not_missed(tmp_path, kind, scores):
     (tmp_path / "predictions").mkdir()
     row = {"example_id": "a", "input_text": "what?", "prediction_text": "red", "target_text": ""}
     line = json.dumps(row | ({"score": 1.0} if scores else {}))

@@ -19,22 +19,22 @@ from ofa_jax.report.published import published_tables
 TABLES = {table.name: table for table in published_tables()}
 
 
-def write_run(folder, mixture, tasks, splits=None, settings=None, **facts):
+def write_run(directory, mixture, tasks, splits=None, settings=None, **facts):
     def entry(metrics):
         return {**metrics, "primary": next(iter(metrics)), "baseline": 0.1, "n": 10}
 
-    folder.mkdir(parents=True)
+    directory.mkdir(parents=True)
     content = {
-        "run": {"name": folder.name, "mixture": mixture, "model": "tiny", **facts},
+        "run": {"name": directory.name, "mixture": mixture, "model": "tiny", **facts},
         "tasks": {name: entry(metrics) for name, metrics in tasks.items()},
         "splits": {
             split: {name: entry(metrics) for name, metrics in group.items()}
             for split, group in (splits or {}).items()
         },
     }
-    (folder / "metrics.json").write_text(json.dumps(content))
-    (folder / "config.json").write_text(json.dumps({"tasks": [], "settings": settings or {}}))
-    return folder
+    (directory / "metrics.json").write_text(json.dumps(content))
+    (directory / "config.json").write_text(json.dumps({"tasks": [], "settings": settings or {}}))
+    return directory
 
 
 def rows_of(table):

@@ -14,8 +14,8 @@ import pytest
 PACKAGES = ("t5x", "airio", "jestimator", "fiddle", "cached_property", "jaxtyping")
 
 
-def folders() -> list[str]:
-    """Folders of T5X_DIR to import from; [] where it is not set."""
+def directories() -> list[str]:
+    """Directories of T5X_DIR to import from; [] where it is not set."""
     given = os.environ.get("T5X_DIR")
     if not given:
         return []
@@ -24,7 +24,7 @@ def folders() -> list[str]:
     return [str(path) for path in beside if path.is_dir()]
 
 
-sys.path[:0] = [folder for folder in folders() if folder not in sys.path]
+sys.path[:0] = [directory for directory in directories() if directory not in sys.path]
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 requires_t5x = pytest.mark.skipif(
     bool(MISSING),

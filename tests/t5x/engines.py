@@ -35,7 +35,7 @@ def _run(command: list[str], cache: pathlib.Path) -> str:
         "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *checkout.folders()]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *checkout.directories()]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "OFA_TRACEBACK": "1",
     }
@@ -50,11 +50,11 @@ def _bindings(settings: dict) -> list[str]:
     return [f"--gin.{name}={value!r}" for name, value in settings.items()]
 
 
-def train_natively(folder: pathlib.Path, cache: pathlib.Path, **macros) -> str:
+def train_natively(directory: pathlib.Path, cache: pathlib.Path, **macros) -> str:
     """Trains with `python -m ofa_jax.train`, logging every step, a checkpoint every 25 steps."""
     settings = {
         **SETTINGS,
-        "MODEL_DIR": str(folder),
+        "MODEL_DIR": str(directory),
         "STATS_PERIOD": 1,
         "CHECKPOINT_PERIOD": 25,
         "evaluation.EvaluationConfig.final_num_examples": 0,
@@ -67,11 +67,11 @@ def train_natively(folder: pathlib.Path, cache: pathlib.Path, **macros) -> str:
     return _run([sys.executable, "-m", "ofa_jax.train", *files, *_bindings(settings)], cache)
 
 
-def train_upstream(folder: pathlib.Path, cache: pathlib.Path, *files: str, **macros) -> str:
+def train_upstream(directory: pathlib.Path, cache: pathlib.Path, *files: str, **macros) -> str:
     """Trains with `t5x/train.py` in the same way."""
     settings = {
         **SETTINGS,
-        "MODEL_DIR": str(folder),
+        "MODEL_DIR": str(directory),
         "STATS_PERIOD": 1,
         "CHECKPOINT_PERIOD": 25,
         **macros,
@@ -96,19 +96,19 @@ def run_upstream(script: str, cache: pathlib.Path, **macros) -> str:
     return _run(command, cache)
 
 
-def native_losses(folder: pathlib.Path) -> dict[int, float]:
+def native_losses(directory: pathlib.Path) -> dict[int, float]:
     """Loss by step, from `metrics.jsonl`."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-def upstream_values(folder: pathlib.Path, tag: str = "loss") -> dict[int, float]:
+def upstream_values(directory: pathlib.Path, tag: str = "loss") -> dict[int, float]:
     """A logged value by step, from t5x's TensorBoard files."""
     import tensorflow as tf
 
     values = {}
-    for path in sorted((folder / "train").glob("events*")):
+    for path in sorted((directory / "train").glob("events*")):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 if value.tag == tag:
@@ -117,6 +117,6 @@ def upstream_values(folder: pathlib.Path, tag: str = "loss") -> dict[int, float]
 
 
 def copy_checkpoint(source: pathlib.Path, target: pathlib.Path, step: int) -> None:
-    """Makes a run's folder that holds one checkpoint of another run."""
+    """Makes a run's directory that holds one checkpoint of another run."""
     target.mkdir()
     shutil.copytree(source / f"checkpoint_{step}", target / f"checkpoint_{step}")

@@ -15,7 +15,7 @@ SETTINGS = """\
 ablation.Ablation:
   gin_files = (
       "gin_configs/t5x/train.gin", "gin_configs/models/nano.gin", "tests/micro.gin")
-  folder = {folder!r}
+  directory = {directory!r}
   steps = 2
   seeds = (0,)
   leave_out = ("vqa",)
@@ -33,14 +33,14 @@ ablation.Ablation:
 
 def test_an_ablation_through_t5x(tmp_path):
     path = tmp_path / "rates.gin"
-    path.write_text(SETTINGS.format(folder=str(tmp_path / "found")))
+    path.write_text(SETTINGS.format(directory=str(tmp_path / "found")))
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": QUICK_TO_COMPILE,
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
-        "PYTHONPATH": os.pathsep.join([str(engines.ROOT), *checkout.folders()]),
+        "PYTHONPATH": os.pathsep.join([str(engines.ROOT), *checkout.directories()]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     command = [sys.executable, "-m", "ofa_jax.ablate", f"--gin_file={path}", "--engine=t5x"]

@@ -276,7 +276,7 @@ def test_code_rows_get_codes_and_then_the_end():
     assert allowed == [[[6, 7, 8], everything], [[6, 7, 8], everything], [[2], everything]]
 
 
-def build_evaluator(model, folder, **changes):
+def build_evaluator(model, directory, **changes):
     return evaluation.Evaluator(
         MIXTURE,
         OFAFeatureConverter(),
@@ -285,7 +285,7 @@ def build_evaluator(model, folder, **changes):
         seed=0,
         sequence_length=LENGTHS,
         use_memory_cache=False,
-        log_dir=str(folder),
+        log_dir=str(directory),
         model=model,
         settings=EvaluationConfig(num_examples=6, batch_size=4, **changes),
     )

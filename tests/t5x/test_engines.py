@@ -21,22 +21,24 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("engines")
 
 
 @pytest.fixture(scope="module")
-def native(folder):
+def native(directory):
     engines.train_natively(
-        folder / "native", folder / "cache", **{"evaluation.EvaluationConfig.final_num_examples": 8}
+        directory / "native",
+        directory / "cache",
+        **{"evaluation.EvaluationConfig.final_num_examples": 8},
     )
-    return folder / "native"
+    return directory / "native"
 
 
 @pytest.fixture(scope="module")
-def upstream(folder):
-    engines.train_upstream(folder / "upstream", folder / "cache")
-    return folder / "upstream"
+def upstream(directory):
+    engines.train_upstream(directory / "upstream", directory / "cache")
+    return directory / "upstream"
 
 
 def agree(first, second):
@@ -54,37 +56,37 @@ def test_loss_curves_agree_over_fifty_steps(native, upstream):
     agree(losses, engines.upstream_values(upstream))
 
 
-def test_t5x_goes_on_from_a_native_checkpoint(native, folder):
-    again = folder / "native_then_upstream"
+def test_t5x_goes_on_from_a_native_checkpoint(native, directory):
+    again = directory / "native_then_upstream"
     engines.copy_checkpoint(native, again, 25)
-    engines.train_upstream(again, folder / "cache")
+    engines.train_upstream(again, directory / "cache")
     losses = engines.native_losses(native)
     agree({step: losses[step] for step in range(26, 51)}, engines.upstream_values(again))
 
 
-def test_the_native_runner_goes_on_from_a_checkpoint_of_t5x(upstream, folder):
-    again = folder / "upstream_then_native"
+def test_the_native_runner_goes_on_from_a_checkpoint_of_t5x(upstream, directory):
+    again = directory / "upstream_then_native"
     engines.copy_checkpoint(upstream, again, 25)
-    engines.train_natively(again, folder / "cache")
+    engines.train_natively(again, directory / "cache")
     losses = engines.upstream_values(upstream)
     agree({step: losses[step] for step in range(26, 51)}, engines.native_losses(again))
 
 
-def test_a_run_can_change_engines_in_its_folder(upstream, folder):
-    """What either engine writes into a run's folder does not disturb the other."""
+def test_a_run_can_change_engines_in_its_directory(upstream, directory):
+    """What either engine writes into a run's directory does not disturb the other."""
     for name in ("t5x_config.gin", "model_config.json", "model_fingerprint.json", "vocabulary"):
         assert (upstream / name).exists()
-    engines.train_natively(upstream, folder / "cache", TRAIN_STEPS=52)
+    engines.train_natively(upstream, directory / "cache", TRAIN_STEPS=52)
     assert sorted(engines.native_losses(upstream)) == [51, 52]
-    engines.train_upstream(upstream, folder / "cache", TRAIN_STEPS=53)
+    engines.train_upstream(upstream, directory / "cache", TRAIN_STEPS=53)
     assert 53 in engines.upstream_values(upstream)
 
 
-def test_eval_script_gives_the_native_scores(native, folder):
-    output = folder / "evaluation"
+def test_eval_script_gives_the_native_scores(native, directory):
+    output = directory / "evaluation"
     engines.run_upstream(
         "eval",
-        folder / "cache",
+        directory / "cache",
         CHECKPOINT_PATH=str(native / "checkpoint_50"),
         EVAL_OUTPUT_DIR=str(output),
         EVAL_EXAMPLES=8,
@@ -98,11 +100,11 @@ def test_eval_script_gives_the_native_scores(native, folder):
         assert line[f"eval/{name}/{primary}"] == pytest.approx(entry[primary], abs=1e-6), name
 
 
-def test_infer_script_writes_a_line_per_example(native, folder):
-    output = folder / "inference"
+def test_infer_script_writes_a_line_per_example(native, directory):
+    output = directory / "inference"
     engines.run_upstream(
         "infer",
-        folder / "cache",
+        directory / "cache",
         MIXTURE_OR_TASK_NAME="scenes_vqa",
         CHECKPOINT_PATH=str(native / "checkpoint_50"),
         INFER_OUTPUT_DIR=str(output),
@@ -126,11 +128,11 @@ def test_infer_script_writes_a_line_per_example(native, folder):
     assert all(row["aux"]["scores"] <= 0 for row in rows)
 
 
-def test_seqio_input_trains_and_saves_its_state(folder):
-    run = folder / "seqio"
+def test_seqio_input_trains_and_saves_its_state(directory):
+    run = directory / "seqio"
     engines.train_upstream(
         run,
-        folder / "cache",
+        directory / "cache",
         "seqio_input.gin",
         TRAIN_STEPS=3,
         WARMUP_STEPS=1,
@@ -142,11 +144,11 @@ def test_seqio_input_trains_and_saves_its_state(folder):
     assert list((run / "checkpoint_3" / "dataset").glob("train_ds*"))
 
 
-def test_a_run_starts_from_the_weights_of_another(upstream, folder):
-    run = folder / "started"
+def test_a_run_starts_from_the_weights_of_another(upstream, directory):
+    run = directory / "started"
     engines.train_upstream(
         run,
-        folder / "cache",
+        directory / "cache",
         INITIAL_CHECKPOINT_PATH=str(upstream),
         TRAIN_STEPS=1,
         WARMUP_STEPS=0,

@@ -11,8 +11,8 @@ from ofa_jax.cli import bindings, engines
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "gin_configs"
 SHARED = sorted(
     str(path.relative_to(CONFIGS))
-    for folder in ("models", "runs", "sharding")
-    for path in (CONFIGS / folder).rglob("*.gin")
+    for directory in ("models", "runs", "sharding")
+    for path in (CONFIGS / directory).rglob("*.gin")
     # An image tokenizer is trained by the native runner alone.
     if path.name != "image_tokenizer.gin"
 )

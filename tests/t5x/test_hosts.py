@@ -32,7 +32,7 @@ SETTINGS = [
 ]
 
 
-def train(folder, processes, *more):
+def train(directory, processes, *more):
     """Trains with `launch/local.py`; returns the finished process."""
     command = [
         sys.executable,
@@ -44,15 +44,15 @@ def train(folder, processes, *more):
         "--max_restarts=0",
         *SETTINGS,
         f"--gin.TRAIN_STEPS={STEPS}",
-        f"--gin.MODEL_DIR='{folder}'",
+        f"--gin.MODEL_DIR='{directory}'",
         *more,
     ]
     environment = {
         **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(directory.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
         "XLA_FLAGS": QUICK_TO_COMPILE,
-        "PYTHONPATH": os.pathsep.join([str(engines.ROOT), *checkout.folders()]),
+        "PYTHONPATH": os.pathsep.join([str(engines.ROOT), *checkout.directories()]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     return subprocess.run(
@@ -60,8 +60,8 @@ def train(folder, processes, *more):
     )
 
 
-def evaluations(folder):
-    lines = (folder / "inference_eval" / "metrics.jsonl").read_text().splitlines()
+def evaluations(directory):
+    lines = (directory / "inference_eval" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 

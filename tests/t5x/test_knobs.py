@@ -85,7 +85,7 @@ train_eval/utils.DatasetConfig:
   trim_output_features = False
 """
 PAIR = "scenes_without_image_infilling"
-# Runs that train: name -> (gin lines, settings, folder of an earlier run to go on in).
+# Runs that train: name -> (gin lines, settings, directory of an earlier run to go on in).
 RUNS = {
     "base": ("", {}),
     "longer": ("", {"TRAIN_STEPS": 6}),
@@ -191,36 +191,36 @@ def environment():
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {QUICK_TO_COMPILE}",
-        "PYTHONPATH": os.pathsep.join([str(engines.ROOT), *checkout.folders()]),
+        "PYTHONPATH": os.pathsep.join([str(engines.ROOT), *checkout.directories()]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
 
 
-def arguments(folder, name, lines, settings):
-    own = folder / f"{name}.gin"
+def arguments(directory, name, lines, settings):
+    own = directory / f"{name}.gin"
     own.write_text(lines)
     files = [f"--gin_file={file}" for file in (*FILES, *([own] if lines else []))]
-    settings = {"MODEL_DIR": str(folder / name), **BASE, **settings}
+    settings = {"MODEL_DIR": str(directory / name), **BASE, **settings}
     values = {
-        key: str(folder / value[1:-1]) if str(value).startswith("{") and isinstance(value, str)
+        key: str(directory / value[1:-1]) if str(value).startswith("{") and isinstance(value, str)
         else value for key, value in settings.items()
     }  # fmt: skip
     return [*files, *(f"--gin.{key}={value!r}" for key, value in values.items())]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("knobs")
 
 
 @pytest.fixture(scope="module")
-def said(folder):
+def said(directory):
     """Runs everything in one process; what each said."""
-    runs = {name: arguments(folder, name, *run) for name, run in RUNS.items()}
+    runs = {name: arguments(directory, name, *run) for name, run in RUNS.items()}
     # A run that is killed after step 3 and started again.
     again = runs.pop("longer again")
     runs |= {
-        name: arguments(folder, name, "", settings) for name, (settings, _) in MISTAKES.items()
+        name: arguments(directory, name, "", settings) for name, (settings, _) in MISTAKES.items()
     }
     command = [sys.executable, "-m", "tests.t5x.many_runs"]
     options = {"cwd": engines.ROOT, "env": environment(), "capture_output": True, "text": True}
@@ -230,19 +230,19 @@ def said(folder):
         assert done.returncode == 0, done.stderr[-6000:]
         found |= dict(zip(part, json.loads(done.stdout.splitlines()[-1]), strict=True))
         if "longer" in part:
-            keep = folder / "longer" / "checkpoint_6"
-            keep.rename(folder / "longer_6")
+            keep = directory / "longer" / "checkpoint_6"
+            keep.rename(directory / "longer_6")
     return found
 
 
-def losses(folder, name):
-    return engines.upstream_values(folder / name)
+def losses(directory, name):
+    return engines.upstream_values(directory / name)
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_it_trains(folder, said, name):
+def test_it_trains(directory, said, name):
     assert said[name] is None
-    found = losses(folder, name if name != "longer again" else "longer")
+    found = losses(directory, name if name != "longer again" else "longer")
     assert found
     assert all(np.isfinite(list(found.values())))
 
@@ -257,32 +257,32 @@ def near(first, second):
     return first == pytest.approx(second, abs=1e-4)
 
 
-def test_what_changes_the_loss_and_what_does_not(folder, said):
-    base = losses(folder, "base")
+def test_what_changes_the_loss_and_what_does_not(directory, said):
+    base = losses(directory, "base")
     assert sorted(base) == [1, 2, 3]
     # Batch norm has the statistics of a microbatch.
-    assert losses(folder, "microbatches") == pytest.approx(base, abs=0.02)
-    assert near(losses(folder, "partitioner"), base)
-    assert not near(losses(folder, "dropout"), base)
+    assert losses(directory, "microbatches") == pytest.approx(base, abs=0.02)
+    assert near(losses(directory, "partitioner"), base)
+    assert not near(losses(directory, "dropout"), base)
     # t5x's own optimizer and trainer see the same model and batch.
-    own = losses(folder, "optimizer")
+    own = losses(directory, "optimizer")
     assert own[1] == pytest.approx(base[1], abs=0.1)
     assert own[3] < own[1]
 
 
-def test_t5x_schedule(folder, said):
-    rates = engines.upstream_values(folder / "schedule", "learning_rate")
+def test_t5x_schedule(directory, said):
+    rates = engines.upstream_values(directory / "schedule", "learning_rate")
     assert rates == pytest.approx({1: 0.0, 2: 0.001, 3: 0.002}, abs=1e-7)
-    own = engines.upstream_values(folder / "optimizer", "learning_rate")
+    own = engines.upstream_values(directory / "optimizer", "learning_rate")
     assert own == pytest.approx({1: 0.01, 2: 0.01, 3: 0.01})
 
 
-def test_teacher_forced_evaluation(folder, said):
+def test_teacher_forced_evaluation(directory, said):
     import tensorflow as tf
 
     steps = {
         event.step
-        for path in (folder / "teacher" / "training_eval" / "scenes_vqa").glob("events*")
+        for path in (directory / "teacher" / "training_eval" / "scenes_vqa").glob("events*")
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
         if value.tag == "loss"
@@ -290,13 +290,13 @@ def test_teacher_forced_evaluation(folder, said):
     assert steps == {3}
 
 
-def test_rates_by_gin(folder, said):
-    assert not engines.upstream_values(folder / "rates", "loss/vqa")
-    assert engines.upstream_values(folder / "rates", "loss/captioning")
+def test_rates_by_gin(directory, said):
+    assert not engines.upstream_values(directory / "rates", "loss/vqa")
+    assert engines.upstream_values(directory / "rates", "loss/captioning")
 
 
-def test_one_task_on_another_split(folder, said):
-    [line] = (folder / "subtask/inference_eval/metrics.jsonl").read_text().splitlines()
+def test_one_task_on_another_split(directory, said):
+    [line] = (directory / "subtask/inference_eval/metrics.jsonl").read_text().splitlines()
     assert {name.split("/")[1] for name in json.loads(line) if "/" in name} == {"vqa"}
 
 
@@ -311,28 +311,28 @@ def weights(path):
         return reader.restore(path / "state", restore_args=whole)["target"]
 
 
-def test_a_part_of_another_run(folder, said):
+def test_a_part_of_another_run(directory, said):
     import jax
 
-    start = weights(folder / "encoder alone" / "checkpoint_0")
-    trained, fresh = (weights(folder / "base" / f"checkpoint_{step}") for step in (3, 0))
+    start = weights(directory / "encoder alone" / "checkpoint_0")
+    trained, fresh = (weights(directory / "base" / f"checkpoint_{step}") for step in (3, 0))
     for part, expected in (("encoder", trained), ("decoder", fresh)):
         jax.tree.map(np.testing.assert_array_equal, start[part], expected[part])
 
 
-def test_a_full_restore_goes_on_at_its_step_and_batch(folder, said):
-    longer, everything = losses(folder, "longer"), losses(folder, "everything")
+def test_a_full_restore_goes_on_at_its_step_and_batch(directory, said):
+    longer, everything = losses(directory, "longer"), losses(directory, "everything")
     assert sorted(everything) == [4, 5, 6]
     assert near(everything, {step: longer[step] for step in everything})
 
 
-def test_events_after_the_checkpoint_are_dropped(folder, said):
+def test_events_after_the_checkpoint_are_dropped(directory, said):
     """The killed run had logged six steps; what went on from step 3 has logged three of them."""
     import tensorflow as tf
 
     steps = [
         event.step
-        for path in (folder / "longer" / "train").glob("events*")
+        for path in (directory / "longer" / "train").glob("events*")
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
         if value.tag == "loss"
@@ -340,12 +340,12 @@ def test_events_after_the_checkpoint_are_dropped(folder, said):
     assert sorted(steps) == [1, 2, 3, 4, 5, 6]
 
 
-def test_flags_of_the_script(folder):
+def test_flags_of_the_script(directory):
     """Several --gin_file, --gin_search_paths and --gin_bindings, given to t5x/train.py itself."""
-    elsewhere = folder / "elsewhere"
+    elsewhere = directory / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "mine.gin").write_text("TRAIN_STEPS = 2\n")
-    words = arguments(folder, "flags", "", {"TRAIN_STEPS": 1})
+    words = arguments(directory, "flags", "", {"TRAIN_STEPS": 1})
     bindings = [word for word in words if word.startswith("--gin.")]
     command = [
         sys.executable,
@@ -360,7 +360,7 @@ def test_flags_of_the_script(folder):
         command, cwd=engines.ROOT, env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-6000:]
-    assert sorted(losses(folder, "flags")) == [1, 2]
+    assert sorted(losses(directory, "flags")) == [1, 2]
     # A mistake is one line, and a status at which no launcher tries again.
     done = subprocess.run(
         [*command, "--gin.TRAIN_STPES=3"],

@@ -33,7 +33,7 @@ def prepare(*runs):
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": os.pathsep.join([str(engines.ROOT), *checkout.folders()]),
+        "PYTHONPATH": os.pathsep.join([str(engines.ROOT), *checkout.directories()]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     arguments = [json.dumps([*run, *MESH]) for run in runs]

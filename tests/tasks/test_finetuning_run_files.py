@@ -11,7 +11,7 @@ from ofa_jax.cli import entry, shell
 from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.model.tuning import TRAINED, frozen_except
 
-FOLDER = pathlib.Path(__file__).parents[2] / "gin_configs" / "runs" / "finetune"
+DIRECTORY = pathlib.Path(__file__).parents[2] / "gin_configs" / "runs" / "finetune"
 GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
 
 # Run file -> learning rate, global batch (GPUs x batch x accumulation), steps, drop path, pixels.
@@ -126,7 +126,7 @@ def eval_literal(value):
 
 
 def test_there_is_no_other_file_to_check():
-    names = {path.stem for path in FOLDER.glob("*.gin")} - {"finetune"}
+    names = {path.stem for path in DIRECTORY.glob("*.gin")} - {"finetune"}
     # These go on top of the others.
     names -= {f"tuning_{method}" for method in TRAINED}
     others = {
@@ -183,7 +183,7 @@ def test_tuning_goes_on_top(method, settings):
         assert found[f"Tuning.{parts[method]}"] == {"lora": 8}.get(method, 100)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.gin")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in DIRECTORY.glob("*.gin")))
 def test_every_file_names_a_task(name, settings):
     if name == "finetune" or name.startswith("tuning_"):
         return

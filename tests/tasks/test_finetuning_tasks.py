@@ -42,7 +42,7 @@ def chinese():
 
 
 @pytest.fixture(autouse=True)
-def folders(monkeypatch, tmp_path):
+def directories(monkeypatch, tmp_path):
     monkeypatch.setenv("OFA_VOCAB_DIR", str(gpt2_dir()))
     monkeypatch.setenv("OFA_DATA_DIR", str(tmp_path))
     return tmp_path
@@ -80,11 +80,11 @@ def test_captions_are_the_official_rows(split):
         )
 
 
-def test_questions_are_the_official_rows(folders):
+def test_questions_are_the_official_rows(directories):
     case = json.loads((fixtures_dir() / "dataset_items.json").read_text())
     case = case["vqa_prev_output"]
     answers = {answer: number for number, answer in enumerate(case["answers"])}
-    (folders / "trainval_ans2label.pkl").write_bytes(pickle.dumps(answers, protocol=2))
+    (directories / "trainval_ans2label.pkl").write_bytes(pickle.dumps(answers, protocol=2))
     names = case["objects"].split("&&")[: case["max_object_length"]]
     for number, (question, references) in enumerate(case["questions"]):
         pairs = [item.split("|!+") for item in references.split("&&")]
@@ -116,8 +116,8 @@ def test_questions_are_the_official_rows(folders):
         assert [BOS_ID, *prompt.tolist()] == official_prompt.tolist()
 
 
-def test_an_answer_outside_of_the_set_is_named(folders):
-    (folders / "trainval_ans2label.pkl").write_bytes(pickle.dumps({"yes": 0}, protocol=2))
+def test_an_answer_outside_of_the_set_is_named(directories):
+    (directories / "trainval_ans2label.pkl").write_bytes(pickle.dumps({"yes": 0}, protocol=2))
     record = {"image": picture(), "question": "q", "answers": ["maybe"], "answer_conf": [1.0]}
     with pytest.raises(InstructionError, match=r"'maybe' .*1 answers"):
         features_of("vqa", record)
@@ -132,18 +132,18 @@ def test_an_answer_outside_of_the_set_is_named(folders):
         (["yes", "yes"], "answer 'yes' stands there twice"),
     ],
 )
-def test_bad_answer_lists(folders, content, message):
-    (folders / "trainval_ans2label.pkl").write_bytes(pickle.dumps(content, protocol=2))
+def test_bad_answer_lists(directories, content, message):
+    (directories / "trainval_ans2label.pkl").write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(ValueError, match=message):
         lookup("vqa")[0][0].candidate_ids()
 
 
-def test_a_pickle_that_runs_code_is_refused(folders):
+def test_a_pickle_that_runs_code_is_refused(directories):
     class Evil:
         def __reduce__(self):
             return (print, ("run",))
 
-    (folders / "trainval_ans2label.pkl").write_bytes(pickle.dumps(Evil()))
+    (directories / "trainval_ans2label.pkl").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ValueError, match="list of answers: refuses"):
         lookup("vqa")[0][0].candidate_ids()
 

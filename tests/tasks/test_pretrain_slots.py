@@ -84,7 +84,7 @@ def test_every_slot_says_what_belongs_into_it():
             kind = families.FAMILIES[name.removeprefix(f"{slot.name}_")]
             assert task.family == kind.family
             assert task.instructions[0].text == kind.instruction
-            assert task.source.folder == f"{{DATA_DIR}}/{slot.name}"
+            assert task.source.directory == f"{{DATA_DIR}}/{slot.name}"
     assert {kind for slot in SLOTS for kind in slot.samples} == families.FAMILIES.keys()
 
 
@@ -194,7 +194,7 @@ def test_all_missing_slots_are_named_at_once(data_dir):
         slots.check_presence(tasks_of(), "train", "ofa_pretrain")
     message = str(error.value)
     assert "\n" not in message
-    assert f"(no such folder in {data_dir})" in message
+    assert f"(no such directory in {data_dir})" in message
     zeros = message.partition("DatasetConfig.rates = ")[2]
     left_out = json.loads(zeros.strip('"').replace("'", '"'))
     assert left_out.keys() == {slot.name for slot in SLOTS} - {"cc12m", "coco_captions", "vqav2"}
@@ -203,10 +203,10 @@ def test_all_missing_slots_are_named_at_once(data_dir):
     assert len(rest) == 6
 
 
-def test_an_empty_folder_has_its_own_reason(data_dir):
+def test_an_empty_directory_has_its_own_reason(data_dir):
     fill(data_dir, *(slot.name for slot in SLOTS if slot.name not in ("sbu", "gqa")))
     (data_dir / "sbu").mkdir()
-    with pytest.raises(ValueError, match=r"gqa \(no such folder") as error:
+    with pytest.raises(ValueError, match=r"gqa \(no such directory") as error:
         slots.check_presence(tasks_of(), "train", "ofa_pretrain")
     assert f"sbu ({data_dir / 'sbu'} holds no shards of split 'train'" in str(error.value)
     assert "{'gqa': 0, 'sbu': 0}" in str(error.value)
@@ -225,7 +225,7 @@ def test_official_files_are_recognized(data_dir):
 
 def test_without_a_data_dir_nothing_else_is_said(monkeypatch):
     monkeypatch.delenv("OFA_DATA_DIR", raising=False)
-    with pytest.raises(ValueError, match=r"no folder .*DATA_DIR"):
+    with pytest.raises(ValueError, match=r"no directory .*DATA_DIR"):
         slots.check_presence(tasks_of(), "train", "ofa_pretrain")
 
 

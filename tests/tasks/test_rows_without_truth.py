@@ -49,7 +49,7 @@ def image(width=40, height=30):
 
 
 @pytest.fixture(autouse=True)
-def folders(monkeypatch, tmp_path):
+def directories(monkeypatch, tmp_path):
     text = TrainedBPE.train(["what does the image describe? a red square"], num_merges=30)
     Tokenizer(text, VocabLayout(num_text=text.num_text, num_codes=64)).save(tmp_path / "vocab")
     monkeypatch.setenv("OFA_VOCAB_DIR", str(tmp_path / "vocab"))
@@ -59,8 +59,8 @@ def folders(monkeypatch, tmp_path):
     return tmp_path
 
 
-def records(folder, kind, cells, columns=()):
-    path = folder / "rows.tsv"
+def records(directory, kind, cells, columns=()):
+    path = directory / "rows.tsv"
     path.write_text("\t".join(cells) + "\n")
     return TsvSource((("test", str(path)),), kind, columns=columns).open("test")
 
@@ -128,30 +128,30 @@ def check(name, rows):
 
 @pytest.mark.parametrize("has_column", [True, False])
 @pytest.mark.parametrize("name", ROWS)
-def test_fine_tuning_tasks(folders, name, has_column):
+def test_fine_tuning_tasks(directories, name, has_column):
     kind, cells = ROWS[name]
     columns = layout(kind).columns
     if not has_column:
         truth = TRUTH.get(kind, "label")
         cells = [cell for cell, column in zip(cells, columns) if column != truth]
         columns = tuple(column for column in columns if column != truth)
-    check(name, records(folders, kind, cells, columns))
+    check(name, records(directories, kind, cells, columns))
 
 
 @pytest.mark.parametrize(
     "name", ["caption_coco", "refcoco", "vqa", "snli_ve", "ocr_cn", "gigaword"]
 )
-def test_prepared_rows(folders, name):
+def test_prepared_rows(directories, name):
     kind, cells = ROWS[name]
-    records(folders, kind, cells)
-    command = [f"--paths={folders}/rows.tsv", f"--out={folders}/out", "--processes=1"]
+    records(directories, kind, cells)
+    command = [f"--paths={directories}/rows.tsv", f"--out={directories}/out", "--processes=1"]
     assert run_prepare(["--source=tsv", f"--layout={kind}", "--split=test", *command]) == 0
-    check(name, PreparedSource(f"{folders}/out").open("test"))
+    check(name, PreparedSource(f"{directories}/out").open("test"))
 
 
 @pytest.mark.parametrize("name", PRETRAINING_ROWS)
-def test_pretraining_tasks(folders, name):
-    check(name, records(folders, *PRETRAINING_ROWS[name]))
+def test_pretraining_tasks(directories, name):
+    check(name, records(directories, *PRETRAINING_ROWS[name]))
 
 
 class Rows(list):
@@ -176,9 +176,9 @@ def test_regions_without_descriptions_are_described():
         evaluation_row(task, unknown_place, 0, LENGTHS, seed=0)
 
 
-def test_rows_with_truth_keep_it(folders):
+def test_rows_with_truth_keep_it(directories):
     [(task, _)] = lookup("refcoco")
-    rows = records(folders, "refcoco", ["1", "2", "a dog", "10,6,30,24", image()])
+    rows = records(directories, "refcoco", ["1", "2", "a dog", "10,6,30,24", image()])
     example, row = evaluation_row(task, rows, 0, LENGTHS, seed=0)
     assert task.has_truth(example)
     assert row["decoder_loss_weights"].sum() == 5
@@ -187,7 +187,7 @@ def test_rows_with_truth_keep_it(folders):
 
 
 @pytest.mark.parametrize("task", ["cola", "sst2", "qnli", "mnli", "qqp", "mrpc"])
-def test_headers_of_test_files_are_no_rows(folders, task):
+def test_headers_of_test_files_are_no_rows(directories, task):
     """GLUE's test files begin with names of columns, none of them of a label."""
     header = {
         "cola": ("_ sentence1", "index\tsentence"),
@@ -198,7 +198,7 @@ def test_headers_of_test_files_are_no_rows(folders, task):
         "mrpc": ("_ _ _ sentence1 sentence2", "index\t#1 ID\t#2 ID\t#1 String\t#2 String"),
     }[task]
     columns = tuple(header[0].split())
-    path = folders / "test.tsv"
+    path = directories / "test.tsv"
     path.write_text(header[1] + "\n" + "\t".join("abcde"[: len(columns)]) + "\n")
     rows = TsvSource((("test", str(path)),), task, columns=columns).open("test")
     assert len(rows) == 1
@@ -210,11 +210,11 @@ CELLS = ["sky", " sky && tree ", "&&sky", "sky&&", "", "   ", "a&&b c&&d", "&&".
 
 @requires_gpt2
 @pytest.mark.parametrize("cell", CELLS)
-def test_objects_of_questions(folders, monkeypatch, cell):
+def test_objects_of_questions(directories, monkeypatch, cell):
     """Question and objects as the official task spells them, where nothing was found too."""
     monkeypatch.setenv("OFA_VOCAB_DIR", str(gpt2_dir()))
     tokenizer = load_tokenizer(gpt2_dir())
-    rows = records(folders, "vqa", ["1", "2", "Is it Red-ish ?", "", cell, image()])
+    rows = records(directories, "vqa", ["1", "2", "Is it Red-ish ?", "", cell, image()])
     [(task, _)] = lookup("vqa")
     _, row = evaluation_row(task, rows, 0, LENGTHS, seed=0)
     names = " ".join(cell.strip().split("&&")[:30])
@@ -223,17 +223,17 @@ def test_objects_of_questions(folders, monkeypatch, cell):
     assert ids[ids != PAD_ID].tolist() == [BOS_ID, *question, *objects, EOS_ID]
     # Without the column, as zero-shot without objects: the question alone.
     columns = ("example_id", "image_id", "question", "_", "_", "image")
-    rows = records(folders, "vqa", ["1", "2", "Is it Red-ish ?", "", cell, image()], columns)
+    rows = records(directories, "vqa", ["1", "2", "Is it Red-ish ?", "", cell, image()], columns)
     _, row = evaluation_row(task, rows, 0, LENGTHS, seed=0)
     ids = row["encoder_input_tokens"]
     assert ids[ids != PAD_ID].tolist() == [BOS_ID, *question, EOS_ID]
 
 
 @pytest.mark.parametrize("box", ["-0.4,0,41,31", "0.5,-0.9,40.25,30"])
-def test_boxes_at_the_border(folders, box):
+def test_boxes_at_the_border(directories, box):
     """They are learnt unclipped where there are bins, and are the truth as they stand."""
     [(task, _)] = lookup("refcoco")
-    rows = records(folders, "refcoco", ["1", "2", "a dog", box, image()])
+    rows = records(directories, "refcoco", ["1", "2", "a dog", box, image()])
     example, row = evaluation_row(task, rows, 0, LENGTHS, seed=0)
     scaled = np.array(box.split(","), float) * SCALE
     np.testing.assert_allclose(example["region"], scaled, rtol=1e-5)
@@ -243,27 +243,27 @@ def test_boxes_at_the_border(folders, box):
 
 
 @requires_cases
-def test_questions_with_objects_equal_the_official_ids(folders, monkeypatch):
+def test_questions_with_objects_equal_the_official_ids(directories, monkeypatch):
     monkeypatch.setenv("OFA_VOCAB_DIR", str(gpt2_dir()))
     [(task, _)] = lookup("vqa")
     cases = json.loads((CASES / "vqa_objects.json").read_text())["cases"]
     for case in cases:
         cells = ["1", "2", case["question"], "", case["objects"], image()]
-        _, row = evaluation_row(task, records(folders, "vqa", cells), 0, LENGTHS, seed=0)
+        _, row = evaluation_row(task, records(directories, "vqa", cells), 0, LENGTHS, seed=0)
         ids = row["encoder_input_tokens"]
         official = swap_official_ids(np.array(case["official_source_ids"]))
         assert ids[ids != PAD_ID].tolist() == official.tolist(), case
 
 
 @requires_cases
-def test_boxes_at_the_border_equal_the_official_bins(folders, monkeypatch):
+def test_boxes_at_the_border_equal_the_official_bins(directories, monkeypatch):
     """Except for `<unk>`, which is the first bin here (docs/differences.md)."""
     monkeypatch.setenv("OFA_VOCAB_DIR", str(gpt2_dir()))
     [(task, _)] = lookup("refcoco")
     for case in json.loads((CASES / "refcoco_box_outside.json").read_text())["cases"]:
         cells = ["1", "2", "a dog", case["box"], image(*case["size"])]
         lengths = {**LENGTHS, "image": case["patch_image_size"]}
-        rows = records(folders, "refcoco", cells)
+        rows = records(directories, "refcoco", cells)
         found = task.read(rows, 0, lengths, seed=0)["targets"]
         official = np.array(case["official_target_ids"])
         start = task.tokenizer().layout.bin_start

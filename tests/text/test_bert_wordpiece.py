@@ -86,8 +86,8 @@ SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 WHOLE = ["<mask>", "<code_0>", "<code_1>", "<bin_0>", "<bin_1>", "<bin_2>"]
 
 
-def write_rows(folder, rows):
-    (folder / "vocab.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+def write_rows(directory, rows):
+    (directory / "vocab.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 
 @pytest.mark.parametrize("specials", [[], SPECIALS], ids=["BERT", "HuggingFace"])
@@ -120,11 +120,11 @@ def test_a_dictionary_says_the_order(tmp_path):
 
 @requires_cases
 @pytest.mark.parametrize("name", ["cn_hf", "cn_vocab_only"])
-def test_published_folders_give_the_ids_of_the_dictionary(tokenizer, name):
-    folder = shared_dir() / "cases" / name
-    if not folder.is_dir():
+def test_published_directories_give_the_ids_of_the_dictionary(tokenizer, name):
+    directory = shared_dir() / "cases" / name
+    if not directory.is_dir():
         pytest.skip(f"needs the case {name} beside the vocabularies")
-    other = load_tokenizer(folder)
+    other = load_tokenizer(directory)
     assert other.layout == CHINESE
     for text, *_ in CASES:
         assert other.encode(text) == tokenizer.encode(text)

@@ -41,7 +41,7 @@ def test_each_shape_is_compiled_once_and_said(caplog):
 
 def test_the_window_is_recorded_once(monkeypatch, tmp_path):
     events = []
-    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: events.append("start"))
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda directory: events.append("start"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("stop"))
     window = ProfilerWindow(tmp_path, first_step=2, steps=3)
     for step in range(8):

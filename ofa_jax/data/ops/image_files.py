@@ -167,7 +167,7 @@ def stem_of(name: str) -> str:
 def image_ids(names: Iterable[str]) -> dict[str, str]:
     """Names of files to ids: the name without its ending, or with it where two would be one.
 
-    `a.jpg` and `a.png` of one folder are two images.
+    `a.jpg` and `a.png` of one directory are two images.
     """
     known = dict.fromkeys(names)
     stems = collections.Counter(map(stem_of, known))
@@ -175,26 +175,29 @@ def image_ids(names: Iterable[str]) -> dict[str, str]:
 
 
 def images_below(
-    folder: str | os.PathLike, beside: Collection[str] = ()
+    directory: str | os.PathLike, beside: Collection[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """The images in a folder and below it, and the files that nothing reads.
+    """The images in a directory and below it, and the files that nothing reads.
 
     Args:
-      folder: searched to any depth, links included; hidden files and folders are passed over.
+      directory: searched to any depth, links included; hidden files and directories are passed
+        over.
       beside: endings of files that someone else reads, such as "txt" for captions.
 
     Returns:
-      (images, other files): names relative to the folder, with "/", sorted. Images that nothing
+      (images, other files): names relative to the directory, with "/", sorted. Images that nothing
       here can decode are among the first: they fail when they are read, one by one.
     """
     found, others = [], []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, directories, names in os.walk(directory, followlinks=True):
+        directories[:] = [name for name in directories if not name.startswith(".")]
         for name in names:
             path = pathlib.Path(parent, name)
             if name.startswith(".") or path.suffix[1:].lower() in beside:
                 continue
-            (found if is_image_file(path) else others).append(path.relative_to(folder).as_posix())
+            (found if is_image_file(path) else others).append(
+                path.relative_to(directory).as_posix()
+            )
     return sorted(found), sorted(others)
 
 

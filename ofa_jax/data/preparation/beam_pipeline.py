@@ -2,7 +2,7 @@
 
 Shards are the elements, so any runner spreads them over its workers; one shard is written by the
 same function as on one machine, so the bytes are the same, and either engine goes on with what the
-other began. The workers must be able to read the source and to write the folder: a shared file
+other began. The workers must be able to read the source and to write the directory: a shared file
 system, or a bucket that Beam has an adapter for.
 
 Apache Beam is in the extra `prepare` and is imported when a pipeline is built.
@@ -22,13 +22,13 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 from ofa_jax.atomic import JsonObject
-from ofa_jax.data.preparation.output_folder import OutputFolder, temporary_name
+from ofa_jax.data.preparation.output_directory import OutputDirectory, temporary_name
 from ofa_jax.data.preparation.plan import ConversionPlan, Estimate
 from ofa_jax.data.preparation.shards import PreparationError, StrictError, write_shard
 from ofa_jax.data.preparation.storage import LocalStorage, Storage
 from ofa_jax.errors import SettingsError, started
 
-# What tells a bucket from a folder, for example gs://bucket/data.
+# What tells a bucket from a directory, for example gs://bucket/data.
 _SCHEME = "://"
 _COPIED_AT_ONCE = 1 << 20
 
@@ -55,10 +55,10 @@ def require_beam() -> ModuleType:
 
 
 class BeamStorage:
-    """A folder on a file system that Beam has an adapter for. Implements `storage.Storage`.
+    """A directory on a file system that Beam has an adapter for. Implements `storage.Storage`.
 
     Attributes:
-      root: URL of the folder.
+      root: URL of the directory.
     """
 
     def __init__(self, root: str):
@@ -102,8 +102,8 @@ class BeamStorage:
         if _file_systems().exists(self._path(name)):
             _file_systems().delete([self._path(name)])
 
-    def remove_folder(self, name: str) -> None:
-        """Removes the files of a folder."""
+    def remove_directory(self, name: str) -> None:
+        """Removes the files of a directory."""
         found = _file_systems().match([self._path(f"{name}/*")])[0].metadata_list
         if found:
             _file_systems().delete([metadata.path for metadata in found])
@@ -137,36 +137,36 @@ def prepare(
     Args:
       plan: what to do; its source must be readable on every worker.
       estimate: how large it will be.
-      out: folder to write, a path that every worker has or a URL.
+      out: directory to write, a path that every worker has or a URL.
       options: Beam's own, such as `--runner=DataflowRunner`; none takes the DirectRunner.
       storage: for another storage than `storage_of(out)`.
 
     Returns:
-      The manifest of the folder.
+      The manifest of the directory.
 
     Raises:
       MissingBeamError: Beam is not installed.
       ValueError: other settings, or too little space.
-      OSError: the folder cannot be written.
+      OSError: the directory cannot be written.
       PreparationError: the pipeline failed; a StrictError where the plan is strict.
     """
     beam = require_beam()
     storage = storage or storage_of(out)
-    folder = OutputFolder(storage, plan)
+    directory = OutputDirectory(storage, plan)
     with contextlib.ExitStack() as stack:
         if isinstance(storage, LocalStorage):
             storage.make()
             stack.enter_context(storage.lock())
-            storage.remove_remains(folder.work)
-        finished = folder.finished_manifest()
+            storage.remove_remains(directory.work)
+        finished = directory.finished_manifest()
         if finished is not None:
-            storage.remove_folder(folder.work)
+            storage.remove_directory(directory.work)
             return finished
-        results = folder.results()
+        results = directory.results()
         if isinstance(storage, LocalStorage):
             done = sum(result.size for result in results.values())
             storage.check_space(max(0, estimate.stored_bytes - done))
-        folder.begin()
+        directory.begin()
         if not plan.strict:
             started()
         missing = [shard for shard in range(plan.num_shards) if shard not in results]
@@ -176,39 +176,39 @@ def prepare(
                     pipeline
                     | "ShardNumbers" >> beam.Create(missing)
                     | "Spread" >> beam.Reshuffle()
-                    | "WriteShards" >> beam.Map(write_one, folder, plan)
+                    | "WriteShards" >> beam.Map(write_one, directory, plan)
                 )
         except Exception as error:  # Runners wrap what happens on their workers in many ways.
             error_type = StrictError if plan.strict else PreparationError
             raise error_type(f"the Beam pipeline failed: {_last_line(error)}") from error
-        results = folder.results()
+        results = directory.results()
         lost = [plan.shard_name(shard) for shard in missing if shard not in results]
         if lost:
             raise OSError(
                 f"{storage}: the pipeline ended without {lost[0]}; does every worker write to "
-                "the same folder?"
+                "the same directory?"
             )
-        return folder.finish([results[shard] for shard in range(plan.num_shards)])
+        return directory.finish([results[shard] for shard in range(plan.num_shards)])
 
 
-def write_one(shard: int, folder: OutputFolder, plan: ConversionPlan) -> int:
+def write_one(shard: int, directory: OutputDirectory, plan: ConversionPlan) -> int:
     """Writes one shard on a worker.
 
     Args:
-      folder: where it goes.
+      directory: where it goes.
 
     Returns:
       Number of examples in the shard.
     """
-    local = isinstance(folder.storage, LocalStorage)
+    local = isinstance(directory.storage, LocalStorage)
     with contextlib.ExitStack() as stack:
-        # In the folder itself a rename is enough; to a bucket the file is uploaded.
-        place = pathlib.Path(str(folder.storage), folder.work)
+        # In the directory itself a rename is enough; to a bucket the file is uploaded.
+        place = pathlib.Path(str(directory.storage), directory.work)
         if not local:
             place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         temporary = place / temporary_name(plan, shard)
         result = write_shard(plan, shard, temporary)
-        folder.commit(shard, temporary, result)
+        directory.commit(shard, temporary, result)
     return result.tally.examples
 
 

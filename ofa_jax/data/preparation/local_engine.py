@@ -20,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from ofa_jax.atomic import JsonObject
-from ofa_jax.data.preparation.output_folder import OutputFolder, temporary_name
+from ofa_jax.data.preparation.output_directory import OutputDirectory, temporary_name
 from ofa_jax.data.preparation.plan import ConversionPlan, Estimate
 from ofa_jax.data.preparation.shards import PreparationError, ShardResult, write_shard
 from ofa_jax.data.preparation.storage import LocalStorage
@@ -47,32 +47,32 @@ def prepare(
     Args:
       plan: what to do.
       estimate: how large it will be.
-      out: the folder to write.
+      out: the directory to write.
       processes: how many work; with one, this process does.
       progress: called with the records done and examples kept so far, those of earlier runs
         included.
 
     Returns:
-      The manifest of the folder.
+      The manifest of the directory.
 
     Raises:
       ValueError: other settings, too little space, a bad record where the plan is strict.
-      OSError: the folder cannot be written, or the source not be read.
+      OSError: the directory cannot be written, or the source not be read.
       PreparationError: a process was killed.
     """
     storage = LocalStorage(out)
-    folder = OutputFolder(storage, plan)
+    directory = OutputDirectory(storage, plan)
     storage.make()
     with storage.lock():
-        finished = folder.finished_manifest()
+        finished = directory.finished_manifest()
         if finished is not None:
-            storage.remove_folder(folder.work)
+            storage.remove_directory(directory.work)
             return finished
-        storage.remove_remains(folder.work)
-        results = folder.results()
+        storage.remove_remains(directory.work)
+        results = directory.results()
         done = sum(result.size for result in results.values())
         storage.check_space(max(0, estimate.stored_bytes - done))
-        folder.begin()
+        directory.begin()
         if not plan.strict:  # Else the source is being checked to its end.
             started()
         board = _ScoreBoard.of_size(plan.num_shards)
@@ -86,18 +86,18 @@ def prepare(
 
         report()
         if processes > 1 and len(missing) > 1:
-            written = _in_processes(plan, folder, board, missing, processes, report)
+            written = _in_processes(plan, directory, board, missing, processes, report)
         else:
-            written = _in_this_process(plan, folder, board, missing, report)
+            written = _in_this_process(plan, directory, board, missing, report)
         try:
             for shard, result in written:
                 results[shard] = result
         except BaseException:
             # A full disk, for one, must not stay full of what nobody can use.
-            storage.remove_remains(folder.work)
+            storage.remove_remains(directory.work)
             raise
         report()
-        return folder.finish([results[shard] for shard in range(plan.num_shards)])
+        return directory.finish([results[shard] for shard in range(plan.num_shards)])
 
 
 class _Stopped(Exception):
@@ -139,24 +139,24 @@ class _ScoreBoard:
 
 def _one_shard(
     plan: ConversionPlan,
-    folder: OutputFolder,
+    directory: OutputDirectory,
     shard: int,
     records: Records,
     progress: Callable[[Tally], None],
 ) -> ShardResult:
-    temporary = pathlib.Path(str(folder.storage), folder.work, temporary_name(plan, shard))
+    temporary = pathlib.Path(str(directory.storage), directory.work, temporary_name(plan, shard))
     try:
         result = write_shard(plan, shard, temporary, records=records, progress=progress)
     except RuntimeError as error:
         # The ArrayRecord library's own errors, a full disk for example.
         raise OSError(f"cannot write {temporary}: {error}") from error
-    folder.commit(shard, temporary, result)
+    directory.commit(shard, temporary, result)
     return result
 
 
 def _in_this_process(
     plan: ConversionPlan,
-    folder: OutputFolder,
+    directory: OutputDirectory,
     board: _ScoreBoard,
     missing: list[int],
     report: Callable[[], None],
@@ -175,12 +175,12 @@ def _in_this_process(
         return post
 
     for shard in missing:
-        yield shard, _one_shard(plan, folder, shard, records, posting(shard))
+        yield shard, _one_shard(plan, directory, shard, records, posting(shard))
 
 
 def _in_processes(
     plan: ConversionPlan,
-    folder: OutputFolder,
+    directory: OutputDirectory,
     board: _ScoreBoard,
     missing: list[int],
     processes: int,
@@ -190,7 +190,7 @@ def _in_processes(
         max_workers=min(processes, len(missing)),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(plan, folder, board.counts),
+        initargs=(plan, directory, board.counts),
     )
     with pool:
         waiting = {pool.submit(_worker_shard, shard): shard for shard in missing}
@@ -216,7 +216,7 @@ def _in_processes(
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(plan: ConversionPlan, folder: OutputFolder, counts: ctypes.Array) -> None:
+def _start_worker(plan: ConversionPlan, directory: OutputDirectory, counts: ctypes.Array) -> None:
     """Opens the source once, and watches the parent: a killed parent cannot say goodbye."""
     # Ctrl-C reaches every process of a terminal; the parent then stops the others in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -224,7 +224,7 @@ def _start_worker(plan: ConversionPlan, folder: OutputFolder, counts: ctypes.Arr
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     records = plan.source.open(plan.split)
-    _worker.update(plan=plan, folder=folder, board=_ScoreBoard(counts), records=records)
+    _worker.update(plan=plan, directory=directory, board=_ScoreBoard(counts), records=records)
 
 
 def _end_with(sentinel: int) -> None:
@@ -233,9 +233,9 @@ def _end_with(sentinel: int) -> None:
 
 
 def _worker_shard(shard: int) -> ShardResult:
-    plan, folder, board = _worker["plan"], _worker["folder"], _worker["board"]
+    plan, directory, board = _worker["plan"], _worker["directory"], _worker["board"]
 
     def post(tally: Tally) -> None:
         board.post(shard, tally)
 
-    return _one_shard(plan, folder, shard, _worker["records"], post)
+    return _one_shard(plan, directory, shard, _worker["records"], post)

@@ -1,6 +1,6 @@
-"""`manifest.json`: what is in a folder of prepared data, and how it came about.
+"""`manifest.json`: what is in a directory of prepared data, and how it came about.
 
-One manifest describes all splits of a folder. It holds nothing that differs between two runs of
+One manifest describes all splits of a directory. It holds nothing that differs between two runs of
 the same preparation: no times, no machine, no number of processes.
 """
 
@@ -51,12 +51,12 @@ def identity(plan: ConversionPlan) -> JsonObject:
 _digest_once = cached_by_file(4)(file_sha256)
 
 
-def refuse_other(folder: str, existing: JsonObject, wanted: JsonObject) -> None:
-    """Fails where a folder was prepared, or begun, from other data or with another setting.
+def refuse_other(directory: str, existing: JsonObject, wanted: JsonObject) -> None:
+    """Fails where a directory was prepared, or begun, from other data or with another setting.
 
     Args:
-      folder: named in the message.
-      existing: the folder's manifest, or the identity of what was begun there.
+      directory: named in the message.
+      existing: the directory's manifest, or the identity of what was begun there.
       wanted: identity of the new plan.
 
     Raises:
@@ -72,20 +72,20 @@ def refuse_other(folder: str, existing: JsonObject, wanted: JsonObject) -> None:
         return {split: {name: one["splits"][split].get(name) for name in entry}, **values}
 
     digest.refuse_other(
-        folder,
+        directory,
         described(existing),
         described(wanted),
-        remedy="take another folder, or the same data and settings, or --overwrite",
+        remedy="take another directory, or the same data and settings, or --overwrite",
     )
 
 
 def with_split(
     existing: JsonObject | None, plan: ConversionPlan, results: Sequence[ShardResult]
 ) -> JsonObject:
-    """The manifest of a folder after a split is finished.
+    """The manifest of a directory after a split is finished.
 
     Args:
-      existing: the folder's manifest before; None: there was none.
+      existing: the directory's manifest before; None: there was none.
       results: its shards, in order.
 
     Returns:
@@ -105,21 +105,21 @@ def with_split(
     return manifest
 
 
-def of_folder(folder: str) -> JsonObject | None:
-    """The manifest of a folder here or in a bucket; None where there is none.
+def of_directory(directory: str) -> JsonObject | None:
+    """The manifest of a directory here or in a bucket; None where there is none.
 
     Raises:
       ValueError: the file is not a manifest.
       BucketError: the bucket cannot be read.
     """
-    return read(BucketStorage(folder) if is_remote(folder) else LocalStorage(folder))
+    return read(BucketStorage(directory) if is_remote(directory) else LocalStorage(directory))
 
 
 class BucketStorage:
-    """A folder in a bucket, to read only."""
+    """A directory in a bucket, to read only."""
 
     def __init__(self, address: str):
-        """Args: address: such as gs://bucket/folder."""
+        """Args: address: such as gs://bucket/directory."""
         self._address = address.rstrip("/")
 
     def __str__(self) -> str:
@@ -153,11 +153,11 @@ def as_json(value: JsonObject) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def verify(folder: str | pathlib.Path) -> int:
-    """Compares every shard of a folder with the checksum in its manifest.
+def verify(directory: str | pathlib.Path) -> int:
+    """Compares every shard of a directory with the checksum in its manifest.
 
     Args:
-      folder: a prepared folder.
+      directory: a prepared directory.
 
     Returns:
       Number of shards.
@@ -165,14 +165,14 @@ def verify(folder: str | pathlib.Path) -> int:
     Raises:
       ValueError: no manifest, or a shard that is missing or differs; the message names it.
     """
-    folder = pathlib.Path(folder).expanduser()
-    manifest = read(LocalStorage(folder))
+    directory = pathlib.Path(directory).expanduser()
+    manifest = read(LocalStorage(directory))
     if manifest is None:
-        raise ValueError(f"{folder} has no {NAME}: it is not prepared, or not to the end")
+        raise ValueError(f"{directory} has no {NAME}: it is not prepared, or not to the end")
     count = 0
     for entry in manifest["splits"].values():
         for shard in entry["shards"]:
-            path = folder / shard["name"]
+            path = directory / shard["name"]
             if not path.is_file():
                 raise ValueError(f"{path} is missing")
             if file_sha256(path) != shard["sha256"]:

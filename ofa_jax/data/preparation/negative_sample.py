@@ -1,4 +1,4 @@
-"""The folder `negative_sample`: what wrong captions and answers are drawn from (SPEC 4.3.2).
+"""The directory `negative_sample`: what wrong captions and answers are drawn from (SPEC 4.3.2).
 
 The official release brings it; people with other data collect it from their prepared data sets, by
 `python -m ofa_jax.negatives DATA_DIR`. `ofa_jax.data.steps.matching` reads it.
@@ -18,7 +18,7 @@ from ofa_jax.data.ops.negatives import HOW_MANY, OTHER
 from ofa_jax.data.sources.example import Example, Records
 from ofa_jax.data.steps.text import plain_answer
 
-FOLDER = "negative_sample"
+DIRECTORY = "negative_sample"
 CAPTIONS, OBJECTS, ANSWERS = "all_captions.txt", "object.txt", "type2ans.json"
 
 # A beginning of questions is a type if so many questions have it; the others are "other".
@@ -115,33 +115,33 @@ class NegativeSample:
         """Writes the files for which there is material.
 
         Args:
-          data_dir: the folder `negative_sample` is made in it.
+          data_dir: the directory `negative_sample` is made in it.
 
         Returns:
           The written files.
         """
-        folder = pathlib.Path(data_dir) / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
+        directory = pathlib.Path(data_dir) / DIRECTORY
+        directory.mkdir(parents=True, exist_ok=True)
         written = []
         for name, lines in ((CAPTIONS, list(self.captions)), (OBJECTS, sorted(self.objects))):
             if lines:
-                (folder / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
-                written.append(folder / name)
+                (directory / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+                written.append(directory / name)
         if by_type := self.answers_by_type():
             text = json.dumps(by_type, ensure_ascii=False, indent=1) + "\n"
-            (folder / ANSWERS).write_text(text, "utf-8")
-            written.append(folder / ANSWERS)
+            (directory / ANSWERS).write_text(text, "utf-8")
+            written.append(directory / ANSWERS)
         return written
 
 
 def existing(data_dir: str | pathlib.Path) -> list[str]:
     """Names of the files that are there already."""
-    folder = pathlib.Path(data_dir) / FOLDER
-    return [name for name in (CAPTIONS, OBJECTS, ANSWERS) if (folder / name).exists()]
+    directory = pathlib.Path(data_dir) / DIRECTORY
+    return [name for name in (CAPTIONS, OBJECTS, ANSWERS) if (directory / name).exists()]
 
 
-def prepared_folders(data_dir: str | pathlib.Path) -> Iterable[pathlib.Path]:
-    """Folders of prepared data sets below a folder, by name."""
-    for folder in sorted(pathlib.Path(data_dir).iterdir()):
-        if folder.is_dir() and any(folder.glob("*.array_record")):
-            yield folder
+def prepared_directories(data_dir: str | pathlib.Path) -> Iterable[pathlib.Path]:
+    """Directories of prepared data sets below a directory, by name."""
+    for directory in sorted(pathlib.Path(data_dir).iterdir()):
+        if directory.is_dir() and any(directory.glob("*.array_record")):
+            yield directory

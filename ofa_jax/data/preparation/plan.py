@@ -42,7 +42,7 @@ class ConversionPlan:
       num_records: records that are read, from the first on.
       num_shards: shards that they are cut into.
       settings: what is done to each example.
-      inputs: identities of the files and folders that the source reads, by path.
+      inputs: identities of the files and directories that the source reads, by path.
       limit: at most this many records were asked for; None: all.
       strict: whether the first bad record ends the preparation.
       overwrite: whether what was made of other inputs is removed, not refused.
@@ -93,7 +93,7 @@ class ConversionPlan:
 
 
 def source_inputs(source: Source, split: str) -> JsonObject:
-    """Identities of the files and folders that a source reads, by path."""
+    """Identities of the files and directories that a source reads, by path."""
     return digest.identities(split_paths.of_source(source, split))
 
 

@@ -17,7 +17,7 @@ Words = Annotated[int, Between(1, 10**9)]
 
 @dataclasses.dataclass(frozen=True)
 class ConversionSettings:
-    """Settings that change what is stored; two folders with equal settings hold equal bytes.
+    """Settings that change what is stored; two directories with equal settings hold equal bytes.
 
     Attributes:
       resize_short_side: pixels of the short side of stored images; a smaller image keeps its

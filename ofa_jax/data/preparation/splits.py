@@ -41,13 +41,13 @@ def prepare_splits(
     beam_options: Sequence[str] | None = None,
     **planning: Any,
 ) -> str | None:
-    """Converts splits to shards in a folder; what an earlier call finished is left as it is.
+    """Converts splits to shards in a directory; what an earlier call finished is left as it is.
 
     Args:
       source: of `ofa_jax.data.sources.formats`.
       described: its format and arguments, which the manifest keeps.
       names: of the splits.
-      out: folder of the shards.
+      out: directory of the shards.
       settings: what is stored.
       processes: of this machine that convert.
       beam_options: Beam converts with these instead; None converts here.

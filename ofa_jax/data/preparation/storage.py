@@ -1,7 +1,7 @@
-"""Where prepared data is written: a folder of named files that appear whole or not at all.
+"""Where prepared data is written: a directory of named files that appear whole or not at all.
 
-`LocalStorage` is a folder of this machine or of a shared file system. `beam_pipeline` has one over
-whatever Beam can write to.
+`LocalStorage` is a directory of this machine or of a shared file system. `beam_pipeline` has one
+over whatever Beam can write to.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import uuid
 from typing import Protocol
 
-from ofa_jax.lock import LOCK_NAME, FolderLock, LocalFile
+from ofa_jax.lock import LOCK_NAME, DirectoryLock, LocalFile
 
 _PROBE = ".probe-"
 # Room for counts, the manifest and the inexactness of estimates.
@@ -21,10 +21,10 @@ _SPARE_BYTES = 1 << 20
 
 
 class Storage(Protocol):
-    """Named files. Names may have one folder in front, `folder/file`."""
+    """Named files. Names may have one directory in front, `directory/file`."""
 
     def __str__(self) -> str:
-        """The folder, for messages."""
+        """The directory, for messages."""
         ...
 
     def read(self, name: str) -> bytes | None:
@@ -44,23 +44,23 @@ class Storage(Protocol):
         ...
 
     def names(self, prefix: str) -> list[str]:
-        """Names of the files, not in folders, that begin so; sorted."""
+        """Names of the files, not in directories, that begin so; sorted."""
         ...
 
     def remove(self, name: str) -> None:
         """Removes a file, where it exists."""
         ...
 
-    def remove_folder(self, name: str) -> None:
-        """Removes a folder with what is in it, where it exists."""
+    def remove_directory(self, name: str) -> None:
+        """Removes a directory with what is in it, where it exists."""
         ...
 
 
 class LocalStorage:
-    """A folder of a local or shared file system.
+    """A directory of a local or shared file system.
 
     Attributes:
-      root: the folder.
+      root: the directory.
     """
 
     def __init__(self, root: str | pathlib.Path):
@@ -112,12 +112,12 @@ class LocalStorage:
         """Removes a file, where it exists."""
         (self.root / name).unlink(missing_ok=True)
 
-    def remove_folder(self, name: str) -> None:
-        """Removes a folder with what is in it, where it exists."""
+    def remove_directory(self, name: str) -> None:
+        """Removes a directory with what is in it, where it exists."""
         shutil.rmtree(self.root / name, ignore_errors=True)
 
     def make(self) -> None:
-        """Makes the folder where it is not there, and checks that it can be written.
+        """Makes the directory where it is not there, and checks that it can be written.
 
         Raises:
           OSError: it cannot.
@@ -147,15 +147,15 @@ class LocalStorage:
                 f"{_readable(needed)} more"
             )
 
-    def remove_remains(self, folder: str) -> None:
-        """Removes the temporary files that a killed process left, here and in one folder."""
-        for pattern in ("*.tmp", f"{_PROBE}*", f"{folder}/*.tmp*"):
+    def remove_remains(self, directory: str) -> None:
+        """Removes the temporary files that a killed process left, here and in one directory."""
+        for pattern in ("*.tmp", f"{_PROBE}*", f"{directory}/*.tmp*"):
             for path in self.root.glob(pattern):
                 path.unlink(missing_ok=True)
 
-    def lock(self) -> FolderLock:
+    def lock(self) -> DirectoryLock:
         """Keeps a second writer out, while it is entered."""
-        return FolderLock(LocalFile(self.root / LOCK_NAME), f"the folder {self.root}")
+        return DirectoryLock(LocalFile(self.root / LOCK_NAME), f"the directory {self.root}")
 
 
 def _readable(count: int) -> str:

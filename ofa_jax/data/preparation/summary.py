@@ -52,7 +52,7 @@ def say_result(plan: ConversionPlan, result: JsonObject, out: str, *, upright: b
 
     Args:
       plan: of the preparation.
-      out: folder of the shards.
+      out: directory of the shards.
       upright: whether images were turned as EXIF says.
 
     Returns:
@@ -90,13 +90,13 @@ def loss_of(source: Source, records: Records, split: str) -> str:
       How much of how much is missing, and why; "" where little is, or where nobody counted.
     """
     if isinstance(source, PreparedSource):
-        folder = locations.resolve(source.folder)
-        entry = (manifest.of_folder(folder) or {}).get("splits", {}).get(split)
+        directory = locations.resolve(source.directory)
+        entry = (manifest.of_directory(directory) or {}).get("splits", {}).get(split)
         if entry is None:
             return ""
         dropped = LeftOut.from_dict(entry["dropped"])
         left_out = LeftOut.from_dict(entry.get("left_out", {}))
-        kept, where = entry["examples"], f"{folder}: "
+        kept, where = entry["examples"], f"{directory}: "
     else:
         dropped, left_out = LeftOut(), getattr(records, "left_out", LeftOut())
         kept, where = len(records), ""

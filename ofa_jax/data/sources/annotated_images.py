@@ -1,4 +1,4 @@
-"""Annotation files beside folders of pictures: the reader that COCO, VQA, Visual Genome and
+"""Annotation files beside directories of pictures: the reader that COCO, VQA, Visual Genome and
 others share.
 
 A layout is a subclass of `AnnotatedImages` that joins its annotation files into a table of
@@ -31,11 +31,12 @@ class AnnotatedRow(NamedTuple):
 
     Attributes:
       place: file and row that it comes from, for messages.
-      picture: file name of the image, with or without folders.
+      picture: file name of the image, with or without directories.
       fields: the other fields of the flat schema.
       relative: whether `boxes` are fractions of the image's sides, not pixels.
       size: width and height that the annotations give the image, in pixels; None: they do not.
-      folder: where the image lies, if that is known; "" means in one of the source's folders.
+      directory: where the image lies, if that is known; "" means in one of the source's
+        directories.
     """
 
     place: str
@@ -43,7 +44,7 @@ class AnnotatedRow(NamedTuple):
     fields: Example
     relative: bool = False
     size: tuple[int, int] | None = None
-    folder: str = ""
+    directory: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +68,10 @@ class MadeRows(Sequence, Generic[_Entry]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnnotatedImages(abc.ABC):
-    """Source of images in folders with annotations in files of their own.
+    """Source of images in directories with annotations in files of their own.
 
     Attributes:
-      images: folder of the images, or several; tried in order. May hold `{split}`.
+      images: directory of the images, or several; tried in order. May hold `{split}`.
       dataset: name of the data set.
     """
 
@@ -92,11 +93,11 @@ class AnnotatedImages(abc.ABC):
         """Reads the annotations of a split.
 
         Raises:
-          ValueError: a file or folder is missing, or an annotation is damaged.
+          ValueError: a file or directory is missing, or an annotation is damaged.
         """
-        folders = split_paths.folders(self.images, split, "the images")
+        directories = split_paths.directories(self.images, split, "the images")
         state = tuple((path, stamp(path)) for path in split_paths.of_source(self, split))
-        records = ImageRecords(self, split, folders, state)
+        records = ImageRecords(self, split, directories, state)
         if not len(records):
             lost = f"; left out: {records.left_out}" if records.left_out.total else ""
             raise SourceError(
@@ -126,13 +127,13 @@ class ImageRecords:
     Attributes:
       source: the layout with its files.
       split: name of the split.
-      folders: where images are looked for.
-      state: of the annotation files and folders, by path; another one is another table.
+      directories: where images are looked for.
+      state: of the annotation files and directories, by path; another one is another table.
     """
 
     source: AnnotatedImages
     split: str
-    folders: tuple[str, ...]
+    directories: tuple[str, ...]
     state: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __len__(self) -> int:
@@ -143,8 +144,8 @@ class ImageRecords:
         check_index(index, len(rows))
         row = rows[index]
         try:
-            folders = (row.folder,) if row.folder else self.folders
-            image = read_picture(folders, row.picture)
+            directories = (row.directory,) if row.directory else self.directories
+            image = read_picture(directories, row.picture)
             example: Example = {"image": image, **row.fields}
             if row.relative:
                 example = with_pixel_boxes(example)
@@ -179,30 +180,30 @@ def _table(
     return source.table(split, left_out), left_out
 
 
-def read_picture(folders: Iterable[str], name: str) -> bytes:
+def read_picture(directories: Iterable[str], name: str) -> bytes:
     """The bytes of an image, as they lie on disk.
 
     Args:
-      folders: tried in order.
+      directories: tried in order.
       name: as the annotations give it. Where the whole path is not there, its last two parts and
         then the file name alone are tried, since people unpack archives at different levels.
 
     Raises:
-      FileNotFoundError: it is in none of the folders.
-      SourceError: the name would leave the folders.
+      FileNotFoundError: it is in none of the directories.
+      SourceError: the name would leave the directories.
     """
     parts = pathlib.PurePosixPath(name).parts
     if not parts or ".." in parts or name.startswith("/"):
-        raise SourceError(f"the image's name {name[:80]!r} is not a path inside a folder")
-    folders = tuple(folders)
+        raise SourceError(f"the image's name {name[:80]!r} is not a path inside a directory")
+    directories = tuple(directories)
     for kept in dict.fromkeys((len(parts), min(2, len(parts)), 1)):
-        for folder in folders:
-            path = pathlib.Path(folder, *parts[-kept:])
+        for directory in directories:
+            path = pathlib.Path(directory, *parts[-kept:])
             try:
                 return path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 continue
-    raise FileNotFoundError(f"the image {name} is not in {', '.join(folders)}")
+    raise FileNotFoundError(f"the image {name} is not in {', '.join(directories)}")
 
 
 def read_items(

@@ -1,6 +1,6 @@
 """Prepared data: ArrayRecord shards of examples in the flat schema, read in any order.
 
-`ofa_jax.prepare` writes them, training reads them, from a disk or a bucket. A folder holds
+`ofa_jax.prepare` writes them, training reads them, from a disk or a bucket. A directory holds
 `train-00000-of-00016.array_record` and so on; a record is one example in an encoding of its own:
 
     4 bytes    b"OFA" and the version, 0x01
@@ -222,15 +222,15 @@ def write_shard(path: str | os.PathLike[str], examples: Iterable[Example]) -> in
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSource:
-    """A folder of shards, as `ofa_jax.prepare` writes it.
+    """A directory of shards, as `ofa_jax.prepare` writes it.
 
     Attributes:
-      folder: holds the shards of one or more splits; may contain `{DATA_DIR}`, and may be the
-        address of a folder in a bucket, gs://bucket/folder.
+      directory: holds the shards of one or more splits; may contain `{DATA_DIR}`, and may be the
+        address of a directory in a bucket, gs://bucket/directory.
       types: examples of these types only; empty means all. Choosing reads every record once.
     """
 
-    folder: str
+    directory: str
     types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -241,16 +241,16 @@ class PreparedSource:
         """Paths of the shards of every split, in order; in a bucket with their generations.
 
         Raises:
-          ValueError: no such folder, it cannot be read, or shards of a split are missing.
+          ValueError: no such directory, it cannot be read, or shards of a split are missing.
         """
-        folder = locations.resolve(self.folder).rstrip("/")
+        directory = locations.resolve(self.directory).rstrip("/")
         found: dict[str, dict[tuple[int, int], str]] = {}
-        for name, path in _paths_in(folder):
+        for name, path in _paths_in(directory):
             if match := _SHARD.fullmatch(name):
                 place = int(match["count"]), int(match["index"])
                 found.setdefault(match["split"], {})[place] = path
         for split, shards in found.items():
-            _refuse_gaps(folder, split, shards)
+            _refuse_gaps(directory, split, shards)
         return {
             split: tuple(shards[place] for place in sorted(shards))
             for split, shards in found.items()
@@ -264,37 +264,37 @@ class PreparedSource:
         """Opens all shards of a split.
 
         Raises:
-          ValueError: no such folder or split, or shards are missing.
+          ValueError: no such directory or split, or shards are missing.
           RecordError: a shard is cut off or not an ArrayRecord file.
         """
         splits = self.splits()
         if split not in splits:
             known = f"only {', '.join(splits)}" if splits else "nor of any other split"
             raise ValueError(
-                f"{locations.resolve(self.folder)} holds no shards of split {split!r}, {known}"
+                f"{locations.resolve(self.directory)} holds no shards of split {split!r}, {known}"
             )
         records = PreparedRecords.of(splits[split])
         return records.of_types(self.types) if self.types else records
 
 
-def _paths_in(folder: str) -> list[tuple[str, str]]:
-    """(name, path) of what lies in a folder here or in a bucket."""
+def _paths_in(directory: str) -> list[tuple[str, str]]:
+    """(name, path) of what lies in a directory here or in a bucket."""
     found: list[tuple[str, str]] = []
-    if is_remote(folder):
-        found = [(file.name, file.path) for file in bucket_file.folder_files(folder)]
-        exists = bool(found)  # buckets know no empty folders
-    elif exists := os.path.isdir(folder):
-        found = [(path.name, str(path)) for path in sorted(pathlib.Path(folder).iterdir())]
+    if is_remote(directory):
+        found = [(file.name, file.path) for file in bucket_file.directory_files(directory)]
+        exists = bool(found)  # buckets know no empty directories
+    elif exists := os.path.isdir(directory):
+        found = [(path.name, str(path)) for path in sorted(pathlib.Path(directory).iterdir())]
     if not exists:
-        raise ValueError(f"{folder} does not exist; it should hold prepared shards")
+        raise ValueError(f"{directory} does not exist; it should hold prepared shards")
     return found
 
 
-def _refuse_gaps(folder: str, split: str, shards: dict[tuple[int, int], str]) -> None:
+def _refuse_gaps(directory: str, split: str, shards: dict[tuple[int, int], str]) -> None:
     counts = sorted({count for count, _ in shards})
     if len(counts) > 1:
         raise ValueError(
-            f"{folder} mixes shards of split {split!r} that were cut in "
+            f"{directory} mixes shards of split {split!r} that were cut in "
             f"{' and '.join(map(str, counts))} parts; keep those of one preparation"
         )
     missing = [index for index in range(counts[0]) if (counts[0], index) not in shards]
@@ -302,7 +302,7 @@ def _refuse_gaps(folder: str, split: str, shards: dict[tuple[int, int], str]) ->
         first = shard_name(split, missing[0], counts[0])
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise ValueError(
-            f"{folder} lacks {first}{more}; run the same ofa_jax.prepare command again, it "
+            f"{directory} lacks {first}{more}; run the same ofa_jax.prepare command again, it "
             "finishes what is missing"
         )
 

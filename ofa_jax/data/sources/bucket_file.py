@@ -1,6 +1,7 @@
-"""Prepared shards in a bucket of Google Cloud Storage: folders, whole files and ranges of files.
+"""Prepared shards in a bucket of Google Cloud Storage: directories, whole files and ranges of
+files.
 
-A file is named by its address and generation, `gs://bucket/folder/name#generation`, so every
+A file is named by its address and generation, `gs://bucket/directory/name#generation`, so every
 process of a run reads the same state of it, and one that was written anew is noticed. Requests that
 fail for a reason that may pass are sent again, after growing times; what is left of others is one
 line. Needs the package gcsfs.
@@ -72,13 +73,13 @@ def _setting(name: str, default: float) -> float:
 
 
 @functools.lru_cache(maxsize=2)
-def _cache_in(folder: str, limit: int) -> RangeCache:
-    return RangeCache(folder, limit)
+def _cache_in(directory: str, limit: int) -> RangeCache:
+    return RangeCache(directory, limit)
 
 
 def _cache() -> RangeCache | None:
-    folder, size = os.environ.get(CACHE_VARIABLE), _setting(CACHE_SIZE_VARIABLE, 0)
-    return _cache_in(folder, int(size * 1e9)) if folder and size else None
+    directory, size = os.environ.get(CACHE_VARIABLE), _setting(CACHE_SIZE_VARIABLE, 0)
+    return _cache_in(directory, int(size * 1e9)) if directory and size else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +148,10 @@ def _split(address: str) -> tuple[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class StoredFile:
-    """A file of a folder in a bucket.
+    """A file of a directory in a bucket.
 
     Attributes:
-      name: without the folder.
+      name: without the directory.
       path: address and generation.
       size: bytes.
     """
@@ -160,11 +161,11 @@ class StoredFile:
     size: int
 
 
-def folder_files(address: str, setting: str = "DATA_DIR") -> list[StoredFile]:
-    """The files of a folder, not of folders in it; none where nothing has that name.
+def directory_files(address: str, setting: str = "DATA_DIR") -> list[StoredFile]:
+    """The files of a directory, not of directories in it; none where nothing has that name.
 
     Args:
-      address: such as gs://bucket/folder.
+      address: such as gs://bucket/directory.
       setting: that it was given for, in messages.
 
     Raises:
@@ -189,7 +190,7 @@ def folder_files(address: str, setting: str = "DATA_DIR") -> list[StoredFile]:
         items: Any = sync(connection.files.loop, _patiently, address, _START_PATIENCE, listed)
     except FileNotFoundError as error:
         raise ValueError(f"{setting} gs://{name}: there is no such bucket") from error
-    except Exception as error:  # as true of all other folders: a run says it once
+    except Exception as error:  # as true of all other directories: a run says it once
         raise ValueError(f"{setting} {_in_words(f'gs://{name}', error)}") from error
     return [
         StoredFile(
@@ -208,9 +209,9 @@ def read_file(address: str) -> bytes | None:
     Raises:
       BucketError: it cannot be read.
     """
-    folder, _, name = address.rpartition("/")
+    directory, _, name = address.rpartition("/")
     try:
-        files = folder_files(folder)
+        files = directory_files(directory)
     except ValueError as error:  # which would be taken for a bad record, where a worker reads
         raise BucketError(str(error)) from error
     for file in files:

@@ -153,7 +153,7 @@ FORMATS: Mapping[str, Format] = {
     "snli_ve": Format("SNLI-VE: snli_ve_*.jsonl beside the images of Flickr30k", SnliVe),
     "open_images": Format("OpenImages: *-annotations-bbox.csv", OpenImagesBoxes),
     "image_folder": Format(
-        "a tree of images, with class folders or text files beside them", ImageFolder
+        "a tree of images, with class directories or text files beside them", ImageFolder
     ),
     "webdataset": Format(
         "uncompressed tars of key.jpg, key.txt, key.json, as img2dataset writes them",

@@ -1,4 +1,4 @@
-"""Named folders of a run: where data sets and vocabulary files lie.
+"""Named directories of a run: where data sets and vocabulary files lie.
 
 Task declarations write `{DATA_DIR}/vision_language_examples.tsv`; the name is resolved when the
 file is opened. Names come from the settings (`DatasetConfig.locations`) or from the environment
@@ -15,17 +15,17 @@ _NAME = re.compile(r"\{([A-Z_]+)\}")
 
 
 def assign(name: str, path: str) -> None:
-    """Gives a name such as `DATA_DIR` its folder, for this process and its workers."""
+    """Gives a name such as `DATA_DIR` its directory, for this process and its workers."""
     os.environ[_PREFIX + name] = os.path.expanduser(path)
 
 
 def is_assigned(name: str) -> bool:
-    """Whether a name has a folder, from here or from the environment."""
+    """Whether a name has a directory, from here or from the environment."""
     return bool(os.environ.get(_PREFIX + name))
 
 
 def resolve(template: str) -> str:
-    """Replaces each `{NAME}` of a path by its folder, and `~` by the user's home.
+    """Replaces each `{NAME}` of a path by its directory, and `~` by the user's home.
 
     Args:
       template: a path, for example `{DATA_DIR}/text_examples.tsv`.
@@ -34,17 +34,17 @@ def resolve(template: str) -> str:
       The path.
 
     Raises:
-      ValueError: a name has no folder; the message says how to give it one.
+      ValueError: a name has no directory; the message says how to give it one.
     """
 
-    def folder(match: re.Match[str]) -> str:
+    def directory(match: re.Match[str]) -> str:
         name = match.group(1)
         path = os.environ.get(_PREFIX + name)
         if not path:
             raise ValueError(
-                f"{template}: no folder is set for {name}; set DatasetConfig.locations = "
-                f"{{'{name}': 'FOLDER'}} or the environment variable {_PREFIX}{name}"
+                f"{template}: no directory is set for {name}; set DatasetConfig.locations = "
+                f"{{'{name}': 'DIRECTORY'}} or the environment variable {_PREFIX}{name}"
             )
         return path
 
-    return os.path.expanduser(_NAME.sub(folder, template))
+    return os.path.expanduser(_NAME.sub(directory, template))

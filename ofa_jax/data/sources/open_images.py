@@ -1,4 +1,4 @@
-"""OpenImages' CSV files of boxes beside a folder of images.
+"""OpenImages' CSV files of boxes beside a directory of images.
 
 `*-annotations-bbox.csv` has a line per box, in fractions of the image's sides; the class file
 (`class-descriptions-boxable.csv`) names the classes.

@@ -136,7 +136,7 @@ class _Question(NamedTuple):
 
 
 def _subset(path: str, split: str) -> str:
-    """The folder name in images' file names, such as train2014; test-dev has test's images."""
+    """The directory name in images' file names, such as train2014; test-dev has test's images."""
     found: list[str] = []
     try:
         read_items(path, {"data_subtype": lambda value: found.append(text(value))}, LeftOut())

@@ -32,7 +32,7 @@ CREATE INDEX IF NOT EXISTS by_use ON uses (used, key, id);
 class RangeCache:
     """Least recently used ranges go first; the file stays below `limit` bytes.
 
-    Beside it SQLite has a log of some MB. The folder must be a local disk: SQLite's locks do not
+    Beside it SQLite has a log of some MB. The directory must be a local disk: SQLite's locks do not
     work over a network.
 
     Attributes:
@@ -40,9 +40,9 @@ class RangeCache:
       limit: bytes.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], limit: int):
-        """Args: folder: made where it does not exist. limit: bytes, at least a megabyte."""
-        self.path, self.limit = pathlib.Path(folder).expanduser() / NAME, limit
+    def __init__(self, directory: str | os.PathLike[str], limit: int):
+        """Args: directory: made where it does not exist. limit: bytes, at least a megabyte."""
+        self.path, self.limit = pathlib.Path(directory).expanduser() / NAME, limit
         self._mine = threading.local()
         self._gave_up = False
 

@@ -36,7 +36,7 @@ class RefCoco(BoxedImages):
 
     Attributes:
       refs: `refs(unc).p`, `refs(google).p` or `refs(umd).p`; or the same list as JSON.
-      instances: `instances.json` of the same folder.
+      instances: `instances.json` of the same directory.
       scale_boxes: whether boxes follow images that have another size than `instances` says.
     """
 

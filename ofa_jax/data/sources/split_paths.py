@@ -93,8 +93,8 @@ def file(paths: Paths, split: str, what: str) -> str:
     return found[0]
 
 
-def folders(paths: Paths, split: str, what: str) -> tuple[str, ...]:
-    """The folders of a split, in the order in which they are searched.
+def directories(paths: Paths, split: str, what: str) -> tuple[str, ...]:
+    """The directories of a split, in the order in which they are searched.
 
     Raises:
       ValueError: none is declared for the split, or one does not exist.
@@ -102,12 +102,13 @@ def folders(paths: Paths, split: str, what: str) -> tuple[str, ...]:
     found = tuple(_resolved(paths, split))
     for path in found:
         if not pathlib.Path(path).is_dir():
-            raise ValueError(f"{path} is not a folder; it should hold {what}")
+            raise ValueError(f"{path} is not a directory; it should hold {what}")
     return found
 
 
 def of_source(source: object, split: str) -> tuple[str, ...]:
-    """The files and folders that a source reads; its examples depend on them and on its settings.
+    """The files and directories that a source reads; its examples depend on them and on its
+    settings.
 
     Args:
       source: a source whose attributes are declared as `Paths` and `File` where they name data, or

@@ -83,7 +83,7 @@ class TableSource(BoxedImages):
 
     Attributes:
       paths: the tables.
-      images: folder that the paths start from; "" is the folder of each table.
+      images: directory that the paths start from; "" is the directory of each table.
       image: column of image paths. Of this and of those that follow, "" guesses from the header;
         `objects.bbox` reaches into records.
       caption: column of captions.
@@ -121,7 +121,7 @@ class TableSource(BoxedImages):
         """Reads the tables of a split.
 
         Raises:
-          ValueError: a file or folder is missing, or a table has no column of images.
+          ValueError: a file or directory is missing, or a table has no column of images.
         """
         if self.images:
             return super().open(split)
@@ -130,14 +130,14 @@ class TableSource(BoxedImages):
         return dataclasses.replace(self, images=",".join(around)).open(split)
 
     def data_files(self, split: str) -> tuple[str, ...]:
-        """The tables, and the folders of images where they are given."""
+        """The tables, and the directories of images where they are given."""
         found = split_paths.files(self.paths, split, "tables")
-        folders = split_paths.folders(self.images, split, "images") if self.images else ()
-        return (*found, *folders)
+        directories = split_paths.directories(self.images, split, "images") if self.images else ()
+        return (*found, *directories)
 
     def table(self, split: str, left_out: LeftOut) -> Sequence[AnnotatedRow]:
         """One row per type of example that a record can be."""
-        folders = split_paths.folders(self.images, split, "the images")
+        directories = split_paths.directories(self.images, split, "the images")
         made: list[AnnotatedRow] = []
         for path in split_paths.files(self.paths, split, "tables"):
             found, form = self._columns(path)
@@ -147,7 +147,9 @@ class TableSource(BoxedImages):
             for place, record in _records(path, left_out):
                 try:
                     cells = {name: _cell(record, column) for name, column in found.items()}
-                    name = _inside(text(cells.pop("image"), f"column {found['image']!r}"), folders)
+                    name = _inside(
+                        text(cells.pop("image"), f"column {found['image']!r}"), directories
+                    )
                     number = numbers.setdefault(name, len(numbers))
                     if self._belongs(split, optional_text(cells.pop("split", None)), number):
                         rows = self._rows(
@@ -410,11 +412,11 @@ def _listed(value: object) -> object:
     return value
 
 
-def _inside(name: str, folders: Sequence[str]) -> str:
-    """An image's path as one inside a folder of images: of any system, absolute ones too."""
+def _inside(name: str, directories: Sequence[str]) -> str:
+    """An image's path as one inside a directory of images: of any system, absolute ones too."""
     name = name.strip().replace("\\", "/") if "\\" in name else name.strip()
-    for folder in folders:
-        whole = f"{pathlib.Path(folder).resolve()}/"
+    for directory in directories:
+        whole = f"{pathlib.Path(directory).resolve()}/"
         if name.startswith(whole):
             return name.removeprefix(whole)
     return name.removeprefix("file://").lstrip("/")

@@ -46,7 +46,7 @@ class TfdsSource:
 
     Attributes:
       name: as TFDS has it, with configuration and version: `glue/mnli`, `coco_captions:1.1.0`.
-      data_dir: folder of prepared data sets; "" means TFDS's own, `~/tensorflow_datasets`.
+      data_dir: directory of prepared data sets; "" means TFDS's own, `~/tensorflow_datasets`.
       kind: key of `KINDS`; "" means the one of this data set.
       label_names: file with a class and its words per line (`n01440764 tench, Tinca tinca`), for
         data sets whose classes are numbers of WordNet.
@@ -79,9 +79,9 @@ class TfdsSource:
         return self.kind or BUILDERS[builder]
 
     def data_files(self, split: str) -> tuple[str, ...]:
-        """The folder of the prepared data set, and the file of classes."""
+        """The directory of the prepared data set, and the file of classes."""
         names = (locations.resolve(self.label_names),) if self.label_names else ()
-        return (TfdsRecords(self, split).folder, *names)
+        return (TfdsRecords(self, split).directory, *names)
 
     def open(self, split: str) -> TfdsRecords:
         """Opens a split.
@@ -110,7 +110,7 @@ class TfdsRecords:
         return len(self._opened()[1])
 
     @property
-    def folder(self) -> str:
+    def directory(self) -> str:
         """Where TFDS keeps the data set of this version."""
         return self._opened()[2]
 
@@ -140,17 +140,17 @@ class TfdsRecords:
 
 @functools.lru_cache(maxsize=16)
 def _open(name: str, data_dir: str, split: str, process: int) -> tuple[_Feature, Records, str]:
-    """Features of a data set, what `len` and `[]` read it by, and its folder, per process."""
+    """Features of a data set, what `len` and `[]` read it by, and its directory, per process."""
     del process
     quiet_tensorflow.load()
     import tensorflow_datasets as tfds
 
-    folder = os.path.expanduser(locations.resolve(data_dir)) or None
+    directory = os.path.expanduser(locations.resolve(data_dir)) or None
     try:
-        builder: Any = tfds.builder(name, data_dir=folder)
+        builder: Any = tfds.builder(name, data_dir=directory)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         first = str(error).strip().splitlines()[0]
-        there = _versions_there(name, folder)
+        there = _versions_there(name, directory)
         raise SourceError(f"TFDS has no data set {name!r}: {first}{there}") from error
     features, place = builder.info.features, str(builder.data_path)
     decoders: dict[str, object] = {}
@@ -161,16 +161,16 @@ def _open(name: str, data_dir: str, split: str, process: int) -> tuple[_Feature,
     try:
         return features, builder.as_data_source(split, decoders=decoders or None), place
     except NotImplementedError:
-        others = _versions_there(name, folder)
+        others = _versions_there(name, directory)
         return features, _Blocks(tfds, builder, split, decoders, others), place
     except (ValueError, KeyError) as error:
         raise SourceError(f"{name} has no split {split!r}: {error}") from error
 
 
-def _versions_there(name: str, folder: str | None) -> str:
+def _versions_there(name: str, directory: str | None) -> str:
     """A clause about what is prepared of a data set: other versions and other configurations."""
     plain = name.partition(":")[0].rstrip("/")
-    place = pathlib.Path(folder or "~/tensorflow_datasets").expanduser()
+    place = pathlib.Path(directory or "~/tensorflow_datasets").expanduser()
     top = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", plain.partition("/")[0]).lower()
     files = (place / top).glob("**/dataset_info.json")
     found = {

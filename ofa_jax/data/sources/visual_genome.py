@@ -1,6 +1,6 @@
 """Visual Genome's JSON files: region descriptions, questions, objects.
 
-Images are named by their number and lie in the folders `VG_100K` and `VG_100K_2`; give both.
+Images are named by their number and lie in the directories `VG_100K` and `VG_100K_2`; give both.
 """
 
 from __future__ import annotations

@@ -160,12 +160,14 @@ def _index(path: str) -> tuple[tuple[_Sample, ...], LeftOut]:
     left_out = LeftOut()
     groups: dict[str, list[_File]] = {}
     for name, start, size in tar_index.members(path):
-        folder, _, file = name.removeprefix("./").rpartition("/")
-        if any(part.startswith((".", "__MACOSX")) for part in (*folder.split("/"), file) if part):
+        directory, _, file = name.removeprefix("./").rpartition("/")
+        if any(
+            part.startswith((".", "__MACOSX")) for part in (*directory.split("/"), file) if part
+        ):
             left_out.add(Reason.UNREAD_FILE, f"{path}, {name}")
             continue
         stem, _, suffix = file.partition(".")
-        key = f"{folder}/{stem}" if folder else stem
+        key = f"{directory}/{stem}" if directory else stem
         groups.setdefault(key, []).append(_File(suffix.lower(), start, size))
     samples = [
         sample for key, files in groups.items() for sample in _samples(path, key, files, left_out)

@@ -1,6 +1,6 @@
 """Preparation steps of image-text matching over official data: right and wrong pairs (SPEC 4.3.2).
 
-Wrong captions and answers come from the files of the folder `negative_sample`.
+Wrong captions and answers come from the files of the directory `negative_sample`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class MatchCaption:
     """Keeps the caption or, half of the time, replaces it; sets `answer` to yes or no.
 
     Attributes:
-      folder: holds `all_captions.txt` and `object.txt`.
+      directory: holds `all_captions.txt` and `object.txt`.
     """
 
-    folder: str
+    directory: str
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         if rng.random() < 0.5:
@@ -35,8 +35,8 @@ class MatchCaption:
         caption = negatives.negative_caption(
             example["caption"],
             example.get("objects", ()),
-            _lines(self.folder, "all_captions.txt"),
-            _lines(self.folder, "object.txt"),
+            _lines(self.directory, "all_captions.txt"),
+            _lines(self.directory, "object.txt"),
             rng,
         )
         return {**example, "caption": caption, "answer": "no"}
@@ -47,10 +47,10 @@ class MatchAnswer:
     """Sets `candidate` to the best answer or a wrong one, `answer` to yes or no.
 
     Attributes:
-      folder: holds `type2ans.json`.
+      directory: holds `type2ans.json`.
     """
 
-    folder: str
+    directory: str
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         right = example["answer"]
@@ -58,7 +58,7 @@ class MatchAnswer:
             raise InstructionError(f"example {example.get('image_id', '?')!r} has no answers")
         if rng.random() < 0.5:
             return {**example, "candidate": right, "answer": "yes"}
-        by_type, types = _answers(self.folder)
+        by_type, types = _answers(self.directory)
         wrong = negatives.negative_answer(right, example["confidence"], by_type, types, rng)
         return {**example, "candidate": wrong, "answer": "no"}
 
@@ -91,14 +91,14 @@ def _text(path: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _lines(folder: str, name: str) -> tuple[str, ...]:
-    text = _text(f"{locations.resolve(folder)}/{name}")
+def _lines(directory: str, name: str) -> tuple[str, ...]:
+    text = _text(f"{locations.resolve(directory)}/{name}")
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 @functools.lru_cache(maxsize=8)
-def _answers(folder: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    path = f"{locations.resolve(folder)}/type2ans.json"
+def _answers(directory: str) -> tuple[dict[str, list[str]], dict[str, str]]:
+    path = f"{locations.resolve(directory)}/type2ans.json"
     by_type = parse_json(_text(path), path)
     lists = by_type.values() if isinstance(by_type, dict) else [None]
     if not all(isinstance(one, list) and all(isinstance(a, str) for a in one) for one in lists):

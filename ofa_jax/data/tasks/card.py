@@ -1,4 +1,4 @@
-"""What must be known of a task to ask it by hand, as plain data that the folder of a run keeps.
+"""What must be known of a task to ask it by hand, as plain data that the directory of a run keeps.
 
 Evaluation takes its examples from a source and prepares them by the task's steps. Who asks by hand
 has an image and a few fields (a question, a region): a card holds the instruction, the clean-up of
@@ -275,7 +275,7 @@ CARDS_FILE = "config.json"
 
 
 def write_cards(
-    folder: str | os.PathLike,
+    directory: str | os.PathLike,
     mixture: str,
     cards: Sequence[TaskCard],
     settings: Mapping[str, object] | None = None,
@@ -283,7 +283,7 @@ def write_cards(
     """Writes `config.json`: what a run was trained and evaluated on, and how, as data.
 
     Args:
-      folder: of the run.
+      directory: of the run.
       mixture: name of the mixture or task.
       cards: of its tasks, those that it never trains included.
       settings: of the run, by the part that they configure.
@@ -293,27 +293,27 @@ def write_cards(
         "tasks": [card.to_json() for card in cards],
         "settings": dict(settings or {}),
     }
-    write_json(pathlib.Path(folder) / CARDS_FILE, content)
+    write_json(pathlib.Path(directory) / CARDS_FILE, content)
 
 
-def read_settings(folder: str | os.PathLike) -> JsonObject:
+def read_settings(directory: str | os.PathLike) -> JsonObject:
     """The settings of a run; {} where its `config.json` says none.
 
     Raises:
       ValueError: the file cannot be read; the message names it.
     """
-    path = pathlib.Path(folder) / CARDS_FILE
+    path = pathlib.Path(directory) / CARDS_FILE
     found = read_json(path, expected=dict).get("settings") if path.is_file() else None
     return found if isinstance(found, dict) else {}
 
 
-def read_cards(folder: str | os.PathLike) -> tuple[TaskCard, ...]:
-    """The cards of a run; () where the folder has none.
+def read_cards(directory: str | os.PathLike) -> tuple[TaskCard, ...]:
+    """The cards of a run; () where the directory has none.
 
     Raises:
       ValueError: the file cannot be read; the message names it.
     """
-    path = pathlib.Path(folder) / CARDS_FILE
+    path = pathlib.Path(directory) / CARDS_FILE
     if not path.is_file():
         return ()
     try:

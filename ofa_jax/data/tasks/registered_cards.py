@@ -1,4 +1,4 @@
-"""Cards of registered tasks, for models whose folder says nothing of them.
+"""Cards of registered tasks, for models whose directory says nothing of them.
 
 The user names modules on the command line, and these are imported; a checkpoint is data, and what
 it says is never run.

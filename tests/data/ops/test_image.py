@@ -388,12 +388,12 @@ def test_a_person_is_told_that_a_photograph_is_cut(tmp_path, caplog):
 
 @requires_cases
 def test_cases_of_depth_and_transparency():
-    folder = shared_dir() / "cases"
-    grey = read_image(folder / "depth16" / "grey8.png")
+    directory = shared_dir() / "cases"
+    grey = read_image(directory / "depth16" / "grey8.png")
     for name in ("grey16.png", "grey16.tif", "float01.tif"):
-        np.testing.assert_array_equal(read_image(folder / "depth16" / name), grey)
+        np.testing.assert_array_equal(read_image(directory / "depth16" / name), grey)
     black, green = (
-        read_image(folder / "alpha" / f"transparent_hidden_{name}.png")
+        read_image(directory / "alpha" / f"transparent_hidden_{name}.png")
         for name in ("black", "garbage")
     )
     np.testing.assert_array_equal(black, green)
@@ -402,9 +402,9 @@ def test_cases_of_depth_and_transparency():
 
 @requires_cases
 def test_cases_of_orientation():
-    folder = shared_dir() / "cases" / "exif"
-    upright = read_image(folder / "upright.png").astype(int)
-    for path in sorted(folder.glob("turned*")):
+    directory = shared_dir() / "cases" / "exif"
+    upright = read_image(directory / "upright.png").astype(int)
+    for path in sorted(directory.glob("turned*")):
         found = read_image(path)
         assert found.shape == upright.shape
         assert np.abs(found - upright).mean() < 1, path.name

@@ -139,7 +139,7 @@ def test_a_missing_decoder_is_said(monkeypatch):
     assert reason_of(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic") == Reason.MISSING_DECODER
 
 
-def test_folders_are_listed_by_one_list_of_names_and_by_content(tmp_path):
+def test_directories_are_listed_by_one_list_of_names_and_by_content(tmp_path):
     image = made_images.pixels(9, 9)
     named = "a.jpg b.JPEG c.jpe d.jfif e.png f.webp g.gif h.bmp i.tif j.TIFF k.ppm l.avif m.mpo"
     for name in named.split():

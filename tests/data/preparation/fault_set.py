@@ -91,7 +91,7 @@ class FaultSet:
 
 
 def write(
-    folder: pathlib.Path,
+    directory: pathlib.Path,
     *,
     records: int,
     broken: int,
@@ -104,8 +104,8 @@ def write(
     faults = {place: list(FAULTS)[turn % len(FAULTS)] for turn, place in enumerate(places)}
     made = {fault: FAULTS[fault][0]() for fault in set(faults.values())}
     images = _images(picture_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "vision_language_examples.tsv"
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "vision_language_examples.tsv"
     with path.open("wb") as file:
         for record in range(records):
             if record in faults:

@@ -67,7 +67,7 @@ class Format:
     """How a set is written, and what may be wrong with a record of it.
 
     Attributes:
-      write: folder and faults, one per record, None for good ones, to the format's arguments.
+      write: directory and faults, one per record, None for good ones, to the format's arguments.
       faults: to the reason, or several where parts of a record are counted as well.
     """
 
@@ -90,36 +90,36 @@ def listed(number, fault):
     return [] if fault == "unlisted" else [entry]
 
 
-def coco_captions(folder, faults):
+def coco_captions(directory, faults):
     images = [one for number, fault in enumerate(faults) for one in listed(number, fault)]
     captions = [
         {"image_id": number, "caption": ["a"] if fault == "list" else words(fault)}
         for number, fault in enumerate(faults)
     ]
     content = {"images": images, "annotations": captions}
-    return {"annotations": dump(folder / "a.json", content), "images": folder}
+    return {"annotations": dump(directory / "a.json", content), "images": directory}
 
 
-def karpathy(folder, faults):
+def karpathy(directory, faults):
     entries = [
         {"imgid": number, "filename": file_name(fault), "split": "train",
          "sentences": [{"raw": words(fault)}]}
         for number, fault in enumerate(faults)
     ]  # fmt: skip
-    return {"annotations": dump(folder / "k.json", {"images": entries}), "images": folder}
+    return {"annotations": dump(directory / "k.json", {"images": entries}), "images": directory}
 
 
-def coco_instances(folder, faults):
+def coco_instances(directory, faults):
     images = [one for number, fault in enumerate(faults) for one in listed(number, fault)]
     boxes = [
         {"image_id": number, "category_id": 9 if fault == "class" else 1, "bbox": box(fault)}
         for number, fault in enumerate(faults)
     ]
     content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "bus"}]}
-    return {"annotations": dump(folder / "a.json", content), "images": folder}
+    return {"annotations": dump(directory / "a.json", content), "images": directory}
 
 
-def vqa(folder, faults):
+def vqa(directory, faults):
     questions, answers = [], []
     for number, fault in enumerate(faults):
         asked = {"question_id": number, "image_id": number, "question": words(fault, "what?")}
@@ -128,29 +128,29 @@ def vqa(folder, faults):
         if fault != "no answer":
             answers.append({"question_id": number, "answers": given})
     for number, fault in enumerate(faults):
-        path = folder / f"{number}.jpg"
+        path = directory / f"{number}.jpg"
         if fault not in MISSING:
-            path.hardlink_to(folder / file_name(fault))
+            path.hardlink_to(directory / file_name(fault))
     return {
-        "questions": dump(folder / "q.json", {"questions": questions}),
-        "annotations": dump(folder / "a.json", {"annotations": answers}),
+        "questions": dump(directory / "q.json", {"questions": questions}),
+        "annotations": dump(directory / "a.json", {"annotations": answers}),
         "image_name": "{image_id}.jpg",
-        "images": folder,
+        "images": directory,
     }
 
 
-def gqa(folder, faults):
+def gqa(directory, faults):
     entries = {}
     for number, fault in enumerate(faults):
         answer = None if fault == "no answer" else "a bus"
         question = words(fault, "what?")
         entries[str(number)] = {"imageId": number, "question": question, "answer": answer}
         if fault not in MISSING:
-            (folder / f"{number}.jpg").hardlink_to(folder / file_name(fault))
-    return {"questions": dump(folder / "q.json", entries), "images": folder}
+            (directory / f"{number}.jpg").hardlink_to(directory / file_name(fault))
+    return {"questions": dump(directory / "q.json", entries), "images": directory}
 
 
-def refcoco(folder, faults):
+def refcoco(directory, faults):
     images = [one for number, fault in enumerate(faults) for one in listed(number, fault)]
     boxes = [
         {"id": number, "image_id": number, "bbox": box(fault)}
@@ -162,21 +162,25 @@ def refcoco(folder, faults):
          "sentences": [{"sent": words(fault), "sent_id": number}]}
         for number, fault in enumerate(faults)
     ]  # fmt: skip
-    instances = dump(folder / "instances.json", {"images": images, "annotations": boxes})
-    return {"refs": dump(folder / "refs.json", refs), "instances": instances, "images": folder}
+    instances = dump(directory / "instances.json", {"images": images, "annotations": boxes})
+    return {
+        "refs": dump(directory / "refs.json", refs),
+        "instances": instances,
+        "images": directory,
+    }
 
 
-def visual_genome(folder, faults):
+def visual_genome(directory, faults):
     entries = []
     for number, fault in enumerate(faults):
         place = dict(zip(("x", "y", "width", "height"), box(fault) or [None] * 4))
         entries.append({"id": number, "regions": [place | {"phrase": words(fault)}]})
         if fault not in MISSING:
-            (folder / f"{number}.jpg").hardlink_to(folder / file_name(fault))
-    return {"annotations": dump(folder / "r.json", entries), "images": folder}
+            (directory / f"{number}.jpg").hardlink_to(directory / file_name(fault))
+    return {"annotations": dump(directory / "r.json", entries), "images": directory}
 
 
-def snli_ve(folder, faults):
+def snli_ve(directory, faults):
     lines = []
     for number, fault in enumerate(faults):
         label = {"no label": "-", "label": "maybe"}.get(fault, "neutral")
@@ -185,25 +189,25 @@ def snli_ve(folder, faults):
         if fault == "cut line":
             lines[-1] = lines[-1][:30]
         if fault not in MISSING:
-            (folder / f"{number}.jpg").hardlink_to(folder / file_name(fault))
-    (folder / "s.jsonl").write_text("\n".join(lines))
-    return {"annotations": folder / "s.jsonl", "images": folder}
+            (directory / f"{number}.jpg").hardlink_to(directory / file_name(fault))
+    (directory / "s.jsonl").write_text("\n".join(lines))
+    return {"annotations": directory / "s.jsonl", "images": directory}
 
 
-def table(folder, faults):
-    with open(folder / "t.csv", "w", newline="", errors="surrogateescape") as file:
+def table(directory, faults):
+    with open(directory / "t.csv", "w", newline="", errors="surrogateescape") as file:
         rows = csv.writer(file)
         rows.writerow(("image", "caption"))
         for number, fault in enumerate(faults):
             text = "caf\udce9" if fault == "not UTF-8" else words(fault)
             more = ("one more",) if fault == "columns" else ()
             if fault not in MISSING:
-                (folder / f"{number}.jpg").hardlink_to(folder / file_name(fault))
+                (directory / f"{number}.jpg").hardlink_to(directory / file_name(fault))
             rows.writerow((f"{number}.jpg", text, *more))
-    return {"paths": folder / "t.csv"}
+    return {"paths": directory / "t.csv"}
 
 
-def parquet(folder, faults):
+def parquet(directory, faults):
     rows = [
         {"id": f"{number}", "text": words(fault), "box": box(fault),
          "image": {"bytes": None if fault == "path" else IMAGES.get(fault, (JPEG,))[0], "path": ""}}
@@ -213,17 +217,17 @@ def parquet(folder, faults):
     image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     layout = pyarrow.schema([*fields, ("image", image)])
     data = pyarrow.Table.from_pylist(rows, layout)
-    pyarrow.parquet.write_table(data, folder / "p.parquet", row_group_size=100)
+    pyarrow.parquet.write_table(data, directory / "p.parquet", row_group_size=100)
     return {
-        "paths": folder / "p.parquet",
+        "paths": directory / "p.parquet",
         "columns": "image=image.bytes,image_id=id,refexps=text,boxes=box",
         "constants": "type=visual_grounding",
         "box_form": "xywh",
     }
 
 
-def webdataset(folder, faults):
-    with tarfile.open(folder / "w.tar", "w") as tar:
+def webdataset(directory, faults):
+    with tarfile.open(directory / "w.tar", "w") as tar:
         for number, fault in enumerate(faults):
             files = {"jpg": IMAGES.get(fault, (JPEG,))[0], "txt": (words(fault) or "").encode()}
             if fault == "no text":
@@ -236,10 +240,10 @@ def webdataset(folder, faults):
                 member = tarfile.TarInfo(f"{number}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    return {"paths": folder / "w.tar"}
+    return {"paths": directory / "w.tar"}
 
 
-def tsv_refcoco(folder, faults):
+def tsv_refcoco(directory, faults):
     lines = []
     for number, fault in enumerate(faults):
         x, y, width, height = box(fault) or [0] * 4
@@ -247,11 +251,11 @@ def tsv_refcoco(folder, faults):
         image = base64.b64encode(IMAGES.get(fault, (JPEG,))[0]).decode()
         cells = [f"{number}", f"{number}", words(fault) or "", region, image]
         lines.append("\t".join(cells[:-1] if fault == "columns" else cells))
-    (folder / "r.tsv").write_text("\n".join(lines))
-    return {"paths": folder / "r.tsv", "layout": "refcoco"}
+    (directory / "r.tsv").write_text("\n".join(lines))
+    return {"paths": directory / "r.tsv", "layout": "refcoco"}
 
 
-def tsv_vqa(folder, faults):
+def tsv_vqa(directory, faults):
     answers = {"no answer": "", "confidence": "-1|!+a bus", "form": "a bus"}
     lines = []
     for number, fault in enumerate(faults):
@@ -259,8 +263,8 @@ def tsv_vqa(folder, faults):
         given = answers.get(fault, "1|!+a bus")
         cells = [f"{number}", f"{number}", words(fault) or "", given, "bus", image]
         lines.append("\t".join(cells))
-    (folder / "v.tsv").write_text("\n".join(lines))
-    return {"paths": folder / "v.tsv", "layout": "vqa"}
+    (directory / "v.tsv").write_text("\n".join(lines))
+    return {"paths": directory / "v.tsv", "layout": "vqa"}
 
 
 FILES = {name: reason for name, (_, reason) in IMAGES.items()}

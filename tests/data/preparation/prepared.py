@@ -1,4 +1,4 @@
-"""What tests of prepared folders share."""
+"""What tests of prepared directories share."""
 
 import pathlib
 
@@ -18,9 +18,9 @@ def failure_of(capsys, status):
     return text.strip().splitlines()[-1]
 
 
-def content(folder: pathlib.Path) -> dict[str, bytes]:
+def content(directory: pathlib.Path) -> dict[str, bytes]:
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
         if path.is_file()
     }

@@ -35,8 +35,8 @@ def command(faults, out, *more):
     return ["--source=tsv", "--layout=vision_language", paths, f"--out={out}", *options, *more]
 
 
-def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+def content(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +74,19 @@ def test_the_command_and_its_processes_start_light():
 
 
 def test_one_shard_of_a_worker_is_the_shard_of_one_machine(faults, expected, tmp_path):
-    """What a Beam worker calls, without Beam: plan and folder arrive pickled."""
+    """What a Beam worker calls, without Beam: plan and directory arrive pickled."""
     plan, _ = plan_of(faults)
-    folder = beam_pipeline.OutputFolder(LocalStorage(tmp_path), plan)
-    folder.begin()
-    folder, plan = pickle.loads(pickle.dumps((folder, plan)))
-    counts = [beam_pipeline.write_one(shard, folder, plan) for shard in range(SHARDS)]
+    directory = beam_pipeline.OutputDirectory(LocalStorage(tmp_path), plan)
+    directory.begin()
+    directory, plan = pickle.loads(pickle.dumps((directory, plan)))
+    counts = [beam_pipeline.write_one(shard, directory, plan) for shard in range(SHARDS)]
     assert sum(counts) == 94
     written = content(tmp_path)
     assert written == {name: data for name, data in expected.items() if name != "manifest.json"}
 
 
-def test_where_a_folder_is():
-    assert isinstance(beam_pipeline.storage_of("some/folder"), LocalStorage)
+def test_where_a_directory_is():
+    assert isinstance(beam_pipeline.storage_of("some/directory"), LocalStorage)
     found = beam_pipeline.storage_of("gs://bucket/data/")
     assert isinstance(found, beam_pipeline.BeamStorage)
     assert str(found) == "gs://bucket/data"
@@ -107,7 +107,7 @@ def test_one_engine_goes_on_with_what_the_other_began(faults, expected, tmp_path
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(beam_pipeline.OutputFolder, "finish", interrupted)
+        patch.setattr(beam_pipeline.OutputDirectory, "finish", interrupted)
         assert run_prepare(command(faults, out)) == 75
     kept, lost = (out / f"train-0000{number}-of-00005.array_record" for number in (1, 3))
     lost.unlink()

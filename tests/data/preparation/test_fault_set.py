@@ -14,8 +14,8 @@ RECORDS, BROKEN = 2_000, 100
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("faults")
-    return fault_set.write(folder, records=RECORDS, broken=BROKEN)
+    directory = tmp_path_factory.mktemp("faults")
+    return fault_set.write(directory, records=RECORDS, broken=BROKEN)
 
 
 def command(faults, out, *more):

@@ -161,20 +161,20 @@ def test_regions_in_brackets(tmp_path):
     ],
 )
 def test_expressions(tmp_path, name, kept, left_out):
-    folder = "refcoco_quirks"
-    files = {"instances": f"{folder}/instances.json", "images": f"{folder}/img"}
-    status, entry, found = prepare(tmp_path, "refcoco", refs=f"{folder}/{name}", **files)
+    directory = "refcoco_quirks"
+    files = {"instances": f"{directory}/instances.json", "images": f"{directory}/img"}
+    status, entry, found = prepare(tmp_path, "refcoco", refs=f"{directory}/{name}", **files)
     assert (status, len(found)) == (0, kept)
     assert counts(entry, "left_out") == left_out
 
 
 def test_expressions_of_wrong_pairs(tmp_path, capsys):
-    folder = "refcoco_quirks"
-    files = {"instances": f"{folder}/instances.json", "images": f"{folder}/img"}
-    assert prepare(tmp_path / "a", "refcoco", refs=f"{folder}/mm.json", **files)[0] == 2
+    directory = "refcoco_quirks"
+    files = {"instances": f"{directory}/instances.json", "images": f"{directory}/img"}
+    assert prepare(tmp_path / "a", "refcoco", refs=f"{directory}/mm.json", **files)[0] == 2
     assert "annotation 2 is of image 2, not 1" in capsys.readouterr().err
-    files["instances"] = f"{folder}/inst_dup.json"
-    _, entry, found = prepare(tmp_path / "b", "refcoco", refs=f"{folder}/ok.json", **files)
+    files["instances"] = f"{directory}/inst_dup.json"
+    _, entry, found = prepare(tmp_path / "b", "refcoco", refs=f"{directory}/ok.json", **files)
     assert [one["image_id"] for one in found] == ["2", "3", "4"]
     assert counts(entry, "left_out") == {"duplicated_id": 1}
 

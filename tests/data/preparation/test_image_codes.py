@@ -22,12 +22,12 @@ GOOD = 7
 
 @pytest.fixture
 def raw(tmp_path):
-    """A folder of images, one of them damaged, and the weights of a tokenizer."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
+    """A directory of images, one of them damaged, and the weights of a tokenizer."""
+    directory = tmp_path / "photos"
+    directory.mkdir()
     for number in range(GOOD):
-        (folder / f"{number}.jpg").write_bytes(image_files.jpeg(40 + number, 32, seed=number))
-    (folder / "3b.jpg").write_bytes(image_files.jpeg()[:200])
+        (directory / f"{number}.jpg").write_bytes(image_files.jpeg(40 + number, 32, seed=number))
+    (directory / "3b.jpg").write_bytes(image_files.jpeg()[:200])
     weights = {"state_dict": to_state_dict(params(GUMBEL), GUMBEL)}
     write_torch_file(tmp_path / "last.ckpt", weights)
     return tmp_path

@@ -33,9 +33,9 @@ def phone(orientation: int, form: str = "JPEG") -> bytes:
     )
 
 
-def write_tsv(folder, images: list[bytes], box: str = "2,4,60,40") -> str:
+def write_tsv(directory, images: list[bytes], box: str = "2,4,60,40") -> str:
     """A file of the layout `refcoco`: each image with one box."""
-    path = folder / "refcoco.tsv"
+    path = directory / "refcoco.tsv"
     rows = [
         f"{number}\t{number}\tthe bus\t{box}\t{base64.b64encode(image).decode()}\n"
         for number, image in enumerate(images)

@@ -40,10 +40,10 @@ def task(name, source):
     return OFATask(name, kind.family, instruction, source, tokenizer, prepare=kind.prepare)
 
 
-def prepared(folder, name, bad):
-    command = ["--source=tsv", "--layout=vision_language", f"--paths={rows(folder / name, bad)}"]
-    assert run_prepare([*command, f"--out={folder / f'{name}_out'}", "--processes=1"]) == 0
-    return PreparedSource(str(folder / f"{name}_out"))
+def prepared(directory, name, bad):
+    command = ["--source=tsv", "--layout=vision_language", f"--paths={rows(directory / name, bad)}"]
+    assert run_prepare([*command, f"--out={directory / f'{name}_out'}", "--processes=1"]) == 0
+    return PreparedSource(str(directory / f"{name}_out"))
 
 
 @pytest.fixture
@@ -86,16 +86,16 @@ def test_half_of_every_source_to_one_kind(tmp_path, told, name, fault, reason):
     """Prepared data of whatever source remember what was dropped and what was left out."""
     sources = {}
     for kind, bad in (("good", 1), ("half", ROWS // 2)):
-        folder = tmp_path / kind
-        folder.mkdir()
+        directory = tmp_path / kind
+        directory.mkdir()
         for image, data in {"good": fault_sources.JPEG, fault: fault_sources.JPEG}.items():
-            (folder / f"{image}.jpg").write_bytes(data)
+            (directory / f"{image}.jpg").write_bytes(data)
         faults = [fault if number < bad else None for number in range(ROWS)]
-        arguments = fault_sources.FORMATS[name].write(folder, faults)
+        arguments = fault_sources.FORMATS[name].write(directory, faults)
         words = [f"--{key}={value}" for key, value in arguments.items()]
-        command = [f"--source={name.split()[0]}", *words, f"--out={folder / 'out'}"]
+        command = [f"--source={name.split()[0]}", *words, f"--out={directory / 'out'}"]
         assert run_prepare([*command, "--processes=1"]) == 0
-        sources[kind] = PreparedSource(str(folder / "out"))
+        sources[kind] = PreparedSource(str(directory / "out"))
     tasks = [task(f"{kind}_captioning", source) for kind, source in sources.items()]
     [line] = told(lambda: check_presence(tasks, "train", "both"))
     assert line.startswith("half_captioning: ")

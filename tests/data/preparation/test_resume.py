@@ -21,14 +21,14 @@ BROKEN, SHARDS, SIZE = 60, 30, (480, 320)
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("few")
-    return fault_set.write(folder, records=600, broken=BROKEN, picture_size=SIZE)
+    directory = tmp_path_factory.mktemp("few")
+    return fault_set.write(directory, records=600, broken=BROKEN, picture_size=SIZE)
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("many")
-    return fault_set.write(folder, records=2_400, broken=BROKEN, picture_size=SIZE)
+    directory = tmp_path_factory.mktemp("many")
+    return fault_set.write(directory, records=2_400, broken=BROKEN, picture_size=SIZE)
 
 
 def start(faults, out, processes) -> subprocess.Popen:

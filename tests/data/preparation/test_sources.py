@@ -13,7 +13,7 @@ from tests.data.sources import coco_files, parquet_files, tar_files
 from tests.data.sources.photographs import annotated, write_pictures
 
 
-def webdataset(folder):
+def webdataset(directory):
     """The second image is cut off."""
     for number, one in enumerate(annotated()):
         files = tar_files.sample(one, txt=one.captions[0])
@@ -21,26 +21,26 @@ def webdataset(folder):
             files = {
                 name: data[:900] if name.endswith("jpg") else data for name, data in files.items()
             }
-        tar_files.write_tar(folder / f"{number}.tar", files)
-    return "webdataset", {"paths": f"{folder}/*.tar"}, "truncated_image"
+        tar_files.write_tar(directory / f"{number}.tar", files)
+    return "webdataset", {"paths": f"{directory}/*.tar"}, "truncated_image"
 
 
-def coco_captions(folder):
+def coco_captions(directory):
     """The second image is not there."""
-    images = write_pictures(folder / "train2014", coco_files.file_name)
-    (folder / "train2014" / coco_files.file_name(annotated()[1])).unlink()
+    images = write_pictures(directory / "train2014", coco_files.file_name)
+    (directory / "train2014" / coco_files.file_name(annotated()[1])).unlink()
     document = {"images": coco_files.image_entries(), "annotations": coco_files.caption_entries()}
-    path = coco_files.dump(folder / "captions.json", document)
+    path = coco_files.dump(directory / "captions.json", document)
     return "coco_captions", {"annotations": path, "images": images}, "missing_file"
 
 
-def coco_instances(folder):
+def coco_instances(directory):
     """A box of the second image lies outside."""
-    images = write_pictures(folder / "train2014", coco_files.file_name)
+    images = write_pictures(directory / "train2014", coco_files.file_name)
     document = coco_files.instances()
     boxes = [box for box in document["annotations"] if box["image_id"] == annotated()[1].number]
     boxes[-1]["bbox"] = [150, 10, 60, 60]
-    path = coco_files.dump(folder / "instances.json", document)
+    path = coco_files.dump(directory / "instances.json", document)
     return "coco_instances", {"annotations": path, "images": images}, "box_outside"
 
 
@@ -48,11 +48,11 @@ def coco_instances(folder):
 WHOLE = {coco_instances: ["--bad_boxes=drop_example"]}
 
 
-def parquet(folder):
+def parquet(directory):
     """The second caption is blank."""
     rows = [parquet_files.row(one) for one in annotated()]
     rows[1]["text"] = " "
-    path = parquet_files.write(folder / "train.parquet", rows)
+    path = parquet_files.write(directory / "train.parquet", rows)
     columns = ",".join("=".join(pair) for pair in parquet_files.CAPTIONS)
     constants = ",".join("=".join(pair) for pair in parquet_files.CONSTANTS)
     arguments = {"paths": path, "columns": columns, "constants": constants}

@@ -1,4 +1,4 @@
-"""Data that change under a prepared folder: named, never mixed, prepared anew where asked for."""
+"""Data that change under a prepared directory: named, never mixed, prepared anew if asked for."""
 
 import json
 import os
@@ -31,8 +31,8 @@ def repair(rows):
     rows.write_text(rows.read_text().replace("\t\n", "\n"))
 
 
-def texts(folder):
-    records = PreparedSource(str(folder)).open("train")
+def texts(directory):
+    records = PreparedSource(str(directory)).open("train")
     return [records[index]["text"] for index in range(len(records))]
 
 
@@ -56,7 +56,7 @@ def test_a_repaired_file_is_not_taken_for_the_old_one(rows, capsys):
 def test_killed_edited_and_continued(rows, capsys, monkeypatch, shards):
     repair(rows)
     with monkeypatch.context() as patch:
-        patch.setattr(local_engine.OutputFolder, "finish", lambda *arguments: 1 / 0)
+        patch.setattr(local_engine.OutputDirectory, "finish", lambda *arguments: 1 / 0)
         assert run(rows, *shards) == 1
     capsys.readouterr()
     begun = content(rows.parent / "out")
@@ -98,7 +98,7 @@ def test_overwriting_keeps_other_splits_and_goes_on_after_a_kill(rows, monkeypat
         "train": 1,
         "validation": 1,
     }
-    # Settings are those of all splits of a folder.
+    # Settings are those of all splits of a directory.
     message = error_of(
         capsys, run(paths_of(rows, paths), "--split=train", "--overwrite", "--max_words=7")
     )
@@ -141,12 +141,12 @@ def test_a_copied_file_is_the_same(rows):
 def test_every_file_of_a_format_counts(tmp_path, name):
     given = {}
     for argument, about in formats.FORMATS[name].arguments.items():
-        is_path = about.read is split_paths.parse or argument in ("folder", "label_names")
+        is_path = about.read is split_paths.parse or argument in ("directory", "label_names")
         if about.required or is_path:
             given[argument] = {"layout": "text", "columns": "text=t", "constants": "type=text"}.get(
                 argument, str(tmp_path / argument)
             )
-        if is_path and argument == "folder":
+        if is_path and argument == "directory":
             (tmp_path / argument).mkdir()
             (tmp_path / argument / "train-00000-of-00001.array_record").write_bytes(b"x")
         elif is_path and argument == "images":
@@ -159,7 +159,7 @@ def test_every_file_of_a_format_counts(tmp_path, name):
     )
 
 
-def test_a_home_folder_is_meant(rows, monkeypatch):
+def test_a_home_directory_is_meant(rows, monkeypatch):
     repair(rows)
     monkeypatch.setenv("HOME", str(rows.parent))
     monkeypatch.chdir(rows.parent)

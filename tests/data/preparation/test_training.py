@@ -23,7 +23,7 @@ from tests.data.preparation.small_vocabulary import LENGTHS, tokenizer
 BATCH, RECORDS, BROKEN = 50, 2_000, 100
 
 
-def tasks(folder):
+def tasks(directory):
     from tasks.families import FAMILIES
 
     sources = {
@@ -37,7 +37,7 @@ def tasks(folder):
             name=name,
             family=FAMILIES[name].family,
             instructions=(Instruction.parse(FAMILIES[name].instruction),),
-            source=PreparedSource(str(folder), (kind,)),
+            source=PreparedSource(str(directory), (kind,)),
             tokenizer=tokenizer,
             prepare=FAMILIES[name].prepare,
         )

@@ -24,39 +24,42 @@ def dump(path, content):
     return str(path)
 
 
-def coco(folder, *annotations, categories=()):
+def coco(directory, *annotations, categories=()):
     images = [{"id": number, "file_name": f"{number}.jpg"} for number in (1, 2, 3)]
     content = {"images": images, "annotations": list(annotations), "categories": list(categories)}
-    return {"annotations": dump(folder / "a.json", content), "images": str(folder)}
+    return {"annotations": dump(directory / "a.json", content), "images": str(directory)}
 
 
-def coco_captions(folder):
-    return coco(folder, {"image_id": 1, "caption": "a bus"}, {"image_id": 2, "caption": None})
+def coco_captions(directory):
+    return coco(directory, {"image_id": 1, "caption": "a bus"}, {"image_id": 2, "caption": None})
 
 
-def listing(folder):
+def listing(directory):
     """The file of a test set lists images, and nothing else."""
     return {
-        "annotations": dump(folder / "a.json", {"images": [{"id": 1, "file_name": "1.jpg"}]}),
-        "images": str(folder),
+        "annotations": dump(directory / "a.json", {"images": [{"id": 1, "file_name": "1.jpg"}]}),
+        "images": str(directory),
     }
 
 
-def null_section(folder):
+def null_section(directory):
     content = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": None}
-    return {"annotations": dump(folder / "a.json", content), "images": str(folder)}
+    return {"annotations": dump(directory / "a.json", content), "images": str(directory)}
 
 
-def karpathy(folder):
+def karpathy(directory):
     entries = [
         {"filename": f"{number}.jpg", "imgid": number, "split": split, "sentences": sentences}
         for split in ("train", "test")
         for number, sentences in ((1, [{"raw": "a bus"}]), (2, [{"raw": None}]), (3, []))
     ]
-    return {"annotations": dump(folder / "k.json", {"images": entries}), "images": str(folder)}
+    return {
+        "annotations": dump(directory / "k.json", {"images": entries}),
+        "images": str(directory),
+    }
 
 
-def vqa(folder, annotations=True):
+def vqa(directory, annotations=True):
     asked = [
         {"question_id": number, "image_id": number, "question": "what?"} for number in (1, 2, 3)
     ]
@@ -64,48 +67,48 @@ def vqa(folder, annotations=True):
         {"question_id": 1, "answers": [{"answer": "a bus"}]},
         {"question_id": 2, "answers": []},
     ]
-    answers = {"annotations": dump(folder / "a.json", {"annotations": given})}
+    answers = {"annotations": dump(directory / "a.json", {"annotations": given})}
     return {
-        "questions": dump(folder / "q.json", {"questions": asked}),
+        "questions": dump(directory / "q.json", {"questions": asked}),
         "image_name": "{image_id}.jpg",
-        "images": str(folder),
+        "images": str(directory),
         **(answers if annotations else {}),
     }
 
 
-def vqa_questions(folder):
-    return vqa(folder, annotations=False)
+def vqa_questions(directory):
+    return vqa(directory, annotations=False)
 
 
-def gqa(folder):
+def gqa(directory):
     entries = {
         "1": {"imageId": "1", "question": "what?", "answer": "a bus"},
         "2": {"imageId": "2", "question": "what?", "answer": None},
         "3": {"imageId": "3", "question": "what?"},
     }
-    return {"questions": dump(folder / "q.json", entries), "images": str(folder)}
+    return {"questions": dump(directory / "q.json", entries), "images": str(directory)}
 
 
-def snli_ve(folder):
+def snli_ve(directory):
     line = {"Flickr30K_ID": "1", "pairID": "1", "sentence1": "a", "sentence2": "b"}
     rows = [line | {"gold_label": "neutral"}, line | {"gold_label": "-"}, line]
-    path = folder / "s.jsonl"
+    path = directory / "s.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"annotations": str(path), "images": str(folder)}
+    return {"annotations": str(path), "images": str(directory)}
 
 
 def table(column, *values, **more):
-    def write(folder):
+    def write(directory):
         rows = [{"image": "1.jpg", column: value, **more} for value in values]
-        return {"paths": dump(folder / "t.json", rows)}
+        return {"paths": dump(directory / "t.json", rows)}
 
     return write
 
 
 def parquet(kind, field, *values, **more):
-    def write(folder):
+    def write(directory):
         rows = [{"image": JPEG, field: value, **more} for value in values]
-        path = str(folder / "p.parquet")
+        path = str(directory / "p.parquet")
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
         columns = ",".join(f"{name}={name}" for name in rows[0])
         return {"paths": path, "columns": columns, "constants": f"type={kind}"}
@@ -113,8 +116,8 @@ def parquet(kind, field, *values, **more):
     return write
 
 
-def webdataset(folder):
-    path = folder / "w.tar"
+def webdataset(directory):
+    path = directory / "w.tar"
     with tarfile.open(path, "w") as tar:
         for name, data in (
             ("a.jpg", JPEG), ("a.txt", b"a bus"), ("b.jpg", JPEG), ("c.jpg", JPEG), ("c.txt", b""),
@@ -126,9 +129,9 @@ def webdataset(folder):
 
 
 def tsv(layout, *rows):
-    def write(folder):
+    def write(directory):
         image = base64.b64encode(JPEG).decode()
-        path = folder / "r.tsv"
+        path = directory / "r.tsv"
         path.write_text("".join("\t".join(row).replace("IMAGE", image) + "\n" for row in rows))
         return {"paths": str(path), "layout": layout}
 

@@ -54,10 +54,10 @@ def annotated(count=4):
     return found[:count]
 
 
-def write_pictures(folder, name=lambda one: f"{one.number}.jpg", count=4):
-    """Writes the first few images into a folder; returns it as text."""
+def write_pictures(directory, name=lambda one: f"{one.number}.jpg", count=4):
+    """Writes the first few images into a directory; returns it as text."""
     for one in annotated(count):
-        path = folder / name(one)
+        path = directory / name(one)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(one.image)
-    return str(folder)
+    return str(directory)

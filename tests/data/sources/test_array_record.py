@@ -177,27 +177,27 @@ def test_a_shard_that_cannot_be_closed_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_missing_and_damaged_shards_are_named(tmp_path):
-    folder = PreparedSource(str(tmp_path / "prepared"))
+    directory = PreparedSource(str(tmp_path / "prepared"))
     with pytest.raises(ValueError, match="prepared does not exist"):
-        folder.open("train")
+        directory.open("train")
     (tmp_path / "prepared").mkdir()
     with pytest.raises(ValueError, match=r"no shards .*'train', nor"):
-        folder.open("train")
+        directory.open("train")
     for index in (0, 2, 4):
         write_shard(tmp_path / "prepared" / shard_name("train", index, 5), numbered(1))
     with pytest.raises(ValueError, match=r"lacks train-00001-of-00005.array_record .*1 more"):
-        folder.open("train")
+        directory.open("train")
     for index in (1, 3):
         write_shard(tmp_path / "prepared" / shard_name("train", index, 5), numbered(1))
     with pytest.raises(ValueError, match=r"no shards .*'test', only train"):
-        folder.open("test")
+        directory.open("test")
     shard = tmp_path / "prepared" / shard_name("train", 3, 5)
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(RecordError, match=r"train-00003-of-00005.array_record .*cut off"):
-        folder.open("train")
+        directory.open("train")
     write_shard(tmp_path / "prepared" / shard_name("train", 0, 1), numbered(1))
     with pytest.raises(ValueError, match=r"mixes .*'train' .* 1 and 5"):
-        folder.open("train")
+        directory.open("train")
 
 
 def test_damaged_records_name_shard_and_position(tmp_path):

@@ -35,8 +35,8 @@ RECORDS, SHARDS = 90, 3
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("prepared")
     rng = np.random.default_rng(0)
     for shard in range(SHARDS):
         examples = [
@@ -49,8 +49,8 @@ def folder(tmp_path_factory):
             }
             for n in range(shard, RECORDS, SHARDS)
         ]
-        write_shard(folder / shard_name("train", shard, SHARDS), examples)
-    return folder
+        write_shard(directory / shard_name("train", shard, SHARDS), examples)
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -71,33 +71,33 @@ def forget_connections():
 
 
 @pytest.fixture
-def server(running, folder, monkeypatch):
+def server(running, directory, monkeypatch):
     for name in (bucket_file.CACHE_VARIABLE, bucket_file.CACHE_SIZE_VARIABLE):
         monkeypatch.setenv(name, "")
-    for path in folder.iterdir():
+    for path in directory.iterdir():
         running.storage.write("bucket", f"data/set/{path.name}", path.read_bytes(), {})
     yield running
     running.fault = lambda *place: None
 
 
-def use_cache(monkeypatch, folder, size):
-    monkeypatch.setenv(bucket_file.CACHE_VARIABLE, str(folder))
+def use_cache(monkeypatch, directory, size):
+    monkeypatch.setenv(bucket_file.CACHE_VARIABLE, str(directory))
     monkeypatch.setenv(bucket_file.CACHE_SIZE_VARIABLE, str(size / 1e9))
 
 
-def pipeline(folder, **options):
+def pipeline(directory, **options):
     task = OFATask(
         name="captions",
         family="captions",
         instructions=(Instruction.parse(instructions.CAPTIONING),),
-        source=PreparedSource(str(folder)),
+        source=PreparedSource(str(directory)),
         tokenizer=small_tokenizer,
     )
     return MixturePipeline((task,), (1.0,), LENGTHS, batch_size=8, seed=3, **options)
 
 
-def batches(folder, start, count, **options):
-    iterator = pipeline(folder, **options).iterate(start)
+def batches(directory, start, count, **options):
+    iterator = pipeline(directory, **options).iterate(start)
     try:
         return [next(iterator) for _ in range(count)]
     finally:
@@ -146,8 +146,11 @@ def count_downloads(server):
     return places
 
 
-def test_every_record_is_that_of_the_disk(server, folder):
-    here, there = PreparedSource(str(folder)).open("train"), PreparedSource(ADDRESS).open("train")
+def test_every_record_is_that_of_the_disk(server, directory):
+    here, there = (
+        PreparedSource(str(directory)).open("train"),
+        PreparedSource(ADDRESS).open("train"),
+    )
     assert there.ends == here.ends
     assert len(there) == RECORDS
     places = count_downloads(server)
@@ -156,7 +159,7 @@ def test_every_record_is_that_of_the_disk(server, folder):
     fetched = sum(stop - start for _, start, stop in places)
     assert fetched < 1.02 * sum(len(here.record(n)) for n in range(RECORDS)) + 64 * RECORDS
     typed = PreparedSource(ADDRESS, types=("caption",)).open("train")
-    of_disk = PreparedSource(str(folder), types=("caption",)).open("train")
+    of_disk = PreparedSource(str(directory), types=("caption",)).open("train")
     np.testing.assert_array_equal(typed.chosen, of_disk.chosen)
 
 
@@ -174,24 +177,24 @@ def test_records_of_all_sizes_around_blocks(server, tmp_path):
         assert all(here.record(n) == there.record(n) for n in range(0, len(here), step))
 
 
-def test_batches_equal_those_of_the_disk_with_faults(server, folder):
-    expected = batches(folder, 0, 16)
+def test_batches_equal_those_of_the_disk_with_faults(server, directory):
+    expected = batches(directory, 0, 16)
     server.fault = faults = Faults()
     assert_equal(batches(ADDRESS, 0, 16, num_threads=8), expected)
     assert all(faults.seen[kind] for kind in Faults.KINDS)
 
 
-def test_resuming_and_a_cache_smaller_than_the_data(server, folder, tmp_path, monkeypatch):
+def test_resuming_and_a_cache_smaller_than_the_data(server, directory, tmp_path, monkeypatch):
     limit = 1_000_000
     use_cache(monkeypatch, tmp_path / "cache", limit)
-    expected = batches(folder, 0, 24)
+    expected = batches(directory, 0, 24)
     assert_equal(batches(ADDRESS, 0, 24, num_threads=4), expected)
     assert_equal(batches(ADDRESS, 11, 13, num_threads=2), expected[11:])
     [file] = (tmp_path / "cache").glob("*.sqlite")
     assert limit / 4 < file.stat().st_size <= limit
 
 
-def test_a_warm_cache_asks_for_no_record(server, folder, tmp_path, monkeypatch):
+def test_a_warm_cache_asks_for_no_record(server, directory, tmp_path, monkeypatch):
     use_cache(monkeypatch, tmp_path, 100_000_000)
     expected = batches(ADDRESS, 0, 12)
     places = count_downloads(server)
@@ -219,10 +222,10 @@ def test_records_of_a_batch_come_together(server, monkeypatch):
     assert at_once["most"] == 4
 
 
-def test_a_shard_written_anew_is_noticed(server, folder):
+def test_a_shard_written_anew_is_noticed(server, directory):
     reading = pipeline(ADDRESS)
     reading.batch(0)
-    for path in folder.iterdir():
+    for path in directory.iterdir():
         server.storage.write("bucket", f"data/set/{path.name}", path.read_bytes(), {})
     copy = pickle.loads(pickle.dumps(reading._reader))  # as a worker has it
     line = r"^gs://bucket/data/set/\S+ was written anew while it was read \(generation \d+ is gone"
@@ -230,7 +233,7 @@ def test_a_shard_written_anew_is_noticed(server, folder):
         collections.deque(map(copy, range(1, 12)))
 
 
-def test_an_answer_that_does_not_come_is_asked_for_again(server, folder, monkeypatch):
+def test_an_answer_that_does_not_come_is_asked_for_again(server, directory, monkeypatch):
     aiohttp = pytest.importorskip("aiohttp")
     records = PreparedSource(ADDRESS).open("train")
     files = bucket_file._connection().files
@@ -243,7 +246,7 @@ def test_an_answer_that_does_not_come_is_asked_for_again(server, folder, monkeyp
             time.sleep(1)
 
     server.fault = hanging_at_first
-    assert records.record(7) == PreparedSource(str(folder)).open("train").record(7)
+    assert records.record(7) == PreparedSource(str(directory)).open("train").record(7)
     assert len(asked) == 2
 
 
@@ -260,7 +263,7 @@ def test_an_answer_without_end_of_faults_is_one_line(server, monkeypatch):
     [
         ("gs://nothing/data/set", "^DATA_DIR gs://nothing: there is no such bucket$"),
         ("gs://bucket/data/other", "gs://bucket/data/other does not exist; it should hold"),
-        ("gs://bucket", "is no address of a folder"),
+        ("gs://bucket", "is no address of a directory"),
         ("s3://bucket/data", "no driver makes s3://"),
     ],
 )
@@ -282,7 +285,7 @@ def test_no_permission_and_no_driver(server, monkeypatch):
         PreparedSource(ADDRESS).open("train")
 
 
-def test_a_missing_and_a_damaged_shard(server, folder):
+def test_a_missing_and_a_damaged_shard(server, directory):
     name = f"data/set/{shard_name('train', 1, SHARDS)}"
     content = server.storage.read("bucket", name).content
     for damaged in (content[:-1], content[: len(content) // 2], bytes(len(content)), b""):
@@ -297,8 +300,8 @@ def test_a_missing_and_a_damaged_shard(server, folder):
 def test_manifest_and_identity(server):
     text = '{"splits": {"train": {"examples": 30, "dropped": {"bad": {"count": 90}}}}}'
     server.storage.write("bucket", "data/set/manifest.json", text.encode(), {})
-    assert manifest.of_folder(ADDRESS)["splits"]["train"]["examples"] == 30
-    assert manifest.of_folder("gs://bucket/data/none") is None
+    assert manifest.of_directory(ADDRESS)["splits"]["train"]["examples"] == 30
+    assert manifest.of_directory("gs://bucket/data/none") is None
     source = PreparedSource(ADDRESS)
     assert "dropped 90 of 120 records" in loss_of(source, source.open("train"), "train")
     before = digest.identities(source.data_files("train"))
@@ -406,9 +409,9 @@ def test_the_cache_outlives_killed_processes(tmp_path):
 
 
 @pytest.mark.slow
-def test_eight_worker_processes_with_faults(server, folder, tmp_path, monkeypatch):
+def test_eight_worker_processes_with_faults(server, directory, tmp_path, monkeypatch):
     use_cache(monkeypatch, tmp_path / "cache", 1_500_000)
-    expected = batches(folder, 0, 40)
+    expected = batches(directory, 0, 40)
     server.fault = faults = Faults()
     assert_equal(batches(ADDRESS, 0, 40, num_workers=8), expected)
     assert_equal(batches(ADDRESS, 17, 23, num_workers=8), expected[17:])

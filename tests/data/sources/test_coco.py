@@ -61,7 +61,7 @@ def test_karpathy_splits(tmp_path, images):
     with pytest.raises(SourceError, match="split 'testA', only restval, test, train, valid"):
         source.open("testA")
 
-    # Flickr30k: no folders, no COCO number.
+    # Flickr30k: no directories, no COCO number.
     for entry in entries:
         del entry["filepath"], entry["cocoid"]
     path = dump(tmp_path / "dataset_flickr30k.json", {"images": entries})
@@ -91,9 +91,9 @@ def test_images_are_found_where_archives_were_unpacked(tmp_path):
         entry["file_name"] = f"images/v1/patch0/{entry['file_name']}"
     path = dump(tmp_path / "zhiyuan_objv2_train.json", document)
     one = annotated()[0]
-    for number, folder in enumerate(("images/v1/patch0", "patch0", ".")):
+    for number, directory in enumerate(("images/v1/patch0", "patch0", ".")):
         root = tmp_path / str(number)
-        write_pictures(root / folder, file_name)
+        write_pictures(root / directory, file_name)
         (tmp_path / "nothing").mkdir(exist_ok=True)
         source = CocoInstances(annotations=path, images=f"{tmp_path / 'nothing'},{root}")
         assert source.open("train")[0]["image"] == one.image
@@ -111,11 +111,11 @@ def test_missing_images_are_named_when_read(tmp_path, images):
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg"])
-def test_names_cannot_leave_the_folder(tmp_path, images, name):
+def test_names_cannot_leave_the_directory(tmp_path, images, name):
     document = instances()
     document["images"][0]["file_name"] = name
     records = CocoInstances(annotations=dump(tmp_path / "i.json", document), images=images).open("")
-    with pytest.raises(SourceError, match="is not a path inside a folder"):
+    with pytest.raises(SourceError, match="is not a path inside a directory"):
         records[0]
 
 

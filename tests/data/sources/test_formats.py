@@ -51,7 +51,7 @@ def test_sources_from_texts(tmp_path):
     assert source == TsvSource((("train", str(path)), ("validation", "x")), "text")
     [found] = examples_of(source)
     write_shard(tmp_path / "shards" / shard_name("train", 0, 1), [found])
-    prepared = formats.source("prepared", {"folder": str(tmp_path / "shards"), "types": "text"})
+    prepared = formats.source("prepared", {"directory": str(tmp_path / "shards"), "types": "text"})
     assert examples_of(prepared) == [found]
 
 
@@ -79,7 +79,7 @@ def test_every_kind_of_value():
     [
         ("coco_caption", {}, "unknown format 'coco_caption'; did you mean coco_captions"),
         ("gqa", {"question": "x"}, "'gqa' has no argument 'question'; did you mean questions"),
-        ("gqa", {"questions": "x"}, r"format 'gqa' needs images \(folder of the images"),
+        ("gqa", {"questions": "x"}, r"format 'gqa' needs images \(directory of the images"),
         (
             "gqa",
             {"questions": "x", "images": "y", "full_answers": "1"},

@@ -1,4 +1,4 @@
-"""Trees of pictures: alone, in class folders, with text files."""
+"""Trees of pictures: alone, in class directories, with text files."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_names_and_contents_that_tell_an_image(tmp_path):
     assert ImageFolder(images=str(tmp_path)).open("train").left_out.total == 4
 
 
-def test_images_in_folders_of_classes(tmp_path):
+def test_images_in_directories_of_classes(tmp_path):
     images = write_pictures(tmp_path / "train", lambda one: f"n{one.number % 2}/{one.number}.jpg")
     source = ImageFolder(images=str(tmp_path / "{split}"), kind="classification")
     found = examples_of(source)
@@ -66,11 +66,11 @@ def test_images_with_captions(tmp_path):
         records[3]
 
 
-def test_equal_names_in_two_folders(tmp_path):
+def test_equal_names_in_two_directories(tmp_path):
     first, second = annotated()[:2]
-    for folder, one in (("a", first), ("b", second)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "1.jpg").write_bytes(one.image)
+    for directory, one in (("a", first), ("b", second)):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "1.jpg").write_bytes(one.image)
     found = examples_of(ImageFolder(images=f"{tmp_path}/a, {tmp_path}/b"))
     assert [one["image"] for one in found] == [first.image, second.image]
 

@@ -339,16 +339,16 @@ CASES = {
 }
 
 
-def source(folder, case, **arguments):
+def source(directory, case, **arguments):
     paths = {}
     for name, content in case.files.items():
-        path = folder / f"{name}.json"
+        path = directory / f"{name}.json"
         # With a byte-order mark, as some editors write it.
         path.write_text(json.dumps(content), "utf-8-sig")
         paths[name] = str(path)
     if case.format == "vqa":
         arguments["image_name"] = "{image_id}.jpg"
-    images = write_pictures(folder / "images", count=2)
+    images = write_pictures(directory / "images", count=2)
     return formats.source(case.format, {**paths, "images": images, **arguments})
 
 

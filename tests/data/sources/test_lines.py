@@ -124,8 +124,8 @@ def test_paths_of_splits(tmp_path, monkeypatch):
     pairs = split_paths.parse("train=a.txt validation={TEST_DIR}/val.txt")
     assert pairs == (("train", "a.txt"), ("validation", "{TEST_DIR}/val.txt"))
     assert split_paths.file(pairs, "validation", "texts") == str(tmp_path / "val.txt")
-    folders = split_paths.folders("{TEST_DIR}/pictures_{split}", "train", "pictures")
-    assert folders == (str(tmp_path / "pictures_train"),)
+    directories = split_paths.directories("{TEST_DIR}/pictures_{split}", "train", "pictures")
+    assert directories == (str(tmp_path / "pictures_train"),)
 
     with pytest.raises(ValueError, match=r"no test file .*train, validation"):
         split_paths.file(pairs, "test", "texts")
@@ -134,7 +134,7 @@ def test_paths_of_splits(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"tars .*one file, not 2"):
         split_paths.file("{TEST_DIR}/*.tar", "train", "tars")
     with pytest.raises(ValueError, match=r"pictures_val .*; .* pict"):
-        split_paths.folders("{TEST_DIR}/pictures_{split}", "val", "pictures")
+        split_paths.directories("{TEST_DIR}/pictures_{split}", "val", "pictures")
     with pytest.raises(ValueError, match=r"'b\.txt' .*SPLIT=PATH"):
         split_paths.parse("train=a.txt b.txt")
     with pytest.raises(ValueError, match="names a split twice"):

@@ -116,7 +116,7 @@ def test_gqa(tmp_path):
 
 
 @pytest.fixture
-def folders(tmp_path):
+def directories(tmp_path):
     write_pictures(tmp_path / "VG_100K")
     (tmp_path / "VG_100K_2").mkdir()
     moved = f"{annotated()[1].number}.jpg"
@@ -124,7 +124,7 @@ def folders(tmp_path):
     return f"{tmp_path / 'VG_100K'}, {tmp_path / 'VG_100K_2'}"
 
 
-def test_visual_genome_regions(tmp_path, folders):
+def test_visual_genome_regions(tmp_path, directories):
     entries = []
     for one in annotated():
         left, top, width, height = one.left_top_size
@@ -137,7 +137,7 @@ def test_visual_genome_regions(tmp_path, folders):
         entries.append({"id": one.number, "regions": regions})
     entries.append({"id": 7, "regions": []})
     path = dump(tmp_path / "region_descriptions.json", entries)
-    examples = examples_of(VisualGenomeRegions(annotations=path, images=folders))
+    examples = examples_of(VisualGenomeRegions(annotations=path, images=directories))
     for found, one in zip(examples, annotated(), strict=True):
         phrases = [f"the {one.label}", "sky"]
         expected = {
@@ -152,7 +152,7 @@ def test_visual_genome_regions(tmp_path, folders):
         same(found, expected)
 
 
-def test_visual_genome_questions_and_objects(tmp_path, folders):
+def test_visual_genome_questions_and_objects(tmp_path, directories):
     questions, objects = [], []
     for one in annotated():
         pair = {"question": f"Is there a {one.label}?", "answer": "Yes.", "qa_id": one.number + 1}
@@ -162,19 +162,21 @@ def test_visual_genome_questions_and_objects(tmp_path, folders):
         things = [box | {"names": [one.label, "entity"]}, box | {"names": []}]
         objects.append({"image_id": one.number, "objects": things})
     path = dump(tmp_path / "question_answers.json", questions)
-    source = VisualGenomeQuestions(annotations=path, images=folders, dataset="vg")
+    source = VisualGenomeQuestions(annotations=path, images=directories, dataset="vg")
     for found, one in zip(examples_of(source), annotated(), strict=True):
         more = {"answers": ["Yes."], "answer_conf": [1.0], "dataset": "vg"}
         same(found, question(one, example_id=str(one.number + 1), **more))
     path = dump(tmp_path / "objects.json", objects)
     for found, one in zip(
-        examples_of(VisualGenomeObjects(annotations=path, images=folders)), annotated(), strict=True
+        examples_of(VisualGenomeObjects(annotations=path, images=directories)),
+        annotated(),
+        strict=True,
     ):
         assert found["labels"] == found["objects"] == [one.label]
         np.testing.assert_array_equal(found["boxes"], np.array([one.box], np.float32))
     del objects[2]["objects"][0]["w"]
     path = dump(tmp_path / "damaged.json", objects)
-    records = VisualGenomeObjects(annotations=path, images=folders).open("train")
+    records = VisualGenomeObjects(annotations=path, images=directories).open("train")
     assert len(records) == 3
     # Each image has an object without a name as well.
     assert records.left_out.counts == {"bad_fields": 1, "empty_text": 4}

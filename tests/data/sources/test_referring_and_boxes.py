@@ -16,7 +16,7 @@ from tests.data.sources.checks import examples_of, same
 from tests.data.sources.photographs import annotated, write_pictures
 
 
-def refcoco_files(folder, refs=None, protocol=2):
+def refcoco_files(directory, refs=None, protocol=2):
     images, boxes, expressions = [], [], []
     for one in annotated():
         images.append({"id": one.number, "file_name": f"{one.number}.jpg"})
@@ -30,16 +30,16 @@ def refcoco_files(folder, refs=None, protocol=2):
         entry = {"ref_id": 1, "ann_id": one.number * 10, "image_id": one.number, "split": split}
         expressions.append(entry | {"sentences": sentences, "file_name": "unused_1.jpg"})
     expressions = expressions if refs is None else refs
-    (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": boxes}))
-    (folder / "refs(unc).p").write_bytes(pickle.dumps(expressions, protocol))
-    (folder / "refs.json").write_text(json.dumps(expressions))
+    (directory / "instances.json").write_text(json.dumps({"images": images, "annotations": boxes}))
+    (directory / "refs(unc).p").write_bytes(pickle.dumps(expressions, protocol))
+    (directory / "refs.json").write_text(json.dumps(expressions))
     return expressions
 
 
-def refcoco(folder, name="refs(unc).p"):
-    images = write_pictures(folder / "images")
-    instances = str(folder / "instances.json")
-    return RefCoco(refs=str(folder / name), instances=instances, images=images)
+def refcoco(directory, name="refs(unc).p"):
+    images = write_pictures(directory / "images")
+    instances = str(directory / "instances.json")
+    return RefCoco(refs=str(directory / name), instances=instances, images=images)
 
 
 @pytest.mark.parametrize("name", ["refs(unc).p", "refs.json"])
@@ -165,19 +165,19 @@ def box_line(one, box, label, group=0):
     return f"{one.number},xclick,{label},1,{values},0,0,{group},0,0"
 
 
-def open_images_files(folder, *more):
+def open_images_files(directory, *more):
     rows = [HEADER]
     for number, one in enumerate(annotated()):
         rows += [box_line(one, one.box, f"/m/{number}"), box_line(one, (0, 0, 9, 9), "/m/1", 1)]
     rows += [box_line(one, one.second_box, "/m/0") for one in annotated()]
     rows.append(box_line(annotated()[0], (0, 0, 9, 9), "/m/1", 1).replace("101,", "7,", 1))
-    (folder / "boxes.csv").write_text("\n".join([*rows, *more]) + "\n")
+    (directory / "boxes.csv").write_text("\n".join([*rows, *more]) + "\n")
     names = [f"/m/{number},{one.label}" for number, one in enumerate(annotated())]
-    (folder / "classes.csv").write_text("\n".join(names))
+    (directory / "classes.csv").write_text("\n".join(names))
     return {
-        "boxes": str(folder / "boxes.csv"),
-        "classes": str(folder / "classes.csv"),
-        "images": write_pictures(folder / "images"),
+        "boxes": str(directory / "boxes.csv"),
+        "classes": str(directory / "classes.csv"),
+        "images": write_pictures(directory / "images"),
     }
 
 

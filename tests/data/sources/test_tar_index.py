@@ -9,14 +9,14 @@ from ofa_jax.data.sources import tar_index
 from ofa_jax.data.sources.errors import SourceError
 from ofa_jax.data.sources.tar_index import members
 
-NAMES = ["a.jpg", "folder/b.txt", "n" * 90 + "/" + "m" * 80 + ".json", "é 漢字.png"]
+NAMES = ["a.jpg", "directory/b.txt", "n" * 90 + "/" + "m" * 80 + ".json", "é 漢字.png"]
 LONG = "x" * 300 + ".jpg"
 
 
-def write(path, names, form, *, mtime=0.0, folder=True):
+def write(path, names, form, *, mtime=0.0, directory=True):
     with tarfile.open(path, "w", format=form) as tar:
-        if folder:
-            info = tarfile.TarInfo("folder")
+        if directory:
+            info = tarfile.TarInfo("directory")
             info.type = tarfile.DIRTYPE
             tar.addfile(info)
         for number, name in enumerate(names):
@@ -53,7 +53,7 @@ def test_plain_tars_do_not_need_the_standard_library(tmp_path, monkeypatch):
 
 
 def test_damage_is_named(tmp_path):
-    path = write(tmp_path / "a.tar", NAMES, tarfile.PAX_FORMAT, folder=False)
+    path = write(tmp_path / "a.tar", NAMES, tarfile.PAX_FORMAT, directory=False)
     with open(path, "rb") as file:
         data = file.read()
     last = members(path)[-1]

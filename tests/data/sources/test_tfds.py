@@ -99,9 +99,9 @@ def test_schemas_of_tfds(tfds, tmp_path, monkeypatch, name, fields):
 
 @pytest.fixture(scope="module")
 def stored(tfds, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tfds")
-    store(tfds, folder)
-    return folder
+    directory = tmp_path_factory.mktemp("tfds")
+    store(tfds, directory)
+    return directory
 
 
 @pytest.mark.parametrize("form", ["array_record", "tfrecord"])

@@ -216,7 +216,7 @@ def test_rows_that_cannot_be_written_name_what_is_missing():
         tsv_writer.row("rte", {"image_id": "1", "sentence1": "a", "sentence2": "b", "label": "yes"})
 
 
-def test_splits_and_folders(tmp_path, monkeypatch):
+def test_splits_and_directories(tmp_path, monkeypatch):
     monkeypatch.delenv("OFA_TEST_DIR", raising=False)
     (tmp_path / "train.tsv").write_text("1\ttrain\n")
     (tmp_path / "held_out.tsv").write_text("1\theld out\n")

@@ -36,12 +36,12 @@ def test_images_with_captions(tmp_path):
 
 
 def test_captions_of_the_metadata(tmp_path):
-    path = write_tar(tmp_path / "a.tar", sample(annotated()[0], "folder/"))
+    path = write_tar(tmp_path / "a.tar", sample(annotated()[0], "directory/"))
     [found] = examples_of(WebdatasetSource(path))
     assert found["captions"] == [annotated()[0].captions[1]]
-    assert found["image_id"] == "folder/000000101"
+    assert found["image_id"] == "directory/000000101"
     records = WebdatasetSource(path, caption_key="alt").open("train")
-    message = r"a\.tar, sample folder/000000101: its JSON file has no text under 'alt'"
+    message = r"a\.tar, sample directory/000000101: its JSON file has no text under 'alt'"
     with pytest.raises(SourceError, match=message):
         records[0]
 
@@ -136,8 +136,8 @@ def test_a_key_twice_makes_no_pair(tmp_path):
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["gnu", "pax"])
-def test_folders_and_long_names(tmp_path, form):
-    """Entries of folders are no files; names over 100 bytes stand in headers of their own."""
+def test_directories_and_long_names(tmp_path, form):
+    """Entries of directories are no files; names over 100 bytes stand in headers of their own."""
     one, key = annotated()[0], f"{'a_long_name_' * 15}/0"
     with tarfile.open(tmp_path / "a.tar", "w", format=form) as tar:
         for name, data in ((".", None), (f"{key}.jpg", one.image), (f"{key}.txt", b"a bus")):

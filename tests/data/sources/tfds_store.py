@@ -7,7 +7,7 @@ import numpy as np
 from tests.data.sources.photographs import annotated
 
 
-def store(tfds, folder, forms=("array_record", "tfrecord")):
+def store(tfds, directory, forms=("array_record", "tfrecord")):
     """The photographs with captions, boxes, expressions and classes, stored by TFDS itself."""
     features = tfds.features.FeaturesDict(
         {
@@ -49,7 +49,7 @@ def store(tfds, folder, forms=("array_record", "tfrecord")):
             }
         )
     for form in forms:
-        data_dir = folder / form / "photographs" / "1.0.0"
+        data_dir = directory / form / "photographs" / "1.0.0"
         data_dir.mkdir(parents=True)
         identity = tfds.core.dataset_info.DatasetIdentity(
             name="photographs",

@@ -183,7 +183,7 @@ def test_boxes_that_are_none_are_refused():
 
 
 @pytest.fixture
-def folder(tmp_path):
+def directory(tmp_path):
     (tmp_path / "all_captions.txt").write_text("a train\na boat\n\na bridge\n")
     (tmp_path / "object.txt").write_text("dog\nbird\ncar\n")
     by_type = {"how many": ["1", "2", "3"], "color": ["red", "blue", "green"], "other": ["x", "y"]}
@@ -191,9 +191,9 @@ def folder(tmp_path):
     return str(tmp_path)
 
 
-def test_captions_are_replaced_half_of_the_time(folder):
+def test_captions_are_replaced_half_of_the_time(directory):
     example = {"caption": "a dog on grass", "objects": ["dog"]}
-    found = draws(matching_steps.MatchCaption(folder), example, count=200)
+    found = draws(matching_steps.MatchCaption(directory), example, count=200)
     for one in found:
         assert one["answer"] == ("yes" if one["caption"] == "a dog on grass" else "no")
     wrong = {one["caption"] for one in found} - {"a dog on grass"}
@@ -204,11 +204,11 @@ def test_captions_are_replaced_half_of_the_time(folder):
     assert 0.4 < shares(one["answer"] for one in found)["yes"] < 0.6
 
 
-def test_answers_are_replaced_half_of_the_time(folder):
+def test_answers_are_replaced_half_of_the_time(directory):
     example = {"question": "what color?", "answers": ["blue", "red"], "answer_conf": [0.3, 0.7]}
     best = finetuning_steps.LikeliestAnswer()(example, np.random.default_rng(0))
     assert (best["answer"], best["confidence"]) == ("red", 0.7)
-    found = draws(matching_steps.MatchAnswer(folder), best, count=200)
+    found = draws(matching_steps.MatchAnswer(directory), best, count=200)
     for one in found:
         assert one["answer"] == ("yes" if one["candidate"] == "red" else "no")
         assert one["confidence"] == 0.7

@@ -41,8 +41,8 @@ GOOD = {
 }
 
 
-def write(folder, name, content, protocol=4):
-    path = folder / name
+def write(directory, name, content, protocol=4):
+    path = directory / name
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif path.suffix.lower() == ".pkl":
@@ -55,9 +55,9 @@ def write(folder, name, content, protocol=4):
 @pytest.mark.parametrize("name", GOOD)
 def test_every_way_to_write_a_list(tmp_path, name):
     for protocol in (0, 2, 4) if name.endswith(".pkl") else (4,):
-        folder = tmp_path / str(protocol)
-        folder.mkdir()
-        path = write(folder, name, GOOD[name], protocol)
+        directory = tmp_path / str(protocol)
+        directory.mkdir()
+        path = write(directory, name, GOOD[name], protocol)
         assert read_answers(path) == WORDS
         assert AnswerList(path=path).load() == allowed_answers(path) == WORDS
 

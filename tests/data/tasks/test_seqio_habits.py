@@ -309,10 +309,10 @@ def test_the_cache_of_seqio_is_written_and_read(tmp_path):
             words, capture_output=True, text=True, cwd=ROOT, check=False, env=environment
         )
 
-    def cache(folder):
+    def cache(directory):
         return run(
             *("-m", "seqio.scripts.cache_tasks_main", "--tasks=few_to_cache", "--min_shards=2"),
-            *("--module_import=few_to_cache", f"--output_cache_dir={folder}"),
+            *("--module_import=few_to_cache", f"--output_cache_dir={directory}"),
         )
 
     module = tmp_path / "few_to_cache.py"

@@ -1,4 +1,4 @@
-"""The folder that a preparation writes: what is finished and what was begun.
+"""The directory that a preparation writes: what is finished and what was begun.
 
     OUT/train-00000-of-00008.array_record        finished shards, renamed when they were complete
     OUT/manifest.json                            written last
@@ -25,12 +25,12 @@ from ofa_jax.digest import OtherInputsError
 from ofa_jax.schema import SchemaError, parse_json
 
 
-class OutputFolder:
+class OutputDirectory:
     """Where one split is prepared.
 
     Attributes:
-      storage: the folder.
-      work: name of the folder in it of what is unfinished.
+      storage: the directory.
+      work: name of the directory in it of what is unfinished.
     """
 
     def __init__(self, storage: Storage, plan: ConversionPlan):
@@ -42,10 +42,10 @@ class OutputFolder:
         """The manifest, where this very split is prepared already; else None.
 
         Raises:
-          OtherInputsError: the folder was prepared, or begun, from other data or with other
+          OtherInputsError: the directory was prepared, or begun, from other data or with other
             settings, and the plan does not say to overwrite.
-          ValueError: the folder holds shards of this split that nothing describes, or lacks shards
-            that its manifest describes.
+          ValueError: the directory holds shards of this split that nothing describes, or lacks
+            shards that its manifest describes.
         """
         try:
             return self._finished_manifest()
@@ -67,7 +67,7 @@ class OutputFolder:
             if begun is None and (strange := self._shards()):
                 raise ValueError(
                     f"{self.storage} holds {strange[0]}, and nothing says how it was made: "
-                    "take another folder, or --overwrite"
+                    "take another directory, or --overwrite"
                 )
             return None
         for shard in entry["shards"]:
@@ -91,7 +91,7 @@ class OutputFolder:
                 self.storage.write(manifest.NAME, manifest.as_json(existing).encode())
             else:
                 self.storage.remove(manifest.NAME)
-        self.storage.remove_folder(self.work)
+        self.storage.remove_directory(self.work)
         for name in self._shards():
             self.storage.remove(name)
 
@@ -149,7 +149,7 @@ class OutputFolder:
             )
         value = manifest.with_split(manifest.read(self.storage), self._plan, results)
         self.storage.write(manifest.NAME, manifest.as_json(value).encode())
-        self.storage.remove_folder(self.work)
+        self.storage.remove_directory(self.work)
         return value
 
 

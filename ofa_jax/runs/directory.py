@@ -1,4 +1,4 @@
-"""The folder of a run: whether it can be written, and what is put there at the start."""
+"""The directory of a run: whether it can be written, and what is put there at the start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ofa_jax.checkpoint.manager import CheckpointManager, readable_size, tree_by
 from ofa_jax.checkpoint.tuned import TUNED_FILE, write_tuned
 from ofa_jax.data.tasks.task import TaskSet
 from ofa_jax.errors import SettingsError
-from ofa_jax.lock import LOCK_NAME, FolderLock, LocalFile, SharedFile
+from ofa_jax.lock import LOCK_NAME, DirectoryLock, LocalFile, SharedFile
 from ofa_jax.runs import hosts
 from ofa_jax.runs import tasks as run_tasks
 from ofa_jax.runs.engine import Engine
@@ -40,12 +40,12 @@ def is_primary() -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFolder:
+class RunDirectory:
     """Where a run writes.
 
     Attributes:
       address: model_dir as given; checkpoints go there.
-      files: folder of everything else: the same, or on this machine where model_dir is a bucket.
+      files: directory of everything else: the same, or on this machine where model_dir is a bucket.
       mirror: copies `files` to the bucket, or None.
       lock: keeps others out; None on hosts that write nothing by themselves.
     """
@@ -53,10 +53,10 @@ class RunFolder:
     address: str
     files: pathlib.Path
     mirror: Mirror | None = None
-    lock: FolderLock | None = None
+    lock: DirectoryLock | None = None
 
     def check_lock(self) -> None:
-        """Fails where another run has taken the folder, while this one was as good as gone.
+        """Fails where another run has taken the directory, while this one was as good as gone.
 
         Raises:
           OutsideFailure: with who did.
@@ -91,21 +91,21 @@ def check_model_dir(model_dir: str) -> None:
 
 
 @contextlib.contextmanager
-def opened(model_dir: str) -> Iterator[RunFolder]:
-    """The folder of a run, for as long as it is used.
+def opened(model_dir: str) -> Iterator[RunDirectory]:
+    """The directory of a run, for as long as it is used.
 
     Args:
-      model_dir: model_dir, a folder or an address such as gs://bucket/run.
+      model_dir: model_dir, a directory or an address such as gs://bucket/run.
 
     Raises:
-      ValueError: see `check_model_dir`; or another process uses the folder.
+      ValueError: see `check_model_dir`; or another process uses the directory.
       CheckpointError: the bucket cannot be read or written.
     """
     check_model_dir(model_dir)
     address = model_dir.rstrip("/") if is_remote(model_dir) else model_dir
     with contextlib.ExitStack() as stack:
         lock = None
-        with hosts.agreed("the folder is locked"):
+        with hosts.agreed("the directory is locked"):
             if is_primary():
                 try:
                     lock = stack.enter_context(_lock_of(address))
@@ -115,36 +115,36 @@ def opened(model_dir: str) -> Iterator[RunFolder]:
                         f"model_dir: cannot write checkpoints to {address}: {reason}"
                     ) from error
         if not is_remote(address):
-            yield RunFolder(address, pathlib.Path(address), lock=lock)
+            yield RunDirectory(address, pathlib.Path(address), lock=lock)
             return
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="ofa_jax_run_"))
         files = pathlib.Path(temporary) / address.rpartition("/")[2]
         mirror = stack.enter_context(Mirror(address, files))
-        yield RunFolder(address, files, mirror, lock)
+        yield RunDirectory(address, files, mirror, lock)
 
 
-def _lock_of(address: str) -> FolderLock:
+def _lock_of(address: str) -> DirectoryLock:
     file: SharedFile
     if is_remote(address):
         file = BucketFile(f"{address}/{LOCK_NAME}")
     else:
         pathlib.Path(address).mkdir(parents=True, exist_ok=True)
         file = LocalFile(pathlib.Path(address) / LOCK_NAME)
-    return FolderLock(file, f"model_dir {address}")
+    return DirectoryLock(file, f"model_dir {address}")
 
 
 def open_manager(
-    run: RunFolder, checkpoints: CheckpointConfig, **settings: Any
+    run: RunDirectory, checkpoints: CheckpointConfig, **settings: Any
 ) -> CheckpointManager:
     """Opens the checkpoints of a run.
 
     Args:
-      run: its folder; made where it does not exist.
+      run: its directory; made where it does not exist.
       checkpoints: how many to keep.
-      **settings: dataclasses that another run's folder may not differ in, by name.
+      **settings: dataclasses that another run's directory may not differ in, by name.
 
     Raises:
-      CheckpointError: the folder cannot be written, or holds another model or vocabulary.
+      CheckpointError: the directory cannot be written, or holds another model or vocabulary.
     """
     config = {name: dataclasses.asdict(value) for name, value in settings.items()}
     try:
@@ -160,12 +160,12 @@ def open_manager(
 
 
 def check_space(
-    run: RunFolder, checkpoints: CheckpointConfig, manager: CheckpointManager, state: TrainState
+    run: RunDirectory, checkpoints: CheckpointConfig, manager: CheckpointManager, state: TrainState
 ) -> None:
     """Fails at the start where the checkpoints of the run would not fit on the disk.
 
     Args:
-      run: its folder; a bucket has no limit.
+      run: its directory; a bucket has no limit.
       checkpoints: how many are kept.
       manager: of the run's checkpoints; those that are there are counted.
       state: arrays or shapes, unboxed.
@@ -184,11 +184,13 @@ def check_space(
         )
 
 
-def write_trained(run: RunFolder, engine: Engine, variables: Any, initial_path: str | None) -> None:
+def write_trained(
+    run: RunDirectory, engine: Engine, variables: Any, initial_path: str | None
+) -> None:
     """Writes the parameters that were trained, for runs that froze the rest.
 
     Args:
-      run: its folder.
+      run: its directory.
       engine: of the run.
       variables: {"params", "batch_stats"}, whole on this host.
       initial_path: checkpoint of the frozen rest.
@@ -206,7 +208,7 @@ def write_settings(
     """Writes what the checkpoints need to be read: configuration, vocabulary, model, task.
 
     Args:
-      run_dir: folder of the run.
+      run_dir: directory of the run.
       engine: of the run.
       mixture: name of the mixture or task.
       config: the whole configuration as text.
@@ -222,21 +224,22 @@ _SIDE_FILES = (
     "config.gin", "config.json", "goodput.json", "metrics.json", "metrics.jsonl",
     "model_config.json", "placement.txt", "report.html", "source.json",
 )  # fmt: skip
-_SIDE_FOLDERS = (
+_SIDE_DIRECTORIES = (
     "examples", "nonfinite", "predictions", "profile", "report", "submissions", "tensorboard",
     "vocabulary", "work",
 )  # fmt: skip
 
 
 def set_damaged_aside(run_dir: pathlib.Path) -> None:
-    """Makes room where files or folders that a run will write anew are something else, or broken.
+    """Makes room where files or directories that a run will write anew are something else, or
+    broken.
 
     Args:
-      run_dir: folder of the run.
+      run_dir: directory of the run.
     """
     for names, is_right, wanted in (
         (_SIDE_FILES, pathlib.Path.is_file, "file"),
-        (_SIDE_FOLDERS, pathlib.Path.is_dir, "folder"),
+        (_SIDE_DIRECTORIES, pathlib.Path.is_dir, "directory"),
     ):
         for path in (run_dir / name for name in names):
             if path.exists() and not is_right(path):
@@ -252,11 +255,11 @@ def set_damaged_aside(run_dir: pathlib.Path) -> None:
         atomic.set_aside(path, "is no text")
 
 
-def report_placement(run: RunFolder, engine: Engine, abstract_state: TrainState) -> None:
+def report_placement(run: RunDirectory, engine: Engine, abstract_state: TrainState) -> None:
     """Logs mesh and memory per device; writes where every parameter lives to `placement.txt`.
 
     Args:
-      run: its folder.
+      run: its directory.
       engine: of the run.
       abstract_state: boxed, from `Engine.abstract_state`.
     """
@@ -274,7 +277,7 @@ def dump_batch(
     """Writes a batch after which the loss was no number: arrays, and texts to look at.
 
     Args:
-      run_dir: folder of the run.
+      run_dir: directory of the run.
       number: of the batch.
       batch: this host's rows.
       tasks: of the run.

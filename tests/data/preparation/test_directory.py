@@ -1,4 +1,4 @@
-"""The folder of prepared data: what it refuses, what it says, what a second run does."""
+"""The directory of prepared data: what it refuses, what it says, what a second run does."""
 
 import json
 import logging
@@ -27,16 +27,16 @@ def texts(tmp_path):
 
 
 def run(texts, *more, out=None):
-    folder = out or texts.parent / "out"
+    directory = out or texts.parent / "out"
     paths = f"train={texts} validation={texts.parent / 'validation.tsv'}"
-    arguments = ["--source=tsv", "--layout=text", "--paths", paths, "--out", str(folder)]
+    arguments = ["--source=tsv", "--layout=text", "--paths", paths, "--out", str(directory)]
     return run_prepare([*arguments, "--processes=1", *more])
 
 
 def test_the_manifest_says_everything(texts):
     assert run(texts, "--num_shards=3", "--limit=31", "--max_words=9") == 0
-    folder = texts.parent / "out"
-    manifest = json.loads((folder / "manifest.json").read_text())
+    directory = texts.parent / "out"
+    manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["schema_version"] == 1
     assert manifest["settings"]["max_words"] == 9
     entry = manifest["splits"]["train"]
@@ -48,10 +48,10 @@ def test_the_manifest_says_everything(texts):
     assert [shard["examples"] for shard in entry["shards"]] == [10, 10, 11]
     names = [shard["name"] for shard in entry["shards"]]
     assert names == [f"train-0000{number}-of-00003.array_record" for number in range(3)]
-    assert sorted(content(folder)) == ["manifest.json", *names]
+    assert sorted(content(directory)) == ["manifest.json", *names]
     for shard in entry["shards"]:
-        assert shard["bytes"] == (folder / shard["name"]).stat().st_size
-    records = PreparedSource(str(folder)).open("train")
+        assert shard["bytes"] == (directory / shard["name"]).stat().st_size
+    records = PreparedSource(str(directory)).open("train")
     assert [records[index]["image_id"] for index in range(31)] == [str(i) for i in range(31)]
 
 
@@ -63,7 +63,7 @@ def test_a_second_run_changes_nothing(texts, monkeypatch):
     assert content(texts.parent / "out") == before
 
 
-def test_splits_share_a_folder(texts):
+def test_splits_share_a_directory(texts):
     assert run(texts, "--split=train,validation") == 0
     both = content(texts.parent / "out")
     other = texts.parent / "other"
@@ -92,7 +92,7 @@ def test_other_settings_are_refused_by_name(texts, capsys, monkeypatch, change, 
         def interrupted(*arguments):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(local_engine.OutputFolder, "finish", interrupted)
+        monkeypatch.setattr(local_engine.OutputDirectory, "finish", interrupted)
         assert run(texts, "--num_shards=2") == 75
         assert "give the same command again" in capsys.readouterr().err
         monkeypatch.undo()
@@ -105,7 +105,7 @@ def test_other_settings_are_refused_by_name(texts, capsys, monkeypatch, change, 
     assert run(texts, "--num_shards=2") == 0
 
 
-def test_settings_hold_for_every_split_of_a_folder(texts, capsys):
+def test_settings_hold_for_every_split_of_a_directory(texts, capsys):
     assert run(texts) == 0
     message = error_of(capsys, run(texts, "--split=validation", "--max_words=7"))
     assert "settings.max_words was 1000, now it is 7" in message
@@ -116,7 +116,7 @@ def test_a_lost_shard_is_written_again_before_the_end(texts, monkeypatch):
     whole = content(texts.parent / "out")
     shutil.rmtree(texts.parent / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(local_engine.OutputFolder, "finish", lambda *arguments: 1 / 0)
+        patch.setattr(local_engine.OutputDirectory, "finish", lambda *arguments: 1 / 0)
         assert run(texts, "--num_shards=4") == 1
     (texts.parent / "out" / "train-00002-of-00004.array_record").write_bytes(b"cut")
     (texts.parent / "out" / "train-00001-of-00004.array_record").unlink()
@@ -132,13 +132,13 @@ def test_a_lost_shard_after_the_end_is_an_error(texts, capsys):
 
 
 def test_strange_shards_are_not_mixed_with(texts, capsys):
-    folder = texts.parent / "out"
-    folder.mkdir()
-    (folder / "train-00000-of-00001.array_record").write_bytes(b"x")
+    directory = texts.parent / "out"
+    directory.mkdir()
+    (directory / "train-00000-of-00001.array_record").write_bytes(b"x")
     assert "nothing says how it was made" in error_of(capsys, run(texts))
 
 
-def test_folders_that_cannot_be_written(texts, capsys):
+def test_directories_that_cannot_be_written(texts, capsys):
     message = error_of(capsys, run(texts, out=texts / "below_a_file"))
     assert message.startswith(f"error: cannot write to {texts / 'below_a_file'}: ")
 
@@ -166,28 +166,28 @@ def test_errors_while_writing_clean_up(texts, capsys, monkeypatch):
 
 
 def test_two_at_a_time_are_refused(texts, capsys):
-    folder = texts.parent / "out"
-    folder.mkdir()
-    with LocalStorage(folder).lock():
+    directory = texts.parent / "out"
+    directory.mkdir()
+    with LocalStorage(directory).lock():
         message = error_of(capsys, run(texts))
-        assert f"the folder {folder} is in use by process {os.getpid()} on " in message
+        assert f"the directory {directory} is in use by process {os.getpid()} on " in message
     assert run(texts) == 0
 
 
 def test_verify_finds_damage(texts, capsys, monkeypatch):
-    folder = texts.parent / "out"
-    assert run_prepare([f"--verify={folder}"]) == 2
+    directory = texts.parent / "out"
+    assert run_prepare([f"--verify={directory}"]) == 2
     assert run(texts, "--num_shards=2") == 0
-    assert run_prepare([f"--verify={folder}"]) == 0
-    monkeypatch.setenv("HOME", str(folder.parent))
+    assert run_prepare([f"--verify={directory}"]) == 0
+    monkeypatch.setenv("HOME", str(directory.parent))
     assert run_prepare(["--verify=~/out"]) == 0
-    path = folder / "train-00001-of-00002.array_record"
+    path = directory / "train-00001-of-00002.array_record"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert "is damaged" in error_of(capsys, run_prepare([f"--verify={folder}"]))
+    assert "is damaged" in error_of(capsys, run_prepare([f"--verify={directory}"]))
     path.unlink()
-    assert "is missing" in error_of(capsys, run_prepare([f"--verify={folder}"]))
+    assert "is missing" in error_of(capsys, run_prepare([f"--verify={directory}"]))
 
 
 def test_nothing_kept_is_an_error(texts, capsys):
@@ -288,7 +288,7 @@ class _Broken:
 def test_prepared_data_can_be_prepared_again(texts):
     assert run(texts, "--num_shards=3") == 0
     again = texts.parent / "again"
-    arguments = ["--source=prepared", "--folder", str(texts.parent / "out"), f"--out={again}"]
+    arguments = ["--source=prepared", "--directory", str(texts.parent / "out"), f"--out={again}"]
     assert run_prepare([*arguments, "--processes=1", "--num_shards=3"]) == 0
     first, second = content(texts.parent / "out"), content(again)
     assert first.keys() == second.keys()

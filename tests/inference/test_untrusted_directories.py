@@ -1,4 +1,4 @@
-"""A checkpoint is data: nothing that a run's folder names is imported, whoever asks for it."""
+"""A checkpoint is data: nothing that a run's directory names is imported, whoever asks for it."""
 
 import json
 import sys
@@ -41,19 +41,19 @@ CARD = {
 
 @pytest.fixture
 def model(tmp_path):
-    """The folder of a model, without a run."""
-    folder = tmp_path / "model"
-    tokenizer = finetuning_files.write_vocabulary(folder)
+    """The directory of a model, without a run."""
+    directory = tmp_path / "model"
+    tokenizer = finetuning_files.write_vocabulary(directory)
     config = finetuning_files.small_config(tokenizer)
     variables = to_params(random_state_dict(config), config)
     record = SourceRecord("initialized", "random")
-    export_checkpoint(ImportedCheckpoint(variables, config, record), folder, "orbax")
-    return folder
+    export_checkpoint(ImportedCheckpoint(variables, config, record), directory, "orbax")
+    return directory
 
 
 @pytest.fixture
 def planted(model, monkeypatch, tmp_path):
-    """A module in the folder, which can be imported, and says so when it is."""
+    """A module in the directory, which can be imported, and says so when it is."""
     (model / "planted.py").write_text("raise SystemExit('planted code has run')\n")
     monkeypatch.syspath_prepend(model)
     monkeypatch.chdir(tmp_path)
@@ -101,7 +101,7 @@ def test_a_card_names_no_code(planted, change):
         trained_cards(str(planted))
 
 
-def test_no_command_imports_what_a_folder_names(planted, command):
+def test_no_command_imports_what_a_directory_names(planted, command):
     (planted / "config.gin").write_text(HOSTILE)
     assert ofa_jax.load(planted).cards == ()
     image = planted / "a.png"
