@@ -2,8 +2,9 @@
 
 `scenes_quickstart` is what `make quickstart` trains; `scenes_pretrain` reproduces the official
 sample ratios (SPEC 4.2); `scenes_without_<family>` leave one of the eight tasks out of the
-quickstart's mixture; `scenes_images` is text to image among the others, `scenes_image_prompts` what
-it is graded on. The same for the larger worlds `scenes_small` and `scenes_base`.
+quickstart's mixture; `scenes_composition` is what names, with attributes learnt apart;
+`scenes_images` is text to image among the others, `scenes_image_prompts` what it is graded on. The
+same for the larger worlds `scenes_small` and `scenes_base`.
 """
 
 from ofa_jax.bundled.tasks import scenes_images  # which registers those of `scenes`, too
@@ -38,8 +39,21 @@ IMAGES_RATES = {
     "text_infilling": 0.4,
 }
 
+# What names, with attributes that are learnt apart and, late and little, together; and grounding,
+# which ties words to objects and names nothing.
+COMPOSITION_RATES = {
+    "grounded_captioning_apart": 1.0,
+    "captioning_apart": 1.0,
+    "detection_apart": 1.0,
+    "grounded_captioning": 1.0,
+    "captioning": 1.0,
+    "detection": 1.0,
+    "visual_grounding": 1.0,
+}
+
 for _prefix in ("scenes", "scenes_small", "scenes_base"):
     add_mixture(f"{_prefix}_quickstart", of_tasks(QUICKSTART_RATES, _prefix))
+    add_mixture(f"{_prefix}_composition", of_tasks(COMPOSITION_RATES, _prefix))
     add_mixture(f"{_prefix}_images", of_tasks(IMAGES_RATES, _prefix))
     add_mixture(
         f"{_prefix}_image_prompts",

@@ -20,6 +20,7 @@ from ofa_jax.scenes.filling import FilledSentences
 from ofa_jax.scenes.presets import preset
 from ofa_jax.scenes.source import ScenesSplits
 from ofa_jax.scenes.tokenizers import scenes_codebook, scenes_tokenizer
+from ofa_jax.scenes.views import SceneViews
 
 from . import instructions
 
@@ -78,6 +79,33 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         family="captioning",
         prepare=[Choose("captions", "caption")],
         scorer="true_caption",
+    )
+    # The three that name, on images in which a color or a shape has no name, so that each is learnt
+    # by itself (docs/composition.md).
+    add(
+        f"{prefix}_grounded_captioning_apart",
+        instructions.GROUNDED_CAPTIONING,
+        family="grounded_captioning",
+        prepare=[SceneViews(preset), ChooseRegion()],
+        eval_prepare=[ChooseRegion()],
+        scorer="description",
+    )
+    add(
+        f"{prefix}_captioning_apart",
+        instructions.CAPTIONING,
+        family="captioning",
+        prepare=[SceneViews(preset), Choose("captions", "caption")],
+        eval_prepare=[Choose("captions", "caption")],
+        scorer="true_caption",
+    )
+    add(
+        f"{prefix}_detection_apart",
+        instructions.DETECTION,
+        family="detection",
+        prepare=[SceneViews(preset)],
+        eval_prepare=[],
+        scorer="objects",
+        loss_weight=2.0,
     )
     # The target holds all references, of which the rewards are made; see trainer.Trainer.objective.
     add(

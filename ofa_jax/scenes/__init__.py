@@ -2,7 +2,7 @@
 
 Coloured shapes on plain backgrounds, with everything that the eight pretraining tasks need, in
 three sizes (`tiny`, `small`, `base`). Reading order: presets, world, renderer, reader, grammar,
-truth, descriptions, questions, source, baselines.
+truth, descriptions, questions, source, views, baselines.
 """
 
 from ofa_jax.scenes.presets import PRESETS, ScenesConfig, preset

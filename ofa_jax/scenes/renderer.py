@@ -8,6 +8,7 @@ fills its box exactly: the first and last row and column of the box hold some pa
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -39,6 +40,43 @@ def _cross() -> np.ndarray:
     return np.array([*points, (a, b), (0, b), (0, a), (a, a)], np.float64)
 
 
+# Shapes without a name, see `forms`: how many there are, and how much of its surface and that of a
+# shape with a name may be common to both.
+_NUM_FORMS = 48
+_MOST_ALIKE = 0.75
+
+
+def _unit(corners: np.ndarray) -> np.ndarray:
+    """The polygon, stretched to the unit square."""
+    low, high = corners.min(0), corners.max(0)
+    return (corners - low) / (high - low)
+
+
+@functools.cache
+def _form_outlines() -> dict[str, np.ndarray]:
+    """Polygons of five to nine corners at random distances, unlike every shape with a name."""
+    axis = (np.arange(32) + 0.5) / 32
+    x, y = np.meshgrid(axis, axis)
+    named = [_inside(_outline(shape), x, y) for shape in presets.SHAPES]
+    rng = np.random.Generator(np.random.Philox(0))
+    found: dict[str, np.ndarray] = {}
+    while len(found) < _NUM_FORMS:
+        count = int(rng.integers(5, 10))
+        angles = (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * 2 * np.pi / count
+        angles += rng.uniform(0, 2 * np.pi)
+        radii = rng.uniform(0.3, 1.0, count)
+        corners = _unit(np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1))
+        inside = _inside(corners, x, y)
+        if all((inside & other).sum() < _MOST_ALIKE * (inside | other).sum() for other in named):
+            found[f"form_{len(found)}"] = corners
+    return found
+
+
+def forms() -> tuple[str, ...]:
+    """Shapes that have no name in any world and resemble none that has one."""
+    return tuple(_form_outlines())
+
+
 @functools.cache
 def _outline(shape: str) -> np.ndarray:
     """float64[corners, 2]: the polygon of a shape, stretched to the unit square."""
@@ -49,10 +87,11 @@ def _outline(shape: str) -> np.ndarray:
     elif shape == "circle":
         angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
         corners = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    else:
+    elif shape in presets.SHAPES:
         corners = {"cross": _cross, "star": _star, "heart": _heart}[shape]()
-    low, high = corners.min(0), corners.max(0)
-    return (corners - low) / (high - low)
+    else:
+        return _form_outlines()[shape]
+    return _unit(corners)
 
 
 def _inside(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -98,7 +137,7 @@ def shape_layers(shape: str, side: int, style: str) -> tuple[np.ndarray, np.ndar
     """Coverage and light of a shape.
 
     Args:
-      shape: name in `presets.SHAPES`.
+      shape: name in `presets.SHAPES`, or one of `forms`.
       side: side of the box in pixels.
       style: "solid" (one flat colour), "shaded" (lit from above), "rimmed" (with a darker rim),
         "outlined" (a contour, hollow inside) or "hatched" (diagonal stripes).
@@ -110,7 +149,7 @@ def shape_layers(shape: str, side: int, style: str) -> tuple[np.ndarray, np.ndar
     Raises:
       ValueError: for an unknown shape or style.
     """
-    if shape not in presets.SHAPES:
+    if shape not in presets.SHAPES and shape not in _form_outlines():
         raise ValueError(f"unknown shape {shape!r}; known: {', '.join(presets.SHAPES)}")
     _, x, y, inside = _sampled(shape, side)
     covered = inside.astype(np.float64)
@@ -142,20 +181,30 @@ def _canvas(background: str, pixels: int) -> np.ndarray:
     ).copy()
 
 
-def render(scene: world.Scene) -> np.ndarray:
+def render(
+    scene: world.Scene,
+    paints: Sequence[tuple[float, float, float]] | None = None,
+    wear: Sequence[np.ndarray | None] | None = None,
+) -> np.ndarray:
     """Paints a scene.
 
     Args:
-      scene: the scene graph.
+      scene: the scene graph; its shapes may be `forms`.
+      paints: red, green and blue (0..255) of each object in the place of its color.
+      wear: float32[side, side, 1] in 0..1 of each object, or None: what is left of its paint.
 
     Returns:
       uint8[y, x, 3] image of `scene.pixels` squared, RGB.
     """
     canvas = _canvas(scene.background, scene.pixels).copy()
-    for o in scene.objects:
+    if paints is None:
+        paints = [presets.COLORS[o.color] for o in scene.objects]
+    for o, rgb, left in zip(scene.objects, paints, wear or [None] * len(paints), strict=True):
         x0, y0, x1, y1 = o.box
         coverage, light = shape_layers(o.shape, x1 - x0, scene.style)
-        paint = np.array(presets.COLORS[o.color], np.float32) + np.float32(o.brightness)
+        if left is not None:
+            coverage = coverage * left
+        paint = np.array(rgb, np.float32) + np.float32(o.brightness)
         if scene.style in _LIT_STYLES:
             paint = paint * light
         paint = np.clip(paint, 0, 255)

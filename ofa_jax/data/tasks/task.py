@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ofa_jax import vocab
+from ofa_jax.data.ops.hidden_words import UNREAD_WORDS, UNSCORED_WORDS, hide_words
 from ofa_jax.data.ops.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from ofa_jax.data.sources.example import Example, InstructionError, Records, Source
 from ofa_jax.data.steps import Step
@@ -158,7 +159,8 @@ class OFATask:
 
         Returns:
           The features of `Instruction.encode`, `loss_weights` float32[t], and `decoder_inputs`
-          int32[t]: the targets behind bos, in training with the noise that the task asks for.
+          int32[t]: the targets behind bos, in training with the noise that the task asks for and
+          without the words that the example says are not to be scored or read (`hide_words`).
 
         Raises:
           InstructionError: the example does not fit the instruction, or training has no answer,
@@ -206,6 +208,10 @@ class OFATask:
         features["decoder_inputs"] = np.concatenate(
             [np.array([vocab.BOS_ID], np.int32), features["targets"][:-1]]
         )
+        unscored, unread = example.get(UNSCORED_WORDS, ()), example.get(UNREAD_WORDS, ())
+        if train and (unscored or unread):
+            texts = (vocab.NUM_SPECIALS, tokenizer.layout.code_start)
+            features = hide_words(features, unscored, unread, tokenizer, texts, rng)
         if train and self.answering.decoder_input_noise:
             features["decoder_inputs"] = self.answering.with_noise(
                 features["decoder_inputs"], tokenizer.layout.code_start, rng

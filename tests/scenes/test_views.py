@@ -1,0 +1,121 @@
+"""Views without colors or without shapes: nothing in them has the name that is not to be told."""
+
+import colorsys
+
+import numpy as np
+import pytest
+
+from ofa_jax.data.ops.hidden_words import UNSCORED_WORDS
+from ofa_jax.scenes import presets, renderer, views
+from ofa_jax.scenes.presets import preset
+from ofa_jax.scenes.source import ScenesSource
+
+WORLDS = ("tiny", "small", "base")
+
+
+def hue(paint):
+    return colorsys.rgb_to_hsv(*(channel / 255 for channel in paint))[0]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_paints_without_a_name(world):
+    config, rng = preset(world), np.random.default_rng(0)
+    for color in config.colors:
+        assert views.has_name(presets.COLORS[color], config)
+    for background in config.backgrounds:
+        for _ in range(200):
+            paint = views.unnamed_paint(config, background, rng)
+            assert not views.has_name(paint, config)
+            gaps = [abs(hue(paint) - hue(presets.COLORS[color])) for color in config.colors]
+            assert max(paint) - min(paint) <= 64 or min(min(gap, 1 - gap) for gap in gaps) >= 0.07
+            behind = presets.BACKGROUNDS[background]
+            assert np.linalg.norm(np.subtract(paint, behind)) >= 100
+
+
+def test_forms_resemble_no_shape_with_a_name():
+    side = 32
+    named = {
+        shape: renderer.shape_layers(shape, side, "solid")[0] > 0.5 for shape in presets.SHAPES
+    }
+    assert len(set(renderer.forms())) > 30
+    for form in renderer.forms():
+        covered = renderer.shape_layers(form, side, "solid")[0] > 0.5
+        for shape, other in named.items():
+            assert (covered & other).sum() < 0.8 * (covered | other).sum(), (form, shape)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_what_a_view_keeps_and_what_it_changes(world):
+    source, rng = ScenesSource(world), np.random.default_rng(1)
+    for index in range(20):
+        scene = source.scene(index)
+        image = renderer.render(scene)
+        background = np.array(presets.BACKGROUNDS[scene.background])
+        inside = np.zeros(image.shape[:2], bool)
+        for o in scene.objects:
+            x0, y0, x1, y1 = o.box
+            inside[y0:y1, x0:x1] = True
+        example = {"scene": scene.to_dict(), "image": image}
+        repainted = views.SceneViews(world, 1.0, 0.0)(example, rng)["image"]
+        reshaped = views.SceneViews(world, 0.0, 1.0)(example, rng)["image"]
+        worn = views.SceneViews(world, 0.0, 0.0, worn=1.0)(example, rng)
+        assert worn[UNSCORED_WORDS] == ()
+        for view in (repainted, reshaped, worn["image"]):
+            assert view.dtype == np.uint8
+            assert (view[~inside] == background).all()
+            for o in scene.objects:
+                x0, y0, x1, y1 = o.box
+                assert (view[y0:y1, x0:x1] != image[y0:y1, x0:x1]).any()
+        # What was painted is painted still, and nothing else.
+        same = (repainted != background).any(-1) == (image != background).any(-1)
+        assert same.mean() > 0.98
+
+
+def test_shares_of_views_and_what_they_do_not_tell():
+    config, source = preset("tiny"), ScenesSource("tiny")
+    step = views.SceneViews("tiny", without_colors=0.5, without_shapes=0.3)
+    rng = np.random.default_rng(2)
+    hidden = [step(source[index], rng).get(UNSCORED_WORDS, ()) for index in range(600)]
+    assert np.mean(["red" in words for words in hidden]) == pytest.approx(0.5, abs=0.07)
+    assert np.mean(["circle" in words for words in hidden]) == pytest.approx(0.3, abs=0.07)
+    assert "an orange" in views.color_words(config)
+    assert "crosses" in views.shape_words(config)
+    for shares in ((0.7, 0.4), (-0.1, 0.5)):
+        with pytest.raises(ValueError, match="without_colors"):
+            views.SceneViews("tiny", *shares)
+    with pytest.raises(ValueError, match="worn"):
+        views.SceneViews("tiny", worn=2.0)
+
+
+def test_worn_paint_stays_within_its_object():
+    rng = np.random.default_rng(5)
+    left = np.stack([views.random_wear(12, rng) for _ in range(200)])
+    assert left.shape == (200, 12, 12, 1)
+    assert 0 <= left.min() < 0.1
+    assert left.max() <= 1
+    # Most of the paint is left: what the thing is can still be told.
+    assert (left > 0.9).mean() > 0.5
+
+
+def test_what_a_text_names_stays():
+    source, rng = ScenesSource("tiny"), np.random.default_rng(3)
+    step = views.SceneViews("tiny", 1.0, 0.0, told_by=("question", "answer"))
+    example = {**source[0], "question": "what color is the square", "answer": "yellow"}
+    assert (step(example, rng)["image"] == example["image"]).all()
+    assert step(example, rng)[UNSCORED_WORDS] == ()
+    example = {**source[0], "question": "what shape is the object", "answer": "square"}
+    assert (step(example, rng)["image"] != example["image"]).any()
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_no_view_draws_a_held_out_pair(world):
+    """By enumeration over every object of many scenes, in both views."""
+    config, source, rng = preset(world), ScenesSource(world), np.random.default_rng(4)
+    for index in range(300):
+        scene = source.scene(index)
+        for o in scene.objects:
+            # Without colors no paint is one that a color names, whatever the shape.
+            assert not views.has_name(views.unnamed_paint(config, scene.background, rng), config)
+            # Without shapes no shape is one that a word names, whatever the color.
+            assert views.unnamed_shape(config, rng) not in config.shapes
+            assert (o.color, o.shape) not in config.held_out
