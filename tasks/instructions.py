@@ -12,6 +12,10 @@ GROUNDED_CAPTIONING = (
 )
 VQA = "[IMAGE:image] [TEXT:question] -> [TEXT:answer]"
 IMAGE_TEXT_MATCHING = '[IMAGE:image] does the image describe " [TEXT:caption] "? -> [TEXT:answer]'
+REGION_MATCHING = (
+    '[IMAGE:image] does the region describe " [TEXT:caption] "? region: [BOX:region]'
+    " -> [TEXT:answer]"
+)
 ANSWER_MATCHING = (
     '[IMAGE:image] what is the answer to question " [TEXT:question] ". is " [TEXT:candidate] "?'
     " -> [TEXT:answer]"

@@ -18,9 +18,10 @@ from ofa_jax.data.steps.selection import (
 from ofa_jax.data.tasks.registration import add_task
 from ofa_jax.scenes.filling import FilledSentences
 from ofa_jax.scenes.presets import preset
+from ofa_jax.scenes.region_matching import ChooseRegionMatch
 from ofa_jax.scenes.source import ScenesSplits
 from ofa_jax.scenes.tokenizers import scenes_codebook, scenes_tokenizer
-from ofa_jax.scenes.views import SceneViews
+from ofa_jax.scenes.views import QuestionViews, SceneViews, SentenceViews
 
 from . import instructions
 
@@ -106,6 +107,31 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         eval_prepare=[],
         scorer="objects",
         loss_weight=2.0,
+    )
+    # The two whose words would tell which shapes a color has, without an image or with one.
+    add(
+        f"{prefix}_vqa_apart",
+        instructions.VQA,
+        family="vqa",
+        prepare=[ChooseQuestion(), QuestionViews(preset)],
+        eval_prepare=[ChooseQuestion()],
+        scorer="answer_by_kind",
+    )
+    add(
+        f"{prefix}_text_infilling_apart",
+        instructions.TEXT_INFILLING,
+        family="text_infilling",
+        prepare=[SentenceViews(preset)],
+        eval_prepare=[],
+        scorer=FilledSentences(preset),
+        loss_weight=2.0,
+    )
+    add(
+        f"{prefix}_region_matching",
+        instructions.REGION_MATCHING,
+        family="region_matching",
+        prepare=[ChooseRegionMatch(preset)],
+        scorer="answer",
     )
     # The target holds all references, of which the rewards are made; see trainer.Trainer.objective.
     add(

@@ -106,7 +106,7 @@ class RunEvaluation:
           "eval/<task>/<metric>" to value.
         """
         evaluate, values = self._splits({}), {}
-        for task, name in zip(self.tasks.tasks, self.tasks.names):
+        for name, task in self.tasks.scored:
             score = evaluate(variables, task, self.config.split, limit=self.config.num_examples)
             if score is not None and score.result is not None:
                 for metric, value in score.result.metrics.items():
@@ -145,7 +145,7 @@ class RunEvaluation:
 
         entries: JsonObject = {}
         count = config.final_num_examples
-        for task, name in zip(self.tasks.tasks, self.tasks.names):
+        for name, task in self.tasks.scored:
             found = score(task, config.split, count, name, root=run_dir)
             entries[name] = found.entry() | self._bounds(name)
         for task in self.tasks.unseen:
@@ -154,7 +154,7 @@ class RunEvaluation:
         for split, extra in config.extra_splits.items():
             splits[split] = {
                 name: score(task, split, extra, name, **_directories(run_dir, split)).entry()
-                for task, name in zip(self.tasks.tasks, self.tasks.names)
+                for name, task in self.tasks.scored
             }
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)

@@ -151,7 +151,7 @@ def save_cards(
       mixture: name of the mixture or task.
       settings: of the run, by argument of `train`.
     """
-    everything = (*tasks.tasks, *tasks.unseen)
+    everything = (*(task for _, task in tasks.scored), *tasks.unseen)
     write_cards(
         run_dir,
         mixture,

@@ -91,9 +91,17 @@ def _reference_without(scene: Scene, index: int, field: str, dice: Dice) -> Refe
     return dice.pick(references) if references else None
 
 
-def _attribute_question(
-    scene: Scene, config: ScenesConfig, field: str, dice: Dice
-) -> tuple[str, str] | None:
+def attribute_question(scene: Scene, field: str, dice: Dice) -> tuple[str, str] | None:
+    """A question for one attribute of one object, and its answer.
+
+    Args:
+      scene: attributes of its objects that are empty are not spoken of.
+      field: "color", "shape" or "size".
+      dice: source of chance.
+
+    Returns:
+      "what shape is the red object", "square"; None where no phrase fits one object only.
+    """
     for index in dice.shuffled(range(len(scene.objects))):
         reference = _reference_without(scene, index, field, dice)
         if reference is not None:
@@ -167,7 +175,7 @@ def _question(
         return _relation(scene, dice)
     if question_type == "background":
         return "what color is the background", scene.background
-    return _attribute_question(scene, config, question_type, dice)
+    return attribute_question(scene, question_type, dice)
 
 
 def _weighted(weights: dict[str, float], dice: Dice) -> str:

@@ -18,7 +18,8 @@ from ofa_jax.data.ops.hidden_words import UNREAD_WORDS, UNSCORED_WORDS
 from ofa_jax.data.sources.example import Example
 from ofa_jax.scenes import grammar, presets, renderer
 from ofa_jax.scenes.presets import ScenesConfig, preset
-from ofa_jax.scenes.world import Scene
+from ofa_jax.scenes.questions import attribute_question
+from ofa_jax.scenes.world import Dice, Scene
 
 # A paint has no name if its hue (0..1) is this far from that of every color that has one, or if it
 # has hardly any: if its strongest and weakest channel (0..255) are no further apart than this.
@@ -165,3 +166,65 @@ class SceneViews:
         if rng.random() < self.unread:
             unread = (*color_words(config), *shape_words(config))
         return {**example, UNSCORED_WORDS: hidden, UNREAD_WORDS: unread}
+
+
+@dataclasses.dataclass(frozen=True)
+class SentenceViews:
+    """Step of training for text infilling: hides the colors of a text, or its shapes.
+
+    What is hidden is neither read nor scored, so that texts do not tell which shapes a color has.
+
+    Attributes:
+      preset: the world, a name in `presets.PRESETS` or a configuration.
+      without_colors: share of the texts without colors; the others are without shapes.
+    """
+
+    preset: str | ScenesConfig = "tiny"
+    without_colors: float = 0.5
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        config = preset(self.preset)
+        without_colors = rng.random() < self.without_colors
+        hidden = color_words(config) if without_colors else shape_words(config)
+        return {**example, UNSCORED_WORDS: hidden, UNREAD_WORDS: hidden}
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionViews:
+    """Step of training behind `ChooseQuestion`: asks for a color or a shape without the other.
+
+    A question for a shape is asked of a view without colors, and speaks of none ("what shape is the
+    object left of the circle"); one for a color likewise. All others stay.
+
+    Attributes:
+      preset: the world, a name in `presets.PRESETS` or a configuration.
+      worn: share of the objects that have lost some of their paint.
+    """
+
+    preset: str | ScenesConfig = "tiny"
+    worn: float = 0.1
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        scene = Scene.from_dict(example["scene"])
+        asked = example["question_kind"]
+        hidden = {"color": "shape", "shape": "color"}.get(asked)
+        views = SceneViews(
+            self.preset, float(hidden == "color"), float(hidden == "shape"), self.worn, unread=0.0
+        )
+        if hidden is not None:
+            # As an object without that attribute, which no phrase can then speak of.
+            bare = [
+                dataclasses.replace(o, color="")
+                if hidden == "color"
+                else dataclasses.replace(o, shape="")
+                for o in scene.objects
+            ]
+            bare_scene = dataclasses.replace(scene, objects=tuple(bare))
+            dice = Dice(int(rng.integers(2**62)))
+            # Where nothing else tells the objects apart, they are counted.
+            question, answer = attribute_question(bare_scene, asked, dice) or (
+                "how many objects are there",
+                str(len(scene.objects)),
+            )
+            example = {**example, "question": question, "answer": answer}
+        return views(example, rng)

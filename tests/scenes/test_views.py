@@ -5,7 +5,8 @@ import colorsys
 import numpy as np
 import pytest
 
-from ofa_jax.data.ops.hidden_words import UNSCORED_WORDS
+from ofa_jax.data.ops.hidden_words import UNREAD_WORDS, UNSCORED_WORDS
+from ofa_jax.data.steps.selection import ChooseQuestion
 from ofa_jax.scenes import presets, renderer, views
 from ofa_jax.scenes.presets import preset
 from ofa_jax.scenes.source import ScenesSource
@@ -119,3 +120,42 @@ def test_no_view_draws_a_held_out_pair(world):
             # Without shapes no shape is one that a word names, whatever the color.
             assert views.unnamed_shape(config, rng) not in config.shapes
             assert (o.color, o.shape) not in config.held_out
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_questions_for_one_attribute_speak_of_the_other_nowhere(world):
+    config, source, rng = preset(world), ScenesSource(world), np.random.default_rng(6)
+    colors, shapes = set(config.colors), set(views.shape_words(config))
+    asked, counted = 0, 0
+    for index in range(400):
+        plain = ChooseQuestion()(source[index], rng)
+        view = views.QuestionViews(world, worn=0.0)(plain, rng)
+        words = set(f"{view['question']} {view['answer']}".split())
+        if plain["question_kind"] not in ("color", "shape"):
+            assert view["question"] == plain["question"]
+            assert view["answer"] == plain["answer"]
+            assert (view["image"] == plain["image"]).all()
+            continue
+        asked += 1
+        counted += view["question"] == "how many objects are there"
+        hidden = shapes if plain["question_kind"] == "color" else colors
+        assert not words & hidden
+        assert (view["image"] != plain["image"]).any()
+        scene = source.scene(index)
+        if view["question"] == "how many objects are there":
+            assert view["answer"] == str(len(scene.objects))
+        else:
+            assert view["answer"] in {getattr(o, plain["question_kind"]) for o in scene.objects}
+    assert asked > 60
+    assert counted < asked / 3
+
+
+def test_sentences_without_colors_or_without_shapes():
+    config, rng = preset("tiny"), np.random.default_rng(7)
+    step = views.SentenceViews("tiny", without_colors=0.25)
+    found = [step({"text": "a red circle"}, rng) for _ in range(400)]
+    assert all(one[UNREAD_WORDS] == one[UNSCORED_WORDS] for one in found)
+    hidden = {one[UNREAD_WORDS] for one in found}
+    assert hidden == {views.color_words(config), views.shape_words(config)}
+    without_colors = np.mean(["red" in one[UNREAD_WORDS] for one in found])
+    assert without_colors == pytest.approx(0.25, abs=0.07)

@@ -2,7 +2,7 @@
 
 Where a preparation hides what a word speaks of, the word teaches only how often it occurs beside
 the others: it is not scored. Where the next word is to be learnt from the image and not from the
-word before, the decoder reads a token drawn by lot in the place of that.
+word before, the model reads a token drawn by lot in the place of that.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def _other_tokens(
     return np.setdiff1d(np.arange(*tokens, dtype=np.int32), np.concatenate(spelled))
 
 
-def _places(targets: list[int], words: tuple[str, ...], tokenizer: Encoder) -> list[int]:
-    """Which target tokens belong to one of the words."""
+def _places(tokens: list[int], words: tuple[str, ...], tokenizer: Encoder) -> list[int]:
+    """Which tokens belong to one of the words."""
     spellings = _spellings(words, tokenizer)
     found: set[int] = set()
-    for start, token in enumerate(targets):
+    for start, token in enumerate(tokens):
         for ids in spellings.get(token, ()):
-            if targets[start : start + len(ids)] == ids:
+            if tokens[start : start + len(ids)] == ids:
                 found.update(range(start, start + len(ids)))
                 break
     return sorted(found)
@@ -60,11 +60,11 @@ def hide_words(
     tokens: tuple[int, int],
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Takes words out of the loss, and out of what the decoder reads.
+    """Takes words out of the loss, and out of what encoder and decoder read.
 
     Args:
-      features: with targets int32[t], decoder_inputs int32[t] (the targets behind bos) and
-        loss_weights float32[t].
+      features: with inputs int32[s], targets int32[t], decoder_inputs int32[t] (the targets behind
+        bos) and loss_weights float32[t].
       unscored: words, or several in a row, which stand behind a space.
       unread: likewise.
       tokenizer: of the model; hashable.
@@ -73,14 +73,20 @@ def hide_words(
       rng: the example's generator.
 
     Returns:
-      New features: weights that are zero at unscored words, other inputs behind unread ones.
+      New features: weights that are zero at unscored words, other tokens in the place of unread
+      ones in inputs and decoder_inputs.
     """
     targets = features["targets"].tolist()
-    inputs, weights = features["decoder_inputs"].copy(), features["loss_weights"].copy()
+    weights = features["loss_weights"].copy()
     weights[_places(targets, unscored, tokenizer)] = 0.0
+    hidden = {**features, "loss_weights": weights}
     if unread:
-        places = _places(targets, unread, tokenizer)
-        behind = [place + 1 for place in places if place + 1 < len(targets)]
         others = _other_tokens(unread, tokenizer, tokens)
-        inputs[behind] = others[rng.integers(len(others), size=len(behind))]
-    return {**features, "decoder_inputs": inputs, "loss_weights": weights}
+        # Decoder inputs stand one place behind the targets.
+        behind = [place + 1 for place in _places(targets, unread, tokenizer)]
+        behind = [place for place in behind if place < len(targets)]
+        read = _places(features["inputs"].tolist(), unread, tokenizer)
+        for name, places in (("decoder_inputs", behind), ("inputs", read)):
+            hidden[name] = features[name].copy()
+            hidden[name][places] = others[rng.integers(len(others), size=len(places))]
+    return hidden

@@ -8,6 +8,7 @@ executors (grain and tf.data) call `OFATask.read`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -132,10 +133,24 @@ class OFATask:
         """
         cut = truncated_images or ("drop" if train else "decode")
         example = {**record, IMAGE_SIZE: lengths["image"], TRUNCATED_IMAGES: cut}
-        steps = self.prepare if train or self.eval_prepare is None else self.eval_prepare
-        for step in steps:
+        for step in self.steps(train=train):
             example = step(example, rng)
         return example
+
+    def steps(self, *, train: bool) -> tuple[Step, ...]:
+        """The preparation steps of training, or of evaluation."""
+        return self.prepare if train or self.eval_prepare is None else self.eval_prepare
+
+    def in_evaluation(self) -> OFATask:
+        """The task without its name and what is for training only; equal ones score equally."""
+        return dataclasses.replace(
+            self,
+            name="",
+            instructions=self.instructions[:1],
+            prepare=self.steps(train=False),
+            eval_prepare=None,
+            loss_weight=1.0,
+        )
 
     def features(
         self,
@@ -393,12 +408,35 @@ class TaskSet:
     lengths: Lengths
     tokenizer: Tokenizer
 
-    @property
+    @functools.cached_property
     def names(self) -> list[str]:
-        """Names by task id, as they stand in logs: families where those are unique."""
-        families = [task.family for task in self.tasks]
-        unique = len(set(families)) == len(families)
-        return families if unique else [task.name for task in self.tasks]
+        """Names by task id, as they stand in logs: families where those are unique.
+
+        A task that differs in training only from one of its family has its suffix: vqa_apart.
+        """
+        scored = [self._scored_as(task) for task in self.tasks]
+        families = {task.name: task.family for task in scored}
+        if len(set(families.values())) < len(families):
+            return [task.name for task in self.tasks]
+        return [
+            task.family + task.name.removeprefix(other.name)
+            if task.name.startswith(other.name)
+            else task.name
+            for task, other in zip(self.tasks, scored)
+        ]
+
+    @property
+    def scored(self) -> tuple[tuple[str, OFATask], ...]:
+        """Name and task of those that evaluation can tell apart."""
+        pairs = zip(self.names, self.tasks)
+        return tuple((name, task) for name, task in pairs if self._scored_as(task) is task)
+
+    def _scored_as(self, task: OFATask) -> OFATask:
+        """The task of this set with the same evaluation whose training is nearest to it."""
+        alike = [other for other in self.tasks if other.in_evaluation() == task.in_evaluation()]
+        return next(
+            (other for other in alike if other.prepare == other.steps(train=False)), alike[0]
+        )
 
 
 def image_tokenizer_of(task: OFATask, name: str = "") -> ImageTokenizer | None:

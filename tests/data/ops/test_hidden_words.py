@@ -17,6 +17,7 @@ WORDS = ("red", "orange", "an orange")
 def features(targets):
     targets = np.array(targets, np.int32)
     return {
+        "inputs": np.array([0, 21, 10, 22, 2], np.int32),
         "targets": targets,
         "decoder_inputs": np.concatenate([[0], targets[:-1]]).astype(np.int32),
         "loss_weights": np.full(len(targets), 2.0, np.float32),
@@ -62,3 +63,18 @@ def test_words_may_be_read_that_are_not_scored_and_the_other_way_round():
     np.testing.assert_array_equal(found["loss_weights"], given["loss_weights"])
     changed = found["decoder_inputs"] != given["decoder_inputs"]
     np.testing.assert_array_equal(np.flatnonzero(changed), [5])
+
+
+def test_the_encoder_does_not_read_them_either():
+    given, seen = features([20, 21]), set()
+    for seed in range(100):
+        found = hide_words(given, (), ("red",), SPELLED, (4, 30), np.random.default_rng(seed))
+        np.testing.assert_array_equal(found["inputs"][[0, 1, 3, 4]], [0, 21, 22, 2])
+        assert found["inputs"].dtype == np.int32
+        seen.add(int(found["inputs"][2]))
+    assert seen <= set(range(4, 30)) - {10}
+    assert len(seen) > 15
+    np.testing.assert_array_equal(
+        hide_words(given, ("red",), (), SPELLED, (4, 30), np.random.default_rng(0))["inputs"],
+        given["inputs"],
+    )
