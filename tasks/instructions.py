@@ -13,7 +13,7 @@ GROUNDED_CAPTIONING = (
 VQA = "[IMAGE:image] [TEXT:question] -> [TEXT:answer]"
 IMAGE_TEXT_MATCHING = '[IMAGE:image] does the image describe " [TEXT:caption] "? -> [TEXT:answer]'
 REGION_MATCHING = (
-    '[IMAGE:image] does the region describe " [TEXT:caption] "? region: [BOX:region]'
+    '[IMAGE:image] does the region describe " [TEXT:region_caption] "? region: [BOX:region]'
     " -> [TEXT:answer]"
 )
 ANSWER_MATCHING = (

@@ -18,10 +18,14 @@ from ofa_jax.data.steps.selection import (
 from ofa_jax.data.tasks.registration import add_task
 from ofa_jax.scenes.filling import FilledSentences
 from ofa_jax.scenes.presets import preset
-from ofa_jax.scenes.region_matching import ChooseRegionMatch
 from ofa_jax.scenes.source import ScenesSplits
 from ofa_jax.scenes.tokenizers import scenes_codebook, scenes_tokenizer
-from ofa_jax.scenes.views import QuestionViews, SceneViews, SentenceViews
+from ofa_jax.scenes.views import (
+    MatchViews,
+    QuestionViews,
+    SceneViews,
+    SentenceViews,
+)
 
 from . import instructions
 
@@ -108,7 +112,7 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         scorer="objects",
         loss_weight=2.0,
     )
-    # The two whose words would tell which shapes a color has, without an image or with one.
+    # The others whose words would tell which shapes a color has, with an image or without one.
     add(
         f"{prefix}_vqa_apart",
         instructions.VQA,
@@ -127,10 +131,11 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         loss_weight=2.0,
     )
     add(
-        f"{prefix}_region_matching",
-        instructions.REGION_MATCHING,
-        family="region_matching",
-        prepare=[ChooseRegionMatch(preset)],
+        f"{prefix}_image_text_matching_apart",
+        (instructions.IMAGE_TEXT_MATCHING, instructions.REGION_MATCHING),
+        family="image_text_matching",
+        prepare=[MatchViews(preset)],
+        eval_prepare=[ChooseMatch()],
         scorer="answer",
     )
     # The target holds all references, of which the rewards are made; see trainer.Trainer.objective.

@@ -6,6 +6,7 @@ pretraining data (SPEC 4.3.3); the instruction adds one where it wants it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 from ofa_jax.scenes import world
@@ -42,6 +43,12 @@ SIZE_WORDINGS: tuple[str, ...] = (
     "what is the size of the object",
     "which size does the object have",
     "what size is this thing",
+)
+# Of questions for an attribute of an object of the image. The splits have the first.
+ATTRIBUTE_WORDINGS: tuple[str, ...] = (
+    "what {attribute} is {reference}",
+    "what is the {attribute} of {reference}",
+    "which {attribute} does {reference} have",
 )
 _REGION_WORDINGS = {"color": COLOR_WORDINGS, "shape": SHAPE_WORDINGS, "size": SIZE_WORDINGS}
 
@@ -91,13 +98,16 @@ def _reference_without(scene: Scene, index: int, field: str, dice: Dice) -> Refe
     return dice.pick(references) if references else None
 
 
-def attribute_question(scene: Scene, field: str, dice: Dice) -> tuple[str, str] | None:
+def attribute_question(
+    scene: Scene, field: str, dice: Dice, wordings: Sequence[str] = ATTRIBUTE_WORDINGS[:1]
+) -> tuple[str, str] | None:
     """A question for one attribute of one object, and its answer.
 
     Args:
       scene: attributes of its objects that are empty are not spoken of.
       field: "color", "shape" or "size".
       dice: source of chance.
+      wordings: one of them is drawn, where there are several.
 
     Returns:
       "what shape is the red object", "square"; None where no phrase fits one object only.
@@ -105,7 +115,9 @@ def attribute_question(scene: Scene, field: str, dice: Dice) -> tuple[str, str] 
     for index in dice.shuffled(range(len(scene.objects))):
         reference = _reference_without(scene, index, field, dice)
         if reference is not None:
-            return f"what {field} is {reference}", getattr(scene.objects[index], field)
+            wording = dice.pick(wordings) if len(wordings) > 1 else wordings[0]
+            question = wording.format(attribute=field, reference=reference)
+            return question, getattr(scene.objects[index], field)
     return None
 
 

@@ -11,14 +11,17 @@ from __future__ import annotations
 import colorsys
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
 from ofa_jax.data.ops.hidden_words import UNREAD_WORDS, UNSCORED_WORDS
 from ofa_jax.data.sources.example import Example
 from ofa_jax.scenes import grammar, presets, renderer
+from ofa_jax.scenes.descriptions import captions, describe, hard_negative
 from ofa_jax.scenes.presets import ScenesConfig, preset
-from ofa_jax.scenes.questions import attribute_question
+from ofa_jax.scenes.questions import ATTRIBUTE_WORDINGS, attribute_question
 from ofa_jax.scenes.world import Dice, Scene
 
 # A paint has no name if its hue (0..1) is this far from that of every color that has one, or if it
@@ -30,8 +33,12 @@ FROM_BACKGROUND = 110.0
 _SHARE_OF_GRAYS = 0.3
 # A form in the place of a shape is one that other worlds name this often, where there are any.
 _SHARE_OF_OTHER_SHAPES = 0.5
+# Share of the false descriptions that are true of another object of the image, where there is one.
+_SHARE_OF_NEIGHBORS = 0.6
 
 Paint = tuple[float, float, float]
+Attribute = Literal["color", "shape"]
+_OTHER_ATTRIBUTE: dict[str, Attribute] = {"color": "shape", "shape": "color"}
 
 
 def _hue(paint: Paint) -> float:
@@ -189,12 +196,35 @@ class SentenceViews:
         return {**example, UNSCORED_WORDS: hidden, UNREAD_WORDS: hidden}
 
 
+def _without(scene: Scene, attribute: Attribute) -> Scene:
+    """The scene with that attribute of its objects left empty: no phrase then speaks of it."""
+    bare = [
+        dataclasses.replace(o, color="")
+        if attribute == "color"
+        else dataclasses.replace(o, shape="")
+        for o in scene.objects
+    ]
+    return dataclasses.replace(scene, objects=tuple(bare))
+
+
+def _view_without(
+    config: ScenesConfig, attribute: Attribute | None, worn: float
+) -> Callable[[Example, np.random.Generator], Example]:
+    colors, shapes = float(attribute == "color"), float(attribute == "shape")
+    return SceneViews(config, colors, shapes, worn, unread=0.0)
+
+
+def _dice(rng: np.random.Generator) -> Dice:
+    return Dice(int(rng.integers(2**62)))
+
+
 @dataclasses.dataclass(frozen=True)
 class QuestionViews:
     """Step of training behind `ChooseQuestion`: asks for a color or a shape without the other.
 
-    A question for a shape is asked of a view without colors, and speaks of none ("what shape is the
-    object left of the circle"); one for a color likewise. All others stay.
+    A question for a shape is asked of a view without colors, and speaks of none ("what shape is
+    the object left of the circle"); one for a color likewise, each in several wordings. All others
+    stay.
 
     Attributes:
       preset: the world, a name in `presets.PRESETS` or a configuration.
@@ -205,26 +235,65 @@ class QuestionViews:
     worn: float = 0.1
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        scene = Scene.from_dict(example["scene"])
         asked = example["question_kind"]
-        hidden = {"color": "shape", "shape": "color"}.get(asked)
-        views = SceneViews(
-            self.preset, float(hidden == "color"), float(hidden == "shape"), self.worn, unread=0.0
-        )
+        hidden = _OTHER_ATTRIBUTE.get(asked)
         if hidden is not None:
-            # As an object without that attribute, which no phrase can then speak of.
-            bare = [
-                dataclasses.replace(o, color="")
-                if hidden == "color"
-                else dataclasses.replace(o, shape="")
-                for o in scene.objects
-            ]
-            bare_scene = dataclasses.replace(scene, objects=tuple(bare))
-            dice = Dice(int(rng.integers(2**62)))
-            # Where nothing else tells the objects apart, they are counted.
-            question, answer = attribute_question(bare_scene, asked, dice) or (
-                "how many objects are there",
-                str(len(scene.objects)),
+            scene = Scene.from_dict(example["scene"])
+            found = attribute_question(
+                _without(scene, hidden), asked, _dice(rng), ATTRIBUTE_WORDINGS
             )
+            # Where nothing else tells the objects apart, they are counted.
+            question, answer = found or ("how many objects are there", str(len(scene.objects)))
             example = {**example, "question": question, "answer": answer}
-        return views(example, rng)
+        return _view_without(preset(self.preset), hidden, self.worn)(example, rng)
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchViews:
+    """Step of training for matching: texts without colors or shapes, of a view without them.
+
+    Sets `caption`, a true one or, half of the time, one with a word changed, `region` with
+    `region_caption`, which are as true, and `answer`, yes or no. Of regions another task speaks,
+    too: a model that meets "region:" in one only takes the word for that task's name
+    (docs/composition.md).
+
+    Attributes:
+      preset: the world, a name in `presets.PRESETS` or a configuration.
+      without_colors: share of the views without colors; the others are without shapes.
+      worn: share of the objects that have lost some of their paint.
+    """
+
+    preset: str | ScenesConfig = "tiny"
+    without_colors: float = 0.5
+    worn: float = 0.1
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        config, dice = preset(self.preset), _dice(rng)
+        hidden: Attribute = "color" if dice.chance(self.without_colors) else "shape"
+        scene = _without(Scene.from_dict(example["scene"]), hidden)
+        caption = dice.pick(captions(scene, config, dice))
+        # No noun has both attributes, so none is a pair that is held out.
+        false = hard_negative(scene, caption, config, (), dice) if dice.chance(0.5) else None
+        number = dice.below(len(scene.objects))
+        told = describe(scene.objects[number])
+        texts = {"caption": str(caption), "region_caption": told.indefinite, "answer": "yes"}
+        if false is not None:
+            other = _another(told, scene, config, dice)
+            texts = {"caption": str(false), "region_caption": other.indefinite, "answer": "no"}
+        region = np.array(scene.objects[number].box, np.float32)
+        example = {**example, "region": region, **texts}
+        return _view_without(config, hidden, self.worn)(example, rng)
+
+
+def _another(noun: grammar.Noun, scene: Scene, config: ScenesConfig, dice: Dice) -> grammar.Noun:
+    """A noun of one attribute that is not true of an object: that of a neighbor, or any."""
+    neighbors = [other for o in scene.objects if (other := describe(o)) != noun]
+    if neighbors and dice.chance(_SHARE_OF_NEIGHBORS):
+        return dice.pick(neighbors)
+    if noun.color:
+        return dataclasses.replace(
+            noun, color=dice.pick([color for color in config.colors if color != noun.color])
+        )
+    return dataclasses.replace(
+        noun, shape=dice.pick([shape for shape in config.shapes if shape != noun.shape])
+    )

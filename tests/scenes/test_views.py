@@ -1,6 +1,7 @@
 """Views without colors or without shapes: nothing in them has the name that is not to be told."""
 
 import colorsys
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from ofa_jax.data.steps.selection import ChooseQuestion
 from ofa_jax.scenes import presets, renderer, views
 from ofa_jax.scenes.presets import preset
 from ofa_jax.scenes.source import ScenesSource
+from ofa_jax.scenes.truth import holds, parse
 
 WORLDS = ("tiny", "small", "base")
 
@@ -148,6 +150,32 @@ def test_questions_for_one_attribute_speak_of_the_other_nowhere(world):
             assert view["answer"] in {getattr(o, plain["question_kind"]) for o in scene.objects}
     assert asked > 60
     assert counted < asked / 3
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_matching_of_texts_without_colors_or_without_shapes(world):
+    config, source, rng = preset(world), ScenesSource(world), np.random.default_rng(8)
+    colors, shapes = set(config.colors), set(views.shape_words(config))
+    answers, of_neighbors = [], 0
+    for index in range(400):
+        scene = source.scene(index)
+        example = views.MatchViews(world)(source[index], rng)
+        words = set(f"{example['caption']} {example['region_caption']}".split())
+        assert not (words & colors and words & shapes)
+        assert (example["image"] != source[index]["image"]).any()
+        # What is true of the view is true of the scene, of which it shows less.
+        right = example["answer"] == "yes"
+        assert holds(parse(example["caption"]), scene) == right
+        number = next(i for i, o in enumerate(scene.objects) if (o.box == example["region"]).all())
+        one = dataclasses.replace(scene, objects=(scene.objects[number],))
+        assert holds(parse(example["region_caption"]), one) == right
+        others = [o for i, o in enumerate(scene.objects) if i != number]
+        if others and not right:
+            rest = dataclasses.replace(scene, objects=tuple(others))
+            of_neighbors += holds(parse(example["region_caption"]), rest)
+        answers.append(right)
+    assert np.mean(answers) == pytest.approx(0.5, abs=0.08)
+    assert of_neighbors > 40
 
 
 def test_sentences_without_colors_or_without_shapes():
