@@ -35,14 +35,15 @@ def official_rates() -> dict[str, float]:
 
 
 def without(rates: Mapping[str, float], family: str) -> dict[str, float]:
-    """The rates with one family left out; the others keep their proportions.
+    """The rates with one family left out, in all its variants; the others keep their proportions.
 
     Raises:
       ValueError: the family is not in the rates.
     """
-    if family not in rates:
+    left_out = [name for name in rates if name == family or name.startswith(f"{family}_")]
+    if not left_out:
         raise ValueError(f"no task family {family!r}; known: {', '.join(rates)}")
-    return {name: rate for name, rate in rates.items() if name != family}
+    return {name: rate for name, rate in rates.items() if name not in left_out}
 
 
 def of_tasks(rates: Mapping[str, float], prefix: str) -> dict[str, float]:

@@ -23,6 +23,7 @@ from ofa_jax.scenes.tokenizers import scenes_codebook, scenes_tokenizer
 from ofa_jax.scenes.views import (
     MatchViews,
     QuestionViews,
+    ReferringViews,
     SceneViews,
     SentenceViews,
 )
@@ -44,6 +45,7 @@ SPLITS = ("train", "validation", "test", "compositions", "unseen_style")
 
 def add_scenes_tasks(prefix: str, preset: str) -> None:
     """Registers `<prefix>_visual_grounding` and so on over one preset of the world."""
+    encode = EncodeImage(functools.partial(scenes_codebook, preset))
     add = functools.partial(
         add_task,
         source=ScenesSplits(preset),
@@ -85,8 +87,8 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         prepare=[Choose("captions", "caption")],
         scorer="true_caption",
     )
-    # The three that name, on images in which a color or a shape has no name, so that each is learnt
-    # by itself (docs/composition.md).
+    # Attributes apart: images in which a color or a shape has no name, so that each is learnt by
+    # itself (docs/composition.md). First what names.
     add(
         f"{prefix}_grounded_captioning_apart",
         instructions.GROUNDED_CAPTIONING,
@@ -112,7 +114,24 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         scorer="objects",
         loss_weight=2.0,
     )
-    # The others whose words would tell which shapes a color has, with an image or without one.
+    # And the others, whose images and words would tell which shapes a color has.
+    add(
+        f"{prefix}_visual_grounding_apart",
+        instructions.VISUAL_GROUNDING,
+        family="visual_grounding",
+        prepare=[ReferringViews(preset)],
+        eval_prepare=[ChooseReferring()],
+        scorer="region",
+    )
+    add(
+        f"{prefix}_image_infilling_apart",
+        instructions.IMAGE_INFILLING,
+        family="image_infilling",
+        prepare=[SceneViews(preset), encode],
+        eval_prepare=[encode],
+        scorer="codes",
+        loss_weight=2.0,
+    )
     add(
         f"{prefix}_vqa_apart",
         instructions.VQA,
@@ -157,7 +176,7 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         f"{prefix}_image_infilling",
         instructions.IMAGE_INFILLING,
         family="image_infilling",
-        prepare=[EncodeImage(functools.partial(scenes_codebook, preset))],
+        prepare=[encode],
         scorer="codes",
         loss_weight=2.0,
     )

@@ -43,7 +43,7 @@ def test_short_names_are_the_same_modules(tmp_path):
         "assert whole.__spec__.name == whole.__name__ == 'ofa_jax.bundled.tasks.scenes'\n"
         "from ofa_jax.data.tasks.registration import import_modules, lookup\n"
         "import_modules(('mixtures.scenes', 'tasks.scenes'))\n"
-        "print(len(lookup('scenes_quickstart')))\n"
+        "print(len(lookup('scenes_pretrain')))\n"
     )
     finished = run(tmp_path, code=code)
     assert finished.stdout.strip() == "8", finished.stderr
@@ -62,7 +62,7 @@ def test_a_users_own_tasks_stay_his_and_break_nothing(tmp_path, kind):
         "import_modules(('mixtures.scenes', 'mixtures.pretrain', 'tasks.vqa'))\n"
         "import tasks\n"
         "assert tasks.MINE == 1 and tasks.__name__ == 'tasks'\n"
-        "assert len(lookup('scenes_quickstart')) == 8 and len(lookup('vqa')) == 1\n"
+        "assert len(lookup('scenes_pretrain')) == 8 and len(lookup('vqa')) == 1\n"
     )
     if kind == "package":
         code += "import_modules(('tasks.mine',))\nassert sys.modules['tasks.mine'].MINE == 2\n"

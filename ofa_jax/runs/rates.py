@@ -31,10 +31,11 @@ def data_sets(tasks: Sequence[OFATask]) -> list[str]:
 
 
 def _members(name: str, tasks: Sequence[OFATask]) -> list[OFATask]:
-    """Tasks that a name stands for: a task, else those of a data set, else those of a family."""
+    """Tasks that a name stands for: a task, else those of a data set, a family or a variant."""
     exact = [task for task in tasks if task.name == name]
+    alike = [task for task in tasks if name in (task.family, task.variant)]
     of_set = [task for task in tasks if task.name.startswith(f"{name}_")]
-    return exact or of_set or [task for task in tasks if task.family == name]
+    return exact or of_set or alike
 
 
 def change_rates(

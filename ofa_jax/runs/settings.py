@@ -100,7 +100,8 @@ class DatasetConfig:
         records of each task.
       maximum: largest rate, or largest number of records that counts; None for no limit.
       temperature: rates become rate ** (1 / temperature).
-      rate_schedule: step to {task or family: factor of its rate}; 1 for those not named.
+      rate_schedule: step to {task, variant, family or pattern: factor of its rate}, such as
+        {0: {"*_apart": 0}}; 1 for those not named.
       rate_interpolation: between these steps, "linear" or "constant".
       buckets: task or family to the lengths that it has instead of `task_feature_lengths`, for
         example {"text_infilling": {"image": 0}}; a batch holds tasks of the same lengths.

@@ -81,13 +81,21 @@ def test_progress_in_a_log_names_step_eta_and_rate(caplog):
 
 
 def test_rates_are_changed_by_task_or_family():
-    found = lookup("scenes_quickstart")
+    found = lookup("scenes_pretrain")
     changed = run_tasks.change_rates(found, {"vqa": 7, "scenes_detection": 0.0})
-    assert {task.family: rate for task, rate in changed}["vqa"] == 7.0
+    assert {task.family: rate for task, rate in changed}["vqa"] == pytest.approx(7)
     assert "detection" not in {task.family for task, _ in changed}
     others = [(task, rate) for task, rate in found if task.family not in ("vqa", "detection")]
     assert [pair for pair in changed if pair[0].family != "vqa"] == others
     assert run_tasks.change_rates(found, {}) == found
+    # A family stands for all its variants, which keep their proportions; a variant for itself.
+    found = lookup("scenes_quickstart")
+    rates = {task.variant: rate for task, rate in found}
+    changed = {t.variant: r for t, r in run_tasks.change_rates(found, {"vqa": 7})}
+    assert changed["vqa"] + changed["vqa_apart"] == pytest.approx(7)
+    assert changed["vqa"] / changed["vqa_apart"] == pytest.approx(rates["vqa"] / rates["vqa_apart"])
+    changed = {t.variant: r for t, r in run_tasks.change_rates(found, {"vqa_apart": 7})}
+    assert changed == {**rates, "vqa_apart": 7}
 
 
 BEFORE = "# Macros:\n# ====\nRANDOM_SEED = 0\nTRAIN_STEPS = 10\nx.y = \\\n    {'a': 1}\n"

@@ -8,8 +8,10 @@ infilling, for one, needs no image, and image infilling has the longest targets.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 
+from ofa_jax.data.tasks.registration import all_tasks
 from ofa_jax.data.tasks.task import PRETRAINING_FAMILIES, Lengths, OFATask
 from ofa_jax.schema import nearest
 
@@ -67,13 +69,14 @@ class Buckets:
 
 
 def by_task(values: Mapping[str, object], tasks: Iterable[OFATask], setting: str) -> dict:
-    """Values by task name, of values by task or family name; a task's own name wins.
+    """Values by task name, of values by pattern, family, variant or name of tasks.
 
-    One of the eight pretraining families may be named though the mixture lacks it, so that a run
+    Of several that fit a task, the last kind in this order counts. Of two patterns it is the later.
+    What the mixture lacks may be named if some task has it as its family or variant, so that a run
     file also serves the mixtures that leave a task out.
 
     Args:
-      values: task or family name to anything.
+      values: a pattern of variants ("*_apart"), the family, variant or name of a task to anything.
       tasks: tasks of the mixture.
       setting: what an error names.
 
@@ -81,20 +84,24 @@ def by_task(values: Mapping[str, object], tasks: Iterable[OFATask], setting: str
       Task name to value, for the tasks that have one.
 
     Raises:
-      ValueError: a name that is neither a task nor a family of the mixture, nor one of the eight.
+      ValueError: a name that no task of the mixture has, nor any other as its variant.
     """
     tasks = list(tasks)
-    known = {name for task in tasks for name in (task.name, task.family)}
+    known = {name for task in tasks for name in (task.name, task.variant, task.family)}
+    elsewhere = {*PRETRAINING_FAMILIES, *(task.variant for task in all_tasks())}
+    patterns = [name for name in values if "*" in name]
     for name in values:
-        if name not in known and name not in PRETRAINING_FAMILIES:
+        found = known | elsewhere
+        if name not in found and not (name in patterns and fnmatch.filter(found, name)):
             hint = nearest(name, sorted(known))
             raise ValueError(f"{setting}: the mixture has no task {name!r}{hint}")
-    return {
-        task.name: values[name]
-        for task in tasks
-        for name in (task.family, task.name)
-        if name in values
-    }
+    out = {}
+    for task in tasks:
+        fitting = [name for name in patterns if fnmatch.fnmatchcase(task.variant, name)]
+        for name in (*fitting, task.family, task.variant, task.name):
+            if name in values:
+                out[task.name] = values[name]
+    return out
 
 
 def _check(task: OFATask, own: Lengths, common: Lengths) -> None:

@@ -82,7 +82,8 @@ class MixturePipeline:
       rate_by: "declared" mixes by `rates`, "examples" by the number of records of each task.
       maximum: largest rate; those above are cut (after `rate_by`, before `temperature`).
       temperature: rates are raised to 1 / temperature, as in seqio.
-      rate_schedule: step to task or family to a factor of its rate; 1 for those not named.
+      rate_schedule: step to task, variant, family or pattern to a factor of its rate; 1 for those
+        not named.
       rate_interpolation: how shares change between these steps, "linear" or "constant".
       buckets: task or family to the lengths that it has instead of `lengths`; `image` 0 for tasks
         without images. A batch holds tasks of the same lengths only.

@@ -96,6 +96,14 @@ class OFATask:
             )
 
     @property
+    def variant(self) -> str:
+        """The family, with what tells the task from others of its family: "vqa_apart".
+
+        That is the name in the registry without the data set, which stands before the family.
+        """
+        return self.family + self.name.partition(f"_{self.family}")[2]
+
+    @property
     def masks_text(self) -> bool:
         """Whether the source holds a text with masked spans."""
         return any(
@@ -412,18 +420,12 @@ class TaskSet:
     def names(self) -> list[str]:
         """Names by task id, as they stand in logs: families where those are unique.
 
-        A task that differs in training only from one of its family has its suffix: vqa_apart.
+        A task that differs in training only from one of its family is named by its variant.
         """
-        scored = [self._scored_as(task) for task in self.tasks]
-        families = {task.name: task.family for task in scored}
-        if len(set(families.values())) < len(families):
+        scored = {self._scored_as(task).name: task.family for task in self.tasks}
+        if len(set(scored.values())) < len(scored):
             return [task.name for task in self.tasks]
-        return [
-            task.family + task.name.removeprefix(other.name)
-            if task.name.startswith(other.name)
-            else task.name
-            for task, other in zip(self.tasks, scored)
-        ]
+        return [task.family if task.name in scored else task.variant for task in self.tasks]
 
     @property
     def scored(self) -> tuple[tuple[str, OFATask], ...]:

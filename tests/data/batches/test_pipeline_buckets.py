@@ -2,12 +2,16 @@
 
 import collections
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
+import tasks.scenes  # noqa: F401 (registers tasks)
+from ofa_jax.data.batches.buckets import by_task
 from ofa_jax.data.batches.pipeline import MixturePipeline
 from ofa_jax.data.sources.example import InstructionError
+from ofa_jax.data.tasks.registration import lookup
 from ofa_jax.data.tasks.task import check_lengths
 from tasks import instructions
 from tests.data.batches.batch_values import assert_same, take
@@ -295,3 +299,25 @@ def test_the_check_of_lengths_passes_over_bad_records_where_training_does():
     check_lengths(BROKEN, LENGTHS, split="train", seed=0, skip_bad=True)
     with pytest.raises(ValueError, match=r"too short .*'broken'"):
         check_lengths(BROKEN, LENGTHS | {"targets": 1}, split="train", seed=0, skip_bad=True)
+
+
+def test_values_by_family_variant_and_name():
+    found = lookup("scenes_vqa") + lookup("scenes_vqa_apart") + lookup("scenes_captioning_apart")
+    two_families = [task for task, _ in found]
+    values = {"vqa": 0.0, "vqa_apart": 1.0, "captioning": 2.0, "scenes_captioning_apart": 3.0}
+    assert by_task(values, two_families, "setting") == {
+        "scenes_vqa": 0.0,
+        "scenes_vqa_apart": 1.0,
+        "scenes_captioning_apart": 3.0,
+    }
+    patterns = {"vqa": 4.0, "*": 0.0, "*_apart": 1.0, "cap*": 2.0, "scenes_vqa": 5.0}
+    assert by_task(patterns, two_families, "setting") == {
+        "scenes_vqa": 5.0,
+        "scenes_vqa_apart": 4.0,
+        "scenes_captioning_apart": 2.0,
+    }
+    # Another mixture may have them; none has the last two.
+    assert by_task({"detection": 1.0, "detection_apart": 1.0}, two_families, "setting") == {}
+    for name in ("vqa_aprt", "scenes_detection", "*_aprt"):
+        with pytest.raises(ValueError, match=re.escape(f"the mixture has no task '{name}'")):
+            by_task({name: 1.0}, two_families, "setting")

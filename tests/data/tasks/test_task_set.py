@@ -14,6 +14,18 @@ def task_set(*names):
     return TaskSet(tasks, (1.0,) * len(tasks), (), {}, tasks[0].tokenizer())
 
 
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("scenes_vqa", "vqa"),
+        ("scenes_small_grounded_captioning_apart", "grounded_captioning_apart"),
+        ("scenes_text_to_image_single_ranked", "text_to_image_single_ranked"),
+    ],
+)
+def test_a_variant_is_the_name_without_the_data_set(name, variant):
+    assert task_set(name).tasks[0].variant == variant
+
+
 def test_families_are_names_where_they_are_unique():
     tasks = task_set("scenes_pretrain")
     assert len(tasks.tasks) == 8
