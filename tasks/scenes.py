@@ -4,7 +4,10 @@ captioning with rewards.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
+from ofa_jax.data.steps import Step
 from ofa_jax.data.steps.finetuning import AllReferences
 from ofa_jax.data.steps.image import EncodeImage
 from ofa_jax.data.steps.selection import (
@@ -23,7 +26,6 @@ from ofa_jax.scenes.tokenizers import scenes_codebook, scenes_tokenizer
 from ofa_jax.scenes.views import (
     MatchViews,
     QuestionViews,
-    ReferringViews,
     SceneViews,
     SentenceViews,
 )
@@ -52,6 +54,27 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         tokenizer=functools.partial(scenes_tokenizer, preset, INSTRUCTIONS),
         splits=SPLITS,
     )
+
+    def add_variants(
+        family: str,
+        instruction: str,
+        prepare: Sequence[Step],
+        apart: Sequence[Step],
+        region: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        """A task, its twin for schedules, and one with attributes apart, which evaluate alike."""
+        for variant in (family, f"{family}_together"):
+            add(f"{prefix}_{variant}", instruction, family=family, prepare=prepare, **options)
+        add(
+            f"{prefix}_{family}_apart",
+            (instruction, *region),
+            family=family,
+            prepare=apart,
+            eval_prepare=prepare,
+            **options,
+        )
+
     add(
         f"{prefix}_visual_grounding",
         instructions.VISUAL_GROUNDING,
@@ -59,103 +82,61 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         prepare=[ChooseReferring()],
         scorer="region",
     )
-    add(
-        f"{prefix}_grounded_captioning",
+    # Apart, no image or text tells which shapes a color has: one of the two has no name
+    # (docs/composition.md).
+    views = SceneViews(preset)
+    add_variants(
+        "grounded_captioning",
         instructions.GROUNDED_CAPTIONING,
-        family="grounded_captioning",
-        prepare=[ChooseRegion()],
+        [ChooseRegion()],
+        [views, ChooseRegion()],
         scorer="description",
     )
-    add(
-        f"{prefix}_vqa",
+    add_variants(
+        "vqa",
         instructions.VQA,
-        family="vqa",
-        prepare=[ChooseQuestion()],
+        [ChooseQuestion()],
+        [ChooseQuestion(), QuestionViews(preset)],
         scorer="answer_by_kind",
     )
-    add(
-        f"{prefix}_image_text_matching",
+    add_variants(
+        "image_text_matching",
         instructions.IMAGE_TEXT_MATCHING,
-        family="image_text_matching",
-        prepare=[ChooseMatch()],
+        [ChooseMatch()],
+        [MatchViews(preset)],
+        region=(instructions.REGION_MATCHING,),
         scorer="answer",
     )
-    add(
-        f"{prefix}_captioning",
+    add_variants(
+        "captioning",
         instructions.CAPTIONING,
-        family="captioning",
-        prepare=[Choose("captions", "caption")],
+        [Choose("captions", "caption")],
+        [views, Choose("captions", "caption")],
         scorer="true_caption",
     )
-    # Attributes apart: images in which a color or a shape has no name, so that each is learnt by
-    # itself (docs/composition.md). First what names.
-    add(
-        f"{prefix}_grounded_captioning_apart",
-        instructions.GROUNDED_CAPTIONING,
-        family="grounded_captioning",
-        prepare=[SceneViews(preset), ChooseRegion()],
-        eval_prepare=[ChooseRegion()],
-        scorer="description",
-    )
-    add(
-        f"{prefix}_captioning_apart",
-        instructions.CAPTIONING,
-        family="captioning",
-        prepare=[SceneViews(preset), Choose("captions", "caption")],
-        eval_prepare=[Choose("captions", "caption")],
-        scorer="true_caption",
-    )
-    add(
-        f"{prefix}_detection_apart",
+    add_variants(
+        "detection",
         instructions.DETECTION,
-        family="detection",
-        prepare=[SceneViews(preset)],
-        eval_prepare=[],
+        [],
+        [views],
         scorer="objects",
         loss_weight=2.0,
     )
-    # And the others, whose images and words would tell which shapes a color has.
-    add(
-        f"{prefix}_visual_grounding_apart",
-        instructions.VISUAL_GROUNDING,
-        family="visual_grounding",
-        prepare=[ReferringViews(preset)],
-        eval_prepare=[ChooseReferring()],
-        scorer="region",
-    )
-    add(
-        f"{prefix}_image_infilling_apart",
+    add_variants(
+        "image_infilling",
         instructions.IMAGE_INFILLING,
-        family="image_infilling",
-        prepare=[SceneViews(preset), encode],
-        eval_prepare=[encode],
+        [encode],
+        [views, encode],
         scorer="codes",
         loss_weight=2.0,
     )
-    add(
-        f"{prefix}_vqa_apart",
-        instructions.VQA,
-        family="vqa",
-        prepare=[ChooseQuestion(), QuestionViews(preset)],
-        eval_prepare=[ChooseQuestion()],
-        scorer="answer_by_kind",
-    )
-    add(
-        f"{prefix}_text_infilling_apart",
+    add_variants(
+        "text_infilling",
         instructions.TEXT_INFILLING,
-        family="text_infilling",
-        prepare=[SentenceViews(preset)],
-        eval_prepare=[],
+        [],
+        [SentenceViews(preset)],
         scorer=FilledSentences(preset),
         loss_weight=2.0,
-    )
-    add(
-        f"{prefix}_image_text_matching_apart",
-        (instructions.IMAGE_TEXT_MATCHING, instructions.REGION_MATCHING),
-        family="image_text_matching",
-        prepare=[MatchViews(preset)],
-        eval_prepare=[ChooseMatch()],
-        scorer="answer",
     )
     # The target holds all references, of which the rewards are made; see trainer.Trainer.objective.
     add(
@@ -164,28 +145,6 @@ def add_scenes_tasks(prefix: str, preset: str) -> None:
         family="captioning",
         prepare=[AllReferences()],
         scorer="true_caption",
-    )
-    add(
-        f"{prefix}_detection",
-        instructions.DETECTION,
-        family="detection",
-        scorer="objects",
-        loss_weight=2.0,
-    )
-    add(
-        f"{prefix}_image_infilling",
-        instructions.IMAGE_INFILLING,
-        family="image_infilling",
-        prepare=[encode],
-        scorer="codes",
-        loss_weight=2.0,
-    )
-    add(
-        f"{prefix}_text_infilling",
-        instructions.TEXT_INFILLING,
-        family="text_infilling",
-        scorer=FilledSentences(preset),
-        loss_weight=2.0,
     )
     add(
         f"{prefix}_grounded_vqa",

@@ -7,7 +7,7 @@ pretraining data (SPEC 4.3.3); the instruction adds one where it wants it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 from ofa_jax.scenes import world
 from ofa_jax.scenes.descriptions import Pairs, describe, related_reference
@@ -188,41 +188,6 @@ def _question(
     if question_type == "background":
         return "what color is the background", scene.background
     return attribute_question(scene, question_type, dice)
-
-
-def bare_question(
-    scene: Scene, config: ScenesConfig, question_type: str, dice: Dice
-) -> tuple[str, str] | None:
-    """A question about a scene whose objects have no color, or no shape, that is spoken of.
-
-    Args:
-      scene: one of both attributes is empty in all objects.
-      config: its world.
-      question_type: a key of `TYPE_WEIGHTS`; of color and shape the one that is there.
-      dice: source of chance.
-
-    Returns:
-      Question and answer, or None where the type cannot be asked.
-    """
-    field: Literal["color", "shape"] = "color" if scene.objects[0].color else "shape"
-    names = config.colors if field == "color" else config.shapes
-    present = [getattr(thing, field) for thing in scene.objects]
-    if question_type == "count":
-        name = dice.pick(present if dice.chance(0.5) else names)
-        words = "objects" if dice.chance(0.3) else plural(name)
-        if field == "color" and words != "objects":
-            words = f"{name} objects"
-        number = len(present) if words == "objects" else present.count(name)
-        return f"how many {words} are there", str(number)
-    if question_type == "existence":
-        is_there = dice.chance(0.5)
-        choices = present if is_there else [name for name in names if name not in present]
-        name = dice.pick(choices)
-        noun = Noun(color=name) if field == "color" else Noun(shape=name)
-        return f"is there {noun.indefinite}", "yes" if is_there else "no"
-    if question_type in ("color", "shape", "size"):
-        return attribute_question(scene, question_type, dice, ATTRIBUTE_WORDINGS)
-    return _question(question_type, scene, config, (), dice)
 
 
 def _weighted(weights: dict[str, float], dice: Dice) -> str:

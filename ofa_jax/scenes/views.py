@@ -19,9 +19,9 @@ import numpy as np
 from ofa_jax.data.ops.hidden_words import UNREAD_WORDS, UNSCORED_WORDS
 from ofa_jax.data.sources.example import Example
 from ofa_jax.scenes import grammar, presets, renderer
-from ofa_jax.scenes.descriptions import captions, describe, hard_negative, referring_expressions
+from ofa_jax.scenes.descriptions import captions, describe, hard_negative
 from ofa_jax.scenes.presets import ScenesConfig, preset
-from ofa_jax.scenes.questions import bare_question
+from ofa_jax.scenes.questions import ATTRIBUTE_WORDINGS, attribute_question
 from ofa_jax.scenes.world import Dice, Scene
 
 # A paint has no name if its hue (0..1) is this far from that of every color that has one, or if it
@@ -34,7 +34,7 @@ _SHARE_OF_GRAYS = 0.3
 # A form in the place of a shape is one that other worlds name this often, where there are any.
 _SHARE_OF_OTHER_SHAPES = 0.5
 # Share of the false descriptions that are true of another object of the image, where there is one.
-_SHARE_OF_NEIGHBORS = 0.6
+_SHARE_OF_NEIGHBORS = 0.8
 
 Paint = tuple[float, float, float]
 Attribute = Literal["color", "shape"]
@@ -220,68 +220,32 @@ def _dice(rng: np.random.Generator) -> Dice:
 
 @dataclasses.dataclass(frozen=True)
 class QuestionViews:
-    """Step of training behind `ChooseQuestion`: asks of a view without colors or without shapes.
+    """Step of training behind `ChooseQuestion`: asks for a color or a shape without the other.
 
     A question for a shape is asked of a view without colors, and speaks of none ("what shape is
     the object left of the circle"); one for a color likewise, each in several wordings. All others
-    are asked of either view.
+    stay.
 
     Attributes:
       preset: the world, a name in `presets.PRESETS` or a configuration.
-      without_colors: share of the views without colors, where the question leaves the choice.
       worn: share of the objects that have lost some of their paint.
     """
 
     preset: str | ScenesConfig = "tiny"
-    without_colors: float = 0.5
     worn: float = 0.1
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        config, dice = preset(self.preset), _dice(rng)
         asked = example["question_kind"]
-        either: Attribute = "color" if dice.chance(self.without_colors) else "shape"
-        hidden = _OTHER_ATTRIBUTE.get(asked, either)
-        scene = _without(Scene.from_dict(example["scene"]), hidden)
-        # Where nothing else tells the objects apart, they are counted.
-        question, answer = bare_question(scene, config, asked, dice) or (
-            "how many objects are there",
-            str(len(scene.objects)),
-        )
-        example = {**example, "question": question, "answer": answer}
-        return _view_without(config, hidden, self.worn)(example, rng)
-
-
-@dataclasses.dataclass(frozen=True)
-class ReferringViews:
-    """Step of training for grounding: a phrase without colors or shapes, of a view without them.
-
-    Sets `caption` and `region`. Objects that such a phrase does not tell apart keep all attributes,
-    in image and phrase.
-
-    Attributes:
-      preset: the world, a name in `presets.PRESETS` or a configuration.
-      without_colors: share of the views without colors; the others are without shapes.
-      worn: share of the objects that have lost some of their paint.
-    """
-
-    preset: str | ScenesConfig = "tiny"
-    without_colors: float = 0.5
-    worn: float = 0.1
-
-    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        config, dice = preset(self.preset), _dice(rng)
-        scene = Scene.from_dict(example["scene"])
-        order: list[Attribute | None] = ["color", "shape", None]
-        if not dice.chance(self.without_colors):
-            order = ["shape", "color", None]
-        for hidden in order:
-            bare = scene if hidden is None else _without(scene, hidden)
-            if phrases := referring_expressions(bare, dice):
-                break
-        reference, number = dice.pick(phrases)
-        region = np.array(scene.objects[number].box, np.float32)
-        example = {**example, "caption": str(reference), "region": region}
-        return _view_without(config, hidden, self.worn)(example, rng)
+        hidden = _OTHER_ATTRIBUTE.get(asked)
+        if hidden is not None:
+            scene = Scene.from_dict(example["scene"])
+            found = attribute_question(
+                _without(scene, hidden), asked, _dice(rng), ATTRIBUTE_WORDINGS
+            )
+            # Where nothing else tells the objects apart, they are counted.
+            question, answer = found or ("how many objects are there", str(len(scene.objects)))
+            example = {**example, "question": question, "answer": answer}
+        return _view_without(preset(self.preset), hidden, self.worn)(example, rng)
 
 
 @dataclasses.dataclass(frozen=True)
