@@ -107,7 +107,8 @@ def attribute_question(
       scene: attributes of its objects that are empty are not spoken of.
       field: "color", "shape" or "size".
       dice: source of chance.
-      wordings: one of them is drawn, where there are several.
+      wordings: one of them is drawn, where there are several, and "the object" is "this thing" as
+        often.
 
     Returns:
       "what shape is the red object", "square"; None where no phrase fits one object only.
@@ -115,8 +116,12 @@ def attribute_question(
     for index in dice.shuffled(range(len(scene.objects))):
         reference = _reference_without(scene, index, field, dice)
         if reference is not None:
-            wording = dice.pick(wordings) if len(wordings) > 1 else wordings[0]
-            question = wording.format(attribute=field, reference=reference)
+            wording, named = wordings[0], str(reference)
+            if len(wordings) > 1:
+                wording = dice.pick(wordings)
+                if named == str(Reference(Noun())) and dice.chance(0.5):
+                    named = "this thing"
+            question = wording.format(attribute=field, reference=named)
             return question, getattr(scene.objects[index], field)
     return None
 
