@@ -1,8 +1,9 @@
 """Mixtures over the embedded `scenes` world.
 
-`scenes_quickstart` is what `make quickstart` trains; `scenes_pretrain` reproduces the official
-sample ratios (SPEC 4.2); `scenes_without_<family>` leave one of the eight tasks out of the
-quickstart's mixture; `scenes_composition` is what names, with attributes learnt apart;
+`scenes_quickstart` is what `make quickstart` trains, with attributes learnt apart; `scenes_whole`
+are the same eight tasks as they are; `scenes_pretrain` reproduces the official sample ratios
+(SPEC 4.2); `scenes_without_<family>` leave one of the eight tasks out of the quickstart's mixture;
+`scenes_composition` is what names, with attributes learnt apart;
 `scenes_images` is text to image among the others, `scenes_image_prompts` what it is graded on. The
 same for the larger worlds `scenes_small` and `scenes_base`.
 """
@@ -34,6 +35,19 @@ QUICKSTART_RATES = {
     "text_infilling_together": 0.5,
 }
 
+# The eight as they are, from the start: what ablations change, which are too short to learn
+# attributes apart first.
+WHOLE_RATES = {
+    "visual_grounding": 1.8,
+    "grounded_captioning": 0.6,
+    "vqa": 1.8,
+    "image_text_matching": 1.6,
+    "captioning": 0.7,
+    "detection": 0.6,
+    "image_infilling": 0.4,
+    "text_infilling": 2.0,
+}
+
 # Text to image has the most to learn; matching ranks its images. Image infilling has images of
 # another size, which one model does not write.
 IMAGES_RATES = {
@@ -61,6 +75,7 @@ COMPOSITION_RATES = {
 
 for _prefix in ("scenes", "scenes_small", "scenes_base"):
     add_mixture(f"{_prefix}_quickstart", of_tasks(QUICKSTART_RATES, _prefix))
+    add_mixture(f"{_prefix}_whole", of_tasks(WHOLE_RATES, _prefix))
     add_mixture(f"{_prefix}_composition", of_tasks(COMPOSITION_RATES, _prefix))
     add_mixture(f"{_prefix}_images", of_tasks(IMAGES_RATES, _prefix))
     add_mixture(

@@ -229,7 +229,7 @@ def test_several_vocabularies(refused, tmp_path, monkeypatch):
     line = refused(
         QUICKSTART, "--gin.evaluation.EvaluationConfig.unseen_tasks=('scenes_small_vqa',)"
     )
-    assert "'scenes_captioning' and 'scenes_small_vqa' use different vocabularies" in line
+    assert "'scenes_captioning_apart' and 'scenes_small_vqa' use different vocabularies" in line
 
 
 # The directory of the run.

@@ -202,7 +202,7 @@ def test_a_block_of_settings(tmp_path):
     renamed = case.replace("utils.", "inputs.")
     found = settings([written(tmp_path / "new.gin", renamed)])
     assert (found["DatasetConfig.batch_size"], found["DatasetConfig.seed"]) == ("3", "4")
-    assert found["TRAIN_STEPS"] == "3800"
+    assert found["TRAIN_STEPS"] == "5000"
 
 
 @requires_cases
