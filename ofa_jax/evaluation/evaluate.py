@@ -24,7 +24,7 @@ from ofa_jax.checkpoint.imports import ImportedCheckpoint
 from ofa_jax.data.sources import locations as data_locations
 from ofa_jax.data.sources.array_record import PreparedSource
 from ofa_jax.data.tasks.registration import import_modules, lookup
-from ofa_jax.data.tasks.task import LENGTH_KEYS, OFATask
+from ofa_jax.data.tasks.task import LENGTH_KEYS, OFATask, told_apart
 from ofa_jax.errors import started
 from ofa_jax.evaluation import scorers
 from ofa_jax.evaluation.generated_images import CodeImages
@@ -141,7 +141,7 @@ def evaluate(
     # The copy of a checkpoint in a bucket has another name each time.
     shown = checkpoint if is_remote(checkpoint) else source
     import_modules((module,) if isinstance(module, str) else tuple(module))
-    tasks = [task for task, _ in lookup(mixture_or_task_name)]
+    tasks = told_apart([task for task, _ in lookup(mixture_or_task_name)])
     if prepared_data:
         tasks = [dataclasses.replace(task, source=PreparedSource(prepared_data)) for task in tasks]
     if caption_server:

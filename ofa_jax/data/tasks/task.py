@@ -34,6 +34,7 @@ __all__ = [
     "TaskSet",
     "check_lengths",
     "image_tokenizer_of",
+    "told_apart",
 ]
 
 logger = logging.getLogger("ofa_jax")
@@ -422,7 +423,7 @@ class TaskSet:
 
         A task that differs in training only from one of its family is named by its variant.
         """
-        scored = {self._scored_as(task).name: task.family for task in self.tasks}
+        scored = {task.name: task.family for task in told_apart(self.tasks)}
         if len(set(scored.values())) < len(scored):
             return [task.name for task in self.tasks]
         return [task.family if task.name in scored else task.variant for task in self.tasks]
@@ -430,15 +431,23 @@ class TaskSet:
     @property
     def scored(self) -> tuple[tuple[str, OFATask], ...]:
         """Name and task of those that evaluation can tell apart."""
-        pairs = zip(self.names, self.tasks)
-        return tuple((name, task) for name, task in pairs if self._scored_as(task) is task)
+        scored = [task.name for task in told_apart(self.tasks)]
+        return tuple(pair for pair in zip(self.names, self.tasks) if pair[1].name in scored)
 
-    def _scored_as(self, task: OFATask) -> OFATask:
-        """The task of this set with the same evaluation whose training is nearest to it."""
-        alike = [other for other in self.tasks if other.in_evaluation() == task.in_evaluation()]
-        return next(
-            (other for other in alike if other.prepare == other.steps(train=False)), alike[0]
-        )
+
+def told_apart(tasks: Sequence[OFATask]) -> list[OFATask]:
+    """The tasks that evaluation can tell apart.
+
+    Of those that differ in training only it is the one whose training is as its evaluation, else
+    the first.
+    """
+    out = []
+    for task in tasks:
+        alike = [other for other in tasks if other.in_evaluation() == task.in_evaluation()]
+        plain = (other for other in alike if other.prepare == other.steps(train=False))
+        if next(plain, alike[0]) is task:
+            out.append(task)
+    return out
 
 
 def image_tokenizer_of(task: OFATask, name: str = "") -> ImageTokenizer | None:
